@@ -1,0 +1,58 @@
+"""Process groups. In a single process every function here answers at once and nothing is set up."""
+
+import os
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def init(device: str) -> None:
+    """Join the group described by torchrun's environment (``WORLD_SIZE`` and so on); nothing in a single process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        import torch
+
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+
+
+def shutdown() -> None:
+    """Leave the group that ``init`` joined."""
+    if world_size() > 1:
+        import torch
+
+        torch.distributed.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's number among all processes of the run."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """How many processes the run has."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes results and speaks."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if world_size() > 1:
+        import torch
+
+        torch.distributed.barrier()
+
+
+def gather(value: T) -> list[T]:
+    """Every process's ``value`` (picklable), in rank order, on every process."""
+    if world_size() == 1:
+        return [value]
+    import torch
+
+    values: list[Any] = [None] * world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values

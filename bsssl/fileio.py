@@ -1,0 +1,114 @@
+"""Files, local or remote (any URL fsspec knows): reading, listing, and writes that are complete or absent."""
+
+import contextlib
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+
+from bsssl.registry import UserError
+
+
+def is_remote(path: str) -> bool:
+    """Whether ``path`` is a URL (``s3://...``, ``https://...``, ``memory://...``) rather than a local file."""
+    return "://" in path
+
+
+def join(folder: str, *names: str) -> str:
+    """``folder/name/...`` for local and remote folders alike."""
+    return "/".join([folder.rstrip("/") or "/", *names]) if is_remote(folder) else os.path.join(folder, *names)
+
+
+def open_read(path: str) -> IO[bytes]:
+    """Open a file for reading bytes; UserError when it does not exist."""
+    try:
+        return fsspec.open(path, "rb").open() if is_remote(path) else open(path, "rb")
+    except FileNotFoundError:
+        raise UserError(f"no such file: {path}; check the path") from None
+
+
+def exists(path: str) -> bool:
+    """Whether a file or folder is there."""
+    if not is_remote(path):
+        return os.path.exists(path)
+    filesystem, inner = fsspec.core.url_to_fs(path)
+    return bool(filesystem.exists(inner))
+
+
+def glob(pattern: str) -> list[str]:
+    """Paths that match ``pattern``, sorted; URLs keep their protocol."""
+    filesystem, inner = fsspec.core.url_to_fs(pattern)
+    found = sorted(filesystem.glob(inner))
+    return [filesystem.unstrip_protocol(name) for name in found] if is_remote(pattern) else found
+
+
+@contextlib.contextmanager
+def atomic_write(path: str) -> Iterator[IO[bytes]]:
+    """A file opened for writing bytes that appears at ``path`` complete, or not at all.
+
+    The bytes go to a name of this writer's own in the same folder, which replaces ``path`` at the end: a reader never
+    sees half a file, and two writers of the same result do no harm. A full disk or a read-only folder is a UserError.
+    """
+    temporary = f"{path}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+    if is_remote(path):
+        filesystem, inner = fsspec.core.url_to_fs(path)
+        inner_temporary = filesystem._strip_protocol(temporary)
+        try:
+            with filesystem.open(inner_temporary, "wb") as file:
+                yield file
+            filesystem.mv(inner_temporary, inner)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                filesystem.rm(inner_temporary)
+            raise
+        return
+    try:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; free space or choose another folder with output_dir="
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+
+
+def remove_leftovers(folder: str) -> None:
+    """Remove what killed writers left in a local folder that only this process writes to."""
+    for leftover in Path(folder).glob("*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+def write_text(path: str, text: str) -> None:
+    """Write ``text`` as UTF-8, complete or not at all."""
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: str, value: Any) -> None:
+    """Write ``value`` as indented JSON, complete or not at all."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=False) + "\n")
+
+
+def read_json(path: str) -> Any:
+    """The value in a JSON file; UserError naming the file when it is missing or damaged."""
+    with open_read(path) as file:
+        try:
+            return json.load(file)
+        except ValueError as error:
+            raise UserError(f"{path} is not valid JSON ({error}); delete it and run again") from None
+
+
+def fingerprint(value: Any) -> str:
+    """16 hexadecimal digits of the SHA-256 of a JSON-serialisable value; equal values give equal fingerprints."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

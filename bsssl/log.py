@@ -1,0 +1,84 @@
+"""What a run says while it works: console lines, progress bars, and metrics as JSON lines (and TensorBoard)."""
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from bsssl.distributed import is_main
+
+T = TypeVar("T")
+logger = logging.getLogger("bsssl")
+
+
+class _ThroughTqdm(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def setup(*, debug: bool = False) -> None:
+    """Send the project's log lines to standard error, around any progress bar; only rank 0 speaks below warnings."""
+    handler = _ThroughTqdm()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    logger.handlers = [handler]
+    logger.propagate = False
+    logger.setLevel((logging.DEBUG if debug else logging.INFO) if is_main() else logging.WARNING)
+
+
+def progress(items: Iterable[T], *, total: int | None = None, unit: str, title: str, initial: int = 0) -> "tqdm[T]":
+    """``items`` with a progress bar that appears once the work has taken two seconds (rank 0 only)."""
+    return tqdm(
+        items,
+        total=total,
+        initial=initial,
+        unit=f" {unit}",
+        desc=title,
+        delay=2,
+        disable=not is_main(),
+        leave=False,
+        dynamic_ncols=True,
+        mininterval=0.2 if sys.stderr.isatty() else 10,
+    )
+
+
+class Metrics:
+    """Appends one JSON object per call to ``path``, and the same scalars to TensorBoard when that is installed.
+
+    A resumed run goes on from ``step``: later lines of the interrupted one are dropped first.
+    """
+
+    def __init__(self, path: str, *, step: int = 0) -> None:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        kept = []
+        if step and os.path.exists(path):
+            with open(path) as old:
+                kept = [line for line in old if line.endswith("\n") and json.loads(line)["step"] <= step]
+        self._file = open(path, "w", buffering=1)  # noqa: SIM115 - closed by close()
+        self._file.writelines(kept)
+        self._board = _tensorboard(os.path.dirname(path), step)
+
+    def write(self, *, step: int, **scalars: float) -> None:
+        """Record ``scalars`` at optimiser step ``step``."""
+        self._file.write(json.dumps({"step": step, "time": round(time.time(), 3), **scalars}) + "\n")
+        if self._board is not None:
+            for name, value in scalars.items():
+                self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _tensorboard(folder: str, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(folder, purge_step=step)  # type: ignore[no-untyped-call]

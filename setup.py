@@ -1,0 +1,33 @@
+from setuptools import find_packages, setup
+
+setup(
+    name="bsssl",
+    version="0.1.0",
+    description="Billion-scale semi-supervised learning: a few labels and a very large unlabeled pool make a better small model",
+    license="Apache-2.0",
+    packages=find_packages(include=["bsssl", "bsssl.*"]),
+    package_data={"bsssl": ["py.typed"]},
+    python_requires=">=3.10",
+    install_requires=[
+        # torch and torchvision are left unpinned together: pip then takes builds that match.
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "timm>=1.0.9",
+        "fvcore>=0.1.5.post20221221",
+        "numpy>=1.26",
+        "pillow>=10",
+        "pyarrow>=15",
+        "pydantic>=2.7",
+        "PyYAML>=6",
+        "fsspec>=2024.2",
+        "safetensors>=0.4.3",
+        "scikit-learn>=1.4",
+        "matplotlib>=3.8",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "dev": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.11"],
+        "benchmarks": ["duckdb>=1.0", "polars>=1.0"],
+    },
+    entry_points={"console_scripts": ["bsssl=bsssl.cli:main"]},
+)
