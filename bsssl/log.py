@@ -81,4 +81,4 @@ def _tensorboard(folder: str, step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(folder, purge_step=step)  # type: ignore[no-untyped-call]
+    return SummaryWriter(folder, purge_step=step)

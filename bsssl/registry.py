@@ -28,7 +28,7 @@ def choices(given: str, valid: Iterable[str], *, most: int = 40) -> str:
 class Registry(_Registry):
     """fvcore's registry with explicit names and an error that lists the valid ones."""
 
-    def register(self, name: str) -> Any:  # type: ignore[override]
+    def register(self, name: str) -> Any:
         """Decorate a factory to make it known as ``name``."""
 
         def decorate(factory: Any) -> Any:

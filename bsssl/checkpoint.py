@@ -1,0 +1,73 @@
+"""Saving and resuming. What is saved is complete or absent; what is loaded is never unpickled as code.
+
+Two kinds of files: resumable checkpoints of a training in progress (model, optimiser, gradient scaler, averaged
+weights; the step alone fixes the schedule, the sampler and all random numbers, see ``bsssl.engine.train``), and the
+final weights of a stage as safetensors with the network's name and classes.
+"""
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from bsssl import fileio
+from bsssl.registry import UserError
+
+KEPT = 2
+
+
+class Checkpoints:
+    """The resumable checkpoints of one training, newest first.
+
+    Args:
+        folder: where they lie.
+        fingerprint: of the stage's settings and inputs; checkpoints of another fingerprint are of another training.
+    """
+
+    def __init__(self, *, folder: str, fingerprint: str) -> None:
+        self._folder = Path(folder)
+        self._fingerprint = fingerprint
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Save ``state`` (tensors, numbers, strings, lists and dicts) as of the start of ``step``; drop old ones."""
+        buffer = io.BytesIO()
+        torch.save({"fingerprint": self._fingerprint, "step": step, "state": state}, buffer)
+        with fileio.atomic_write(str(self._folder / f"checkpoint-{step:09d}.pt")) as file:
+            file.write(buffer.getbuffer())
+        for old in self._paths()[KEPT:]:
+            old.unlink()
+
+    def latest(self) -> tuple[int, dict[str, Any]] | None:
+        """The newest checkpoint of this training as (step, state), or None; those of another training are removed."""
+        for path in self._paths():
+            try:
+                saved = torch.load(path, map_location="cpu", weights_only=True)
+            except Exception:
+                raise UserError(f"{path} is damaged; delete it to resume from the one before it") from None
+            if saved["fingerprint"] == self._fingerprint:
+                return saved["step"], saved["state"]
+        self.clear()
+        return None
+
+    def clear(self) -> None:
+        """Remove all checkpoints: the stage is done, or they belong to other settings."""
+        for path in self._paths():
+            path.unlink()
+
+    def _paths(self) -> list[Path]:
+        found = [
+            path for path in self._folder.glob("checkpoint-*.pt") if re.fullmatch(r"checkpoint-\d+\.pt", path.name)
+        ]
+        return sorted(found, key=lambda path: int(path.stem.split("-")[1]), reverse=True)
+
+
+def save_model(path: str, state_dict: dict[str, torch.Tensor], *, name: str, classes: list[str], **facts: Any) -> None:
+    """Write final weights as safetensors whose metadata says which network and which classes they are of."""
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state_dict.items()}
+    metadata = {key: json.dumps(value) for key, value in {"model": name, "classes": classes, **facts}.items()}
+    with fileio.atomic_write(path) as file:
+        file.write(safetensors.torch.save(tensors, metadata))

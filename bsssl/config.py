@@ -1,0 +1,384 @@
+"""The whole configuration: every key with its type, its bounds, its default and what it means.
+
+A config is a YAML file, on top of the files it names with ``_BASE_``, with ``key.sub=value`` overrides on top of that.
+Everything that is wrong with it is reported at once, each line with the key's path and what is valid there.
+``bsssl options`` prints this page as a table.
+"""
+
+import re
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import Any, Literal
+
+import yaml
+from fvcore.common.config import CfgNode
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic.functional_validators import BeforeValidator
+from typing_extensions import Annotated, Self  # noqa: UP035 - typing has Self from Python 3.11 on
+
+from bsssl import fileio
+from bsssl.registry import UserError
+
+TrainStage = Literal["teacher", "baseline", "ceiling", "pretrain", "finetune"]
+TRAIN_STAGES = ("teacher", "baseline", "ceiling", "pretrain", "finetune")
+
+
+class Length(BaseModel):
+    """How long something lasts, in one unit; written ``30 epochs``, ``5000 steps`` or ``1_000_000_000 samples``."""
+
+    model_config = ConfigDict(frozen=True)
+    amount: float = Field(ge=0)
+    unit: Literal["samples", "steps", "epochs"]
+
+    def steps(self, *, batch_size: int, rows: int) -> int:
+        """The same length in optimiser steps, rounded to the nearest; at least 1 unless the length is 0."""
+        if self.amount == 0:
+            return 0
+        per_unit = {"samples": 1 / batch_size, "steps": 1.0, "epochs": rows / batch_size}[self.unit]
+        return max(1, round(self.amount * per_unit))
+
+    def __str__(self) -> str:
+        return f"{self.amount:g} {self.unit}" if self.amount != int(self.amount) else f"{int(self.amount)} {self.unit}"
+
+
+def _parse_length(value: Any) -> Any:
+    if isinstance(value, Length):
+        return value
+    match = re.fullmatch(r"\s*([\d_]*\.?\d+(?:e\d+)?)\s*(samples?|steps?|epochs?)\s*", str(value))
+    if not match:
+        raise ValueError(f"'{value}' is not a length; write for example '30 epochs', '5000 steps' or '1e9 samples'")
+    return Length(amount=float(match[1].replace("_", "")), unit=match[2].rstrip("s") + "s")
+
+
+LengthField = Annotated[Length, BeforeValidator(_parse_length), PlainSerializer(str)]
+
+
+class Section(BaseModel):
+    """A part of the config: unknown keys are refused, values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+
+
+class Source(Section):
+    """Where images or videos come from."""
+
+    dataset: str
+    """folder, manifest, tars or digits; any name registered in DATASETS"""
+    path: str
+    """folder, manifest file, tar (a glob or a {000..099} range names many), or a URL of any of these"""
+    options: dict[str, Any] = {}
+    """further arguments of the dataset"""
+
+
+class Transforms(Section):
+    """How a decoded image becomes the network's input. The paper leaves augmentation open; these are our defaults."""
+
+    size: int = Field(224, ge=1)
+    """side of the square input, pixels"""
+    test_resize: int | None = Field(None, ge=1)
+    """short side before the centre crop when scoring and testing, pixels; default: size / 0.875, as is usual"""
+    train_crop: Literal["random_resized", "padded", "none"] = "random_resized"
+    """random_resized for photographs; padded (shift by up to `padding`) for small images; none"""
+    min_scale: float = Field(0.08, gt=0, le=1)
+    """smallest share of the picture that random_resized keeps"""
+    padding: int = Field(4, ge=1)
+    """how far `padded` shifts, pixels"""
+    flip: bool = True
+    """mirror half of the training images"""
+    randaugment: int | None = Field(None, ge=0, le=30)
+    """magnitude of RandAugment (two operations per image); off when not given"""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """per channel, of pixel values in 0..1"""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """per channel, of pixel values in 0..1"""
+
+
+class Data(Section):
+    """Labels, pool and test set."""
+
+    train: Source
+    """labeled items: their classes are the classes"""
+    test: Source
+    """held-out labeled items, used for evaluation alone"""
+    pool: list[Source] = []
+    """unlabeled items; labels that are there are never read by training or selection"""
+    num_classes: int | None = Field(None, ge=2)
+    """how many classes there are; checked against the data, and lets --plan work before the data is there"""
+    labels_per_class: int | None = Field(None, ge=1)
+    """keep only so many labels of each class of `train`, chosen by the seed; all when not given"""
+    rest_in_pool: bool = True
+    """with labels_per_class: the items whose labels were dropped join the pool"""
+    pool_overlap: Literal["refuse", "exclude", "allow"] = "refuse"
+    """what to do when the pool holds a labeled or a test item (same path, or same content)"""
+    shard_size: int = Field(10_000, ge=1)
+    """items per pool shard, for folders and manifests; a tar is always one shard"""
+    max_failure_rate: float = Field(0.01, ge=0, le=1)
+    """share of unreadable items that is tolerated when training and scoring; they are listed in either case"""
+    max_pixels: int = Field(178_956_970, ge=1)
+    """larger pictures are refused undecoded (decompression bombs)"""
+    transforms: Transforms = Transforms()
+
+
+class Model(Section):
+    """A network."""
+
+    name: str
+    """a name registered in MODELS, or timm/<any timm name>"""
+    options: dict[str, Any] = {}
+    """further arguments of the model, e.g. width"""
+    weights: str | None = None
+    """released weights to start from, by name (see `bsssl.models.released`); a stage's init_from comes first"""
+
+
+class Models(Section):
+    """The two networks of the recipe."""
+
+    teacher: Model
+    student: Model
+
+
+class Train(Section):
+    """One training stage. Rates are per 256 samples of batch: the rate used is base_lr * batch_size / 256."""
+
+    length: LengthField
+    """how long to train; 0 epochs takes the initial weights as they are"""
+    batch_size: int = Field(1536, ge=1)
+    """samples per optimiser step over all processes (paper: 64 GPUs x 24)"""
+    accumulate: int = Field(1, ge=1)
+    """split each process's share of a batch into so many passes, to save memory"""
+    init_from: str | None = None
+    """a stage of this run, or a checkpoint file; its classifier is replaced when the classes differ"""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    base_lr: float = Field(gt=0)
+    """learning rate per 256 samples"""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """SGD's momentum, AdamW's first beta"""
+    nesterov: bool = False
+    weight_decay: float = Field(1e-4, ge=0)
+    schedule: Literal["step", "cosine", "constant"] = "step"
+    gamma: float = Field(0.1, gt=0, le=1)
+    """step: factor of each drop"""
+    intervals: int = Field(4, ge=1)
+    """step: number of equal intervals, one more than there are drops"""
+    warmup: LengthField = Length(amount=0, unit="epochs")
+    """linear warm-up to the full rate"""
+    warmup_from: float | None = Field(None, ge=0)
+    """rate that warm-up starts at (not scaled with the batch); default: base_lr, as in the paper"""
+    clip_norm: float | None = Field(None, gt=0)
+    """clip the gradient's norm"""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    mixup: float = Field(0.0, ge=0)
+    """alpha of mixup; 0 is off"""
+    cutmix: float = Field(0.0, ge=0)
+    """alpha of CutMix; 0 is off. With mixup too, each batch takes one of the two"""
+    average_decay: float | None = Field(None, gt=0, lt=1)
+    """keep an exponential moving average of the weights with this decay, and use it as the result"""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate ({self.accumulate}) must divide batch_size ({self.batch_size})")
+        if self.warmup.unit == self.length.unit and self.warmup.amount > self.length.amount > 0:
+            raise ValueError(f"warmup ({self.warmup}) is longer than length ({self.length}); shorten it")
+        return self
+
+
+class Supervised(Train):
+    """Training on labels from scratch: teacher, baseline, ceiling. The paper does not give these; ours are the usual
+    ones for ImageNet: 90 epochs, three drops, five epochs of warm-up."""
+
+    length: LengthField = Length(amount=90, unit="epochs")
+    base_lr: float = Field(0.1, gt=0)
+    warmup: LengthField = Length(amount=5, unit="epochs")
+
+
+class Pretrain(Train):
+    """Student pre-training on the selection. Defaults: the paper's (1 billion samples, 13 halvings)."""
+
+    length: LengthField = Length(amount=1e9, unit="samples")
+    base_lr: float = Field(0.1, gt=0)
+    gamma: float = Field(0.5, gt=0, le=1)
+    intervals: int = Field(13, ge=1)
+    warmup: LengthField = Length(amount=5e6, unit="samples")
+    targets: Literal["per_pair", "multi", "soft"] = "per_pair"
+    """what a sample with several classes contributes (open in the paper): one example per (sample, class) pair; one
+    example whose target spreads evenly over its classes; or the teacher's scores for its P classes as the target"""
+    temperature: float = Field(1.0, gt=0)
+    """soft: scores are raised to 1 / temperature and renormalised"""
+
+
+class Finetune(Train):
+    """Student fine-tuning on the true labels. Defaults: the paper's (30 epochs, three drops)."""
+
+    length: LengthField = Length(amount=30, unit="epochs")
+    base_lr: float = Field(0.00025, gt=0)
+    init_from: str | None = "pretrain"
+
+
+class Score(Section):
+    """Running the teacher over the pool."""
+
+    top_p: int = Field(10, ge=1)
+    """P: classes kept per sample"""
+    batch_size: int = Field(256, ge=1)
+    """samples per forward pass and process"""
+
+
+class Select(Section):
+    """Choosing what the student is pre-trained on."""
+
+    top_k: int = Field(16_000, ge=1)
+    """K: samples kept per class"""
+    variant: Literal["balanced", "unbalanced", "random"] = "balanced"
+    """balanced: the best K of each class; unbalanced: the best K x classes over all classes; random: any K of those
+    that kept the class (the paper's comparisons)"""
+
+
+class System(Section):
+    """How to compute. Of these, only `precision` counts as a change of the recipe."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """of the forward and backward pass (autocast)"""
+    channels_last: bool = False
+    """memory format of images: faster on recent GPUs and most CPUs"""
+    compile: bool = False
+    """compile the network with torch.compile"""
+    workers: int = Field(2, ge=0)
+    """data-loading processes per process"""
+    start_method: Literal["fork", "spawn", "forkserver"] | None = None
+    """how data-loading processes start; default: the platform's"""
+    checkpoint_minutes: float = Field(5.0, gt=0)
+    """time between resumable checkpoints"""
+    checkpoint_steps: int | None = Field(None, ge=1)
+    """also save every so many optimiser steps"""
+
+
+class Config(Section):
+    """A recipe: data, two networks, and the settings of each stage."""
+
+    output_dir: str
+    """the run's folder"""
+    stage: Literal["teacher", "score", "select", "pretrain", "finetune", "baseline", "ceiling"] | None = None
+    """the one stage that a single-stage command runs"""
+    seed: int = Field(0, ge=0)
+    """of everything random; stages of different seeds live side by side"""
+    seeds: int = Field(1, ge=1)
+    """how many seeds the whole recipe runs, from `seed` on"""
+    rounds: int = Field(1, ge=1)
+    """in round 2 and later, the fine-tuned student of the round before is the teacher"""
+    data: Data
+    models: Models
+    teacher: Supervised = Supervised()
+    """training of the teacher on the labels"""
+    baseline: Supervised = Supervised()
+    """training of the student on the labels alone, for comparison"""
+    ceiling: Supervised | None = None
+    """training of the student with every label of `train`, for comparison; off when not given"""
+    pretrain: Pretrain = Pretrain()
+    finetune: Finetune = Finetune()
+    score: Score = Score()
+    select: Select = Select()
+    system: System = System()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        classes = self.data.num_classes
+        if classes is not None and self.score.top_p > classes:
+            raise ValueError(f"score.top_p ({self.score.top_p}) is above data.num_classes ({classes}); lower it")
+        if not self.data.pool and not (self.data.labels_per_class and self.data.rest_in_pool):
+            raise ValueError("there is no pool: set data.pool, or data.labels_per_class with rest_in_pool")
+        return self
+
+
+def load_config(path: str, overrides: list[str]) -> Config:
+    """Read ``path`` and the files it builds on, apply ``key.sub=value`` overrides, and check everything.
+
+    Raises UserError with one line per problem.
+    """
+    values = _read_yaml(path)
+    for override in overrides:
+        _apply_override(values, override)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        problems = [_describe(problem) for problem in error.errors()]
+        raise UserError(f"{path}: " + f"\n{path}: ".join(problems)) from None
+
+
+def options() -> Iterator[tuple[str, str, str, str]]:
+    """Every key of the config: (path, type, default, what it means)."""
+    yield from _options(Config, "")
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    if not fileio.exists(path):
+        raise UserError(f"no such config: {path}; the project's recipes are in projects/")
+    try:
+        values = CfgNode.load_yaml_with_base(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: _BASE_ names a file that does not exist: {error.filename}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, AssertionError) as error:
+        raise UserError(f"{path} is not a valid YAML config: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is not a config: it must hold 'key: value' lines")
+    return values
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"'{override}' is not an override; write key=value, for example finetune.base_lr=0.001")
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        if not isinstance(values.get(parent), dict):
+            values[parent] = {}
+        values = values[parent]
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"'{override}': the value is not valid YAML; quote it") from None
+
+
+def _describe(problem: Any) -> str:
+    path = ".".join(str(part) for part in problem["loc"])
+    given = problem["input"]
+    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
+    if problem["type"] == "extra_forbidden":
+        valid = sorted(_section_at(problem["loc"][:-1]).model_fields)
+        near = get_close_matches(str(problem["loc"][-1]), valid, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        return f"unknown key '{path}': {hint}valid: {', '.join(valid)}"
+    if problem["type"] == "missing":
+        return f"'{path}' is missing; it must be given"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{path}: {message}{shown}" if path else message
+
+
+def _section_at(location: tuple[Any, ...]) -> type[BaseModel]:
+    section: type[BaseModel] = Config
+    for part in location:
+        if isinstance(part, str) and part in section.model_fields:
+            section = _section_in(section.model_fields[part].annotation) or section
+    return section
+
+
+def _section_in(annotation: Any) -> type[Section] | None:
+    if isinstance(annotation, type):
+        return annotation if issubclass(annotation, Section) else None
+    return next(filter(None, map(_section_in, getattr(annotation, "__args__", ()))), None)
+
+
+def _options(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str, str]]:
+    for name, field in section.model_fields.items():
+        inner = _section_in(field.annotation)
+        if inner is not None:
+            yield from _options(inner, f"{prefix}{name}.")
+            continue
+        kind = field.annotation.__name__ if isinstance(field.annotation, type) else str(field.annotation)
+        kind = re.sub(r"typing\.|Literal|Optional", "", kind)
+        default = "(required)" if field.is_required() else str(field.default)
+        # A stage that only changes a default inherits what the key means.
+        bases = [base for base in section.__mro__ if issubclass(base, BaseModel) and name in base.model_fields]
+        meaning = next(filter(None, (base.model_fields[name].description for base in bases)), "")
+        yield prefix + name, kind, default, " ".join(meaning.split())

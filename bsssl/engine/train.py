@@ -1,0 +1,250 @@
+"""The one training loop, for every stage.
+
+Nothing random has a state of its own: the permutation of an epoch, the augmentation of a sample and the random numbers
+of a step (dropout, mixup) all follow from the seed and the step. A checkpoint therefore holds weights and optimiser
+alone, and a run resumed at any step goes on as if it had never stopped.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from bsssl import distributed
+from bsssl.checkpoint import Checkpoints
+from bsssl.log import Metrics, progress
+from bsssl.registry import UserError
+
+LOG_EVERY = 50
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how the forward and backward passes run."""
+
+    device: torch.device
+    precision: str = "float32"
+    channels_last: bool = False
+    compile: bool = False
+
+    def autocast(self) -> torch.autocast:
+        """The context of a forward pass."""
+        enabled = self.precision != "float32"
+        return torch.autocast(self.device.type, dtype=DTYPES[self.precision] if enabled else None, enabled=enabled)
+
+    def place(self, tensor: Tensor) -> Tensor:
+        """``tensor`` (B, C, H, W or B, C, T, H, W) on the device, in the memory format asked for."""
+        moved = tensor.to(self.device, non_blocking=True)
+        return moved.contiguous(memory_format=CHANNELS_LAST[moved.ndim]) if self.channels_last else moved
+
+    def place_model(self, model: nn.Module) -> nn.Module:
+        """``model`` on the device, in the memory format asked for."""
+        model = model.to(self.device)
+        if self.channels_last:
+            for memory_format in CHANNELS_LAST.values():
+                model = model.to(memory_format=memory_format)  # type: ignore[call-overload]
+        return model
+
+
+@dataclass
+class Failures:
+    """Unreadable rows seen so far: counted, listed, and refused above ``max_rate`` of the data set's ``rows``."""
+
+    rows: int
+    max_rate: float
+    reasons: dict[int, str] = field(default_factory=dict)
+
+    def add(self, failures: Iterable[Any]) -> None:
+        """Take note of a batch's failures (objects with ``index`` and ``reason``)."""
+        self.reasons.update((failure.index, failure.reason) for failure in failures)
+        if len(self.reasons) > self.max_rate * self.rows:
+            some = "; ".join(f"row {index}: {reason}" for index, reason in list(self.reasons.items())[:5])
+            raise UserError(
+                f"{len(self.reasons)} of {self.rows} training items cannot be read, more than the tolerated "
+                f"{self.max_rate:.1%}: {some}; mend the data or raise data.max_failure_rate"
+            )
+
+
+def train(
+    *,
+    model: nn.Module,
+    batches: Callable[[int], Iterable[dict[str, Any]]],
+    steps: int,
+    normalize: Callable[[Tensor], Tensor],
+    mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None,
+    loss_function: Callable[[Tensor, Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    schedule: Callable[[int], float],
+    compute: Compute,
+    seed: int,
+    checkpoints: Checkpoints,
+    metrics_path: str | None,
+    failures: Failures,
+    accumulate: int = 1,
+    clip_norm: float | None = None,
+    average_decay: float | None = None,
+    checkpoint_minutes: float = 5.0,
+    checkpoint_steps: int | None = None,
+    title: str = "train",
+) -> nn.Module:
+    """Train ``model`` (already on its device) for ``steps`` optimiser steps, resuming where a killed run stopped.
+
+    Args:
+        model: maps a float batch to logits (B, classes).
+        batches: given the first step, yields ``accumulate`` batches per step: ``input`` uint8 (B, C, ...), ``target``
+            int64 (B,) or float32 (B, classes) that sums to 1, and ``failures``.
+        steps: optimiser steps in all.
+        normalize: uint8 on the device -> float.
+        mix: mixup or CutMix of a batch, or None.
+        loss_function: (logits, target) -> mean loss.
+        optimizer: over ``model``'s parameters; its rate is set before each step.
+        schedule: optimiser step -> learning rate.
+        compute: device, precision, memory format.
+        seed: of dropout and mixing (data has its own).
+        checkpoints: where to resume from and save to.
+        metrics_path: JSON-lines file for loss, accuracy, rate and speed; None on ranks that do not report.
+        failures: tolerance for unreadable items.
+        accumulate: batches per optimiser step.
+        clip_norm: largest norm of the gradient.
+        average_decay: return the exponential moving average of the weights instead of the last ones.
+        checkpoint_minutes: time between checkpoints.
+        checkpoint_steps: optimiser steps between checkpoints, besides.
+        title: shown on the progress bar.
+
+    Returns the trained network. Raises UserError when the loss stops being finite or too many items are unreadable.
+    """
+    average = (
+        AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average_decay), use_buffers=True)
+        if average_decay
+        else None
+    )
+    scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision == "float16")
+    parts = {"model": model, "optimizer": optimizer, "scaler": scaler, **({"average": average} if average else {})}
+    first = _resume(checkpoints, parts, failures)
+    network = _parallel(torch.compile(model) if compute.compile else model, compute.device)
+
+    model.train()
+    metrics = Metrics(metrics_path, step=first) if metrics_path else None
+    tally = _Tally(compute.device)
+    stream = iter(batches(first)) if first < steps else iter(())
+    saved_at = time.monotonic()
+    bar = progress(range(first, steps), total=steps, initial=first, unit="step", title=title)
+    for step in bar:
+        torch.manual_seed(_step_seed(seed, step))
+        rate = schedule(step)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        for part in range(accumulate):
+            batch = _next(stream, failures)
+            inputs, target = normalize(compute.place(batch["input"])), batch["target"].to(compute.device)
+            if mix is not None:
+                inputs, target = mix(inputs, target)
+            with _sync_on_last(network, part, accumulate), compute.autocast():
+                logits = network(inputs)
+                loss = loss_function(logits, target)
+                scaler.scale(loss / accumulate).backward()
+            tally.add(loss, logits, target)
+        if clip_norm is not None:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        if average is not None:
+            average.update_parameters(model)
+
+        done = step + 1
+        due = distributed.is_main() and (
+            time.monotonic() - saved_at > 60 * checkpoint_minutes or (checkpoint_steps and done % checkpoint_steps == 0)
+        )
+        if done % LOG_EVERY == 0 or done == steps or due:
+            scalars = tally.read(step=done)  # raises before a broken network could be saved
+            bar.set_postfix_str(f"loss {scalars['loss']:.3f}", refresh=False)
+            if metrics is not None:
+                metrics.write(step=done, lr=rate, **scalars)
+        if due and done < steps:
+            checkpoints.save(done, _state(parts, failures))
+            saved_at = time.monotonic()
+    if metrics is not None:
+        metrics.close()
+    return average.module if average is not None else model
+
+
+class _Tally:
+    """Sums over steps, kept on the device so that reading them is the only wait for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._sums = torch.zeros(3, dtype=torch.float64, device=device)
+        self._since = time.monotonic()
+
+    def add(self, loss: Tensor, logits: Tensor, target: Tensor) -> None:
+        classes = target if target.ndim == 1 else target.argmax(1)
+        correct = (logits.argmax(1) == classes).sum()
+        size = len(logits)
+        self._sums += torch.stack([loss.detach().double() * size, correct.double(), correct.new_tensor(size).double()])
+
+    def read(self, *, step: int) -> dict[str, float]:
+        loss, correct, samples = self._sums.tolist()
+        seconds = time.monotonic() - self._since
+        self.__init__(self._sums.device)  # type: ignore[misc]
+        if not np.isfinite(loss):
+            raise UserError(
+                f"the loss is {loss} by step {step}: training diverged; lower base_lr, set clip_norm, lengthen warmup, "
+                "or use system.precision=float32"
+            )
+        return {
+            "loss": loss / samples,
+            "accuracy": 100 * correct / samples,
+            "samples_per_second": distributed.world_size() * samples / max(seconds, 1e-9),
+        }
+
+
+def _next(stream: Iterator[dict[str, Any]], failures: Failures) -> dict[str, Any]:
+    batch = next(stream)
+    if batch["failures"]:
+        failures.add(batch["failures"])
+        if len(batch["target"]) == 0:
+            raise UserError(f"not one item of a batch can be read; the first: {batch['failures'][0].reason}")
+    return batch
+
+
+def _parallel(network: Any, device: torch.device) -> nn.Module:
+    if distributed.world_size() == 1:
+        return network
+    return DistributedDataParallel(network, device_ids=[device.index] if device.type == "cuda" else None)
+
+
+def _sync_on_last(network: nn.Module, part: int, parts: int) -> contextlib.AbstractContextManager[Any]:
+    """Gradients cross the network once per optimiser step, not once per accumulated batch."""
+    if isinstance(network, DistributedDataParallel) and part < parts - 1:
+        return network.no_sync()
+    return contextlib.nullcontext()
+
+
+def _step_seed(seed: int, step: int) -> int:
+    entropy = np.random.SeedSequence([seed, step, distributed.rank()])
+    return int(entropy.generate_state(1, np.uint64)[0] >> 1)
+
+
+def _state(parts: dict[str, Any], failures: Failures) -> dict[str, Any]:
+    return {**{name: part.state_dict() for name, part in parts.items()}, "failures": failures.reasons}
+
+
+def _resume(checkpoints: Checkpoints, parts: dict[str, Any], failures: Failures) -> int:
+    latest = checkpoints.latest()
+    if latest is None:
+        return 0
+    step, state = latest
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    failures.reasons.update(state["failures"])
+    return step
