@@ -1,0 +1,1 @@
+"""What a sample is, where samples come from, and how they are read and transformed."""

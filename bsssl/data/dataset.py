@@ -1,0 +1,144 @@
+"""The dataset that every image stage reads: records in, samples or failures out; and how samples become a batch."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from bsssl.data.decode import MAX_ASPECT, MAX_PIXELS, DecodeError, decode_image
+from bsssl.data.records import read_bytes
+from bsssl.data.transforms import Transform
+
+HASH_BYTES = 16
+_SEEDS = 2**63
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An item that could not be read: its row in the dataset, its view, and why."""
+
+    index: int
+    view: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class SparseTargets:
+    """One target vector of length ``num_classes`` per row, kept as its few non-zero entries.
+
+    Row i has the classes ``classes[offsets[i]:offsets[i + 1]]`` (int32) with the same slice of ``weights`` (float32,
+    each row sums to 1); ``offsets`` is int64 (rows + 1).
+    """
+
+    offsets: np.ndarray
+    classes: np.ndarray
+    weights: np.ndarray
+    num_classes: int
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> Tensor:
+        """The target of one row: float32 (num_classes,)."""
+        span = slice(self.offsets[row], self.offsets[row + 1])
+        target = torch.zeros(self.num_classes)
+        target[torch.from_numpy(self.classes[span].astype(np.int64))] = torch.from_numpy(self.weights[span])
+        return target
+
+
+Targets = np.ndarray | SparseTargets
+
+
+class ImageDataset(Dataset[dict[str, Any] | Failure]):
+    """Images of a table of records.
+
+    An item is asked for by its row, or by (row, draw): the transform's random numbers then depend on ``seed`` and
+    ``draw`` alone, so that a sample is augmented alike whatever the number of workers and wherever a run resumed.
+
+    A sample is ``{"input": uint8 (3, H, W), "target": int or float32 (C,), "index": row, "view": 0}``, with
+    ``"hash"``, the BLAKE2b digest of the file's bytes (16 bytes), if ``hash_content``. ``targets`` is int64 (rows,),
+    float32 (rows, C), ``SparseTargets``, or None for -1 everywhere. What cannot be read comes back as a ``Failure``.
+
+    The records stay in Arrow: forked workers share them, spawned ones get a copy.
+    """
+
+    def __init__(
+        self,
+        records: pa.Table,
+        *,
+        transform: Transform,
+        targets: Targets | None = None,
+        seed: int = 0,
+        hash_content: bool = False,
+        max_pixels: int = MAX_PIXELS,
+        max_aspect: float = MAX_ASPECT,
+    ) -> None:
+        if targets is not None and len(targets) != len(records):
+            raise ValueError(f"{len(targets)} targets for {len(records)} records")
+        # One chunk per column where it fits: looking a row up takes longer the more chunks there are.
+        records = records.select(["path", "offset", "size"]).combine_chunks()
+        self._path, self._offset, self._size = records.columns
+        self._targets = targets
+        self._transform = transform
+        self._seed = seed
+        self._hash_content = hash_content
+        self._max_pixels = max_pixels
+        self._max_aspect = max_aspect
+
+    def __len__(self) -> int:
+        return len(self._path)
+
+    def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any] | Failure:
+        """The sample of a row, or of (row, draw)."""
+        row, draw = item if isinstance(item, tuple) else (item, None)
+        try:
+            data = read_bytes(self._path[row].as_py(), offset=self._offset[row].as_py(), size=self._size[row].as_py())
+            image = decode_image(data, max_pixels=self._max_pixels, max_aspect=self._max_aspect)
+        except (OSError, DecodeError) as error:
+            return Failure(row, 0, str(error))
+        if draw is not None:
+            # A multiple of an odd number keeps the seeds of the draws of one run apart from each other.
+            torch.default_generator.manual_seed((self._seed * 0x9E3779B97F4A7C15 + draw) % _SEEDS)
+        sample: dict[str, Any] = {"input": self._transform(image), "target": self._target(row), "index": row, "view": 0}
+        if self._hash_content:
+            sample["hash"] = content_hash(data)
+        return sample
+
+    def _target(self, row: int) -> int | Tensor:
+        if self._targets is None:
+            return -1
+        target = self._targets[row]
+        if isinstance(target, Tensor):
+            return target
+        return int(target) if np.ndim(target) == 0 else torch.from_numpy(target)
+
+
+def content_hash(data: bytes) -> bytes:
+    """The 16 bytes by which the same file is known again under another name."""
+    return hashlib.blake2b(data, digest_size=HASH_BYTES).digest()
+
+
+def collate(items: list[dict[str, Any] | Failure]) -> dict[str, Any]:
+    """A batch: ``{"input": uint8 (B, ...), "target": int64 (B,) or float32 (B, C), "index", "view": int64 (B,),
+    "failures": list[Failure]}``, and ``"hash": list[bytes]`` if the samples have one.
+
+    B counts the samples alone. When every item failed there is nothing but ``"failures"`` in the batch.
+    """
+    failures = [item for item in items if isinstance(item, Failure)]
+    samples = [item for item in items if not isinstance(item, Failure)]
+    batch: dict[str, Any] = {"failures": failures}
+    if not samples:
+        return batch
+    batch["input"] = default_collate([sample["input"] for sample in samples])  # straight to shared memory in a worker
+    targets = [sample["target"] for sample in samples]
+    batch["target"] = torch.stack(targets) if isinstance(targets[0], Tensor) else torch.tensor(targets)
+    for name in ("index", "view"):
+        batch[name] = torch.tensor([sample[name] for sample in samples])
+    if "hash" in samples[0]:
+        batch["hash"] = [sample["hash"] for sample in samples]
+    return batch

@@ -1,0 +1,33 @@
+"""Few-label splits of a labeled set."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bsssl.data.records import class_indices, class_names
+from bsssl.registry import UserError
+
+
+def split_labels(records: pa.Table, *, labels_per_class: int, seed: int) -> tuple[pa.Table, pa.Table]:
+    """``labels_per_class`` items of every class drawn at random, and all the others.
+
+    The draw depends on the keys, the labels and ``seed``, not on the order of ``records``; both tables come sorted by
+    key. Every record needs a label. UserError when a class has fewer items than that.
+    """
+    names = class_names(records)
+    order = pc.sort_indices(records, sort_keys=[("key", "ascending"), ("path", "ascending"), ("offset", "ascending")])
+    records = records.take(order)
+    classes = class_indices(records, names, what="the labeled set")
+    small = [(count, name) for name, count in zip(names, np.bincount(classes), strict=True) if count < labels_per_class]
+    if small:
+        count, name = min(small)
+        raise UserError(
+            f"labels_per_class={labels_per_class} is more than {len(small)} of {len(names)} classes have "
+            f"(fewest: '{name}' with {count}); lower it or add labeled items"
+        )
+    generator = np.random.default_rng(seed)
+    chosen = np.zeros(len(records), dtype=bool)
+    for index in range(len(names)):
+        members = np.flatnonzero(classes == index)
+        chosen[generator.choice(members, size=labels_per_class, replace=False)] = True
+    return records.filter(pa.array(chosen)), records.filter(pa.array(~chosen))
