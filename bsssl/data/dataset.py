@@ -20,7 +20,7 @@ _SEEDS = 2**63
 
 @dataclass(frozen=True)
 class Failure:
-    """An item that could not be read: its row in the dataset, its view, and why."""
+    """An item that could not be read: its row in the dataset, its view, and why, naming the file."""
 
     index: int
     view: int
@@ -96,11 +96,15 @@ class ImageDataset(Dataset[dict[str, Any] | Failure]):
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any] | Failure:
         """The sample of a row, or of (row, draw)."""
         row, draw = item if isinstance(item, tuple) else (item, None)
+        path, offset, size = self._path[row].as_py(), self._offset[row].as_py(), self._size[row].as_py()
+        # Only what the file can cause is a failure of the item; anything else is a bug and stops the run.
         try:
-            data = read_bytes(self._path[row].as_py(), offset=self._offset[row].as_py(), size=self._size[row].as_py())
+            data = read_bytes(path, offset=offset, size=size)
             image = decode_image(data, max_pixels=self._max_pixels, max_aspect=self._max_aspect)
-        except (OSError, DecodeError) as error:
+        except OSError as error:
             return Failure(row, 0, str(error))
+        except DecodeError as error:
+            return Failure(row, 0, f"{path}@{offset}: {error}" if size >= 0 else f"{path}: {error}")
         if draw is not None:
             # A multiple of an odd number keeps the seeds of the draws of one run apart from each other.
             torch.default_generator.manual_seed((self._seed * 0x9E3779B97F4A7C15 + draw) % _SEEDS)

@@ -65,7 +65,7 @@ def test_transform(*, size: int, resize: int | None = None) -> Transform:
         return _Resize(size)
     if resize < size:
         raise UserError(f"resize={resize} is less than size={size}; the crop would not fit")
-    return _Chain([v2.Resize(resize, antialias=True), v2.CenterCrop(size)])
+    return _CentreCrop(size, resize)
 
 
 class Normalize(nn.Module):
@@ -108,6 +108,20 @@ class _Resize:
         if image.shape[-2:] == (self._size, self._size):
             return image
         return F.resize(image, [self._size, self._size], antialias=True)
+
+
+class _CentreCrop:
+    """Resize the short side, cut out the middle."""
+
+    def __init__(self, size: int, resize: int) -> None:
+        self._size, self._resize = size, resize
+
+    def __call__(self, image: Tensor) -> Tensor:
+        if min(image.shape[-2:]) != self._resize:
+            image = F.resize(image, [self._resize], antialias=True)
+        if image.shape[-2:] == (self._size, self._size):
+            return image
+        return F.center_crop(image, [self._size, self._size])
 
 
 class _PaddedCrop:

@@ -1,0 +1,64 @@
+"""Labeled and test items must not be in the pool: told by where they lie, and by their content."""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bsssl.data.dataset import content_hash
+from bsssl.data.records import concat_records, read_bytes
+from bsssl.log import progress
+from bsssl.registry import UserError
+
+_READERS = 8
+
+
+class Places:
+    """The set of places (path, offset) of some records."""
+
+    def __init__(self, records: pa.Table) -> None:
+        self._paths = pc.unique(records["path"])
+        self._places = set(zip(records["path"].to_pylist(), records["offset"].to_pylist(), strict=True))
+
+    def mask(self, records: pa.Table) -> np.ndarray:
+        """Which of ``records`` lie at one of the places: bool (rows,)."""
+        found = pc.is_in(records["path"], value_set=self._paths).to_numpy(zero_copy_only=False).copy()
+        rows = np.flatnonzero(found)  # few, unless the pool is a split of the very tars that the labels are in
+        if len(rows):
+            near = records.take(pa.array(rows))
+            places = zip(near["path"].to_pylist(), near["offset"].to_pylist(), strict=True)
+            found[rows] = [place in self._places for place in places]
+        return found
+
+
+def find_overlap(shards: Iterable[pa.Table], held: pa.Table) -> pa.Table:
+    """The records in ``shards`` (tables, taken one at a time) that lie where one of ``held`` does."""
+    places = Places(held)
+    return concat_records([records.filter(pa.array(places.mask(records))) for records in shards])
+
+
+def check_overlap(shards: Iterable[pa.Table], held: pa.Table, *, remedy: str) -> None:
+    """UserError, ending in ``remedy``, when a record in ``shards`` lies where one of the ``held`` records does."""
+    overlap = find_overlap(shards, held)
+    if len(overlap):
+        keys = ", ".join(overlap["key"].slice(0, 3).to_pylist())
+        raise UserError(f"the pool contains {len(overlap)} labeled or test items (such as {keys}); {remedy}")
+
+
+def content_hashes(records: pa.Table) -> set[bytes]:
+    """The digests (see ``content_hash``) of the files of ``records``; those that cannot be read have none."""
+    places = zip(*(records[name].to_pylist() for name in ("path", "offset", "size")), strict=True)
+    with ThreadPoolExecutor(_READERS) as threads:
+        hashes = threads.map(_hash_place, places)
+        counted = progress(hashes, total=len(records), unit="files", title="hashing labeled and test items")
+        return {digest for digest in counted if digest is not None}
+
+
+def _hash_place(place: tuple[str, int, int]) -> bytes | None:
+    path, offset, size = place
+    try:
+        return content_hash(read_bytes(path, offset=offset, size=size))
+    except OSError:
+        return None
