@@ -2,5 +2,20 @@
 
 from bsssl.models import image as image  # registers the image networks
 from bsssl.models.build import Profile, build_model, profile
+from bsssl.models.head import classifier, replace_classifier
+from bsssl.models.released import RELEASED, load_released
+from bsssl.models.weights import Checkpoint, LoadReport, load_weights, read_checkpoint
 
-__all__ = ["Profile", "build_model", "profile"]
+__all__ = [
+    "RELEASED",
+    "Checkpoint",
+    "LoadReport",
+    "Profile",
+    "build_model",
+    "classifier",
+    "load_released",
+    "load_weights",
+    "profile",
+    "read_checkpoint",
+    "replace_classifier",
+]

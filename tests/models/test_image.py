@@ -64,16 +64,8 @@ def test_zero_init_residual_makes_each_block_its_shortcut() -> None:
     assert torch.equal(stages(maps), maps)
 
 
-def test_small_networks_learn() -> None:
-    torch.manual_seed(0)
-    images = torch.randn(16, 3, 8, 8)
-    targets = torch.arange(16) % 4
-    for name, options in (("small_resnet", {"blocks": [1, 1]}), ("wide_resnet", {"depth": 10, "widen": 1})):
-        model = build_model(name, num_classes=4, **options)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-        for _ in range(15):
-            optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(model(images), targets)
-            loss.backward()
-            optimizer.step()
-        assert loss < 0.2
+@pytest.mark.parametrize(("name", "options"), [("small_resnet", {"blocks": [1, 2]}), ("wide_resnet", {"depth": 16})])
+def test_every_parameter_of_the_small_networks_is_learnt(name: str, options: dict[str, object]) -> None:
+    model = build_model(name, num_classes=4, **options)
+    nn.functional.cross_entropy(model(torch.randn(4, 3, 8, 8)), torch.arange(4)).backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())

@@ -1,0 +1,36 @@
+"""The classifier of a network: the layer that turns features into one logit per class."""
+
+from torch import nn
+
+from bsssl.registry import UserError
+
+
+def classifier(model: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
+    """The classifier's name inside ``model``, and the layer: timm's own answer, else the last linear layer.
+
+    A 1x1 convolution counts as linear. UserError when there is none, or several, as in distilled transformers.
+    """
+    find = getattr(model, "get_classifier", None)
+    layer = find() if callable(find) else _last_linear(model)
+    found = [name for name, module in model.named_modules() if module is layer]
+    if len(found) != 1 or not isinstance(layer, nn.Linear | nn.Conv2d):
+        raise UserError(f"{type(model).__name__} has no single linear classifier; choose a model that ends in one")
+    return found[0], layer
+
+
+def replace_classifier(model: nn.Module, num_classes: int) -> None:
+    """Give ``model`` a freshly initialised classifier for ``num_classes`` classes, where the old one was."""
+    name, old = classifier(model)
+    bias = old.bias is not None
+    new: nn.Module
+    if isinstance(old, nn.Linear):
+        new = nn.Linear(old.in_features, num_classes, bias=bias)
+    else:
+        new = nn.Conv2d(old.in_channels, num_classes, 1, bias=bias)
+    parent, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, new.to(old.weight.device, old.weight.dtype))
+
+
+def _last_linear(model: nn.Module) -> nn.Module | None:
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    return linear[-1] if linear else None
