@@ -1,0 +1,44 @@
+"""From scores to a selection: score shards, exact per-class top-K, and the selection file. NumPy and Arrow only."""
+
+from bsssl.selection.picks import (
+    SELECTION_SCHEMA,
+    Selection,
+    read_selection,
+    selection_facts,
+    summary_path,
+    write_selection,
+)
+from bsssl.selection.scores import (
+    SAMPLES_SCHEMA,
+    ScoreHeader,
+    ledger_path,
+    read_header,
+    read_ledger,
+    read_sample_scores,
+    score_files,
+    score_path,
+    write_ledger,
+    write_scores,
+)
+from bsssl.selection.topk import VARIANTS, select_samples
+
+__all__ = [
+    "SAMPLES_SCHEMA",
+    "SELECTION_SCHEMA",
+    "VARIANTS",
+    "ScoreHeader",
+    "Selection",
+    "ledger_path",
+    "read_header",
+    "read_ledger",
+    "read_sample_scores",
+    "read_selection",
+    "score_files",
+    "score_path",
+    "select_samples",
+    "selection_facts",
+    "summary_path",
+    "write_ledger",
+    "write_scores",
+    "write_selection",
+]

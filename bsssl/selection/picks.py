@@ -1,0 +1,220 @@
+"""What was selected, and its file: a Parquet table from which the student trains without the pool at hand.
+
+Columns, sorted by class then rank: key, path, offset, size (where the bytes are), shard (int32) and position (int64) of
+the record in the pool, class (int32), score (float32), rank (int32, from 0). A sample may appear under several classes.
+The schema's metadata holds ``Selection.facts()`` under ``bsssl``; a summary for people lies beside it as JSON.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from bsssl import fileio
+from bsssl.registry import UserError
+from bsssl.selection.rows import Array, Float32, Int64, UInt32, ranges
+from bsssl.selection.scores import ScoreFile, ScoreHeader
+
+FORMAT_VERSION = 1
+SELECTION_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("path", pa.string()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("shard", pa.int32()),
+        ("position", pa.int64()),
+        ("class", pa.int32()),
+        ("score", pa.float32()),
+        ("rank", pa.int32()),
+    ]
+)
+"""The columns of a selection file."""
+
+_METADATA_KEY = b"bsssl"
+_ROWS_PER_GROUP = 2**18
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """M picks, by class, then rank."""
+
+    files: list[ScoreFile]
+    """The score files it comes from, by shard number."""
+    variant: str
+    top_k: int
+    seed: int
+    per_class: Int64
+    """(L,): picks of each class."""
+    sample: UInt32
+    """(M,): index of the sample among all records of the pool."""
+    score: Float32
+    """(M,): the teacher's softmax score of the sample for the class."""
+
+    @cached_property
+    def header(self) -> ScoreHeader:
+        """Header of the pool's first score file."""
+        return self.files[0].header
+
+    @property
+    def class_index(self) -> npt.NDArray[np.int32]:
+        """(M,): the class that each sample was picked for."""
+        return np.repeat(np.arange(len(self.per_class), dtype=np.int32), self.per_class)
+
+    @property
+    def rank(self) -> npt.NDArray[np.int32]:
+        """(M,): 0 for the best of its class, and so on."""
+        return ranges(np.zeros_like(self.per_class), self.per_class).astype(np.int32)
+
+    @cached_property
+    def shard(self) -> npt.NDArray[np.int32]:
+        """(M,): number of the pool shard that holds the sample."""
+        bases = np.array([file.base for file in self.files], np.uint32)
+        return (np.searchsorted(bases, self.sample, side="right") - 1).astype(np.int32)
+
+    @property
+    def position(self) -> Int64:
+        """(M,): record of the sample within its shard."""
+        return self.sample - np.array([file.base for file in self.files], np.int64)[self.shard]
+
+    def facts(self) -> dict[str, Any]:
+        """What a reader of the selection must know: where it comes from, how it was chosen, and the class names."""
+        return {
+            "version": FORMAT_VERSION,
+            "teacher": self.header.teacher,
+            "pool": self.header.pool,
+            "top_p": self.header.top_p,
+            "preprocessing": self.header.preprocessing,
+            "variant": self.variant,
+            "top_k": self.top_k,
+            "seed": self.seed,
+            "class_names": list(self.header.class_names),
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """The facts, sizes, the classes that fell short of K, and per class the picks and the lowest score."""
+        names = self.header.class_names
+        picked = self.per_class.tolist()
+        lowest = [float(part.min()) if len(part) else None for part in np.split(self.score, np.cumsum(picked)[:-1])]
+        facts = self.facts()
+        facts.pop("class_names")
+        return {
+            **facts,
+            "shards": len(self.files),
+            "records": sum(file.num_records for file in self.files),
+            "scored": sum(file.num_rows for file in self.files) // self.header.top_p,
+            "pairs": len(self.sample),
+            "pairs_wanted": self.top_k * len(names),
+            "samples": len(np.unique(self.sample)),
+            "short_classes": self.short_classes(),
+            "classes": {
+                name: {"picked": count, "lowest_score": score}
+                for name, count, score in zip(names, picked, lowest, strict=True)
+            },
+        }
+
+    def short_classes(self) -> dict[str, int]:
+        """Classes with fewer than K picks, and how many they have: never padded (no K per class if unbalanced)."""
+        if self.variant == "unbalanced":
+            return {}
+        counted = zip(self.header.class_names, self.per_class.tolist(), strict=True)
+        return {name: count for name, count in counted if count < self.top_k}
+
+
+def summary_path(path: str) -> str:
+    """The summary beside the selection file ``path``."""
+    return path.removesuffix(".parquet") + ".json"
+
+
+def write_selection(path: str, selection: Selection) -> None:
+    """Write the summary, then the selection file, each complete or not at all.
+
+    The sample tables of shards with picks are read one after the other; memory is of the order of the picks.
+    """
+    unique, row_of_pick = np.unique(selection.sample, return_inverse=True)
+    found = _find_samples(selection.files, unique)
+    numbers: dict[str, Array] = {
+        "shard": selection.shard,
+        "position": selection.position,
+        "class": selection.class_index,
+        "score": selection.score,
+        "rank": selection.rank,
+    }
+    metadata = {_METADATA_KEY: json.dumps(selection.facts()).encode()}
+    fileio.write_json(summary_path(path), selection.summary())
+    with (
+        fileio.atomic_write(path) as file,
+        pq.ParquetWriter(file, SELECTION_SCHEMA.with_metadata(metadata), compression="zstd") as writer,
+    ):
+        for start in range(0, len(row_of_pick), _ROWS_PER_GROUP):
+            part = slice(start, start + _ROWS_PER_GROUP)
+            table = found.take(pa.array(row_of_pick[part]))
+            for name, values in numbers.items():
+                table = table.append_column(name, pa.array(values[part]))
+            writer.write_table(table.cast(writer.schema))
+
+
+def _find_samples(files: list[ScoreFile], samples: Array) -> pa.Table:
+    """Key, path, offset and size of ``samples``, global indices in ascending order."""
+    ends = np.searchsorted(samples, [file.base + file.num_records for file in files])
+    tables = []
+    for file, start, end in zip(files, [0, *ends[:-1]], ends, strict=True):
+        if start == end:
+            continue
+        table = file.samples()
+        rows = np.searchsorted(table["position"].to_numpy(), wanted := samples[start:end] - np.int64(file.base))
+        if rows[-1] >= len(table) or np.any(table["position"].to_numpy()[rows] != wanted):
+            raise UserError(f"{file.path} is damaged (rows without a sample); delete it and run `bsssl score` again")
+        tables.append(table.select(["key", "path", "offset", "size"]).take(pa.array(rows)))
+    # The strings of many millions of samples are more than the 2 GiB that one array of plain strings holds.
+    roomy = tables[0].schema.set(0, pa.field("key", pa.large_string()))
+    roomy = roomy.set(1, pa.field("path", pa.dictionary(pa.int32(), pa.large_string())))
+    return pa.concat_tables([table.cast(roomy) for table in tables]).unify_dictionaries().combine_chunks()
+
+
+def read_selection(path: str) -> pa.Table:
+    """Read a selection file.
+
+    Returns:
+        ``SELECTION_SCHEMA`` with its metadata (see ``selection_facts``), by class, then rank; at least one row.
+
+    Raises:
+        UserError: The file is missing, damaged, or not a selection.
+    """
+    if not fileio.exists(path):
+        raise UserError(f"no selection at {path}; run `bsssl select` to write it, or check the path")
+    try:
+        with fileio.open_read(path) as file:
+            table = pq.read_table(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is damaged ({reason}); delete it and run `bsssl select` again") from None
+    if not table.schema.equals(SELECTION_SCHEMA) or not len(table):
+        raise UserError(f"{path} is not a selection file; delete it and run `bsssl select` again")
+    facts = selection_facts(table, path=path)
+    bounds = pc.min_max(table["class"]).as_py()
+    if any(table[name].null_count for name in table.column_names) or not (
+        bounds["min"] >= 0 and bounds["max"] < len(facts["class_names"])
+    ):
+        raise UserError(f"{path} is damaged (values out of range); delete it and run `bsssl select` again")
+    return table
+
+
+def selection_facts(table: pa.Table, *, path: str = "the selection") -> dict[str, Any]:
+    """``Selection.facts()`` of a table that ``read_selection`` returned; UserError naming ``path`` if it has none."""
+    try:
+        facts = json.loads((table.schema.metadata or {})[_METADATA_KEY])
+    except (KeyError, ValueError):
+        raise UserError(f"{path} is not a selection file; delete it and run `bsssl select` again") from None
+    if facts.get("version") != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has selection format version {facts.get('version')}, this program reads {FORMAT_VERSION}; "
+            "run `bsssl select` again"
+        )
+    return dict(facts)

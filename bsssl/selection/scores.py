@@ -1,0 +1,382 @@
+"""Score files: what the teacher said about one shard of the pool, laid out so that selection reads little of it.
+
+A score file is a safetensors container, complete or absent, of these arrays (little-endian):
+
+- ``offsets`` int64 (L + 1,) and ``rows`` uint64 (samples * P,): packed rows grouped by class, best first
+  (``bsssl.selection.rows``); the low word is the sample's position in the shard.
+- ``counts`` uint32 (L, E): rows of each class at or above each of the fixed ``EDGES``. Left out where it would
+  be larger than the rows it sums up (readers then count for themselves).
+- ``samples`` uint8: an Arrow IPC stream of the columns position, key, path, offset, size, by position.
+
+Its metadata is one JSON object under ``bsssl`` (safetensors keeps several entries in no fixed order, and equal scores
+make equal files): format, version, ``common``, the same in all files of one pool and teacher, and ``shard``.
+"""
+
+import itertools
+import json
+import math
+import mmap
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import safetensors.numpy
+
+from bsssl import fileio
+from bsssl.registry import UserError
+from bsssl.selection.rows import EDGES, Array, Float32, Int64, UInt32, UInt64, edge_counts, group, ungroup
+
+FORMAT = "bsssl scores"
+FORMAT_VERSION = 1
+SUFFIX = ".scores"
+SAMPLES_SCHEMA = pa.schema(
+    [
+        ("position", pa.int64()),
+        ("key", pa.string()),
+        ("path", pa.string()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+    ]
+)
+"""The sample table given to ``write_scores``: position in the shard's records, then the columns that find the bytes."""
+
+_METADATA_KEY = "bsssl"
+_MENDING = "delete it and run `bsssl score` again"
+_DTYPES = {"offsets": ("I64", "<i8"), "rows": ("U64", "<u8"), "counts": ("U32", "<u4"), "samples": ("U8", "u1")}
+_MAX_HEADER = 2**28
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreHeader:
+    """Where the scores of one shard come from. ``common()`` must agree in all files that are read together."""
+
+    teacher: str
+    """Fingerprint of the teacher's weights and config."""
+    pool: str
+    """Fingerprint of the pool."""
+    class_names: tuple[str, ...]
+    top_p: int
+    """P: classes kept per sample."""
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+    """How the teacher saw the samples; anything JSON can hold."""
+    num_shards: int
+    """Shards in the whole pool."""
+    shard: str
+    """Name of this shard."""
+    number: int
+    """Number of this shard in the pool, from 0."""
+    base: int
+    """Global index of this shard's first record: records in all shards before it."""
+    num_records: int
+    """Records in this shard, readable or not."""
+
+    def common(self) -> dict[str, Any]:
+        """The facts that all score files of one pool and teacher share."""
+        return {name: value for name, value in asdict(self).items() if name not in _OF_SHARD}
+
+
+_OF_SHARD = ("shard", "number", "base", "num_records")
+
+
+def score_path(folder: str, number: int) -> str:
+    """The score file of shard ``number`` in ``folder``."""
+    return fileio.join(folder, f"{number:06d}{SUFFIX}")
+
+
+def score_files(folder: str) -> list[str]:
+    """All score files of ``folder``, sorted; UserError when there are none."""
+    found = fileio.glob(fileio.join(folder, f"*{SUFFIX}"))
+    if not found:
+        raise UserError(f"no score files (*{SUFFIX}) in {folder}; run `bsssl score` first, or check the path")
+    return found
+
+
+def ledger_path(path: str) -> str:
+    """The ledger beside the score file ``path``."""
+    return path.removesuffix(SUFFIX) + ".ledger.jsonl"
+
+
+def write_ledger(path: str, entries: Iterable[tuple[str, str]]) -> None:
+    """Write the (key, reason) pairs of items that could not be read, beside the score file ``path``.
+
+    Write it before the score file, whose presence means that the shard is done.
+    """
+    lines = [json.dumps({"key": key, "reason": reason}) + "\n" for key, reason in entries]
+    fileio.write_text(ledger_path(path), "".join(lines))
+
+
+def read_ledger(path: str) -> list[tuple[str, str]]:
+    """The (key, reason) pairs in the ledger beside the score file ``path``; UserError when missing or damaged."""
+    ledger = ledger_path(path)
+    with fileio.open_read(ledger) as file:
+        try:
+            found = [json.loads(line) for line in file]
+            return [(entry["key"], entry["reason"]) for entry in found]
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{ledger} is not a ledger; delete it and {path}, and run `bsssl score` again") from None
+
+
+def write_scores(path: str, *, header: ScoreHeader, samples: pa.Table, classes: Array, scores: Array) -> None:
+    """Write the score file of one shard, complete or not at all.
+
+    Args:
+        path: Local file or URL (see ``score_path``).
+        header: Where the scores come from.
+        samples: ``SAMPLES_SCHEMA``, one row per scored sample, in any order of position.
+        classes: (N, P) integers, the P distinct classes that each sample keeps.
+        scores: (N, P) floats in [0, 1]: their softmax scores; stored as float32.
+
+    Raises:
+        UserError: A score is not a number in [0, 1], or the file cannot be written.
+        ValueError: The arguments do not fit together.
+    """
+    table = samples.select(SAMPLES_SCHEMA.names).cast(SAMPLES_SCHEMA)
+    positions = table["position"].to_numpy()
+    scores = np.ascontiguousarray(scores, dtype=np.float32)
+    _check_arguments(header, positions, classes, scores)
+    _check_scores(header, table, scores)
+    if np.any(positions[1:] <= positions[:-1]):
+        table = table.sort_by("position")
+        if np.any(np.diff(table["position"].to_numpy()) == 0):
+            raise ValueError(f"positions of {header.shard} must be distinct")
+    offsets, rows = group(classes=classes, scores=scores, positions=positions, num_classes=len(header.class_names))
+    arrays: dict[str, Array] = {"offsets": offsets, "rows": rows, "samples": _to_ipc(table)}
+    if len(header.class_names) * len(EDGES) * 4 <= rows.nbytes:
+        arrays["counts"] = edge_counts(offsets=offsets, rows=rows)
+    shard = {name: getattr(header, name) for name in _OF_SHARD}
+    metadata = {"format": FORMAT, "version": FORMAT_VERSION, "common": header.common(), "shard": shard}
+    content = safetensors.numpy.save(arrays, {_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+    with fileio.atomic_write(path) as file:
+        file.write(content)
+
+
+def _check_arguments(header: ScoreHeader, positions: Array, classes: Array, scores: Array) -> None:
+    expected = (len(positions), header.top_p)
+    if classes.shape != expected or scores.shape != expected:
+        raise ValueError(f"classes {classes.shape} and scores {scores.shape} of {header.shard} must be {expected}")
+    if not 0 <= header.number < header.num_shards:
+        raise ValueError(f"shard number {header.number} of {header.num_shards}")
+    if header.base + header.num_records >= 2**32:
+        raise UserError(f"the pool has more than {2**32 - 1} records at {header.shard}; split it into several pools")
+    if not len(positions):
+        return
+    if np.any(positions < 0) or np.any(positions >= header.num_records):
+        raise ValueError(f"positions of {header.shard} must be in [0, {header.num_records})")
+    if classes.min() < 0 or classes.max() >= len(header.class_names):
+        raise ValueError(f"classes of {header.shard} must be in [0, {len(header.class_names)})")
+    ordered = np.sort(classes, axis=1)
+    if np.any(ordered[:, 1:] == ordered[:, :-1]):
+        raise ValueError(f"the classes of a sample of {header.shard} must be distinct")
+
+
+def _check_scores(header: ScoreHeader, samples: pa.Table, scores: Float32) -> None:
+    if not scores.size or (scores.min() >= 0 and scores.max() <= 1):  # a NaN makes both comparisons false
+        return
+    bad = np.flatnonzero(~((scores >= 0) & (scores <= 1)).all(axis=1))
+    key = samples["key"][int(bad[0])].as_py()
+    raise UserError(
+        f"the teacher's scores of {len(bad)} samples of {header.shard} are not in [0, 1] (first: '{key}', "
+        f"{scores[bad[0]].tolist()}); check the teacher's checkpoint, or score in float32"
+    )
+
+
+def _to_ipc(table: pa.Table) -> Array:
+    # Paths repeat (a tar holds thousands of samples) and the numbers are regular: both shrink to little.
+    table = table.set_column(table.schema.get_field_index("path"), "path", pc.dictionary_encode(table["path"]))
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_stream(sink, table.schema, options=options) as stream:
+        stream.write_table(table.combine_chunks())
+    return np.frombuffer(sink.getvalue(), np.uint8)
+
+
+class ScoreFile:
+    """A score file opened for reading. Only its header is read; local arrays are memory maps, remote ones byte ranges.
+
+    Raises:
+        UserError: The file is missing, cut short, not a score file, or of another format version.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        try:
+            size = self._read_container()
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(f"{path} is damaged or not a score file; {_MENDING}") from None
+        end = max(stop for _, _, stop in self._places.values())
+        if size != end:
+            raise UserError(f"{path} is cut short ({size} bytes instead of {end}); {_MENDING}")
+
+    def _read_container(self) -> int:
+        """Read the header; returns the size of the file."""
+        with fileio.open_read(self.path) as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > _MAX_HEADER:
+                raise ValueError("header too long")
+            described = json.loads(file.read(length))
+            size = file.seek(0, os.SEEK_END)
+        metadata = json.loads(described.pop("__metadata__")[_METADATA_KEY])
+        if metadata["format"] != FORMAT:
+            raise ValueError(metadata["format"])
+        if metadata["version"] != FORMAT_VERSION:
+            raise UserError(
+                f"{self.path} has score format version {metadata['version']}, this program reads {FORMAT_VERSION}; "
+                f"{_MENDING}"
+            )
+        self._places = {name: _place(name, entry, 8 + length) for name, entry in described.items()}
+        self.common: dict[str, Any] = metadata["common"]
+        shard = metadata["shard"]
+        self.shard: str = shard["shard"]
+        self.number: int = shard["number"]
+        self.base: int = shard["base"]
+        self.num_records: int = shard["num_records"]
+        self._check_shapes(len(self.header.class_names))
+        return size
+
+    def _check_shapes(self, num_classes: int) -> None:
+        expected = {"offsets": (num_classes + 1,), "counts": (num_classes, len(EDGES))}
+        for name in ("offsets", "rows", "samples"):
+            self._places[name]
+        for name, shape in expected.items():
+            if name in self._places and self._places[name][0] != shape:
+                raise ValueError(name)
+
+    @property
+    def header(self) -> ScoreHeader:
+        """All of the header."""
+        common = {**self.common, "class_names": tuple(self.common["class_names"])}
+        return ScoreHeader(**common, shard=self.shard, number=self.number, base=self.base, num_records=self.num_records)
+
+    @property
+    def num_rows(self) -> int:
+        """Samples times P."""
+        return self._places["rows"][0][0]
+
+    def offsets(self) -> Int64:
+        """Where each class begins in ``rows``: int64 (L + 1,). UserError when they do not fit the rows."""
+        offsets: Int64 = self._array("offsets")
+        if offsets[0] != 0 or offsets[-1] != self.num_rows or np.any(offsets[1:] < offsets[:-1]):
+            raise UserError(f"{self.path} is damaged (class offsets); {_MENDING}")
+        return offsets
+
+    def rows(self) -> UInt64:
+        """Packed rows grouped by class: uint64 (samples * P,)."""
+        return self._array("rows")
+
+    def counts(self) -> UInt32:
+        """Rows of each class at or above each of ``EDGES``: uint32 (L, E), growing along E."""
+        if "counts" in self._places:
+            return self._array("counts")
+        return edge_counts(offsets=self.offsets(), rows=self.rows())
+
+    def samples(self) -> pa.Table:
+        """The sample table by position, ``SAMPLES_SCHEMA`` with paths dictionary-encoded."""
+        try:
+            return pa.ipc.open_stream(pa.py_buffer(self._array("samples"))).read_all()
+        except (pa.ArrowInvalid, OSError) as error:
+            raise UserError(f"{self.path} is damaged (sample table: {error}); {_MENDING}") from None
+
+    def _array(self, name: str) -> Any:
+        shape, start, stop = self._places[name]
+        if start == stop:
+            return np.empty(shape, _DTYPES[name][1])
+        if fileio.is_remote(self.path):
+            filesystem, inner = fsspec.core.url_to_fs(self.path)
+            flat = np.frombuffer(filesystem.cat_file(inner, start, stop), _DTYPES[name][1])
+        else:
+            with open(self.path, "rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            flat = np.frombuffer(mapped, _DTYPES[name][1], math.prod(shape), start)
+        return flat.reshape(shape)
+
+
+def _place(name: str, entry: dict[str, Any], origin: int) -> tuple[tuple[int, ...], int, int]:
+    """An array's shape and its bytes' range in the file."""
+    code, dtype = _DTYPES[name]
+    shape, (start, stop) = tuple(entry["shape"]), entry["data_offsets"]
+    if entry["dtype"] != code or math.prod(shape) * np.dtype(dtype).itemsize != stop - start:
+        raise ValueError(name)
+    return shape, origin + start, origin + stop
+
+
+def read_header(path: str) -> ScoreHeader:
+    """The header of a score file; UserError when missing, cut short, damaged, or of another format version."""
+    return ScoreFile(path).header
+
+
+def read_sample_scores(path: str) -> tuple[Int64, Int64, Float32]:
+    """The teacher's scores of one shard by sample, as soft targets need them.
+
+    Returns:
+        ``positions`` int64 (N,), ascending, in the shard's records; ``classes`` int64 (N, P) and ``scores`` float32
+        (N, P), best first, equal scores by class.
+
+    Raises:
+        UserError: As ``ScoreFile``.
+    """
+    file = ScoreFile(path)
+    return ungroup(offsets=file.offsets(), rows=file.rows(), top_p=file.header.top_p)
+
+
+def open_scores(paths: Sequence[str]) -> list[ScoreFile]:
+    """Open the score files of a whole pool, given in any order, and check that they belong together.
+
+    Returns:
+        One file per shard of the pool, by shard number.
+
+    Raises:
+        UserError: A file is damaged, two disagree on where they come from or hold the same shard, or a shard has none.
+    """
+    if not paths:
+        raise UserError("no score files were given; run `bsssl score` first")
+    files: list[ScoreFile] = []
+    for path in paths:
+        file = ScoreFile(path)
+        if files and file.common != files[0].common:
+            raise UserError(_difference(files[0], file))
+        file.common = files[0].common if files else file.common  # one copy, however many shards
+        files.append(file)
+    files.sort(key=lambda file: file.number)
+    _check_complete(files)
+    return files
+
+
+def _check_complete(files: list[ScoreFile]) -> None:
+    """UserError unless ``files``, by shard number, are all shards of a pool, once each."""
+    for before, file in itertools.pairwise(files):
+        if file.number == before.number:
+            raise UserError(f"{before.path} and {file.path} both hold shard {file.number}; remove one of them")
+    first, num_shards = files[0], files[0].common["num_shards"]
+    missing = sorted(set(range(num_shards)) - {file.number for file in files})
+    if missing:
+        listed = ", ".join(map(str, missing[:20])) + (", ..." if len(missing) > 20 else "")
+        raise UserError(
+            f"{len(missing)} of {num_shards} shards have no score file beside {first.path} (numbers {listed}); "
+            "run `bsssl score` to write them"
+        )
+    base = 0
+    for file in files:
+        if file.base != base:
+            raise UserError(
+                f"{file.path} starts at record {file.base}, but the shards before it hold {base}; {_MENDING}"
+            )
+        base += file.num_records
+
+
+def _difference(first: ScoreFile, other: ScoreFile) -> str:
+    mine, theirs = first.common, other.common
+    name = next(name for name in sorted({*mine, *theirs}) if mine.get(name) != theirs.get(name))
+    values = [_shorten(json.dumps(common.get(name))) for common in (mine, theirs)]
+    return (
+        f"score files disagree on {name}: {values[0]} in {first.path}, {values[1]} in {other.path}; "
+        "delete the outdated ones and run `bsssl score` again"
+    )
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."
