@@ -6,6 +6,7 @@ The schema's metadata holds ``Selection.facts()`` under ``bsssl``; a summary for
 """
 
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -39,6 +40,10 @@ SELECTION_SCHEMA = pa.schema(
 
 _METADATA_KEY = b"bsssl"
 _ROWS_PER_GROUP = 2**18
+_REPEATING = ["path", "size", "shard", "class"]  # columns worth a dictionary; keys are nearly all distinct
+
+Progress = Callable[..., Iterable[Any]]
+"""``bsssl.log.progress`` or the like: called with items, total, unit and title."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +116,7 @@ class Selection:
             "scored": sum(file.num_rows for file in self.files) // self.header.top_p,
             "pairs": len(self.sample),
             "pairs_wanted": self.top_k * len(names),
-            "samples": len(np.unique(self.sample)),
+            "samples": int(np.count_nonzero(np.diff(np.sort(self.sample)))) + 1,
             "short_classes": self.short_classes(),
             "classes": {
                 name: {"picked": count, "lowest_score": score}
@@ -127,18 +132,29 @@ class Selection:
         return {name: count for name, count in counted if count < self.top_k}
 
 
+def silent(items: Iterable[Any], **_: Any) -> Iterable[Any]:
+    """Progress that shows nothing."""
+    return items
+
+
 def summary_path(path: str) -> str:
     """The summary beside the selection file ``path``."""
     return path.removesuffix(".parquet") + ".json"
 
 
-def write_selection(path: str, selection: Selection) -> None:
+def write_selection(path: str, selection: Selection, *, progress: Progress | None = None) -> None:
     """Write the summary, then the selection file, each complete or not at all.
 
     The sample tables of shards with picks are read one after the other; memory is of the order of the picks.
+    ``progress`` as in ``select_samples``.
+
+    Raises:
+        UserError: A score file is damaged, or the selection cannot be written.
     """
+    shown = progress or silent
     unique, row_of_pick = np.unique(selection.sample, return_inverse=True)
-    found = _find_samples(selection.files, unique)
+    files = shown(selection.files, total=len(selection.files), unit="shards", title="finding samples")
+    found = _find_samples(files, unique)
     numbers: dict[str, Array] = {
         "shard": selection.shard,
         "position": selection.position,
@@ -150,9 +166,12 @@ def write_selection(path: str, selection: Selection) -> None:
     fileio.write_json(summary_path(path), selection.summary())
     with (
         fileio.atomic_write(path) as file,
-        pq.ParquetWriter(file, SELECTION_SCHEMA.with_metadata(metadata), compression="zstd") as writer,
+        pq.ParquetWriter(
+            file, SELECTION_SCHEMA.with_metadata(metadata), compression="zstd", use_dictionary=_REPEATING
+        ) as writer,
     ):
-        for start in range(0, len(row_of_pick), _ROWS_PER_GROUP):
+        starts = range(0, len(row_of_pick), _ROWS_PER_GROUP)
+        for start in shown(starts, total=len(starts), unit="row groups", title="writing the selection"):
             part = slice(start, start + _ROWS_PER_GROUP)
             table = found.take(pa.array(row_of_pick[part]))
             for name, values in numbers.items():
@@ -160,11 +179,12 @@ def write_selection(path: str, selection: Selection) -> None:
             writer.write_table(table.cast(writer.schema))
 
 
-def _find_samples(files: list[ScoreFile], samples: Array) -> pa.Table:
+def _find_samples(files: Iterable[ScoreFile], samples: Array) -> pa.Table:
     """Key, path, offset and size of ``samples``, global indices in ascending order."""
-    ends = np.searchsorted(samples, [file.base + file.num_records for file in files])
     tables = []
-    for file, start, end in zip(files, [0, *ends[:-1]], ends, strict=True):
+    for file in files:
+        borders = np.array([file.base, file.base + file.num_records], samples.dtype)  # else all samples are cast
+        start, end = np.searchsorted(samples, borders)
         if start == end:
             continue
         table = file.samples()

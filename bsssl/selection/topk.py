@@ -11,17 +11,16 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from bsssl.registry import UserError, choices
-from bsssl.selection.picks import Selection
+from bsssl.selection.picks import Progress, Selection, silent
 from bsssl.selection.rows import EDGES, Array, Float32, Int64, UInt32, UInt64, positions_of, ranges, scores_of
 from bsssl.selection.scores import ScoreFile, open_scores
 
 VARIANTS = ("balanced", "unbalanced", "random")
-Progress = Callable[..., Iterable[Any]]
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -43,7 +42,7 @@ def select_samples(
             whatever their class (equal scores: by sample, then class). ``random``: per class, K of the samples that
             kept it, drawn by a hash of seed, class and global sample index; their rank is the order of the draw.
         seed: For ``random`` only.
-        progress: ``bsssl.log.progress`` or the like, to be called with items, total, unit and title.
+        progress: ``bsssl.log.progress`` or the like, called with items, total, unit and title.
 
     Returns:
         The selection. Classes with fewer than K samples have what there is: ``Selection.summary()`` lists them.
@@ -60,7 +59,7 @@ def select_samples(
         raise UserError(f"nothing to select: no sample of the pool was scored ({files[0].path}); see the ledgers")
     choose = {"balanced": _balanced, "unbalanced": _unbalanced, "random": _random}[variant]
     with ThreadPoolExecutor(_threads()) as executor:
-        per_class, sample, score = choose(_Reader(files, executor, progress or _silent), top_k=top_k, seed=seed)
+        per_class, sample, score = choose(_Reader(files, executor, progress or silent), top_k=top_k, seed=seed)
     return Selection(
         files=files, variant=variant, top_k=top_k, seed=seed, per_class=per_class, sample=sample, score=score
     )
@@ -260,7 +259,3 @@ def _ahead(executor: ThreadPoolExecutor, function: Callable[[T], R], items: Iter
 
 def _threads() -> int:
     return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-
-
-def _silent(items: Iterable[T], **_: Any) -> Iterable[T]:
-    return items
