@@ -1,1 +1,42 @@
 """What a sample is, where samples come from, and how they are read and transformed."""
+
+from bsssl.data.dataset import Failure, ImageDataset, SparseTargets, Targets, collate
+from bsssl.data.loader import EvalBatches, TrainBatches, make_loader
+from bsssl.data.overlap import check_overlap, content_hashes
+from bsssl.data.pool import Pool, Shard, read_pool, write_pool
+from bsssl.data.records import class_indices, class_names, concat_records, make_records, read_records, write_records
+from bsssl.data.selected import selected_training_set
+from bsssl.data.sources import Manifest, Source
+from bsssl.data.splits import split_labels
+from bsssl.data.transforms import Normalize, Transform, test_transform, train_transform
+
+__all__ = [
+    "EvalBatches",
+    "Failure",
+    "ImageDataset",
+    "Manifest",
+    "Normalize",
+    "Pool",
+    "Shard",
+    "Source",
+    "SparseTargets",
+    "Targets",
+    "TrainBatches",
+    "Transform",
+    "check_overlap",
+    "class_indices",
+    "class_names",
+    "collate",
+    "concat_records",
+    "content_hashes",
+    "make_loader",
+    "make_records",
+    "read_pool",
+    "read_records",
+    "selected_training_set",
+    "split_labels",
+    "test_transform",
+    "train_transform",
+    "write_pool",
+    "write_records",
+]

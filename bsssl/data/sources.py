@@ -149,7 +149,7 @@ class Manifest(Source):
         return pa.array(np.full(len(table), missing)) if column is None else pc.fill_null(column, missing)
 
     def _resolve(self, name: str) -> str:
-        if fileio.is_remote(name):
+        if fileio.is_remote(name) or os.path.isabs(name):
             return name
         if fileio.is_remote(self._root):
             return fileio.join(self._root, name)

@@ -1,0 +1,99 @@
+import os
+
+import numpy as np
+import pytest
+
+from bsssl.data.records import (
+    RECORD_SCHEMA,
+    class_indices,
+    class_names,
+    concat_records,
+    make_records,
+    read_bytes,
+    read_records,
+    write_records,
+)
+from bsssl.registry import UserError
+
+TABLE = make_records(
+    key=["a", "b, c", "007"],
+    path=["/x/a.jpg", 'with "quotes".png', "s3://bucket/t.tar"],
+    offset=[0, 0, 1536],
+    size=[-1, -1, 20],
+    label=["cat", None, "007"],
+    tags=[["sun", "sea"], None, ["one"]],
+)
+
+
+@pytest.mark.parametrize("name", ["records.csv", "records.parquet"])
+def test_what_is_written_is_read(tmp_path, name):
+    path = str(tmp_path / name)
+    write_records(path, TABLE)
+    assert read_records(path).equals(TABLE)
+    assert read_records(path).schema.equals(RECORD_SCHEMA)
+
+
+def test_records_in_memory(memory):
+    write_records("memory://folder/records.parquet", TABLE)
+    assert read_records("memory://folder/records.parquet").equals(TABLE)
+
+
+@pytest.mark.parametrize("name", ["records.csv", "records.parquet"])
+def test_no_rows(tmp_path, name):
+    path = str(tmp_path / name)
+    write_records(path, concat_records([]))
+    assert read_records(path).equals(RECORD_SCHEMA.empty_table())
+
+
+def test_refused_files(tmp_path):
+    with pytest.raises(UserError, match=r"\.csv or \.parquet"):
+        write_records(str(tmp_path / "records.txt"), TABLE)
+    with pytest.raises(UserError, match="no such file"):
+        read_records(str(tmp_path / "missing.parquet"))
+    (tmp_path / "damaged.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(UserError, match=r"damaged\.parquet is not a readable file"):
+        read_records(str(tmp_path / "damaged.parquet"))
+
+
+def test_classes():
+    labeled = make_records(key=["1", "2", "3"], path=["1", "2", "3"], label=["b", "a", "b"])
+    assert class_names(labeled) == ["a", "b"]
+    indices = class_indices(labeled, ["a", "b"], what="test set")
+    assert indices.dtype == np.int64 and indices.tolist() == [1, 0, 1]
+    with pytest.raises(UserError, match="test set: unknown class 'b': did you mean 'bb'"):
+        class_indices(labeled, ["a", "bb"], what="test set")
+    with pytest.raises(UserError, match=r"1 of 3 items have no label \(first: b, c in with"):
+        class_indices(TABLE, ["cat", "007"], what="test set")
+
+
+def test_read_local_ranges(tmp_path):
+    path = str(tmp_path / "file")
+    content = bytes(range(256))
+    (tmp_path / "file").write_bytes(content)
+    assert read_bytes(path) == content
+    assert read_bytes(path, offset=10, size=5) == content[10:15]
+    assert read_bytes(path, offset=250) == content[250:]
+    with pytest.raises(OSError, match="cut short: 6 of 10 bytes at offset 250"):
+        read_bytes(path, offset=250, size=10)
+    with pytest.raises(FileNotFoundError, match="missing"):
+        read_bytes(str(tmp_path / "missing"))
+
+
+def test_read_remote_ranges(memory):
+    memory.pipe("/folder/file", b"0123456789")
+    assert read_bytes("memory://folder/file") == b"0123456789"
+    assert read_bytes("memory://folder/file", offset=2, size=3) == b"234"
+    assert read_bytes("memory://folder/file", offset=7) == b"789"
+    with pytest.raises(OSError, match="cut short"):
+        read_bytes("memory://folder/file", offset=7, size=9)
+    with pytest.raises(FileNotFoundError):
+        read_bytes("memory://folder/missing")
+    with pytest.raises(UserError, match="nosuch"):
+        read_bytes("nosuch://folder/file")
+
+
+def test_few_files_stay_open(tmp_path):
+    for number in range(200):
+        (tmp_path / f"{number}").write_bytes(b"content")
+        assert read_bytes(str(tmp_path / f"{number}"), offset=1, size=3) == b"ont"
+    assert len(os.listdir("/proc/self/fd")) < 150

@@ -1,0 +1,175 @@
+import json
+import os
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bsssl.data.decode import decode_image
+from bsssl.data.records import class_names, read_bytes, write_records
+from bsssl.data.sources import Digits, Folder, Manifest, Tars
+from bsssl.registry import DATASETS, UserError
+
+
+def test_registered():
+    assert {"digits", "folder", "manifest", "tars"} <= set(DATASETS.names())
+    assert DATASETS.get("folder") is Folder
+
+
+def test_folder(picture_folder):
+    (picture_folder / "ant" / "notes.md").write_text("not a picture")
+    (picture_folder / "ant" / "._1.jpg").write_text("a hidden file of macOS")
+    (picture_folder / "top.JPG").write_bytes(b"")
+    records = Folder(path=str(picture_folder)).records()
+    assert len(records) == 16
+    assert records["key"].to_pylist()[:4] == ["top.JPG", "ant/1.jpg", "ant/2.jpg", "ant/3.jpg"]
+    assert records["label"].to_pylist()[:5] == [None] + ["ant"] * 4
+    assert records["key"][4].as_py() == "ant/deep/0.jpg"
+    assert records["path"][1].as_py() == str(picture_folder / "ant" / "1.jpg")
+    assert class_names(records) == ["ant", "bee", "cat"]
+    assert len(Folder(path=str(picture_folder), extensions=["md"]).records()) == 1
+    assert len(Folder(path=str(picture_folder), extensions=["*"]).records()) == 17
+
+
+def test_folder_with_links(picture_folder, tmp_path):
+    (tmp_path / "linked").mkdir()
+    os.symlink(picture_folder / "ant", tmp_path / "linked" / "ant")
+    assert len(Folder(path=str(tmp_path / "linked")).records()) == 4
+
+
+def test_remote_folder(memory):
+    for name in ("b/2.jpg", "b/1.jpg", "a/x/3.png", "0.jpg"):
+        memory.pipe(f"/pool/{name}", name.encode())
+    records = Folder(path="memory://pool").records()
+    assert records["key"].to_pylist() == ["0.jpg", "a/x/3.png", "b/1.jpg", "b/2.jpg"]
+    assert records["label"].to_pylist() == [None, "a", "b", "b"]
+    assert read_bytes(records["path"][2].as_py()) == b"b/1.jpg"
+
+
+def test_folder_refused(tmp_path):
+    with pytest.raises(UserError, match=r"no such folder: .*nowhere"):
+        Folder(path=str(tmp_path / "nowhere")).records()
+    with pytest.raises(UserError, match="nothing to read in"):
+        Folder(path=str(tmp_path)).records()
+
+
+ROWS = [{"path": "a/1.jpg", "label": "007", "tags": ["x", "y"]}, {"path": "/abs/2.jpg", "label": None, "tags": None}]
+
+
+def _write_manifest(path, rows):
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        lines = [",".join(rows[0])]
+        lines += [",".join(";".join(v) if isinstance(v, list) else str(v or "") for v in row.values()) for row in rows]
+        path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_manifest(tmp_path, suffix):
+    path = tmp_path / f"list.{suffix}"
+    _write_manifest(path, ROWS)
+    records = Manifest(path=str(path)).records().to_pylist()
+    assert [record["key"] for record in records] == ["a/1.jpg", "/abs/2.jpg"]
+    assert [record["path"] for record in records] == [str(tmp_path / "a/1.jpg"), "/abs/2.jpg"]
+    assert [record["label"] for record in records] == ["007", None]
+    assert [record["tags"] for record in records] == [["x", "y"], None]
+    assert {(record["offset"], record["size"]) for record in records} == {(0, -1)}
+    rooted = Manifest(path=str(path), root="s3://bucket/x").records()["path"].to_pylist()
+    assert rooted == ["s3://bucket/x/a/1.jpg", "/abs/2.jpg"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_manifest_without_labels_or_with_other_columns(tmp_path, suffix):
+    path = tmp_path / f"list.{suffix}"
+    _write_manifest(path, [{"file": "1.jpg", "kind": 3}, {"file": "2.jpg", "kind": 4}])
+    assert Manifest(path=str(path), path_column="file").records()["label"].to_pylist() == [None, None]
+    named = Manifest(path=str(path), path_column="file", label_column="kind").records()
+    assert named["label"].to_pylist() == ["3", "4"]
+    with pytest.raises(UserError, match=rf"list\.{suffix} has no column 'path'; columns found: file, kind; "):
+        Manifest(path=str(path)).records()
+    with pytest.raises(UserError, match=r"has no column 'klass'.*set label_column"):
+        Manifest(path=str(path), path_column="file", label_column="klass").records()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_written_records_are_a_manifest(tmp_path, make_tar, suffix):
+    (tmp_path / "t.tar").write_bytes(make_tar({"a/1.jpg": b"1", "b/2.jpg": b"22"}))
+    records = Tars(path=str(tmp_path / "t.tar")).records()
+    write_records(str(tmp_path / f"split.{suffix}"), records)
+    assert Manifest(path=str(tmp_path / f"split.{suffix}")).records().equals(records)
+
+
+def test_manifest_refused(tmp_path):
+    def refuse(name, content, match):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=match) as error:
+            Manifest(path=str(tmp_path / name)).records()
+        assert "\n" not in str(error.value) and name in str(error.value)
+
+    refuse("empty.csv", b"", "cannot be read|no rows")
+    refuse("header.csv", b"path,label\n", "no rows")
+    refuse("ragged.csv", b"path,label\na,b\nc,d,e\n", "cannot be read as a manifest")
+    refuse("nulls.csv", b"path,label\na.jpg,b\n,c\n", "row 2 has no path")
+    refuse("bad.jsonl", b'{"path": "a.jpg"}\n{"path": \n', "line 2 is not valid JSON")
+    refuse("list.jsonl", b'["a.jpg"]\n', "line 1 is not an object")
+    refuse("bad.parquet", b"PAR1nothing", "cannot be read as a manifest")
+    refuse("list.txt", b"a.jpg\n", r"must end in \.csv")
+    with pytest.raises(UserError, match="no such file"):
+        Manifest(path=str(tmp_path / "missing.csv")).records()
+
+
+def test_manifest_is_streamed(tmp_path):
+    path = tmp_path / "long.jsonl"
+    with open(path, "w") as file:
+        for number in range(150_000):
+            file.write(f'{{"path": "{number}.jpg"}}\n')
+    sizes = [len(table) for table in Manifest(path=str(path)).batches()]
+    assert sum(sizes) == 150_000 and max(sizes) <= 65_536
+
+
+@pytest.mark.parametrize("kind", ["local", "remote"])
+def test_tars(tmp_path, memory, make_tar, kind):
+    root = str(tmp_path) if kind == "local" else "memory://tars"
+    for number in range(3):
+        tar = make_tar({"x/7.jpg": b"seven", "x/8.png": b"eight" * 300, "readme.md": b"left out"})
+        if kind == "local":
+            (tmp_path / f"t-{number:03d}.tar").write_bytes(tar)
+        else:
+            memory.pipe(f"/tars/t-{number:03d}.tar", tar)
+    for pattern, count in (("t-{000..002}.tar", 3), ("t-00[01].tar", 2), ("t-*.tar", 3), ("t-00{0,2}.tar", 2)):
+        source = Tars(path=f"{root}/{pattern}")
+        assert len(source.tars()) == count and len(source.records()) == 2 * count
+    record = source.records().to_pylist()[-1]
+    assert record["key"] == "t-002.tar/x/8.png" and record["label"] == "x"
+    assert read_bytes(record["path"], offset=record["offset"], size=record["size"]) == b"eight" * 300
+
+
+def test_tars_refused(tmp_path):
+    with pytest.raises(UserError, match="no tar matches"):
+        Tars(path=str(tmp_path / "*.tar")).records()
+    with pytest.raises(UserError, match=r"no such file: .*x-01\.tar"):
+        Tars(path=str(tmp_path / "x-{01..02}.tar")).records()
+
+
+def test_digits(tmp_path):
+    train = Digits(path=str(tmp_path), split="train").records()
+    stamp = os.stat(tmp_path / "digits-train.tar").st_mtime_ns
+    test = Digits(path=str(tmp_path), split="test").records()
+    assert os.stat(tmp_path / "digits-train.tar").st_mtime_ns == stamp
+    assert (len(train), len(test)) == (1297, 500)
+    assert class_names(train) == class_names(test) == list("0123456789")
+    assert np.unique(test["label"].to_numpy(), return_counts=True)[1].min() >= 48
+    numbers = [key.rsplit("/")[-1] for key in train["key"].to_pylist() + test["key"].to_pylist()]
+    assert len(set(numbers)) == 1797
+    image = decode_image(
+        read_bytes(train["path"][0].as_py(), offset=train["offset"][0].as_py(), size=train["size"][0].as_py())
+    )
+    assert image.shape == (3, 8, 8) and image.max() == 239  # 15 of 16 grey levels
+    Digits(path=str(tmp_path / "again"), split="test").records()
+    assert (tmp_path / "again/digits-test.tar").read_bytes() == (tmp_path / "digits-test.tar").read_bytes()
+    with pytest.raises(UserError, match="no split 'val'"):
+        Digits(path=str(tmp_path), split="val")
