@@ -76,7 +76,8 @@ class Transforms(Section):
     size: int = Field(224, ge=1)
     """side of the square input, pixels"""
     test_resize: int | None = Field(None, ge=1)
-    """short side before the centre crop when scoring and testing, pixels; default: size / 0.875, as is usual"""
+    """short side before the centre crop when scoring and testing, pixels; default: size / 0.875 with
+    random_resized, else the whole picture becomes the square"""
     train_crop: Literal["random_resized", "padded", "none"] = "random_resized"
     """random_resized for photographs; padded (shift by up to `padding`) for small images; none"""
     min_scale: float = Field(0.08, gt=0, le=1)
@@ -244,6 +245,8 @@ class System(Section):
     """memory format of images: faster on recent GPUs and most CPUs"""
     compile: bool = False
     """compile the network with torch.compile"""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads per process; default: torch's own choice. 1 is fastest for tiny networks and on busy machines"""
     workers: int = Field(2, ge=0)
     """data-loading processes per process"""
     start_method: Literal["fork", "spawn", "forkserver"] | None = None

@@ -7,13 +7,17 @@ T = TypeVar("T")
 
 
 def init(device: str) -> None:
-    """Join the group described by torchrun's environment (``WORLD_SIZE`` and so on); nothing in a single process."""
+    """Join the group described by torchrun's environment (``WORLD_SIZE`` and so on); nothing in a single process.
+
+    ``device`` is ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one: each process then takes its own.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         import torch
 
-        if device == "cuda":
+        on_gpu = device != "cpu" and torch.cuda.is_available()
+        if on_gpu:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+        torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
 
 
 def shutdown() -> None:

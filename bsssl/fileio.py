@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -112,3 +112,23 @@ def read_json(path: str) -> Any:
 def fingerprint(value: Any) -> str:
     """16 hexadecimal digits of the SHA-256 of a JSON-serialisable value; equal values give equal fingerprints."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def state(path: str) -> list[Any]:
+    """Something cheap that changes when what lies at ``path`` does: name, size and time of a file, or of a folder and
+    its sub-folders; of a URL or a pattern only its text."""
+    local = Path(path)
+    if is_remote(path) or not local.exists():
+        return [path]
+    parts = [local, *sorted(entry for entry in local.iterdir() if entry.is_dir())] if local.is_dir() else [local]
+    return [[str(part), part.stat().st_size, part.stat().st_mtime_ns] for part in parts]
+
+
+def as_json(value: Any) -> Any:
+    """``value`` as it comes back from a JSON file (tuples become lists)."""
+    return json.loads(json.dumps(value))
+
+
+def write_json_lines(path: str, values: Iterable[Any]) -> None:
+    """Write one JSON value per line, complete or not at all."""
+    write_text(path, "".join(json.dumps(value) + "\n" for value in values))

@@ -60,9 +60,7 @@ def _check_size(width: int, height: int, max_pixels: int, max_aspect: float) -> 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
     """Width and height from a JPEG's frame header, without decoding."""
     position = 2
-    while position + 9 <= len(data):
-        if data[position] != 0xFF:
-            raise DecodeError("damaged JPEG header")
+    while 0 <= (position := data.find(b"\xff", position)) <= len(data) - 9:  # stray bytes between segments are skipped
         marker = data[position + 1]
         if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD8:  # fill byte, or a marker without a length
             position += 1 if marker == 0xFF else 2

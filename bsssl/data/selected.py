@@ -50,7 +50,7 @@ def selected_training_set(
 
 def _places(table: pa.Table) -> pa.Table:
     # The paths of many millions of rows are more than the 2 GiB that one array of plain strings holds.
-    return table.select(["path", "offset", "size"]).set_column(0, "path", table["path"].cast(pa.large_string()))
+    return table.select(["key", "path", "offset", "size"]).set_column(0, "path", table["path"].cast(pa.large_string()))
 
 
 def _soft_targets(

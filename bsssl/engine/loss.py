@@ -21,7 +21,7 @@ def cross_entropy(label_smoothing: float) -> Callable[[Tensor, Tensor], Tensor]:
 def mixing(
     *, mixup: float, cutmix: float, num_classes: int
 ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
-    """torchvision's MixUp (Zhang et al. 2018), CutMix (Yun et al. 2019), one of both at random, or None when both are 0.
+    """torchvision's MixUp, CutMix, one of both at random, or None when both are 0.
 
     Args:
         mixup: alpha of mixup; 0 is off.

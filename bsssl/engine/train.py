@@ -19,40 +19,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bsssl import distributed
 from bsssl.checkpoint import Checkpoints
+from bsssl.engine.compute import Compute
 from bsssl.log import Metrics, progress
 from bsssl.registry import UserError
 
 LOG_EVERY = 50
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
-
-
-@dataclass(frozen=True)
-class Compute:
-    """Where and how the forward and backward passes run."""
-
-    device: torch.device
-    precision: str = "float32"
-    channels_last: bool = False
-    compile: bool = False
-
-    def autocast(self) -> torch.autocast:
-        """The context of a forward pass."""
-        enabled = self.precision != "float32"
-        return torch.autocast(self.device.type, dtype=DTYPES[self.precision] if enabled else None, enabled=enabled)
-
-    def place(self, tensor: Tensor) -> Tensor:
-        """``tensor`` (B, C, H, W or B, C, T, H, W) on the device, in the memory format asked for."""
-        moved = tensor.to(self.device, non_blocking=True)
-        return moved.contiguous(memory_format=CHANNELS_LAST[moved.ndim]) if self.channels_last else moved
-
-    def place_model(self, model: nn.Module) -> nn.Module:
-        """``model`` on the device, in the memory format asked for."""
-        model = model.to(self.device)
-        if self.channels_last:
-            for memory_format in CHANNELS_LAST.values():
-                model = model.to(memory_format=memory_format)  # type: ignore[call-overload]
-        return model
 
 
 @dataclass
@@ -139,12 +110,12 @@ def train(
     saved_at = time.monotonic()
     bar = progress(range(first, steps), total=steps, initial=first, unit="step", title=title)
     for step in bar:
-        torch.manual_seed(_step_seed(seed, step))
         rate = schedule(step)
         for group in optimizer.param_groups:
             group["lr"] = rate
         for part in range(accumulate):
             batch = _next(stream, failures)
+            torch.manual_seed(_pass_seed(seed, step, part))
             inputs, target = normalize(compute.place(batch["input"])), batch["target"].to(compute.device)
             if mix is not None:
                 inputs, target = mix(inputs, target)
@@ -212,7 +183,7 @@ def _next(stream: Iterator[dict[str, Any]], failures: Failures) -> dict[str, Any
     batch = next(stream)
     if batch["failures"]:
         failures.add(batch["failures"])
-        if len(batch["target"]) == 0:
+        if "input" not in batch:
             raise UserError(f"not one item of a batch can be read; the first: {batch['failures'][0].reason}")
     return batch
 
@@ -230,8 +201,8 @@ def _sync_on_last(network: nn.Module, part: int, parts: int) -> contextlib.Abstr
     return contextlib.nullcontext()
 
 
-def _step_seed(seed: int, step: int) -> int:
-    entropy = np.random.SeedSequence([seed, step, distributed.rank()])
+def _pass_seed(seed: int, step: int, part: int) -> int:
+    entropy = np.random.SeedSequence([seed, step, part, distributed.rank()])
     return int(entropy.generate_state(1, np.uint64)[0] >> 1)
 
 

@@ -1,0 +1,37 @@
+"""Where and how the forward and backward passes run."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Device, precision and memory format of a run."""
+
+    device: torch.device
+    precision: str = "float32"
+    channels_last: bool = False
+    compile: bool = False
+
+    def autocast(self) -> torch.autocast:
+        """The context of a forward pass."""
+        enabled = self.precision != "float32"
+        return torch.autocast(self.device.type, dtype=DTYPES[self.precision] if enabled else None, enabled=enabled)
+
+    def place(self, tensor: Tensor) -> Tensor:
+        """``tensor`` (B, C, H, W or B, C, T, H, W) on the device, in the memory format asked for."""
+        moved = tensor.to(self.device, non_blocking=True)
+        return moved.contiguous(memory_format=CHANNELS_LAST[moved.ndim]) if self.channels_last else moved
+
+    def place_model(self, model: nn.Module) -> nn.Module:
+        """``model`` on the device, in the memory format asked for."""
+        model = model.to(self.device)
+        if self.channels_last:
+            for memory_format in CHANNELS_LAST.values():
+                model = model.to(memory_format=memory_format)
+        return model

@@ -1,0 +1,253 @@
+"""The paper's stages in order: what each needs and leaves, what is already done, and why something runs again.
+
+    data -> teacher -> score -> select -> pretrain -> finetune          (and again from score on, for more rounds)
+      \\-> baseline, ceiling                    evaluate-* after every trained network
+
+Each stage of each seed has a folder; its ``done.json`` appears last, with the fingerprint of the stage's settings and
+inputs. A stage whose fingerprint is what the config asks for is not run again.
+"""
+
+import datetime
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bsssl import distributed, fileio, log
+from bsssl.config import TRAIN_STAGES, Config
+from bsssl.log import logger
+from bsssl.registry import UserError
+
+DONE = "done.json"
+COMMANDS = {"score": "score_pool.py", "select": "select_samples.py", "evaluate": "test_net.py", "train": "train_net.py"}
+PACKAGES = ("bsssl", "torch", "torchvision", "timm", "numpy", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the recipe."""
+
+    name: str
+    """unique in a run: teacher, score, select-2, evaluate-finetune, ..."""
+    kind: str
+    """data, train, score, select or evaluate"""
+    section: str
+    """the config's section that sets it: teacher, score, ... ; of an evaluation, the trained stage's"""
+    needs: tuple[str, ...]
+    """names of the stages whose results it reads"""
+    settings: dict[str, Any]
+    """everything in the config that decides its result, apart from what it needs"""
+
+
+def stages(config: Config, *, seed: int) -> list[Stage]:
+    """All stages of ``config`` for one seed, each after those it needs."""
+    planned = [Stage("data", "data", "data", (), _data_settings(config, seed))]
+    planned += _trained(config, seed, "teacher")
+    teacher = "teacher"
+    for round_number in range(1, config.rounds + 1):
+        suffix = f"-{round_number}" if round_number > 1 else ""
+        score, select = f"score{suffix}", f"select{suffix}"
+        model = config.models.teacher if round_number == 1 else config.models.student
+        score_settings = {"top_p": config.score.top_p, "model": model.model_dump(), **_input_settings(config)}
+        planned.append(Stage(score, "score", "score", ("data", teacher), score_settings))
+        planned.append(Stage(select, "select", "select", (score,), {**config.select.model_dump(), "seed": seed}))
+        sources = (select, score) if config.pretrain.targets == "soft" else (select,)
+        planned += _trained(config, seed, "pretrain", suffix, sources)
+        planned += _trained(config, seed, "finetune", suffix)
+        teacher = f"finetune{suffix}"
+    planned += _trained(config, seed, "baseline")
+    if config.ceiling is not None:
+        planned += _trained(config, seed, "ceiling")
+    return planned
+
+
+def _trained(config: Config, seed: int, section: str, suffix: str = "", sources: tuple[str, ...] = ()) -> list[Stage]:
+    """A training and the evaluation of its result."""
+    train = getattr(config, section)
+    model = config.models.teacher if section == "teacher" else config.models.student
+    needs = ("data", *sources)
+    settings = {section: train.model_dump(), "model": model.model_dump(), "seed": seed, **_input_settings(config)}
+    settings["precision"] = config.system.precision
+    if train.init_from in TRAIN_STAGES:
+        needs += (train.init_from + (suffix if train.init_from in ("pretrain", "finetune") else ""),)
+    elif train.init_from is not None:
+        settings["init_from"] = fileio.state(train.init_from)
+    name = section + suffix
+    test_settings = {"model": model.model_dump(), **_input_settings(config)}
+    return [
+        Stage(name, "train", section, needs, settings),
+        Stage(f"evaluate-{name}", "evaluate", section, ("data", name), test_settings),
+    ]
+
+
+def _data_settings(config: Config, seed: int) -> dict[str, Any]:
+    data = config.data
+    sources = [data.train, data.test, *data.pool]
+    settings = data.model_dump(include={"train", "test", "pool", "num_classes", "labels_per_class", "rest_in_pool"})
+    settings |= {"shard_size": data.shard_size, "pool_overlap": data.pool_overlap}
+    settings |= {"files": [fileio.state(source.path) for source in sources]}
+    return settings | ({"seed": seed} if data.labels_per_class else {})
+
+
+def _input_settings(config: Config) -> dict[str, Any]:
+    return {"transforms": config.data.transforms.model_dump(mode="json"), "max_pixels": config.data.max_pixels}
+
+
+class Run:
+    """One seed of a recipe, in ``output_dir/seed-<seed>``.
+
+    Args:
+        config: the recipe.
+        seed: of this run.
+        config_path: the file the config came from, for the commands that errors name.
+    """
+
+    def __init__(self, config: Config, *, seed: int, config_path: str) -> None:
+        self.config = config
+        self.seed = seed
+        self.config_path = config_path
+        self.path = Path(config.output_dir) / f"seed-{seed}"
+        self.stages = {stage.name: stage for stage in stages(config, seed=seed)}
+        self._fingerprints: dict[str, str] = {}
+
+    def folder(self, name: str) -> Path:
+        """Where stage ``name`` leaves its results."""
+        return self.path / name
+
+    def fingerprint(self, name: str) -> str:
+        """Of the settings and inputs that the config gives stage ``name``."""
+        if name not in self._fingerprints:
+            stage = self.stages[name]
+            inputs = [self.fingerprint(need) for need in stage.needs]
+            self._fingerprints[name] = fileio.fingerprint([stage.settings, inputs])
+        return self._fingerprints[name]
+
+    def record(self, name: str) -> dict[str, Any] | None:
+        """What stage ``name`` wrote when it was done last, whatever the settings then; None if it never was."""
+        path = self.folder(name) / DONE
+        return fileio.read_json(str(path)) if path.exists() else None
+
+    def result(self, name: str) -> dict[str, Any]:
+        """The figures that the finished stage ``name`` left."""
+        record = self.record(name)
+        if record is None:
+            raise UserError(f"stage '{name}' of {self.path} is not done; run it first")
+        result: dict[str, Any] = record["result"]
+        return result
+
+    def pending(self, name: str) -> str | None:
+        """Why stage ``name`` has to run; None when its result is there with these very settings and inputs."""
+        record = self.record(name)
+        if record is None:
+            return "not done yet"
+        if record["fingerprint"] == self.fingerprint(name):
+            return None
+        stage = self.stages[name]
+        changes = _differences(record["settings"], fileio.as_json(stage.settings))
+        changes += [
+            f"{need} has changed" for need in stage.needs if record["inputs"].get(need) != self.fingerprint(need)
+        ]
+        return "; ".join(changes[:3]) + (f"; and {len(changes) - 3} more" if len(changes) > 3 else "")
+
+    def execute(self, name: str) -> None:
+        """Run stage ``name`` unless it is done; all it needs must be there."""
+        from bsssl.stages import run_stage  # imports torch
+
+        reason = self.pending(name)
+        distributed.barrier()  # nobody may look after somebody has begun to write
+        if reason is None:
+            logger.info("seed %d: %s is done already", self.seed, name)
+            return
+        self._require_inputs(name)
+        logger.info("seed %d: %s (%s)", self.seed, name, reason)
+        started = time.monotonic()
+        if distributed.is_main():
+            (self.folder(name) / DONE).unlink(missing_ok=True)
+            fileio.write_text(str(self.path / "config.yaml"), as_yaml(self.config))
+        result = run_stage(self, self.stages[name])
+        if distributed.is_main():
+            self._finish(name, result, time.monotonic() - started)
+        distributed.barrier()
+
+    def _require_inputs(self, name: str) -> None:
+        for need in self.stages[name].needs:
+            reason = self.pending(need)
+            if reason is not None:
+                raise UserError(
+                    f"{name} needs the result of '{need}' in {self.folder(need)} ({reason}); run first: "
+                    f"{self.command(need)}"
+                )
+
+    def command(self, name: str) -> str:
+        """The command line that runs stage ``name``."""
+        stage = self.stages[name]
+        if name not in (stage.section, f"evaluate-{stage.section}") or stage.kind == "data":
+            return f"python tools/run_recipe.py --config {self.config_path}"
+        line = f"python tools/{COMMANDS[stage.kind]} --config {self.config_path}"
+        return line if stage.kind in ("score", "select") else f"{line} stage={stage.section}"
+
+    def _finish(self, name: str, result: dict[str, Any], seconds: float) -> None:
+        stage = self.stages[name]
+        fileio.write_json(
+            str(self.folder(name) / DONE),
+            {
+                "stage": name,
+                "fingerprint": self.fingerprint(name),
+                "result": result,
+                "seconds": round(seconds, 1),
+                "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+                "processes": distributed.world_size(),
+                "inputs": {need: self.fingerprint(need) for need in stage.needs},
+                "settings": stage.settings,
+                "versions": {package: metadata.version(package) for package in PACKAGES},
+                "git": _revision(),
+            },
+        )
+
+
+def execute(config: Config, *, config_path: str, wanted: Callable[[str], bool], debug: bool = False) -> list[Run]:
+    """Run the stages that ``wanted`` names, for every seed, one after the other; those that are done are skipped.
+
+    Under torchrun every process calls this, and they share the work. Returns one run per seed.
+    """
+    log.setup(debug=debug)
+    distributed.init(config.system.device)
+    runs = [Run(config, seed=config.seed + number, config_path=config_path) for number in range(config.seeds)]
+    try:
+        for run in runs:
+            for name in filter(wanted, run.stages):
+                run.execute(name)
+    finally:
+        distributed.shutdown()
+    return runs
+
+
+def as_yaml(config: Config) -> str:
+    """The resolved config as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """The values that differ between two nested settings, as ``path: old -> new``."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        parts = [_differences(old.get(key), new.get(key), f"{path}.{key}" if path else key) for key in keys]
+        return [line for lines in parts for line in lines]
+    if old == new:
+        return []
+    return [f"{path}: {old} -> {new}" if len(f"{old}{new}") < 80 else f"{path} has changed"]
+
+
+def _revision() -> str | None:
+    """The git revision of the installed project, with a + when files differ from it; None outside a checkout."""
+    here = Path(__file__).parent
+    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12"]
+    try:
+        return subprocess.run(command, cwd=here, capture_output=True, text=True).stdout.strip() or None
+    except OSError:
+        return None  # git is not installed

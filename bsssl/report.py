@@ -1,0 +1,147 @@
+"""What people look at when a recipe is done: one table, one picture, and the same figures as JSON."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bsssl import fileio
+from bsssl.recipe import Run
+
+TITLES = {
+    "teacher": "teacher",
+    "supervised": "student, labels only",
+    "pretrained": "student, pre-trained on the selection",
+    "finetuned": "student, then fine-tuned on the labels",
+    "ceiling": "student, all labels",
+}
+
+
+def collect(runs: Sequence[Run]) -> dict[str, Any]:
+    """The figures of finished runs that differ in their seed alone.
+
+    Returns ``teacher``, ``supervised``, ``pretrained``, ``finetuned`` and, where it was asked for, ``ceiling``, each
+    with the mean over the seeds of ``top1``, ``top5`` and ``ece`` (percent), the standard deviation ``std`` of top1
+    and its values ``per_seed``; ``gain`` of finetuned over supervised (points of top1); ``selection`` (means of
+    ``pairs``, ``samples`` and, where the pool's true labels are known, ``precision`` in percent); ``seeds``; and with
+    several rounds ``rounds``, one pretrained / finetuned / selection each. The unnumbered ones are of the last round.
+    """
+    config = runs[0].config
+    suffixes = ["", *(f"-{number}" for number in range(2, config.rounds + 1))]
+    rounds = [
+        {
+            "pretrained": _accuracy(runs, f"pretrain{suffix}"),
+            "finetuned": _accuracy(runs, f"finetune{suffix}"),
+            "selection": _selection(runs, f"select{suffix}"),
+        }
+        for suffix in suffixes
+    ]
+    results: dict[str, Any] = {"teacher": _accuracy(runs, "teacher"), "supervised": _accuracy(runs, "baseline")}
+    results |= {name: rounds[-1][name] for name in ("pretrained", "finetuned")}
+    if config.ceiling is not None:
+        results["ceiling"] = _accuracy(runs, "ceiling")
+    gains = np.subtract(results["finetuned"]["per_seed"], results["supervised"]["per_seed"])
+    results["gain"] = {"top1": round(float(gains.mean()), 2), **_spread(gains)}
+    results["selection"] = rounds[-1]["selection"]
+    results["seeds"] = [run.seed for run in runs]
+    return results | ({"rounds": rounds} if config.rounds > 1 else {})
+
+
+def write(runs: Sequence[Run]) -> str:
+    """Write ``results.json``, ``results.md`` and ``results.png`` into the runs' common folder; the table as text."""
+    folder = Path(runs[0].config.output_dir)
+    results = collect(runs)
+    table = _table(results)
+    fileio.write_json(str(folder / "results.json"), results)
+    fileio.write_text(str(folder / "results.md"), _markdown(table))
+    picture = io.BytesIO()
+    _draw(results, picture)
+    with fileio.atomic_write(str(folder / "results.png")) as file:
+        file.write(picture.getbuffer())
+    return _aligned(table)
+
+
+def _accuracy(runs: Sequence[Run], stage: str) -> dict[str, Any]:
+    found = [run.result(f"evaluate-{stage}") for run in runs]
+    means = {name: round(float(np.mean([result[name] for result in found])), 2) for name in ("top1", "top5", "ece")}
+    return means | _spread([result["top1"] for result in found])
+
+
+def _spread(values: Any) -> dict[str, Any]:
+    deviation = {"std": round(float(np.std(values, ddof=1)), 2)} if len(values) > 1 else {}
+    return {**deviation, "per_seed": [round(float(value), 2) for value in values]}
+
+
+def _selection(runs: Sequence[Run], stage: str) -> dict[str, Any]:
+    found = [run.result(stage) for run in runs]
+    means = {name: round(float(np.mean([result[name] for result in found]))) for name in ("pairs", "samples")}
+    precisions = [result["precision"] for result in found if result["precision"] is not None]
+    return means | {"precision": round(float(np.mean(precisions)), 2) if precisions else None}
+
+
+def _table(results: dict[str, Any]) -> list[list[str]]:
+    """Header, then one row per network, then the gain and the selection, as text."""
+    rows = [["", "top-1 %", "top-5 %", "ECE %"]]
+    for name, title in TITLES.items():
+        for number, figures in _by_round(results, name):
+            label = title + (f", round {number}" if number else "")
+            rows.append([label, _mean(figures), f"{figures['top5']:.1f}", f"{figures['ece']:.1f}"])
+    rows.append(["gain of the fine-tuned student", _mean(results["gain"], sign="+"), "", ""])
+    selection = results["selection"]
+    precision = "" if selection["precision"] is None else f", {selection['precision']:.1f} % of them right"
+    rows.append([f"selection: {selection['pairs']} pairs of {selection['samples']} samples{precision}", "", "", ""])
+    rows.append([f"seeds: {', '.join(map(str, results['seeds']))}", "", "", ""])
+    return rows
+
+
+def _by_round(results: dict[str, Any], name: str) -> list[tuple[int | None, dict[str, Any]]]:
+    if name not in results:
+        return []
+    if "rounds" in results and name in results["rounds"][0]:
+        return [(number, found[name]) for number, found in enumerate(results["rounds"], start=1)]
+    return [(None, results[name])]
+
+
+def _mean(figures: dict[str, Any], *, sign: str = "") -> str:
+    spread = f" ± {figures['std']:.1f}" if "std" in figures else ""
+    return f"{figures['top1']:{sign}.1f}{spread}"
+
+
+def _aligned(table: list[list[str]]) -> str:
+    widths = [max(len(row[column]) for row in table if any(row[1:])) for column in range(len(table[0]))]
+    lines = []
+    for row in table:
+        cells = [row[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _markdown(table: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in table if any(row[1:])]
+    lines.insert(1, "|---|" + "---:|" * (len(table[0]) - 1))
+    notes = [row[0] for row in table if not any(row[1:])]
+    return "\n".join([*lines, "", *(f"{note}  " for note in notes)]) + "\n"
+
+
+def _draw(results: dict[str, Any], file: io.BytesIO) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    bars = [(title, number, figures) for name, title in TITLES.items() for number, figures in _by_round(results, name)]
+    labels = [title + (f", round {number}" if number else "") for title, number, _ in bars]
+    values = [figures["top1"] for _, _, figures in bars]
+    figure, axes = pyplot.subplots(figsize=(7, 0.5 * len(bars) + 1), layout="constrained")
+    drawn = axes.barh(
+        labels, values, xerr=[figures.get("std", 0) for _, _, figures in bars], color="tab:blue", height=0.6
+    )
+    axes.bar_label(drawn, fmt="%.1f", padding=6)
+    axes.invert_yaxis()
+    axes.set_xlabel("top-1 accuracy on the test set, % (line: standard deviation over seeds)")
+    axes.set_xlim(max(0.0, min(values) - 15), min(100.0, max(values) + 6))
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, format="png", dpi=120)
+    pyplot.close(figure)

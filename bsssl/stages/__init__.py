@@ -1,0 +1,33 @@
+"""What each stage does: the config's values handed to the parts, the results put into the stage's folder.
+
+This is where the config meets the parts; they themselves take explicit arguments.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from bsssl import distributed, fileio
+from bsssl.recipe import Run, Stage
+from bsssl.stages.evaluate import evaluate_stage
+from bsssl.stages.prepare import data_stage
+from bsssl.stages.score import score_stage
+from bsssl.stages.select import select_stage
+from bsssl.stages.train import train_stage
+
+Work = Callable[[Run, Stage], dict[str, Any]]
+SHARED: dict[str, Work] = {"train": train_stage, "score": score_stage}
+ALONE: dict[str, Work] = {"data": data_stage, "select": select_stage, "evaluate": evaluate_stage}
+
+
+def run_stage(run: Run, stage: Stage) -> dict[str, Any]:
+    """Do the work of ``stage``; the figures to remember.
+
+    Every process of the run calls this: they share training and scoring, the main one does the rest.
+    """
+    folder = run.folder(stage.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    if distributed.is_main():
+        fileio.remove_leftovers(str(folder))
+    if stage.kind in SHARED:
+        return SHARED[stage.kind](run, stage)
+    return ALONE[stage.kind](run, stage) if distributed.is_main() else {}

@@ -1,0 +1,81 @@
+"""What several stages start from: the split, the networks, the device, the loaders."""
+
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import nn
+
+from bsssl import config as configs
+from bsssl import data, fileio
+from bsssl.engine.compute import Compute
+from bsssl.models import build_model
+from bsssl.models.weights import load_weights
+from bsssl.recipe import Run
+from bsssl.registry import UserError
+
+WEIGHTS = "model.safetensors"
+SELECTION = "selection.parquet"
+POOL = "pool"
+OVERLAP_REMEDY = "take them out, set data.pool_overlap=exclude to have them left out, or set it to allow to keep them"
+
+
+def class_list(run: Run) -> list[str]:
+    """The classes that the data stage found, in the order of the network's outputs."""
+    classes: list[str] = fileio.read_json(str(run.folder("data") / "classes.json"))
+    return classes
+
+
+def split_records(run: Run, name: str) -> pa.Table:
+    """One part of the split: labeled, rest or test."""
+    return data.read_records(str(run.folder("data") / f"{name}.csv"))
+
+
+def trained_model(run: Run, name: str) -> nn.Module:
+    """The network that training stage ``name`` left, on the CPU."""
+    spec, classes = run.stages[name].settings["model"], class_list(run)
+    model = build_model(spec["name"], num_classes=len(classes), **spec["options"])
+    load_weights(model, str(run.folder(name) / WEIGHTS), classes=classes)
+    return model
+
+
+def make_compute(system: configs.System) -> Compute:
+    """Where and how to compute; UserError when a GPU is asked for and there is none."""
+    if system.threads is not None:
+        torch.set_num_threads(system.threads)
+    available = torch.cuda.is_available()
+    if system.device == "cuda" and not available:
+        raise UserError(
+            "system.device is cuda, but no GPU is usable; set system.device=cpu or auto, or check the driver"
+        )
+    kind = "cuda" if available and system.device != "cpu" else "cpu"
+    device = torch.device(kind, torch.cuda.current_device()) if kind == "cuda" else torch.device(kind)
+    return Compute(
+        device=device, precision=system.precision, channels_last=system.channels_last, compile=system.compile
+    )
+
+
+def loader(run: Run, dataset: data.ImageDataset, batches: data.TrainBatches | data.EvalBatches) -> Any:
+    """A loader as the system section asks for."""
+    system = run.config.system
+    return data.make_loader(
+        dataset,
+        batches,
+        workers=system.workers,
+        pin_memory=make_compute(system).device.type == "cuda",
+        context=system.start_method,
+    )
+
+
+def normalize(run: Run, compute: Compute) -> data.Normalize:
+    """From bytes to the network's floats, on the device."""
+    transforms = run.config.data.transforms
+    return data.Normalize(mean=transforms.mean, std=transforms.std).to(compute.device)
+
+
+def test_transform(transforms: configs.Transforms) -> data.Transform:
+    """How pictures are seen when scoring and testing."""
+    resize = transforms.test_resize
+    if resize is None and transforms.train_crop == "random_resized":
+        resize = round(transforms.size / 0.875)
+    return data.test_transform(size=transforms.size, resize=resize)

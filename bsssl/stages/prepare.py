@@ -1,0 +1,82 @@
+"""The data stage: the few-label split, the classes, and the list of the pool."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from bsssl import config as configs
+from bsssl import data, fileio
+from bsssl.log import progress
+from bsssl.recipe import Run, Stage
+from bsssl.registry import DATASETS, UserError
+from bsssl.stages.inputs import OVERLAP_REMEDY, POOL
+
+
+def data_stage(run: Run, stage: Stage) -> dict[str, Any]:
+    """Write the split as manifests (labeled.csv, rest.csv, test.csv), the class list, and the pool's shard list."""
+    settings, folder = run.config.data, run.folder(stage.name)
+    labeled, rest, test, classes = split(settings, seed=run.seed)
+    _check_classes(run.config, classes)
+    for name, records in {"labeled": labeled, "rest": rest, "test": test}.items():
+        data.write_records(str(folder / f"{name}.csv"), records)
+    fileio.write_json(str(folder / "classes.json"), classes)
+    held = data.concat_records([labeled, test])
+    pool = data.write_pool(
+        pool_sources(settings, str(folder / "rest.csv") if len(rest) else None),
+        folder=str(folder / POOL),
+        shard_size=settings.shard_size,
+        exclude=held if settings.pool_overlap == "exclude" else None,
+    )
+    if settings.pool_overlap == "refuse":
+        shards = progress(pool.shards, unit="shard", title="comparing the pool with the labels")
+        data.check_overlap((shard.records() for shard in shards), held, remedy=OVERLAP_REMEDY)
+    return {
+        "classes": len(classes),
+        "labeled": len(labeled),
+        "rest": len(rest),
+        "test": len(test),
+        "pool": pool.num_records,
+        "pool_shards": len(pool.shards),
+    }
+
+
+def split(settings: configs.Data, *, seed: int) -> tuple[pa.Table, pa.Table, pa.Table, list[str]]:
+    """The labeled records, those whose labels are set aside, the test records, and the classes."""
+    train_records = open_source(settings.train).records()
+    test = open_source(settings.test).records()
+    classes = data.class_names(train_records)
+    data.class_indices(train_records, classes, what="data.train")
+    data.class_indices(test, classes, what="data.test")
+    labeled, rest = train_records, train_records.slice(0, 0)
+    if settings.labels_per_class is not None:
+        labeled, rest = data.split_labels(train_records, labels_per_class=settings.labels_per_class, seed=seed)
+    return labeled, rest, test, classes
+
+
+def open_source(source: configs.Source) -> data.Source:
+    """The source that the config names; UserError for an unknown dataset or option."""
+    factory = DATASETS.get(source.dataset)
+    try:
+        opened: data.Source = factory(path=source.path, **source.options)
+    except TypeError as error:
+        raise UserError(f"dataset '{source.dataset}': {error}; check its options") from None
+    return opened
+
+
+def pool_sources(settings: configs.Data, rest: str | None) -> list[data.Source]:
+    """Everything that the pool is made of, in order; ``rest`` is the manifest of items whose labels were set aside."""
+    sources: list[data.Source] = [data.Manifest(path=rest)] if settings.rest_in_pool and rest else []
+    return [*sources, *(open_source(source) for source in settings.pool)]
+
+
+def _check_classes(config: configs.Config, classes: Sequence[str]) -> None:
+    expected = config.data.num_classes
+    if expected is not None and expected != len(classes):
+        raise UserError(
+            f"data.train has {len(classes)} classes, but data.num_classes says {expected}; correct one of them"
+        )
+    if config.score.top_p > len(classes):
+        raise UserError(
+            f"score.top_p ({config.score.top_p}) is above the {len(classes)} classes of data.train; lower it"
+        )

@@ -1,0 +1,54 @@
+"""The select stage: the student's training set from the scores."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from bsssl import selection
+from bsssl.log import logger, progress
+from bsssl.recipe import Run, Stage
+from bsssl.stages import inputs
+
+
+def select_stage(run: Run, stage: Stage) -> dict[str, Any]:
+    """Choose the student's training set from the scores."""
+    settings = run.config.select
+    paths = selection.score_files(str(run.folder(stage.needs[0])))
+    chosen = selection.select_samples(
+        paths, top_k=settings.top_k, variant=settings.variant, seed=run.seed, progress=progress
+    )
+    path = str(run.folder(stage.name) / inputs.SELECTION)
+    selection.write_selection(path, chosen)
+    summary = chosen.summary()
+    short = summary["short_classes"] if "short_classes" in summary else chosen.short_classes()
+    if short:
+        logger.warning("%d classes have fewer than K = %d samples: %s", len(short), settings.top_k, _some(short))
+    return {
+        "pairs": summary["pairs"],
+        "samples": summary["samples"],
+        "short_classes": len(short),
+        "precision": _precision(run, selection.read_selection(path)),
+    }
+
+
+def _some(counts: dict[str, int], most: int = 5) -> str:
+    shown = ", ".join(f"{name} ({count})" for name, count in list(counts.items())[:most])
+    return shown + (", ..." if len(counts) > most else "")
+
+
+def _precision(run: Run, chosen: pa.Table) -> float | None:
+    """Percent of the pairs whose class is the true one, for reporting alone; None unless every truth is known.
+
+    Known are the labels that the split set aside, when they are the whole pool.
+    """
+    if run.config.data.pool:
+        return None
+    rest = inputs.split_records(run, "rest")
+    truth = dict(zip(rest["key"].to_pylist(), rest["label"].to_pylist(), strict=True))
+    classes = inputs.class_list(run)
+    right = [
+        truth[key] == classes[index]
+        for key, index in zip(chosen["key"].to_pylist(), chosen["class"].to_pylist(), strict=True)
+    ]
+    return 100 * float(np.mean(right))

@@ -1,0 +1,176 @@
+"""The training stages: teacher, baseline, ceiling, pretrain, finetune."""
+
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import nn
+
+from bsssl import config as configs
+from bsssl import data, distributed, fileio, selection
+from bsssl.checkpoint import Checkpoints, save_model
+from bsssl.engine.loss import cross_entropy, mixing
+from bsssl.engine.train import Failures, train
+from bsssl.models import build_model
+from bsssl.models.released import load_released
+from bsssl.models.weights import load_weights, read_checkpoint
+from bsssl.optim import build_optimizer, build_schedule
+from bsssl.recipe import Run, Stage
+from bsssl.registry import UserError
+from bsssl.stages import inputs
+
+
+def train_stage(run: Run, stage: Stage) -> dict[str, Any]:
+    """Train a network on the labels or on the selection; its weights are the result."""
+    settings: configs.Train = getattr(run.config, stage.section)
+    classes, folder = inputs.class_list(run), run.folder(stage.name)
+    records, targets = _training_set(run, stage, classes)
+    steps, warmup_steps = (
+        length.steps(batch_size=settings.batch_size, rows=len(records)) for length in (settings.length, settings.warmup)
+    )
+    if warmup_steps > steps > 0:
+        raise UserError(
+            f"{stage.section}.warmup ({settings.warmup}, {warmup_steps} steps) is longer than {stage.section}.length "
+            f"({settings.length}, {steps} steps); shorten it"
+        )
+    compute = inputs.make_compute(run.config.system)
+    model = compute.place_model(initial_model(run, stage, classes))
+    seed = _stage_seed(run.seed, stage.name)
+    dataset = data.ImageDataset(
+        records,
+        targets=targets,
+        transform=_train_transform(run.config.data.transforms),
+        seed=seed,
+        max_pixels=run.config.data.max_pixels,
+    )
+    failures = Failures(rows=len(records), max_rate=run.config.data.max_failure_rate)
+    checkpoints = Checkpoints(folder=str(folder), fingerprint=run.fingerprint(stage.name))
+    full_rate = settings.base_lr * settings.batch_size / 256
+    trained = train(
+        model=model,
+        batches=lambda first: _train_loader(run, dataset, settings, first=first, steps=steps, seed=seed),
+        steps=steps,
+        normalize=inputs.normalize(run, compute),
+        mix=mixing(mixup=settings.mixup, cutmix=settings.cutmix, num_classes=len(classes)),
+        loss_function=cross_entropy(settings.label_smoothing),
+        optimizer=build_optimizer(
+            model,
+            kind=settings.optimizer,
+            lr=full_rate,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+            weight_decay=settings.weight_decay,
+        ),
+        schedule=build_schedule(
+            kind=settings.schedule,
+            base_lr=settings.base_lr,
+            batch_size=settings.batch_size,
+            gamma=settings.gamma,
+            intervals=settings.intervals,
+            steps=max(steps, 1),
+            warmup_steps=warmup_steps,
+            warmup_from=settings.warmup_from,
+        ),
+        compute=compute,
+        seed=seed,
+        checkpoints=checkpoints,
+        metrics_path=str(folder / "metrics.jsonl") if distributed.is_main() else None,
+        failures=failures,
+        accumulate=settings.accumulate,
+        clip_norm=settings.clip_norm,
+        average_decay=settings.average_decay,
+        checkpoint_minutes=run.config.system.checkpoint_minutes,
+        checkpoint_steps=run.config.system.checkpoint_steps,
+        title=f"seed {run.seed}: {stage.name}",
+    )
+    if distributed.is_main():
+        spec = stage.settings["model"]
+        save_model(
+            str(folder / inputs.WEIGHTS),
+            trained.state_dict(),
+            name=spec["name"],
+            classes=classes,
+            options=spec["options"],
+        )
+        checkpoints.clear()
+        _write_ledger(str(folder / "unreadable.jsonl"), records, failures)
+    return {
+        "rows": len(records),
+        "steps": steps,
+        "samples": steps * settings.batch_size,
+        "unreadable": len(failures.reasons),
+    }
+
+
+def initial_model(run: Run, stage: Stage, classes: list[str]) -> nn.Module:
+    """The stage's network before its first step: from ``init_from``, else released weights, else scratch.
+
+    (A resumed run then replaces it by its checkpoint: resuming comes first.) The classifier starts afresh when a file's
+    classes are others; from another stage of the run they must be the same.
+    """
+    spec = stage.settings["model"]
+    torch.manual_seed(_stage_seed(run.seed, stage.section))
+    model = build_model(spec["name"], num_classes=len(classes), **spec["options"])
+    source = getattr(run.config, stage.section).init_from
+    if source in configs.TRAIN_STAGES:
+        origin = next(need for need in stage.needs if need.split("-")[0] == source)
+        load_weights(model, str(run.folder(origin) / inputs.WEIGHTS), classes=classes)
+    elif source is not None:
+        theirs = read_checkpoint(source).metadata.get("classes")
+        load_weights(model, source, new_head=theirs is not None and theirs != classes, classes=classes)
+    elif spec["weights"] is not None:
+        load_released(model, spec["weights"], new_head=len(classes) != 1000)
+    return model
+
+
+def _training_set(run: Run, stage: Stage, classes: list[str]) -> tuple[pa.Table, data.Targets]:
+    if stage.section != "pretrain":
+        records = inputs.split_records(run, "labeled")
+        if stage.section == "ceiling":
+            records = data.concat_records([records, inputs.split_records(run, "rest")])
+        return records, data.class_indices(records, classes, what=f"the labels of {stage.name}")
+    settings = run.config.pretrain
+    folders = {need.split("-")[0]: str(run.folder(need)) for need in stage.needs}
+    scores = selection.score_files(folders["score"]) if "score" in folders else ()
+    path = fileio.join(folders["select"], inputs.SELECTION)
+    return data.selected_training_set(path, mode=settings.targets, temperature=settings.temperature, scores=scores)
+
+
+def _train_loader(
+    run: Run, dataset: data.ImageDataset, settings: configs.Train, *, first: int, steps: int, seed: int
+) -> Any:
+    parts = settings.accumulate
+    batches = data.TrainBatches(
+        len(dataset),
+        batch_size=settings.batch_size // parts,
+        num_batches=steps * parts,
+        start=first * parts,
+        seed=seed,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+    )
+    return inputs.loader(run, dataset, batches)
+
+
+def _train_transform(transforms: configs.Transforms) -> data.Transform:
+    return data.train_transform(
+        size=transforms.size,
+        crop=transforms.train_crop,
+        scale=(transforms.min_scale, 1.0),
+        padding=transforms.padding,
+        hflip=transforms.flip,
+        randaugment_ops=2 if transforms.randaugment is not None else 0,
+        randaugment_magnitude=transforms.randaugment or 0,
+    )
+
+
+def _stage_seed(seed: int, name: str) -> int:
+    """Stages of one seed draw different random numbers."""
+    return int(fileio.fingerprint([seed, name]), 16) % 2**62
+
+
+def _write_ledger(path: str, records: pa.Table, failures: Failures) -> None:
+    rows = sorted(failures.reasons)
+    keys = records["key"].take(pa.array(rows, pa.int64())).to_pylist()
+    entries = [{"key": key, "reason": failures.reasons[row]} for key, row in zip(keys, rows, strict=True)]
+    fileio.write_json_lines(path, entries)
