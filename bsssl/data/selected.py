@@ -49,8 +49,11 @@ def selected_training_set(
 
 
 def _places(table: pa.Table) -> pa.Table:
-    # The paths of many millions of rows are more than the 2 GiB that one array of plain strings holds.
-    return table.select(["key", "path", "offset", "size"]).set_column(0, "path", table["path"].cast(pa.large_string()))
+    # The strings of many millions of rows are more than the 2 GiB that one array of plain strings holds.
+    roomy = pa.schema(
+        [("key", pa.large_string()), ("path", pa.large_string()), ("offset", pa.int64()), ("size", pa.int64())]
+    )
+    return table.select(roomy.names).replace_schema_metadata().cast(roomy)
 
 
 def _soft_targets(

@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as F
 from bsssl.registry import UserError
 
 Transform = Callable[[Tensor], Tensor]
-Crop = Literal["random_resized", "padded", "none"]
+Crop = Literal["random_resized", "padded", "affine", "none"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -35,6 +35,8 @@ def train_transform(
 
         crop   random_resized  a part with an area within ``scale`` and a shape within ``ratio``, resized
                padded          resized to (size, size) if it is not, padded by reflection, cropped; for small pictures
+               affine          resized likewise, then turned by up to 10 degrees, sheared by up to 5, shifted by up to
+                               5 % and scaled by up to 10 %; for signs and digits, which no flip or large crop leaves whole
                none            resized to (size, size), whatever the shape
     """
     steps: list[Transform]
@@ -46,10 +48,13 @@ def train_transform(
         if not 0 <= padding < size:
             raise UserError(f"padding={padding} must be from 0 to size - 1 = {size - 1}")
         steps = [_Resize(size), _PaddedCrop(size, padding, hflip)]
+    elif crop == "affine":
+        affine = v2.RandomAffine(10, (0.05, 0.05), (0.9, 1.1), 5, interpolation=v2.InterpolationMode.BILINEAR)
+        steps = [_Resize(size), affine, *([v2.RandomHorizontalFlip()] if hflip else [])]
     elif crop == "none":
         steps = [_Resize(size), _PaddedCrop(size, 0, hflip)] if hflip else [_Resize(size)]
     else:
-        raise UserError(f"unknown crop '{crop}'; valid: none, padded, random_resized")
+        raise UserError(f"unknown crop '{crop}'; valid: affine, none, padded, random_resized")
     if randaugment_ops:
         steps.append(v2.RandAugment(num_ops=randaugment_ops, magnitude=randaugment_magnitude))
     return _Chain(steps)

@@ -1,0 +1,85 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from bsssl.data.dataset import ImageDataset
+from bsssl.data.loader import EvalBatches, TrainBatches, make_loader, permutation
+from bsssl.data.records import concat_records, make_records
+from bsssl.data.sources import Folder
+from bsssl.data.transforms import train_transform
+from bsssl.registry import UserError
+
+
+def test_every_epoch_has_every_row_once():
+    drawn = list(itertools.chain(*TrainBatches(10, batch_size=4, num_batches=10, seed=1)))
+    assert [draw for _, draw in drawn] == list(range(40))
+    rows = [row for row, _ in drawn]
+    for epoch in range(4):
+        assert sorted(rows[10 * epoch : 10 * epoch + 10]) == list(range(10))
+    assert rows[:10] != rows[10:20]
+
+
+def test_resumes_anywhere():
+    whole = list(TrainBatches(7, batch_size=6, num_batches=20, seed=3))
+    for start in (0, 1, 5, 13, 20):
+        rest = TrainBatches(7, batch_size=6, num_batches=20, start=start, seed=3)
+        assert list(rest) == whole[start:] and len(rest) == 20 - start
+
+
+def test_ranks_share_each_batch():
+    whole = list(TrainBatches(11, batch_size=8, num_batches=5, seed=2))
+    parts = [list(TrainBatches(11, batch_size=8, num_batches=5, seed=2, rank=rank, world_size=4)) for rank in range(4)]
+    for batch, shares in zip(whole, zip(*parts, strict=True), strict=True):
+        assert batch == list(itertools.chain(*shares)) and {len(share) for share in shares} == {2}
+
+
+def test_endless():
+    batches = TrainBatches(3, batch_size=5)
+    assert len(list(itertools.islice(batches, 100))) == 100
+    with pytest.raises(TypeError):
+        len(batches)
+
+
+def test_seeds_differ():
+    assert list(TrainBatches(50, batch_size=50, num_batches=1, seed=0)) != list(
+        TrainBatches(50, batch_size=50, num_batches=1, seed=1)
+    )
+    assert permutation(1000, seed=0, epoch=0).dtype == np.uint32
+
+
+def test_refused():
+    with pytest.raises(UserError, match="training set is empty"):
+        TrainBatches(0, batch_size=4)
+    with pytest.raises(UserError, match="batch of 6 samples does not divide evenly over 4 processes"):
+        TrainBatches(10, batch_size=6, world_size=4)
+
+
+def test_eval_batches():
+    assert list(EvalBatches(7, batch_size=3)) == [[0, 1, 2], [3, 4, 5], [6]]
+    parts = [list(EvalBatches(7, batch_size=2, rank=rank, world_size=2)) for rank in range(2)]
+    assert parts == [[[0, 1], [4, 5]], [[2, 3], [6]]]
+    assert len(EvalBatches(7, batch_size=2, rank=1, world_size=2)) == 2
+    assert list(EvalBatches(0, batch_size=2)) == []
+
+
+@pytest.mark.parametrize(("workers", "context"), [(2, "fork"), (1, "spawn")])
+def test_workers_change_nothing(picture_folder, workers, context):
+    missing = make_records(key=["gone"], path=[str(picture_folder / "gone.jpg")])
+    records = concat_records([Folder(path=str(picture_folder)).records(), missing])
+    dataset = ImageDataset(
+        records, targets=np.arange(16), transform=train_transform(size=16), seed=5, hash_content=True
+    )
+
+    def load(**options):
+        batches = TrainBatches(len(dataset), batch_size=6, num_batches=8, start=2, seed=4)
+        return list(make_loader(dataset, batches, **options))
+
+    alone, together = load(workers=0), load(workers=workers, context=context)
+    assert len(alone) == len(together) == 6
+    for one, other in zip(alone, together, strict=True):
+        assert one["hash"] == other["hash"] and one["failures"] == other["failures"]
+        for name in ("input", "target", "index", "view"):
+            assert torch.equal(one[name], other[name])
+    assert sum(len(batch["failures"]) for batch in alone) >= 2
