@@ -6,6 +6,7 @@ score descending, then position ascending: exactly, ties included. A plain integ
 in for an argsort over several columns, and turning positions into global sample indices is one addition.
 """
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,9 @@ def _make_edges() -> Float32:
 
 EDGES = _make_edges()
 """Scores, descending from 1 to 0, at which every score file counts its rows; part of the format version."""
+
+SECTIONS = (64, 8, 1)
+"""Score files hold the best 1/64 of the rows of every class, then what is left of the best 1/8, then the rest."""
 
 
 def pack_scores(scores: Array) -> UInt32:
@@ -109,6 +113,26 @@ def edge_counts(*, offsets: Int64, rows: UInt64) -> UInt32:
     wanted = owners[:, None] | pack_scores(EDGES)
     ends = np.searchsorted(keys, wanted.ravel(), side="right").reshape(wanted.shape)
     return (ends - offsets[:-1, None]).astype(np.uint32)
+
+
+def section_bounds(offsets: Int64) -> Int64:
+    """Within each class, the ranks between which each of ``SECTIONS`` lies: int64 (S + 1, L)."""
+    lengths = np.diff(offsets)
+    return np.stack([np.zeros_like(lengths), *(-(-lengths // share) for share in SECTIONS)])
+
+
+def split_sections(*, offsets: Int64, rows: UInt64) -> list[UInt64]:
+    """Rows grouped by class, as one array per section, each grouped by class."""
+    bounds = section_bounds(offsets)
+    return [rows[ranges(offsets[:-1] + low, high - low)] for low, high in itertools.pairwise(bounds)]
+
+
+def join_sections(*, offsets: Int64, sections: list[UInt64]) -> UInt64:
+    """Undo ``split_sections``."""
+    rows = np.empty(int(offsets[-1]), np.uint64)
+    for section, (low, high) in zip(sections, itertools.pairwise(section_bounds(offsets)), strict=True):
+        rows[ranges(offsets[:-1] + low, high - low)] = section
+    return rows
 
 
 def ranges(starts: Int64, lengths: Int64) -> Int64:

@@ -2,14 +2,17 @@
 
 A score file is a safetensors container, complete or absent, of these arrays (little-endian):
 
-- ``offsets`` int64 (L + 1,) and ``rows`` uint64 (samples * P,): packed rows grouped by class, best first
-  (``bsssl.selection.rows``); the low word is the sample's position in the shard.
+- ``offsets`` int64 (L + 1,): class l has ``offsets[l + 1] - offsets[l]`` rows.
+- ``rows0``, ``rows1``, ... uint64: packed rows (``bsssl.selection.rows``; the low word is the sample's position in the
+  shard), grouped by class, best first. The first array has the best few of every class, the next those that follow
+  (``SECTIONS``): what a large pool's selection reads of a file lies together, in few pages of the disk.
 - ``counts`` uint32 (L, E): rows of each class at or above each of the fixed ``EDGES``. Left out where it would
   be larger than the rows it sums up (readers then count for themselves).
 - ``samples`` uint8: an Arrow IPC stream of the columns position, key, path, offset, size, by position.
 
-Its metadata is one JSON object under ``bsssl`` (safetensors keeps several entries in no fixed order, and equal scores
-make equal files): format, version, ``common``, the same in all files of one pool and teacher, and ``shard``.
+Its metadata is one text under ``bsssl`` (safetensors keeps several entries in no fixed order, and equal scores make
+equal files): a line of JSON with format, version and the facts of the shard, and a line with those that all files of
+one pool and teacher share.
 """
 
 import itertools
@@ -17,8 +20,9 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import fsspec
@@ -29,7 +33,22 @@ import safetensors.numpy
 
 from bsssl import fileio
 from bsssl.registry import UserError
-from bsssl.selection.rows import EDGES, Array, Float32, Int64, UInt32, UInt64, edge_counts, group, ungroup
+from bsssl.selection.rows import (
+    EDGES,
+    SECTIONS,
+    Array,
+    Float32,
+    Int64,
+    UInt32,
+    UInt64,
+    edge_counts,
+    group,
+    join_sections,
+    ranges,
+    section_bounds,
+    split_sections,
+    ungroup,
+)
 
 FORMAT = "bsssl scores"
 FORMAT_VERSION = 1
@@ -47,7 +66,13 @@ SAMPLES_SCHEMA = pa.schema(
 
 _METADATA_KEY = "bsssl"
 _MENDING = "delete it and run `bsssl score` again"
-_DTYPES = {"offsets": ("I64", "<i8"), "rows": ("U64", "<u8"), "counts": ("U32", "<u4"), "samples": ("U8", "u1")}
+_ROWS = tuple(f"rows{number}" for number in range(len(SECTIONS)))
+_DTYPES = {
+    "offsets": ("I64", "<i8"),
+    **dict.fromkeys(_ROWS, ("U64", "<u8")),
+    "counts": ("U32", "<u4"),
+    "samples": ("U8", "u1"),
+}
 _MAX_HEADER = 2**28
 
 
@@ -145,12 +170,13 @@ def write_scores(path: str, *, header: ScoreHeader, samples: pa.Table, classes: 
         if np.any(np.diff(table["position"].to_numpy()) == 0):
             raise ValueError(f"positions of {header.shard} must be distinct")
     offsets, rows = group(classes=classes, scores=scores, positions=positions, num_classes=len(header.class_names))
-    arrays: dict[str, Array] = {"offsets": offsets, "rows": rows, "samples": _to_ipc(table)}
+    arrays: dict[str, Array] = {"offsets": offsets, "samples": _to_ipc(table)}
+    arrays |= zip(_ROWS, split_sections(offsets=offsets, rows=rows), strict=True)
     if len(header.class_names) * len(EDGES) * 4 <= rows.nbytes:
         arrays["counts"] = edge_counts(offsets=offsets, rows=rows)
-    shard = {name: getattr(header, name) for name in _OF_SHARD}
-    metadata = {"format": FORMAT, "version": FORMAT_VERSION, "common": header.common(), "shard": shard}
-    content = safetensors.numpy.save(arrays, {_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+    own = {"format": FORMAT, "version": FORMAT_VERSION, **{name: getattr(header, name) for name in _OF_SHARD}}
+    metadata = "\n".join(json.dumps(facts, sort_keys=True) for facts in (own, header.common()))
+    content = safetensors.numpy.save(arrays, {_METADATA_KEY: metadata})
     with fileio.atomic_write(path) as file:
         file.write(content)
 
@@ -220,53 +246,58 @@ class ScoreFile:
                 raise ValueError("header too long")
             described = json.loads(file.read(length))
             size = file.seek(0, os.SEEK_END)
-        metadata = json.loads(described.pop("__metadata__")[_METADATA_KEY])
-        if metadata["format"] != FORMAT:
-            raise ValueError(metadata["format"])
-        if metadata["version"] != FORMAT_VERSION:
+        own, common = described.pop("__metadata__")[_METADATA_KEY].split("\n")
+        shard = json.loads(own)
+        if shard["format"] != FORMAT:
+            raise ValueError(shard["format"])
+        if shard["version"] != FORMAT_VERSION:
             raise UserError(
-                f"{self.path} has score format version {metadata['version']}, this program reads {FORMAT_VERSION}; "
+                f"{self.path} has score format version {shard['version']}, this program reads {FORMAT_VERSION}; "
                 f"{_MENDING}"
             )
         self._places = {name: _place(name, entry, 8 + length) for name, entry in described.items()}
-        self.common: dict[str, Any] = metadata["common"]
-        shard = metadata["shard"]
+        self.common = _parse_common(common)
         self.shard: str = shard["shard"]
         self.number: int = shard["number"]
         self.base: int = shard["base"]
         self.num_records: int = shard["num_records"]
-        self._check_shapes(len(self.header.class_names))
+        num_classes = len(self.common["class_names"])
+        self.num_rows = sum(self._places[name][0][0] for name in _ROWS)
+        """Samples times P."""
+        shapes = {"offsets": (num_classes + 1,), "counts": (num_classes, len(EDGES)), "samples": None}
+        for name in shapes.keys() - self._places.keys() - {"counts"}:
+            raise KeyError(name)
+        if any(shapes.get(name) not in (None, place[0]) for name, place in self._places.items()):
+            raise ValueError("shapes")
         return size
-
-    def _check_shapes(self, num_classes: int) -> None:
-        expected = {"offsets": (num_classes + 1,), "counts": (num_classes, len(EDGES))}
-        for name in ("offsets", "rows", "samples"):
-            self._places[name]
-        for name, shape in expected.items():
-            if name in self._places and self._places[name][0] != shape:
-                raise ValueError(name)
 
     @property
     def header(self) -> ScoreHeader:
         """All of the header."""
-        common = {**self.common, "class_names": tuple(self.common["class_names"])}
-        return ScoreHeader(**common, shard=self.shard, number=self.number, base=self.base, num_records=self.num_records)
-
-    @property
-    def num_rows(self) -> int:
-        """Samples times P."""
-        return self._places["rows"][0][0]
+        return ScoreHeader(
+            **self.common, shard=self.shard, number=self.number, base=self.base, num_records=self.num_records
+        )
 
     def offsets(self) -> Int64:
-        """Where each class begins in ``rows``: int64 (L + 1,). UserError when they do not fit the rows."""
+        """Where each class begins in ``rows()``: int64 (L + 1,). UserError when they do not fit the rows."""
         offsets: Int64 = self._array("offsets")
         if offsets[0] != 0 or offsets[-1] != self.num_rows or np.any(offsets[1:] < offsets[:-1]):
             raise UserError(f"{self.path} is damaged (class offsets); {_MENDING}")
         return offsets
 
     def rows(self) -> UInt64:
-        """Packed rows grouped by class: uint64 (samples * P,)."""
-        return self._array("rows")
+        """All packed rows, grouped by class, best first: uint64 (samples * P,)."""
+        return join_sections(offsets=self.offsets(), sections=[self._array(name) for name in _ROWS])
+
+    def best_rows(self, lengths: Int64) -> Iterator[tuple[Int64, UInt64]]:
+        """The first ``lengths[l]`` rows of every class l, in blocks: rows per class (L,), then these, by class."""
+        bounds = section_bounds(self.offsets())
+        for name, (low, high) in zip(_ROWS, itertools.pairwise(bounds), strict=True):
+            wanted = np.clip(lengths - low, 0, high - low)
+            if not wanted.any():
+                continue
+            ends = np.cumsum(high - low)
+            yield wanted, self._array(name)[ranges(ends - (high - low), wanted)]
 
     def counts(self) -> UInt32:
         """Rows of each class at or above each of ``EDGES``: uint32 (L, E), growing along E."""
@@ -293,6 +324,15 @@ class ScoreFile:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             flat = np.frombuffer(mapped, _DTYPES[name][1], math.prod(shape), start)
         return flat.reshape(shape)
+
+
+@lru_cache(maxsize=4)
+def _parse_common(text: str) -> dict[str, Any]:
+    """``ScoreHeader.common()``: parsed, checked and kept once, however many shards there are. Not to be changed."""
+    common = json.loads(text)
+    common["class_names"] = tuple(common["class_names"])
+    ScoreHeader(**common, shard="", number=0, base=0, num_records=0)
+    return dict(common)
 
 
 def _place(name: str, entry: dict[str, Any], origin: int) -> tuple[tuple[int, ...], int, int]:
@@ -337,9 +377,8 @@ def open_scores(paths: Sequence[str]) -> list[ScoreFile]:
     files: list[ScoreFile] = []
     for path in paths:
         file = ScoreFile(path)
-        if files and file.common != files[0].common:
+        if files and file.common is not files[0].common and file.common != files[0].common:
             raise UserError(_difference(files[0], file))
-        file.common = files[0].common if files else file.common  # one copy, however many shards
         files.append(file)
     files.sort(key=lambda file: file.number)
     _check_complete(files)

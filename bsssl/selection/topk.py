@@ -94,29 +94,29 @@ def _balanced(reader: _Reader, *, top_k: int, seed: int) -> Chosen:
     edge = _first_edge(totals, top_k)
     everyone = np.arange(reader.num_classes)
 
-    def prefixes(file: ScoreFile) -> tuple[Int64, UInt64]:
-        lengths = np.minimum(file.counts()[everyone, edge], top_k).astype(np.int64)
-        return lengths, _prefix_rows(file, lengths)
+    def candidates(file: ScoreFile) -> list[tuple[Int64, UInt64]]:
+        return _best_rows(file, np.minimum(file.counts()[everyone, edge], top_k).astype(np.int64))
 
-    best = _Best(keep=top_k, expected=totals[everyone, edge])
-    for lengths, keys in reader.map(prefixes, title="selecting"):
-        best.add(lengths, keys)
+    best = _Best(keep=top_k, expected=totals[everyone, edge].astype(np.int64))
+    for blocks in reader.map(candidates, title="selecting"):
+        for lengths, keys in blocks:
+            best.add(lengths, keys)
     per_class, keys, _ = reader.sort(best)
     return per_class, positions_of(keys), scores_of(keys)
 
 
 def _unbalanced(reader: _Reader, *, top_k: int, seed: int) -> Chosen:
     wanted = top_k * reader.num_classes
-    totals = _total_counts(reader).sum(axis=0, keepdims=True)
+    totals = _total_counts(reader).sum(axis=0, keepdims=True, dtype=np.int64)
     edge = int(_first_edge(totals, wanted)[0])
 
-    def prefixes(file: ScoreFile) -> tuple[UInt64, Array]:
-        lengths = np.minimum(file.counts()[:, edge], wanted).astype(np.int64)
-        return _prefix_rows(file, lengths), np.repeat(np.arange(reader.num_classes, dtype=np.uint32), lengths)
+    def candidates(file: ScoreFile) -> list[tuple[Int64, UInt64]]:
+        return _best_rows(file, np.minimum(file.counts()[:, edge], wanted).astype(np.int64))
 
     best = _Best(keep=wanted, expected=totals[:, edge], payload=True)
-    for keys, owners in reader.map(prefixes, title="selecting"):
-        best.add(np.array([len(keys)]), keys, owners)
+    for blocks in reader.map(candidates, title="selecting"):
+        for lengths, keys in blocks:
+            best.add(np.array([len(keys)]), keys, np.repeat(np.arange(reader.num_classes, dtype=np.uint32), lengths))
     _, keys, kept = reader.sort(best)
     assert kept is not None
     order = np.argsort(kept, kind="stable")
@@ -140,24 +140,22 @@ def _random(reader: _Reader, *, top_k: int, seed: int) -> Chosen:
     return per_class, positions_of(keys), bits.view(np.float32)
 
 
-def _total_counts(reader: _Reader) -> Int64:
-    """Rows of the pool per class at or above each edge: int64 (L, E)."""
-    totals = np.zeros((reader.num_classes, len(EDGES)), np.int64)
+def _total_counts(reader: _Reader) -> UInt32:
+    """Rows of the pool per class at or above each edge: uint32 (L, E), enough for any pool, as sample indices are."""
+    totals = np.zeros((reader.num_classes, len(EDGES)), np.uint32)
     for counts in reader.map(ScoreFile.counts, title="counting"):
         totals += counts
     return totals
 
 
-def _first_edge(totals: Int64, wanted: int) -> Int64:
+def _first_edge(totals: Array, wanted: int) -> Int64:
     """Per class, the index of the highest edge with at least ``wanted`` rows; the last where there are fewer in all."""
     return np.minimum((totals < wanted).sum(axis=1), totals.shape[1] - 1)
 
 
-def _prefix_rows(file: ScoreFile, lengths: Int64) -> UInt64:
-    """The first ``lengths[l]`` rows of every class l, with global sample indices."""
-    rows = file.rows()[ranges(file.offsets()[:-1], lengths)]
-    rows += np.uint64(file.base)
-    return rows
+def _best_rows(file: ScoreFile, lengths: Int64) -> list[tuple[Int64, UInt64]]:
+    """The first ``lengths[l]`` rows of every class l as in ``ScoreFile.best_rows``, with global sample indices."""
+    return [(wanted, rows + np.uint64(file.base)) for wanted, rows in file.best_rows(lengths)]
 
 
 def _hash(seed: int, owners: UInt64, samples: UInt64) -> UInt64:

@@ -1,7 +1,19 @@
 import numpy as np
 import pytest
 
-from bsssl.selection.rows import EDGES, edge_counts, group, pack_scores, positions_of, ranges, scores_of, ungroup
+from bsssl.selection.rows import (
+    EDGES,
+    edge_counts,
+    group,
+    join_sections,
+    pack_scores,
+    positions_of,
+    ranges,
+    scores_of,
+    section_bounds,
+    split_sections,
+    ungroup,
+)
 from tests.selection.pools import make_pool, pairs
 
 TRICKY = np.array(
@@ -65,6 +77,18 @@ def test_edge_counts_against_counting(seed: int) -> None:
     for label in range(pool.num_classes):
         own = np.array([score for owner, score, _ in pairs(pool) if owner == label])
         assert counts[label].tolist() == [int((own >= edge).sum()) for edge in EDGES]
+
+
+@pytest.mark.parametrize("records", [0, 1, 5, 1000])
+def test_sections_hold_the_best_first_and_join_again(records: int) -> None:
+    pool = make_pool(records, records=records)
+    offsets, rows = group(classes=pool.classes, scores=pool.scores, positions=pool.index, num_classes=pool.num_classes)
+    sections = split_sections(offsets=offsets, rows=rows)
+    assert np.array_equal(join_sections(offsets=offsets, sections=sections), rows)
+    sizes = np.diff(offsets)
+    assert len(sections[0]) == sum(-(-size // 64) for size in sizes.tolist())
+    assert sections[0][:1].tolist() == rows[:1].tolist()
+    assert section_bounds(offsets)[-1].tolist() == sizes.tolist()
 
 
 def test_ranges() -> None:
