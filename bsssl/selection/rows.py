@@ -106,19 +106,19 @@ def _sort(major: Array, inverted: Array, minor: Array) -> tuple[UInt64, UInt64, 
 
 
 def edge_counts(*, offsets: Int64, rows: UInt64) -> UInt32:
-    """How many rows of each class score at least each of ``EDGES``: uint32 (L, E), growing along E."""
+    """How many rows of each class score at least each of ``EDGES``: uint32 (E, L), growing along E."""
     owners = np.arange(len(offsets) - 1, dtype=np.uint64) << np.uint64(_SCORE_BITS)
     keys = rows >> np.uint64(32)
     keys |= np.repeat(owners, np.diff(offsets))
     wanted = owners[:, None] | pack_scores(EDGES)
     ends = np.searchsorted(keys, wanted.ravel(), side="right").reshape(wanted.shape)
-    return (ends - offsets[:-1, None]).astype(np.uint32)
+    return np.ascontiguousarray((ends - offsets[:-1, None]).T, dtype=np.uint32)
 
 
 def section_bounds(offsets: Int64) -> Int64:
     """Within each class, the ranks between which each of ``SECTIONS`` lies: int64 (S + 1, L)."""
     lengths = np.diff(offsets)
-    return np.stack([np.zeros_like(lengths), *(-(-lengths // share) for share in SECTIONS)])
+    return np.stack([np.zeros_like(lengths), *((lengths + (share - 1)) // share for share in SECTIONS)])
 
 
 def split_sections(*, offsets: Int64, rows: UInt64) -> list[UInt64]:

@@ -6,7 +6,7 @@ A score file is a safetensors container, complete or absent, of these arrays (li
 - ``rows0``, ``rows1``, ... uint64: packed rows (``bsssl.selection.rows``; the low word is the sample's position in the
   shard), grouped by class, best first. The first array has the best few of every class, the next those that follow
   (``SECTIONS``): what a large pool's selection reads of a file lies together, in few pages of the disk.
-- ``counts`` uint32 (L, E): rows of each class at or above each of the fixed ``EDGES``. Left out where it would
+- ``counts`` uint32 (E, L): rows of each class at or above each of the fixed ``EDGES``. Left out where it would
   be larger than the rows it sums up (readers then count for themselves).
 - ``samples`` uint8: an Arrow IPC stream of the columns position, key, path, offset, size, by position.
 
@@ -264,7 +264,7 @@ class ScoreFile:
         num_classes = len(self.common["class_names"])
         self.num_rows = sum(self._places[name][0][0] for name in _ROWS)
         """Samples times P."""
-        shapes = {"offsets": (num_classes + 1,), "counts": (num_classes, len(EDGES)), "samples": None}
+        shapes = {"offsets": (num_classes + 1,), "counts": (len(EDGES), num_classes), "samples": None}
         for name in shapes.keys() - self._places.keys() - {"counts"}:
             raise KeyError(name)
         if any(shapes.get(name) not in (None, place[0]) for name, place in self._places.items()):
@@ -300,7 +300,7 @@ class ScoreFile:
             yield wanted, self._array(name)[ranges(ends - (high - low), wanted)]
 
     def counts(self) -> UInt32:
-        """Rows of each class at or above each of ``EDGES``: uint32 (L, E), growing along E."""
+        """Rows of each class at or above each of ``EDGES``: uint32 (E, L), growing along E."""
         if "counts" in self._places:
             return self._array("counts")
         return edge_counts(offsets=self.offsets(), rows=self.rows())

@@ -95,9 +95,9 @@ def _balanced(reader: _Reader, *, top_k: int, seed: int) -> Chosen:
     everyone = np.arange(reader.num_classes)
 
     def candidates(file: ScoreFile) -> list[tuple[Int64, UInt64]]:
-        return _best_rows(file, np.minimum(file.counts()[everyone, edge], top_k).astype(np.int64))
+        return _best_rows(file, np.minimum(file.counts()[edge, everyone], top_k).astype(np.int64))
 
-    best = _Best(keep=top_k, expected=totals[everyone, edge].astype(np.int64))
+    best = _Best(keep=top_k, expected=totals[edge, everyone].astype(np.int64))
     for blocks in reader.map(candidates, title="selecting"):
         for lengths, keys in blocks:
             best.add(lengths, keys)
@@ -107,13 +107,13 @@ def _balanced(reader: _Reader, *, top_k: int, seed: int) -> Chosen:
 
 def _unbalanced(reader: _Reader, *, top_k: int, seed: int) -> Chosen:
     wanted = top_k * reader.num_classes
-    totals = _total_counts(reader).sum(axis=0, keepdims=True, dtype=np.int64)
+    totals = _total_counts(reader).sum(axis=1, keepdims=True, dtype=np.int64)
     edge = int(_first_edge(totals, wanted)[0])
 
     def candidates(file: ScoreFile) -> list[tuple[Int64, UInt64]]:
-        return _best_rows(file, np.minimum(file.counts()[:, edge], wanted).astype(np.int64))
+        return _best_rows(file, np.minimum(file.counts()[edge], wanted).astype(np.int64))
 
-    best = _Best(keep=wanted, expected=totals[:, edge], payload=True)
+    best = _Best(keep=wanted, expected=totals[edge], payload=True)
     for blocks in reader.map(candidates, title="selecting"):
         for lengths, keys in blocks:
             best.add(np.array([len(keys)]), keys, np.repeat(np.arange(reader.num_classes, dtype=np.uint32), lengths))
@@ -141,8 +141,8 @@ def _random(reader: _Reader, *, top_k: int, seed: int) -> Chosen:
 
 
 def _total_counts(reader: _Reader) -> UInt32:
-    """Rows of the pool per class at or above each edge: uint32 (L, E), enough for any pool, as sample indices are."""
-    totals = np.zeros((reader.num_classes, len(EDGES)), np.uint32)
+    """Rows of the pool per class at or above each edge: uint32 (E, L), enough for any pool, as sample indices are."""
+    totals = np.zeros((len(EDGES), reader.num_classes), np.uint32)
     for counts in reader.map(ScoreFile.counts, title="counting"):
         totals += counts
     return totals
@@ -150,7 +150,7 @@ def _total_counts(reader: _Reader) -> UInt32:
 
 def _first_edge(totals: Array, wanted: int) -> Int64:
     """Per class, the index of the highest edge with at least ``wanted`` rows; the last where there are fewer in all."""
-    return np.minimum((totals < wanted).sum(axis=1), totals.shape[1] - 1)
+    return np.minimum((totals < wanted).sum(axis=0), len(totals) - 1)
 
 
 def _best_rows(file: ScoreFile, lengths: Int64) -> list[tuple[Int64, UInt64]]:

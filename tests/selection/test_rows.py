@@ -76,7 +76,7 @@ def test_edge_counts_against_counting(seed: int) -> None:
     counts = edge_counts(offsets=offsets, rows=rows)
     for label in range(pool.num_classes):
         own = np.array([score for owner, score, _ in pairs(pool) if owner == label])
-        assert counts[label].tolist() == [int((own >= edge).sum()) for edge in EDGES]
+        assert counts[:, label].tolist() == [int((own >= edge).sum()) for edge in EDGES]
 
 
 @pytest.mark.parametrize("records", [0, 1, 5, 1000])
