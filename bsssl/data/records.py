@@ -124,6 +124,8 @@ def read_bytes(path: str, *, offset: int = 0, size: int = -1) -> bytes:
         data = _read_local(path, offset, size)
     if size >= 0 and len(data) < size:
         raise OSError(f"{path} is cut short: {len(data)} of {size} bytes at offset {offset}")
+    if size >= 0 and len(data) > size:
+        raise OSError(f"{path}: the server does not serve ranges of bytes; copy the file to where they can be read")
     return data
 
 
@@ -167,8 +169,8 @@ def remote_filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system of a URL (fsspec keeps one per process) and the path inside it."""
     try:
         filesystem, inner = fsspec.core.url_to_fs(path)
-    except ImportError as error:
-        raise UserError(f"cannot read {path}: {error}") from None
+    except ImportError as error:  # "Install s3fs to access S3", and the like
+        raise UserError(f"cannot read {path}: {error} (pip install in the same environment)") from None
     except ValueError as error:
         raise UserError(f"cannot read {path}: {error}; check the part before ://") from None
     return filesystem, inner

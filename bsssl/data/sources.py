@@ -35,6 +35,9 @@ _BATCH_ROWS = 65_536  # records in memory at once while a source is streamed
 class Source(ABC):
     """An ordered set of records. Streaming it twice gives the same records as long as the files are the same."""
 
+    makes_files = False
+    """whether the files at its path are of its own making: they then say nothing about the data"""
+
     @abstractmethod
     def batches(self) -> Iterator[pa.Table]:
         """The records in order, in tables of bounded size, so that memory does not grow with the source."""
@@ -53,7 +56,7 @@ class Folder(Source):
     """
 
     def __init__(self, *, path: str, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> None:
-        self.path = path if fileio.is_remote(path) else os.path.abspath(path)
+        self.path = _absolute(path)
         self._endings = _endings(extensions)
 
     def batches(self) -> Iterator[pa.Table]:
@@ -96,7 +99,7 @@ class Manifest(Source):
         label_column: str = "label",
         tags_column: str = "tags",
     ) -> None:
-        self.path = path if fileio.is_remote(path) else os.path.abspath(path)
+        self.path = _absolute(path)
         self._root = os.path.dirname(self.path) if root is None else root
         self._columns = {"path": path_column, "label": label_column, "tags": tags_column}
 
@@ -166,7 +169,7 @@ class Tars(Source):
     """
 
     def __init__(self, *, path: str, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> None:
-        self.path = path
+        self.path = _absolute(path)
         self._endings = _endings(extensions)
 
     def tars(self) -> list[str]:
@@ -174,7 +177,7 @@ class Tars(Source):
         found = []
         for pattern in _expand_braces(self.path):
             matches = fileio.glob(pattern) if re.search(r"[*?\[]", pattern) else [pattern]
-            found += [match if fileio.is_remote(match) else os.path.abspath(match) for match in matches]
+            found += matches
         if not found:
             raise UserError(f"no tar matches {self.path}; check the pattern")
         return found
@@ -198,6 +201,8 @@ class Digits(Source):
 
     ``split`` is ``train`` (1,297 items) or ``test`` (500, stratified, the same ones always).
     """
+
+    makes_files = True
 
     def __init__(self, *, path: str, split: str) -> None:
         if split not in ("train", "test"):
@@ -236,6 +241,14 @@ def _write_digits(folder: str) -> None:
                 member.size = png.tell()
                 png.seek(0)
                 tar.addfile(member, png)
+
+
+def _absolute(path: str) -> str:
+    """The absolute path; of a URL itself, once it is sure that its protocol can be read."""
+    if not fileio.is_remote(path):
+        return os.path.abspath(path)
+    remote_filesystem(path)
+    return path
 
 
 def _endings(extensions: Sequence[str]) -> tuple[str, ...]:

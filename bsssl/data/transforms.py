@@ -36,7 +36,7 @@ def train_transform(
         crop   random_resized  a part with an area within ``scale`` and a shape within ``ratio``, resized
                padded          resized to (size, size) if it is not, padded by reflection, cropped; for small pictures
                affine          resized likewise, then turned by up to 10 degrees, sheared by up to 5, shifted by up to
-                               5 % and scaled by up to 10 %; for signs and digits, which no flip or large crop leaves whole
+                               5 % and scaled by up to 10 %; for signs and digits
                none            resized to (size, size), whatever the shape
     """
     steps: list[Transform]
@@ -49,8 +49,7 @@ def train_transform(
             raise UserError(f"padding={padding} must be from 0 to size - 1 = {size - 1}")
         steps = [_Resize(size), _PaddedCrop(size, padding, hflip)]
     elif crop == "affine":
-        affine = v2.RandomAffine(10, (0.05, 0.05), (0.9, 1.1), 5, interpolation=v2.InterpolationMode.BILINEAR)
-        steps = [_Resize(size), affine, *([v2.RandomHorizontalFlip()] if hflip else [])]
+        steps = [_Resize(size), _affine, *([v2.RandomHorizontalFlip()] if hflip else [])]
     elif crop == "none":
         steps = [_Resize(size), _PaddedCrop(size, 0, hflip)] if hflip else [_Resize(size)]
     else:
@@ -127,6 +126,20 @@ class _CentreCrop:
         if image.shape[-2:] == (self._size, self._size):
             return image
         return F.center_crop(image, [self._size, self._size])
+
+
+def _affine(image: Tensor) -> Tensor:
+    """``v2.RandomAffine`` but for shifts of a part of a pixel, which it rounds to whole ones."""
+    angle, shift_x, shift_y, scale, shear = (2 * torch.rand(5) - 1).tolist()
+    side = 0.05 * image.shape[-1]
+    return F.affine(
+        image,
+        angle=10 * angle,
+        translate=[side * shift_x, side * shift_y],
+        scale=1 + 0.1 * scale,
+        shear=[5 * shear, 0.0],
+        interpolation=F.InterpolationMode.BILINEAR,
+    )
 
 
 class _PaddedCrop:

@@ -92,6 +92,13 @@ def test_read_remote_ranges(memory):
         read_bytes("nosuch://folder/file")
 
 
+def test_server_that_ignores_ranges(memory, monkeypatch):
+    memory.pipe("/folder/file", b"0123456789")
+    monkeypatch.setattr(type(memory), "cat_file", lambda *_, **__: b"0123456789")
+    with pytest.raises(OSError, match="does not serve ranges"):
+        read_bytes("memory://folder/file", offset=2, size=3)
+
+
 def test_few_files_stay_open(tmp_path):
     for number in range(200):
         (tmp_path / f"{number}").write_bytes(b"content")

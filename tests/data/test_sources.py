@@ -155,6 +155,12 @@ def test_tars_refused(tmp_path):
         Tars(path=str(tmp_path / "x-{01..02}.tar")).records()
 
 
+@pytest.mark.parametrize("factory", [Folder, Manifest, Tars])
+def test_protocol_that_cannot_be_read(factory):
+    with pytest.raises(UserError, match="cannot read nosuch://bucket/x"):
+        factory(path="nosuch://bucket/x")
+
+
 def test_digits(tmp_path):
     train = Digits(path=str(tmp_path), split="train").records()
     stamp = os.stat(tmp_path / "digits-train.tar").st_mtime_ns

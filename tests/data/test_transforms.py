@@ -11,7 +11,7 @@ def _image(height, width):
     return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("crop", ["random_resized", "padded", "none"])
+@pytest.mark.parametrize("crop", ["random_resized", "padded", "affine", "none"])
 @pytest.mark.parametrize("shape", [(32, 32), (50, 40), (20, 90)])
 @pytest.mark.parametrize("randaugment_ops", [0, 2])
 def test_train_transform(crop, shape, randaugment_ops):
@@ -66,7 +66,7 @@ def test_refused():
         transforms.test_transform(size=64, resize=32)
     with pytest.raises(UserError, match="padding=8 must be from 0"):
         train_transform(size=8, crop="padded", padding=8)
-    with pytest.raises(UserError, match="unknown crop 'centre'; valid: none"):
+    with pytest.raises(UserError, match="unknown crop 'centre'; valid: affine, none"):
         train_transform(size=8, crop="centre")
 
 
