@@ -78,8 +78,9 @@ class Transforms(Section):
     test_resize: int | None = Field(None, ge=1)
     """short side before the centre crop when scoring and testing, pixels; default: size / 0.875 with
     random_resized, else the whole picture becomes the square"""
-    train_crop: Literal["random_resized", "padded", "none"] = "random_resized"
-    """random_resized for photographs; padded (shift by up to `padding`) for small images; none"""
+    train_crop: Literal["random_resized", "padded", "affine", "none"] = "random_resized"
+    """random_resized for photographs; padded (shift by up to `padding`) for small ones; affine (turn, shear, shift and
+    scale a little) for signs and digits; none"""
     min_scale: float = Field(0.08, gt=0, le=1)
     """smallest share of the picture that random_resized keeps"""
     padding: int = Field(4, ge=1)

@@ -18,10 +18,11 @@ from typing import Any
 
 import yaml
 
+from bsssl import data as data  # registers the datasets
 from bsssl import distributed, fileio, log
 from bsssl.config import TRAIN_STAGES, Config
 from bsssl.log import logger
-from bsssl.registry import UserError
+from bsssl.registry import DATASETS, UserError
 
 DONE = "done.json"
 COMMANDS = {"score": "score_pool.py", "select": "select_samples.py", "evaluate": "test_net.py", "train": "train_net.py"}
@@ -90,7 +91,7 @@ def _data_settings(config: Config, seed: int) -> dict[str, Any]:
     sources = [data.train, data.test, *data.pool]
     settings = data.model_dump(include={"train", "test", "pool", "num_classes", "labels_per_class", "rest_in_pool"})
     settings |= {"shard_size": data.shard_size, "pool_overlap": data.pool_overlap}
-    settings |= {"files": [fileio.state(source.path) for source in sources]}
+    settings |= {"files": [fileio.state(s.path) for s in sources if not DATASETS.get(s.dataset).makes_files]}
     return settings | ({"seed": seed} if data.labels_per_class else {})
 
 
