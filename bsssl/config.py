@@ -310,6 +310,15 @@ def load_config(path: str, overrides: list[str]) -> Config:
         raise UserError(f"{path}: " + f"\n{path}: ".join(problems)) from None
 
 
+def check_warmup(section: str, settings: Train, *, steps: int, warmup_steps: int) -> None:
+    """UserError when the warm-up of the stage set by ``section`` is longer than the stage, both in optimiser steps."""
+    if warmup_steps > steps > 0:
+        raise UserError(
+            f"{section}.warmup ({settings.warmup}, {warmup_steps} steps) is longer than {section}.length "
+            f"({settings.length}, {steps} steps); shorten it"
+        )
+
+
 def options() -> Iterator[tuple[str, str, str, str]]:
     """Every key of the config: (path, type, default, what it means)."""
     yield from _options(Config, "")

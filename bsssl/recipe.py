@@ -87,12 +87,11 @@ def _trained(config: Config, seed: int, section: str, suffix: str = "", sources:
 
 
 def _data_settings(config: Config, seed: int) -> dict[str, Any]:
-    data = config.data
-    sources = [data.train, data.test, *data.pool]
-    settings = data.model_dump(include={"train", "test", "pool", "num_classes", "labels_per_class", "rest_in_pool"})
-    settings |= {"shard_size": data.shard_size, "pool_overlap": data.pool_overlap}
+    sources = [config.data.train, config.data.test, *config.data.pool]
+    names = {"train", "test", "pool", "num_classes", "labels_per_class", "rest_in_pool", "shard_size", "pool_overlap"}
+    settings = config.data.model_dump(include=names)
     settings |= {"files": [fileio.state(s.path) for s in sources if not DATASETS.get(s.dataset).makes_files]}
-    return settings | ({"seed": seed} if data.labels_per_class else {})
+    return settings | ({"seed": seed} if config.data.labels_per_class else {})
 
 
 def _input_settings(config: Config) -> dict[str, Any]:

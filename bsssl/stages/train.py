@@ -16,7 +16,6 @@ from bsssl.models.released import load_released
 from bsssl.models.weights import load_weights, read_checkpoint
 from bsssl.optim import build_optimizer, build_schedule
 from bsssl.recipe import Run, Stage
-from bsssl.registry import UserError
 from bsssl.stages import inputs
 
 
@@ -28,11 +27,7 @@ def train_stage(run: Run, stage: Stage) -> dict[str, Any]:
     steps, warmup_steps = (
         length.steps(batch_size=settings.batch_size, rows=len(records)) for length in (settings.length, settings.warmup)
     )
-    if warmup_steps > steps > 0:
-        raise UserError(
-            f"{stage.section}.warmup ({settings.warmup}, {warmup_steps} steps) is longer than {stage.section}.length "
-            f"({settings.length}, {steps} steps); shorten it"
-        )
+    configs.check_warmup(stage.section, settings, steps=steps, warmup_steps=warmup_steps)
     compute = inputs.make_compute(run.config.system)
     model = compute.place_model(initial_model(run, stage, classes))
     seed = _stage_seed(run.seed, stage.name)

@@ -1,0 +1,121 @@
+"""What a recipe would do, before it does it: ``--plan``."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from bsssl import config as configs
+from bsssl.distributed import world_size
+from bsssl.models import profile
+from bsssl.recipe import Run, Stage
+from bsssl.registry import UserError
+from bsssl.stages.prepare import pool_sources, split
+
+
+def plan(config: configs.Config, *, config_path: str, wanted: Callable[[str], bool]) -> str:
+    """The networks with their exact costs, then every stage with its sizes and whether it is done, as text.
+
+    Data that is not there yet does not hinder the plan when the config says ``data.num_classes``; what depends on its
+    size is then shown as unknown.
+    """
+    runs = [Run(config, seed=config.seed + number, config_path=config_path) for number in range(config.seeds)]
+    sizes, remark = _sizes(runs[0])
+    classes = sizes.get("classes", config.data.num_classes)
+    lines = [f"{config_path} -> {config.output_dir}, seeds {', '.join(str(run.seed) for run in runs)}", ""]
+    lines += [*_aligned([("network", "name", "parameters", "multiply-adds"), *_networks(config, classes)]), ""]
+    header = ("stage", "rows", "batch", "steps", "samples processed", "highest rate", "state")
+    names = [name for name in runs[0].stages if wanted(name)]
+    rows = [(*_row(runs[0], name, sizes), _state(runs, name)) for name in names]
+    return "\n".join([*lines, *_aligned([header, *rows]), *(["", remark] if remark else [])])
+
+
+def _networks(config: configs.Config, classes: int | None) -> Iterable[tuple[str, ...]]:
+    side = config.data.transforms.size
+    for role in ("teacher", "student"):
+        model: configs.Model = getattr(config.models, role)
+        if classes is None:
+            yield role, model.name, "unknown", "unknown (set data.num_classes)"
+            continue
+        cost = profile(model.name, num_classes=classes, input_shape=(3, side, side), **model.options)
+        yield role, model.name, f"{cost.parameters:,}", f"{cost.multiply_adds:,} at {side}x{side}"
+
+
+def _sizes(run: Run) -> tuple[dict[str, int], str]:
+    """How many items there are: from the data stage's result, else by looking; and a remark when that fails."""
+    if run.pending("data") is None:
+        return run.result("data"), ""
+    settings = run.config.data
+    try:
+        labeled, rest, test, classes = split(settings, seed=run.seed)
+        pool = sum(len(records) for source in pool_sources(settings, None) for records in source.batches())
+    except (UserError, OSError) as error:
+        return {}, f"sizes are unknown until the data is there: {error}"
+    pool += len(rest) if settings.rest_in_pool else 0
+    return {"labeled": len(labeled), "rest": len(rest), "test": len(test), "pool": pool, "classes": len(classes)}, ""
+
+
+def _row(run: Run, name: str, sizes: dict[str, int]) -> tuple[str, ...]:
+    stage, config = run.stages[name], run.config
+    if stage.kind == "train":
+        return _training_row(run, stage, sizes)
+    rows: int | None = sizes.get("test")
+    if stage.kind == "score":
+        rows = sizes.get("pool")
+        return name, _number(rows), str(config.score.batch_size), "", _number(rows), ""
+    if stage.kind == "select":
+        return name, _selected(run, name, sizes), "", "", "", ""
+    if stage.kind == "data":
+        rows = sizes["labeled"] + sizes["test"] + sizes["pool"] if sizes else None
+    return name, _number(rows), "", "", "", ""
+
+
+def _training_row(run: Run, stage: Stage, sizes: dict[str, int]) -> tuple[str, ...]:
+    settings: configs.Train = getattr(run.config, stage.section)
+    shown = _number(sizes.get("labeled"))
+    rows = sizes.get("labeled")
+    if stage.section == "ceiling" and sizes:
+        rows = sizes["labeled"] + sizes["rest"]
+        shown = _number(rows)
+    if stage.section == "pretrain":
+        selected = next(need for need in stage.needs if need.startswith("select"))
+        shown = _selected(run, selected, sizes)
+        rows = run.result(selected)["pairs"] if run.pending(selected) is None else None
+    rate = settings.base_lr * settings.batch_size / 256
+    if settings.length.unit == "epochs" and rows is None:
+        return stage.name, shown, str(settings.batch_size), str(settings.length), "unknown", f"{rate:g}"
+    steps = settings.length.steps(batch_size=settings.batch_size, rows=rows or 0)
+    _check_warmup(stage.section, settings, steps, rows)
+    processes = f" over {world_size()} processes" if world_size() > 1 else ""
+    batch = f"{settings.batch_size}{processes}"
+    return stage.name, shown, batch, f"{steps:,}", f"{steps * settings.batch_size:,}", f"{rate:g}"
+
+
+def _check_warmup(section: str, settings: configs.Train, steps: int, rows: int | None) -> None:
+    if rows is None and settings.warmup.unit == "epochs":
+        return
+    warmup = settings.warmup.steps(batch_size=settings.batch_size, rows=rows or 0)
+    configs.check_warmup(section, settings, steps=steps, warmup_steps=warmup)
+
+
+def _selected(run: Run, name: str, sizes: dict[str, int]) -> str:
+    if run.pending(name) is None:
+        return f"{run.result(name)['pairs']:,}"
+    classes = sizes.get("classes", run.config.data.num_classes)
+    return "unknown" if classes is None else f"at most {classes * run.config.select.top_k:,}"
+
+
+def _state(runs: list[Run], name: str) -> str:
+    reasons = {run.seed: run.pending(name) for run in runs}
+    waiting = {seed: reason for seed, reason in reasons.items() if reason is not None}
+    if not waiting:
+        return "done"
+    reason = next(iter(waiting.values()))
+    return f"to do ({reason})" if len(runs) == 1 else f"to do for {len(waiting)} of {len(runs)} seeds ({reason})"
+
+
+def _number(value: int | None) -> str:
+    return "unknown" if value is None else f"{value:,}"
+
+
+def _aligned(rows: list[Any]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
