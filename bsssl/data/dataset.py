@@ -1,11 +1,13 @@
 """The dataset that every image stage reads: records in, samples or failures out; and how samples become a batch."""
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
@@ -15,7 +17,9 @@ from bsssl.data.records import read_bytes
 from bsssl.data.transforms import Transform
 
 HASH_BYTES = 16
+Item = int | tuple[int, int]  # a row, or (row, draw)
 _SEEDS = 2**63
+_REMOTE_READS = 32  # at a time in each worker: nearly all of a remote read is waiting
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ class ImageDataset(Dataset[dict[str, Any] | Failure]):
         # One chunk per column where it fits: looking a row up takes longer the more chunks there are.
         records = records.select(["path", "offset", "size"]).combine_chunks()
         self._path, self._offset, self._size = records.columns
+        self._remote = bool(pc.any(pc.match_substring(self._path, "://")).as_py())
         self._targets = targets
         self._transform = transform
         self._seed = seed
@@ -93,20 +98,38 @@ class ImageDataset(Dataset[dict[str, Any] | Failure]):
     def __len__(self) -> int:
         return len(self._path)
 
-    def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any] | Failure:
+    def __getitem__(self, item: Item) -> dict[str, Any] | Failure:
         """The sample of a row, or of (row, draw)."""
+        return self._sample(item, self._read(item))
+
+    def __getitems__(self, items: list[Item]) -> list[dict[str, Any] | Failure]:
+        """The samples of a batch, for which the loader asks; remote files are fetched many at a time."""
+        if not self._remote:
+            return [self[item] for item in items]
+        with ThreadPoolExecutor(_REMOTE_READS) as threads:
+            return [self._sample(item, data) for item, data in zip(items, threads.map(self._read, items), strict=True)]
+
+    def _place(self, row: int) -> tuple[str, int, int]:
+        return self._path[row].as_py(), self._offset[row].as_py(), self._size[row].as_py()
+
+    def _read(self, item: Item) -> bytes | OSError:
+        path, offset, size = self._place(item[0] if isinstance(item, tuple) else item)
+        try:
+            return read_bytes(path, offset=offset, size=size)
+        except OSError as error:
+            return error
+
+    def _sample(self, item: Item, data: bytes | OSError) -> dict[str, Any] | Failure:
         row, draw = item if isinstance(item, tuple) else (item, None)
-        path, offset, size = self._path[row].as_py(), self._offset[row].as_py(), self._size[row].as_py()
+        if isinstance(data, OSError):
+            return Failure(row, 0, str(data))
         # Only what the file can cause is a failure of the item; anything else is a bug and stops the run.
         try:
-            data = read_bytes(path, offset=offset, size=size)
             image = decode_image(data, max_pixels=self._max_pixels, max_aspect=self._max_aspect)
-        except OSError as error:
-            return Failure(row, 0, str(error))
         except DecodeError as error:
+            path, offset, size = self._place(row)
             return Failure(row, 0, f"{path}@{offset}: {error}" if size >= 0 else f"{path}: {error}")
         if draw is not None:
-            # A multiple of an odd number keeps the seeds of the draws of one run apart from each other.
             torch.default_generator.manual_seed((self._seed * 0x9E3779B97F4A7C15 + draw) % _SEEDS)
         sample: dict[str, Any] = {"input": self._transform(image), "target": self._target(row), "index": row, "view": 0}
         if self._hash_content:

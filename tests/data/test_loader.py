@@ -83,3 +83,24 @@ def test_workers_change_nothing(picture_folder, workers, context):
         for name in ("input", "target", "index", "view"):
             assert torch.equal(one[name], other[name])
     assert sum(len(batch["failures"]) for batch in alone) >= 2
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_remote_files(picture_folder, memory, workers):
+    local = Folder(path=str(picture_folder)).records()
+    for key, path in zip(local["key"].to_pylist(), local["path"].to_pylist(), strict=True):
+        with open(path, "rb") as file:
+            memory.pipe(f"/pictures/{key}", file.read())
+    remote = Folder(path="memory://pictures").records()
+    assert remote["key"].equals(local["key"])
+    remote = concat_records([remote, make_records(key=["gone"], path=["memory://pictures/gone.jpg"])])
+
+    def load(records, context=None):
+        dataset = ImageDataset(records, transform=train_transform(size=16))
+        batches = TrainBatches(15, batch_size=6, num_batches=5)
+        return list(make_loader(dataset, batches, workers=workers, context=context))
+
+    for one, other in zip(load(local), load(remote, context="fork" if workers else None), strict=True):
+        assert torch.equal(one["input"], other["input"]) and torch.equal(one["index"], other["index"])
+    failing = ImageDataset(remote, transform=train_transform(size=16)).__getitems__([14, 15])
+    assert failing[0]["index"] == 14 and "gone.jpg" in failing[1].reason
