@@ -240,7 +240,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         for name in peers:
             check_picks(name, argparse.Namespace(folder_picks=folder))
     print("  identical picks")
-    memory = max(writing["peak_memory_gib"], selecting["selecting_peak_gib"])
+    memory = max(writing["peak_memory_gib"], selecting["peak_memory_gib"])  # with writing the selection file
     return {
         "ours": {**writing, **selecting, "peak_memory_gib": memory},
         "peers": peers,

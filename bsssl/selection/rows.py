@@ -6,7 +6,7 @@ score descending, then position ascending: exactly, ties included. A plain integ
 in for an argsort over several columns, and turning positions into global sample indices is one addition.
 """
 
-import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -115,23 +115,33 @@ def edge_counts(*, offsets: Int64, rows: UInt64) -> UInt32:
     return np.ascontiguousarray((ends - offsets[:-1, None]).T, dtype=np.uint32)
 
 
-def section_bounds(offsets: Int64) -> Int64:
-    """Within each class, the ranks between which each of ``SECTIONS`` lies: int64 (S + 1, L)."""
+def section_sizes(offsets: Int64) -> Iterator[Int64]:
+    """For each of ``SECTIONS``, how many rows of each class it holds: int64 (L,)."""
     lengths = np.diff(offsets)
-    return np.stack([np.zeros_like(lengths), *((lengths + (share - 1)) // share for share in SECTIONS)])
+    before = np.zeros_like(lengths)
+    for share in SECTIONS:
+        bound = (lengths + (share - 1)) // share
+        yield bound - before
+        before = bound
 
 
 def split_sections(*, offsets: Int64, rows: UInt64) -> list[UInt64]:
     """Rows grouped by class, as one array per section, each grouped by class."""
-    bounds = section_bounds(offsets)
-    return [rows[ranges(offsets[:-1] + low, high - low)] for low, high in itertools.pairwise(bounds)]
+    starts = offsets[:-1].copy()
+    sections = []
+    for sizes in section_sizes(offsets):
+        sections.append(rows[ranges(starts, sizes)])
+        starts += sizes
+    return sections
 
 
 def join_sections(*, offsets: Int64, sections: list[UInt64]) -> UInt64:
     """Undo ``split_sections``."""
     rows = np.empty(int(offsets[-1]), np.uint64)
-    for section, (low, high) in zip(sections, itertools.pairwise(section_bounds(offsets)), strict=True):
-        rows[ranges(offsets[:-1] + low, high - low)] = section
+    starts = offsets[:-1].copy()
+    for section, sizes in zip(sections, section_sizes(offsets), strict=True):
+        rows[ranges(starts, sizes)] = section
+        starts += sizes
     return rows
 
 

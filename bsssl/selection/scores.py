@@ -45,7 +45,7 @@ from bsssl.selection.rows import (
     group,
     join_sections,
     ranges,
-    section_bounds,
+    section_sizes,
     split_sections,
     ungroup,
 )
@@ -291,13 +291,14 @@ class ScoreFile:
 
     def best_rows(self, lengths: Int64) -> Iterator[tuple[Int64, UInt64]]:
         """The first ``lengths[l]`` rows of every class l, in blocks: rows per class (L,), then these, by class."""
-        bounds = section_bounds(self.offsets())
-        for name, (low, high) in zip(_ROWS, itertools.pairwise(bounds), strict=True):
-            wanted = np.clip(lengths - low, 0, high - low)
-            if not wanted.any():
-                continue
-            ends = np.cumsum(high - low)
-            yield wanted, self._array(name)[ranges(ends - (high - low), wanted)]
+        remaining = lengths
+        for name, sizes in zip(_ROWS, section_sizes(self.offsets()), strict=True):
+            wanted = np.minimum(remaining, sizes)
+            if wanted.any():
+                yield wanted, self._array(name)[ranges(np.cumsum(sizes) - sizes, wanted)]
+            remaining = remaining - wanted
+            if not remaining.any():
+                return
 
     def counts(self) -> UInt32:
         """Rows of each class at or above each of ``EDGES``: uint32 (E, L), growing along E."""
