@@ -7,7 +7,6 @@ final weights of a stage as safetensors with the network's name and classes.
 
 import io
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,13 @@ KEPT = 2
 
 
 class Checkpoints:
-    """The resumable checkpoints of one training, newest first.
+    """The resumable checkpoints of one training.
+
+    Every process of a run may look for the latest one at any time; only the main one saves and clears.
 
     Args:
         folder: where they lie.
-        fingerprint: of the stage's settings and inputs; checkpoints of another fingerprint are of another training.
+        fingerprint: of the stage's settings and inputs, part of the files' names: others are of another training.
     """
 
     def __init__(self, *, folder: str, fingerprint: str) -> None:
@@ -35,34 +36,36 @@ class Checkpoints:
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Save ``state`` (tensors, numbers, strings, lists and dicts) as of the start of ``step``; drop old ones."""
         buffer = io.BytesIO()
-        torch.save({"fingerprint": self._fingerprint, "step": step, "state": state}, buffer)
-        with fileio.atomic_write(str(self._folder / f"checkpoint-{step:09d}.pt")) as file:
+        torch.save({"step": step, "state": state}, buffer)
+        with fileio.atomic_write(str(self._folder / f"checkpoint-{self._fingerprint}-{step:09d}.pt")) as file:
             file.write(buffer.getbuffer())
-        for old in self._paths()[KEPT:]:
-            old.unlink()
+        kept = self._own()[:KEPT]
+        for path in self._all():
+            if path not in kept:
+                path.unlink(missing_ok=True)
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
-        """The newest checkpoint of this training as (step, state), or None; those of another training are removed."""
-        for path in self._paths():
+        """The newest checkpoint of this training as (step, state), or None; UserError when it is damaged."""
+        for path in self._own()[:1]:
             try:
                 saved = torch.load(path, map_location="cpu", weights_only=True)
+                return saved["step"], saved["state"]
             except Exception:
                 raise UserError(f"{path} is damaged; delete it to resume from the one before it") from None
-            if saved["fingerprint"] == self._fingerprint:
-                return saved["step"], saved["state"]
-        self.clear()
         return None
 
     def clear(self) -> None:
-        """Remove all checkpoints: the stage is done, or they belong to other settings."""
-        for path in self._paths():
-            path.unlink()
+        """Remove all checkpoints of the folder: the stage is done."""
+        for path in self._all():
+            path.unlink(missing_ok=True)
 
-    def _paths(self) -> list[Path]:
-        found = [
-            path for path in self._folder.glob("checkpoint-*.pt") if re.fullmatch(r"checkpoint-\d+\.pt", path.name)
-        ]
-        return sorted(found, key=lambda path: int(path.stem.split("-")[1]), reverse=True)
+    def _own(self) -> list[Path]:
+        """Those of this training, newest first."""
+        found = self._folder.glob(f"checkpoint-{self._fingerprint}-*.pt")
+        return sorted(found, key=lambda path: int(path.stem.rsplit("-", 1)[1]), reverse=True)
+
+    def _all(self) -> list[Path]:
+        return list(self._folder.glob("checkpoint-*.pt"))
 
 
 def save_model(path: str, state_dict: dict[str, torch.Tensor], *, name: str, classes: list[str], **facts: Any) -> None:
