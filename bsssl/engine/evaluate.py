@@ -46,22 +46,29 @@ def evaluate(
         views: how many views each item has.
         keys: the items' names, for the error.
 
-    Raises UserError when an item could not be read: a smaller denominator would flatter the result.
+    Raises UserError when an item could not be read, lacks a view or has one twice (a smaller denominator would flatter
+    the result), or when the network's scores are not numbers.
     """
     total = np.zeros((len(targets), num_classes), np.float32)
-    seen = np.zeros(len(targets), np.int64)
+    seen = np.zeros((len(targets), views), np.int64)
     reasons: dict[int, str] = {}
     for prediction in predictions:
         if len(prediction.index):
             np.add.at(total, prediction.index, prediction.probabilities)
-            np.add.at(seen, prediction.index, 1)
+            np.add.at(seen, (prediction.index, prediction.view), 1)
         reasons.update((failure.index, failure.reason) for failure in prediction.failures)
-    missing = np.flatnonzero(seen != views)
+    missing = np.flatnonzero((seen != 1).any(1))
     if len(missing):
         some = "; ".join(f"{keys[row]}: {reasons.get(int(row), 'no result')}" for row in missing[:5])
         raise UserError(
             f"{len(missing)} of {len(targets)} test items have no complete result ({some}); mend them or take them out "
             "of data.test"
+        )
+    broken = np.flatnonzero(~np.isfinite(total).all(1))
+    if len(broken):
+        raise UserError(
+            f"the network's scores are not numbers for {len(broken)} of {len(targets)} test items (first: "
+            f"{keys[broken[0]]}); its weights are broken, or system.precision is too low: try float32"
         )
     return measure(total / views, targets)
 
