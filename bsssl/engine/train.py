@@ -24,6 +24,7 @@ from bsssl.log import Metrics, progress
 from bsssl.registry import UserError
 
 LOG_EVERY = 50
+DIVERGED = "training diverged; lower base_lr, set clip_norm, lengthen warmup, or use system.precision=float32"
 
 
 @dataclass
@@ -37,6 +38,15 @@ class Failures:
     def add(self, failures: Iterable[Any]) -> None:
         """Take note of a batch's failures (objects with ``index`` and ``reason``)."""
         self.reasons.update((failure.index, failure.reason) for failure in failures)
+        self._check()
+
+    def gather(self) -> None:
+        """Bring together what the processes of a run have seen, each its own part of every batch."""
+        for reasons in distributed.gather(self.reasons):
+            self.reasons.update(reasons)
+        self._check()
+
+    def _check(self) -> None:
         if len(self.reasons) > self.max_rate * self.rows:
             some = "; ".join(f"row {index}: {reason}" for index, reason in list(self.reasons.items())[:5])
             raise UserError(
@@ -138,13 +148,15 @@ def train(
             time.monotonic() - saved_at > 60 * checkpoint_minutes or (checkpoint_steps and done % checkpoint_steps == 0)
         )
         if done % LOG_EVERY == 0 or done == steps or due:
-            scalars = tally.read(step=done)  # raises before a broken network could be saved
+            scalars = tally.read(step=done)
+            _check_weights(model, step=done)
             bar.set_postfix_str(f"loss {scalars['loss']:.3f}", refresh=False)
             if metrics is not None:
                 metrics.write(step=done, lr=rate, **scalars)
         if due and done < steps:
             checkpoints.save(done, _state(parts, failures))
             saved_at = time.monotonic()
+    failures.gather()
     if metrics is not None:
         metrics.close()
     return average.module if average is not None else model
@@ -168,15 +180,18 @@ class _Tally:
         seconds = time.monotonic() - self._since
         self.__init__(self._sums.device)  # type: ignore[misc]
         if not np.isfinite(loss):
-            raise UserError(
-                f"the loss is {loss} by step {step}: training diverged; lower base_lr, set clip_norm, lengthen warmup, "
-                "or use system.precision=float32"
-            )
+            raise UserError(f"the loss is {loss} by step {step}: {DIVERGED}")
         return {
             "loss": loss / samples,
             "accuracy": 100 * correct / samples,
             "samples_per_second": distributed.world_size() * samples / max(seconds, 1e-9),
         }
+
+
+def _check_weights(model: nn.Module, *, step: int) -> None:
+    """Refuse a network whose loss was finite but whose last update was not, before it could be saved."""
+    if not torch.stack([parameter.isfinite().all() for parameter in model.parameters()]).all():
+        raise UserError(f"the weights are not finite after step {step}: {DIVERGED}")
 
 
 def _next(stream: Iterator[dict[str, Any]], failures: Failures) -> dict[str, Any]:
