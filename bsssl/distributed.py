@@ -1,9 +1,12 @@
 """Process groups. In a single process every function here answers at once and nothing is set up."""
 
+import datetime
 import os
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+LONGEST_WAIT = datetime.timedelta(days=2)
+"""Before a process gives up on the others: the main one lists, selects and evaluates alone, which may take hours."""
 
 
 def init(device: str) -> None:
@@ -17,7 +20,7 @@ def init(device: str) -> None:
         on_gpu = device != "cpu" and torch.cuda.is_available()
         if on_gpu:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
+        torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=LONGEST_WAIT)
 
 
 def shutdown() -> None:

@@ -28,6 +28,7 @@ def run_stage(run: Run, stage: Stage) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     if distributed.is_main():
         fileio.remove_leftovers(str(folder))
+    distributed.barrier()  # leftovers must be gone before another process writes files of its own
     if stage.kind in SHARED:
         return SHARED[stage.kind](run, stage)
     return ALONE[stage.kind](run, stage) if distributed.is_main() else {}

@@ -1,5 +1,6 @@
 """The score stage: the teacher over every shard of the pool."""
 
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -30,8 +31,10 @@ def score_stage(run: Run, stage: Stage) -> dict[str, Any]:
                 data.concat_records([inputs.split_records(run, "labeled"), inputs.split_records(run, "test")])
             )
         )
+    if distributed.is_main():
+        _remove_surplus(run, stage, pool)
     mine = list(enumerate(pool.shards))[distributed.rank() :: distributed.world_size()]
-    missing = [(number, shard) for number, shard in mine if not _is_scored(run, stage, number)]
+    missing = [(number, shard) for number, shard in mine if not _is_scored(run, stage, pool, number)]
     unreadable = 0
     for number, shard in progress(missing, unit="shard", title=f"seed {run.seed}: {stage.name}"):
         records = shard.records()
@@ -65,12 +68,20 @@ def score_stage(run: Run, stage: Stage) -> dict[str, Any]:
     return _scored(run, stage, pool)
 
 
-def _is_scored(run: Run, stage: Stage, number: int) -> bool:
+def _remove_surplus(run: Run, stage: Stage, pool: data.Pool) -> None:
+    """Remove the score files of shards that only an earlier, larger pool had."""
+    folder = run.folder(stage.name)
+    wanted = {Path(selection.score_path(str(folder), number)) for number in range(len(pool.shards))}
+    for path in set(folder.glob(f"*{min(wanted).suffix}")) - wanted:
+        Path(selection.ledger_path(str(path))).unlink(missing_ok=True)
+        path.unlink()
+
+
+def _is_scored(run: Run, stage: Stage, pool: data.Pool, number: int) -> bool:
     """Whether the shard's score file is there, of this teacher and pool; a stale or damaged one is to be replaced."""
     path = selection.score_path(str(run.folder(stage.name)), number)
     if not fileio.exists(path):
         return False
-    pool = data.read_pool(str(run.folder("data") / inputs.POOL))
     teacher = next(need for need in stage.needs if need != "data")
     try:
         header = selection.read_header(path)
