@@ -5,10 +5,11 @@ Everything that is wrong with it is reported at once, each line with the key's p
 ``bsssl options`` prints this page as a table.
 """
 
+import io
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from fvcore.common.config import CfgNode
@@ -21,6 +22,7 @@ from bsssl.registry import UserError
 
 TrainStage = Literal["teacher", "baseline", "ceiling", "pretrain", "finetune"]
 TRAIN_STAGES = ("teacher", "baseline", "ceiling", "pretrain", "finetune")
+RECIPE_ORDER = ("teacher", "pretrain", "finetune", "baseline", "ceiling")
 
 
 class Length(BaseModel):
@@ -292,6 +294,14 @@ class Config(Section):
             raise ValueError(f"score.top_p ({self.score.top_p}) is above data.num_classes ({classes}); lower it")
         if not self.data.pool and not (self.data.labels_per_class and self.data.rest_in_pool):
             raise ValueError("there is no pool: set data.pool, or data.labels_per_class with rest_in_pool")
+        for number, section in enumerate(RECIPE_ORDER):
+            origin = getattr(getattr(self, section), "init_from", None)
+            if origin in RECIPE_ORDER[number:]:
+                earlier = ", ".join(RECIPE_ORDER[:number]) or "none"
+                raise ValueError(
+                    f"{section}.init_from: {origin} is not trained before {section}; give an earlier stage ({earlier}) "
+                    "or a file"
+                )
         return self
 
 
@@ -328,14 +338,31 @@ def _read_yaml(path: str) -> dict[str, Any]:
     if not fileio.exists(path):
         raise UserError(f"no such config: {path}; the project's recipes are in projects/")
     try:
-        values = CfgNode.load_yaml_with_base(path)
+        values: dict[str, Any] = _ConfigFile.load_yaml_with_base(path)
+    except RecursionError:
+        raise UserError(f"{path}: its _BASE_ leads back to itself; remove one of the two") from None
     except FileNotFoundError as error:
         raise UserError(f"{path}: _BASE_ names a file that does not exist: {error.filename}") from None
     except (yaml.YAMLError, UnicodeDecodeError, AssertionError) as error:
         raise UserError(f"{path} is not a valid YAML config: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} is not a config: it must hold 'key: value' lines")
     return values
+
+
+class _NoAliases(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+class _ConfigFile(CfgNode):
+    """fvcore's reader, given every alias written out: what is set in one of two places must not change the other."""
+
+    @classmethod
+    def _open_cfg(cls, filename: str) -> io.StringIO:
+        with open(filename, encoding="utf-8") as file:
+            values = yaml.safe_load(file)
+        if not isinstance(values, dict):
+            raise UserError(f"{filename} is not a config: it must hold 'key: value' lines")
+        return io.StringIO(yaml.dump(values, Dumper=_NoAliases))
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
@@ -377,9 +404,10 @@ def _section_at(location: tuple[Any, ...]) -> type[BaseModel]:
 
 
 def _section_in(annotation: Any) -> type[Section] | None:
-    if isinstance(annotation, type):
-        return annotation if issubclass(annotation, Section) else None
-    return next(filter(None, map(_section_in, getattr(annotation, "__args__", ()))), None)
+    inner = get_args(annotation)  # first of all: Python 3.10 takes list[...] for a class
+    if inner:
+        return next(filter(None, map(_section_in, inner)), None)
+    return annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None
 
 
 def _options(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str, str]]:
