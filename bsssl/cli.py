@@ -1,6 +1,7 @@
 """The ``bsssl`` command. Each script in ``tools/`` is one of its sub-commands."""
 
 import argparse
+import shlex
 import sys
 import traceback
 from collections.abc import Callable
@@ -88,15 +89,18 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(command: str, config: Config, parsed: argparse.Namespace) -> None:
     wanted = _stage_names(command, config)
+    # The commands that errors name must lead to the same run, so they carry the overrides too.
+    kept = [override for override in parsed.overrides if not override.startswith("stage=")]
+    config_path = shlex.join([parsed.config, *kept])
     if parsed.plan:
         from bsssl.plan import plan
 
-        print(plan(config, config_path=parsed.config, wanted=wanted))
+        print(plan(config, config_path=config_path, wanted=wanted))
         return
     from bsssl import report
     from bsssl.recipe import execute
 
-    runs = execute(config, config_path=parsed.config, wanted=wanted, debug=parsed.debug)
+    runs = execute(config, config_path=config_path, wanted=wanted, debug=parsed.debug)
     if command == "run" and is_main():
         print(report.write(runs))
         print(f"results.json, results.md and results.png are in {config.output_dir}")
@@ -109,20 +113,21 @@ def _stage_names(command: str, config: Config) -> Callable[[str], bool]:
         return lambda name: True
     if command in ("score", "select"):
         return lambda name: name in ("data", command)
+    if stage == "ceiling" and config.ceiling is None:
+        raise UserError("the config has no ceiling; add for example ceiling.length='90 epochs'")
     if command == "evaluate":
         return lambda name: name == f"evaluate-{stage if stage in TRAIN_STAGES else 'finetune'}"
     if stage not in TRAIN_STAGES:
         raise UserError(
             f"train needs a training stage, not stage={stage}; add stage=NAME, one of {', '.join(TRAIN_STAGES)}"
         )
-    if stage == "ceiling" and config.ceiling is None:
-        raise UserError("the config has no ceiling; add for example ceiling.length='90 epochs'")
     return lambda name: name in ("data", stage, f"evaluate-{stage}")
 
 
 def _one_line(error: Exception) -> str:
+    """What is printed about ``error``: one line, but one per problem of a config."""
     if isinstance(error, UserError):
-        return f"error: {error}"
+        return "\n".join(f"error: {line}" for line in str(error).splitlines())
     kind = type(error).__name__
     text = " ".join(str(error).split())[:300]
     if kind == "OutOfMemoryError":

@@ -8,6 +8,7 @@ inputs. A stage whose fingerprint is what the config asks for is not run again.
 """
 
 import datetime
+import os
 import subprocess
 import time
 from collections.abc import Callable
@@ -19,12 +20,20 @@ from typing import Any
 import yaml
 
 from bsssl import data as data  # registers the datasets
-from bsssl import distributed, fileio, log
+from bsssl import distributed, fileio, log, selection
 from bsssl.config import TRAIN_STAGES, Config
 from bsssl.log import logger
 from bsssl.registry import DATASETS, UserError
 
 DONE = "done.json"
+WEIGHTS, SELECTION, POOL = "model.safetensors", "selection.parquet", "pool"
+RESULTS = {
+    "data": ("classes.json", "labeled.csv", "rest.csv", "test.csv", POOL),
+    "train": (WEIGHTS,),
+    "score": (),  # one file per shard of the pool
+    "select": (SELECTION,),
+    "evaluate": ("metrics.json", "predictions.parquet"),
+}
 COMMANDS = {"score": "score_pool.py", "select": "select_samples.py", "evaluate": "test_net.py", "train": "train_net.py"}
 PACKAGES = ("bsssl", "torch", "torchvision", "timm", "numpy", "pyarrow")
 
@@ -104,7 +113,7 @@ class Run:
     Args:
         config: the recipe.
         seed: of this run.
-        config_path: the file the config came from, for the commands that errors name.
+        config_path: the file the config came from and its overrides, as in the commands that errors name.
     """
 
     def __init__(self, config: Config, *, seed: int, config_path: str) -> None:
@@ -146,13 +155,23 @@ class Run:
         if record is None:
             return "not done yet"
         if record["fingerprint"] == self.fingerprint(name):
-            return None
+            return self._lost(name)
         stage = self.stages[name]
         changes = _differences(record["settings"], fileio.as_json(stage.settings))
         changes += [
             f"{need} has changed" for need in stage.needs if record["inputs"].get(need) != self.fingerprint(need)
         ]
         return "; ".join(changes[:3]) + (f"; and {len(changes) - 3} more" if len(changes) > 3 else "")
+
+    def _lost(self, name: str) -> str | None:
+        """Which files of a finished stage somebody has removed since; None when all are there."""
+        kind, folder = self.stages[name].kind, self.folder(name)
+        names, data_record = set(RESULTS[kind]), self.record("data")
+        if kind == "score" and data_record is not None:
+            shards = range(data_record["result"]["pool_shards"])
+            names = {Path(selection.score_path(str(folder), number)).name for number in shards}
+        lost = sorted(names.difference(os.listdir(folder)))
+        return f"{lost[0]} is missing" + (f", and {len(lost) - 1} more" if lost[1:] else "") if lost else None
 
     def execute(self, name: str) -> None:
         """Run stage ``name`` unless it is done; all it needs must be there."""
@@ -215,7 +234,10 @@ def execute(config: Config, *, config_path: str, wanted: Callable[[str], bool], 
 
     Under torchrun every process calls this, and they share the work. Returns one run per seed.
     """
+    from bsssl.stages.check import check  # imports torch
+
     log.setup(debug=debug)
+    check(config)
     distributed.init(config.system.device)
     runs = [Run(config, seed=config.seed + number, config_path=config_path) for number in range(config.seeds)]
     try:

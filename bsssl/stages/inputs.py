@@ -11,12 +11,12 @@ from bsssl import data, fileio
 from bsssl.engine.compute import Compute
 from bsssl.models import build_model
 from bsssl.models.weights import load_weights
+from bsssl.recipe import POOL as POOL
+from bsssl.recipe import SELECTION as SELECTION
+from bsssl.recipe import WEIGHTS as WEIGHTS
 from bsssl.recipe import Run
 from bsssl.registry import UserError
 
-WEIGHTS = "model.safetensors"
-SELECTION = "selection.parquet"
-POOL = "pool"
 OVERLAP_REMEDY = "take them out, set data.pool_overlap=exclude to have them left out, or set it to allow to keep them"
 
 
