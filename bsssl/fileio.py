@@ -75,17 +75,22 @@ def atomic_write(path: str) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; free space or choose another folder with output_dir="
-        ) from error
+        raise unwritable(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
 
 
+def unwritable(path: str, error: OSError) -> UserError:
+    """What to raise when ``error`` kept us from writing ``path``: a full disk, a folder that is read-only."""
+    return UserError(
+        f"cannot write {path}: {error.strerror or error}; free space or choose another folder with output_dir="
+    )
+
+
 def remove_leftovers(folder: str) -> None:
     """Remove what killed writers left in a local folder that only this process writes to."""
-    for leftover in Path(folder).glob("*.tmp"):
+    for leftover in Path(folder).rglob("*.tmp"):
         leftover.unlink(missing_ok=True)
 
 

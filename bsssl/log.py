@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from bsssl.distributed import is_main
+from bsssl.fileio import unwritable, write_text
 
 T = TypeVar("T")
 logger = logging.getLogger("bsssl")
@@ -53,18 +54,22 @@ class Metrics:
     """
 
     def __init__(self, path: str, *, step: int = 0) -> None:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
         kept = []
         if step and os.path.exists(path):
             with open(path) as old:
                 kept = [line for line in old if line.endswith("\n") and json.loads(line)["step"] <= step]
-        self._file = open(path, "w", buffering=1)  # noqa: SIM115 - closed by close()
-        self._file.writelines(kept)
+        self._path = path
+        write_text(path, "".join(kept))
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
         self._board = _tensorboard(os.path.dirname(path), step)
 
     def write(self, *, step: int, **scalars: float) -> None:
         """Record ``scalars`` at optimiser step ``step``."""
-        self._file.write(json.dumps({"step": step, "time": round(time.time(), 3), **scalars}) + "\n")
+        line = json.dumps({"step": step, "time": round(time.time(), 3), **scalars}) + "\n"
+        try:
+            self._file.write(line.encode())
+        except OSError as error:
+            raise unwritable(self._path, error) from error
         if self._board is not None:
             for name, value in scalars.items():
                 self._board.add_scalar(name, value, step)
