@@ -147,7 +147,10 @@ def _read_torch(local: str, path: str) -> Any:
 
 def _damaged(path: str, error: Exception) -> UserError:
     reason = str(error).rpartition("WeightsUnpickler error:")[2].strip() or type(error).__name__
-    return UserError(f"{path} is damaged or not a file of weights ({reason.splitlines()[0][:120]}); fetch it again")
+    return UserError(
+        f"{path} is damaged or not a file of weights ({reason.splitlines()[0][:120]}); fetch it again, or "
+        "delete it and run the stage that makes it"
+    )
 
 
 def _unwrap(content: Any, origin: str) -> dict[str, Tensor]:
