@@ -32,6 +32,7 @@ class Compute:
         """``model`` on the device, in the memory format asked for."""
         model = model.to(self.device)
         if self.channels_last:
-            for memory_format in CHANNELS_LAST.values():
-                model = model.to(memory_format=memory_format)
+            for parameter in model.parameters():
+                if parameter.ndim in CHANNELS_LAST:  # the weight of a 2-D or a 3-D convolution
+                    parameter.data = parameter.data.contiguous(memory_format=CHANNELS_LAST[parameter.ndim])
         return model
