@@ -1,0 +1,113 @@
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from bsssl.data.dataset import Failure
+from bsssl.data.records import make_records
+from bsssl.engine.predict import Prediction
+from bsssl.engine.score import EXCLUDED, save_shard, score_shard
+from bsssl.registry import UserError
+from bsssl.selection import ScoreHeader, ledger_path, read_header, read_ledger, read_sample_scores, score_path
+from bsssl.selection.scores import ScoreFile
+
+ROWS, CLASSES, TOP_P = 9, 5, 2
+HEADER = ScoreHeader(
+    teacher="t",
+    pool="p",
+    class_names=tuple("abcde"),
+    top_p=TOP_P,
+    num_shards=1,
+    shard="s",
+    number=0,
+    base=0,
+    num_records=ROWS,
+)
+
+
+@pytest.fixture
+def probabilities():
+    return np.random.default_rng(0).dirichlet(np.ones(CLASSES), ROWS).astype(np.float32)
+
+
+@pytest.fixture
+def records():
+    keys = [f"k{row}" for row in range(ROWS)]
+    return make_records(key=keys, path=[f"/pool/{key}" for key in keys])
+
+
+def prediction(probabilities, *rows, failures=()):
+    hashes = [b"%d" % row for row in rows]
+    index = np.array(rows, np.int64)
+    return Prediction(index, np.zeros_like(index), probabilities[index], hashes, list(failures))
+
+
+def unreadable(*failures):
+    nothing = np.zeros(0, np.int64)
+    return Prediction(nothing, nothing, np.zeros((0, 0), np.float32), [], list(failures))
+
+
+def found_in(probabilities, *, held=frozenset[bytes]()):
+    parts = [
+        prediction(probabilities, 3, 0, failures=[Failure(1, 0, "empty")]),
+        unreadable(Failure(8, 0, "not an image"), Failure(4, 0, "cut short")),
+        prediction(probabilities, 7, 2, 5, 6),
+    ]
+    return score_shard(parts, top_p=TOP_P, held_hashes=held)
+
+
+def test_keeps_the_best_classes(probabilities):
+    found = found_in(probabilities)
+    assert found.positions.tolist() == [3, 0, 7, 2, 5, 6]
+    order = np.argsort(-probabilities[found.positions], axis=1)[:, :TOP_P]
+    np.testing.assert_array_equal(found.classes, order)
+    np.testing.assert_array_equal(found.scores, np.take_along_axis(probabilities[found.positions], order, 1))
+    assert (found.classes.dtype, found.scores.dtype) == (np.int32, np.float32)
+    assert found.failures == {1: "empty", 8: "not an image", 4: "cut short"} and found.held == []
+
+
+def test_held_out_items_are_left_out_by_content(probabilities):
+    found = found_in(probabilities, held=frozenset([b"0", b"5", b"99"]))
+    assert found.positions.tolist() == [3, 7, 2, 6] and found.held == [0, 5]
+
+
+def test_nothing_readable():
+    found = score_shard([unreadable(Failure(0, 0, "empty"))], top_p=TOP_P, held_hashes=frozenset())
+    assert found.positions.shape == (0,) and found.classes.shape == found.scores.shape == (0, TOP_P)
+
+
+def test_what_is_written(tmp_path, probabilities, records):
+    path = score_path(str(tmp_path), 0)
+    save_shard(path, found_in(probabilities, held=frozenset([b"5"])), header=HEADER, records=records)
+    assert read_header(path) == HEADER
+    assert read_ledger(path) == [("k1", "empty"), ("k4", "cut short"), ("k5", EXCLUDED), ("k8", "not an image")]
+    samples = ScoreFile(path).samples()
+    assert samples["key"].to_pylist() == ["k0", "k2", "k3", "k6", "k7"]
+    assert samples["path"].cast(pa.string()).to_pylist()[0] == "/pool/k0"
+    positions, classes, scores = read_sample_scores(path)
+    assert positions.tolist() == [0, 2, 3, 6, 7]
+    np.testing.assert_array_equal(scores, -np.sort(-probabilities[positions], axis=1)[:, :TOP_P])
+    np.testing.assert_array_equal(classes, np.argsort(-probabilities[positions], axis=1)[:, :TOP_P])
+
+
+def test_order_of_the_batches_does_not_matter(tmp_path, probabilities, records):
+    digests = set()
+    failures = [Failure(3, 0, "empty"), Failure(1, 0, "cut short")]
+    for number, order in enumerate(([0, 2, 4, 5, 6, 7, 8], [8, 5, 0, 7, 2, 6, 4])):
+        parts = [prediction(probabilities, row) for row in order]
+        parts.insert(number, unreadable(*failures[:: 1 - 2 * number]))
+        path = score_path(str(tmp_path / str(number)), 0)
+        save_shard(path, score_shard(parts, top_p=TOP_P, held_hashes=frozenset()), header=HEADER, records=records)
+        content = b"".join(Path(name).read_bytes() for name in (path, ledger_path(path)))
+        digests.add(hashlib.sha256(content).hexdigest())
+    assert len(digests) == 1
+
+
+def test_a_broken_teacher_leaves_no_score_file(tmp_path, probabilities, records):
+    probabilities[2, 0] = np.nan
+    path = score_path(str(tmp_path), 0)
+    with pytest.raises(UserError, match=r"not in \[0, 1\] \(first: 'k2'"):
+        save_shard(path, found_in(probabilities), header=HEADER, records=records)
+    assert not list(tmp_path.glob("*.scores*"))

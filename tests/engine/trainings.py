@@ -1,0 +1,130 @@
+"""A training small enough for a test, through the real loop and the real loader, with every part open to variation."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from bsssl import distributed
+from bsssl.checkpoint import Checkpoints
+from bsssl.data.dataset import Failure
+from bsssl.data.loader import TrainBatches, make_loader
+from bsssl.data.transforms import Normalize
+from bsssl.engine.compute import Compute
+from bsssl.engine.loss import cross_entropy
+from bsssl.engine.train import Failures, train
+
+CLASSES = 3
+ROWS = 60
+CPU = Compute(device=torch.device("cpu"))
+normalize = Normalize(mean=[0.5] * 3, std=[0.25] * 3)
+
+
+class Stripes(Dataset[dict[str, Any] | Failure]):
+    """Pictures uint8 (3, 6, 6) of which class c has colour c bright, under noise drawn anew for every (row, draw)."""
+
+    def __init__(self, *, unreadable: Iterable[int] = ()) -> None:
+        self._unreadable = frozenset(unreadable)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, Any] | Failure:
+        row, draw = item
+        if row in self._unreadable:
+            return Failure(row, 0, "cut short")
+        torch.default_generator.manual_seed(draw)
+        picture = torch.randint(0, 150, (3, 6, 6), dtype=torch.uint8)
+        picture[row % CLASSES] += 100
+        return {"input": picture, "target": row % CLASSES, "index": row, "view": 0}
+
+
+def make_model(*, dropout: float = 0.0, seed: int = 0) -> nn.Module:
+    """Without batch norm, so that how a batch is split makes no difference."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.GroupNorm(2, 8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(dropout),
+        nn.Linear(8, CLASSES),
+    )
+
+
+def sgd(model: nn.Module, *, momentum: float = 0.9) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=1.0, momentum=momentum, weight_decay=1e-4)
+
+
+class Interrupted(Exception):
+    """Stands for whatever ends a training early."""
+
+
+def run(
+    folder: Any,
+    *,
+    model: nn.Module | None = None,
+    steps: int = 12,
+    batch_size: int = 12,
+    workers: int = 0,
+    unreadable: Iterable[int] = (),
+    max_failure_rate: float = 0.5,
+    interrupt_before: int | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    schedule: Callable[[int], float] = lambda step: 0.3,
+    loss_function: Callable[[Tensor, Tensor], Tensor] | None = None,
+    compute: Compute = CPU,
+    mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+    accumulate: int = 1,
+    fingerprint: str = "0a",
+    **options: Any,
+) -> nn.Module:
+    """Train ``model`` in ``folder``; ``interrupt_before`` is the step whose batches never come."""
+    model = compute.place_model(model or make_model())
+    dataset = Stripes(unreadable=unreadable)
+
+    def batches(first: int) -> Iterator[dict[str, Any]]:
+        sampler = TrainBatches(
+            ROWS,
+            batch_size=batch_size // accumulate,
+            num_batches=steps * accumulate,
+            start=first * accumulate,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+        )
+        for number, batch in enumerate(make_loader(dataset, sampler, workers=workers), start=first * accumulate):
+            if number == (-1 if interrupt_before is None else interrupt_before * accumulate):
+                raise Interrupted
+            yield batch
+
+    return train(
+        model=model,
+        batches=batches,
+        steps=steps,
+        normalize=normalize,
+        mix=mix,
+        loss_function=loss_function or cross_entropy(0.0),
+        optimizer=optimizer or sgd(model),
+        schedule=schedule,
+        compute=compute,
+        seed=5,
+        checkpoints=Checkpoints(folder=str(folder), fingerprint=fingerprint),
+        metrics_path=str(folder / "metrics.jsonl") if distributed.is_main() else None,
+        failures=Failures(rows=ROWS, max_rate=max_failure_rate),
+        accumulate=accumulate,
+        **options,
+    )
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the state of ``model``."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two nested states are equal, bit for bit."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return torch.equal(one, other) if isinstance(one, Tensor) else one == other
