@@ -153,13 +153,17 @@ class Train(Section):
     init_from: str | None = None
     """a stage of this run, or a checkpoint file; its classifier is replaced when the classes differ"""
     optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd (with momentum) or adamw"""
     base_lr: float = Field(gt=0)
     """learning rate per 256 samples"""
     momentum: float = Field(0.9, ge=0, lt=1)
     """SGD's momentum, AdamW's first beta"""
     nesterov: bool = False
+    """Nesterov's form of SGD's momentum"""
     weight_decay: float = Field(1e-4, ge=0)
+    """of every parameter"""
     schedule: Literal["step", "cosine", "constant"] = "step"
+    """of the rate: step (drops by `gamma` after each of `intervals`), cosine (to zero) or constant"""
     gamma: float = Field(0.1, gt=0, le=1)
     """step: factor of each drop"""
     intervals: int = Field(4, ge=1)
@@ -171,6 +175,7 @@ class Train(Section):
     clip_norm: float | None = Field(None, gt=0)
     """clip the gradient's norm"""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """share of each target that is spread over all classes"""
     mixup: float = Field(0.0, ge=0)
     """alpha of mixup; 0 is off"""
     cutmix: float = Field(0.0, ge=0)
@@ -242,6 +247,7 @@ class System(Section):
     """How to compute. Of these, only `precision` counts as a change of the recipe."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU where there is one"""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """of the forward and backward pass (autocast)"""
     channels_last: bool = False
@@ -413,13 +419,15 @@ def _section_in(annotation: Any) -> type[Section] | None:
 def _options(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str, str]]:
     for name, field in section.model_fields.items():
         inner = _section_in(field.annotation)
-        if inner is not None:
+        if inner is not None and inner is field.annotation:
             yield from _options(inner, f"{prefix}{name}.")
             continue
-        kind = field.annotation.__name__ if isinstance(field.annotation, type) else str(field.annotation)
-        kind = re.sub(r"typing\.|Literal|Optional", "", kind)
+        kind = str(field.annotation) if get_args(field.annotation) else getattr(field.annotation, "__name__", "")
+        kind = re.sub(r"typing\.|bsssl\.config\.|Literal|Optional", "", kind)
         default = "(required)" if field.is_required() else str(field.default)
         # A stage that only changes a default inherits what the key means.
         bases = [base for base in section.__mro__ if issubclass(base, BaseModel) and name in base.model_fields]
         meaning = next(filter(None, (base.model_fields[name].description for base in bases)), "")
         yield prefix + name, kind, default, " ".join(meaning.split())
+        if inner is not None:  # a list of sections, or one that may be left out
+            yield from _options(inner, f"{prefix}{name}[]." if kind.startswith("list") else f"{prefix}{name}.")
