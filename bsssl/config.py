@@ -419,7 +419,7 @@ def _section_in(annotation: Any) -> type[Section] | None:
 def _options(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str, str]]:
     for name, field in section.model_fields.items():
         inner = _section_in(field.annotation)
-        if inner is not None and inner is field.annotation:
+        if inner is not None and not get_args(field.annotation):
             yield from _options(inner, f"{prefix}{name}.")
             continue
         kind = str(field.annotation) if get_args(field.annotation) else getattr(field.annotation, "__name__", "")
