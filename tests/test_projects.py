@@ -1,0 +1,76 @@
+"""Every recipe and every script that comes with the project."""
+
+import itertools
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from bsssl.config import load_config
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "projects").rglob("*.yaml"))
+TOOLS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tools").glob("*.py"))
+COMMAND_OF_TOOL = {
+    "run_recipe": "run",
+    "train_net": "train",
+    "score_pool": "score",
+    "select_samples": "select",
+    "test_net": "evaluate",
+}
+
+
+def test_there_are_projects_and_tools():
+    assert "projects/image/quickstart.yaml" in CONFIGS
+    assert {Path(tool).stem for tool in TOOLS} >= set(COMMAND_OF_TOOL)
+
+
+def _opening(path: str) -> list[str]:
+    lines = (ROOT / path).read_text().splitlines()
+    return list(itertools.takewhile(lambda line: line.startswith("#"), lines))
+
+
+def _tool_of(path: str) -> str:
+    named = re.search(r"python (tools/\w+\.py) --config (\S+)", "\n".join(_opening(path)))
+    assert named, f"{path} must open with its command"
+    assert named[2] == path
+    return named[1]
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_a_project_opens_with_command_needs_time_and_expectation(path):
+    assert _tool_of(path) in TOOLS
+    opening = "\n".join(_opening(path))
+    for word in ("Needs", "Takes", "Expect"):
+        assert word in opening, f"{path}: its opening comment lacks '{word}'"
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_a_project_loads_and_plans_without_its_data(path, bsssl, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where no project finds its data
+    config = load_config(str(ROOT / path), [])
+    command = COMMAND_OF_TOOL[Path(_tool_of(path)).stem]
+    planned = bsssl(command, "--config", ROOT / path, "--plan")
+    assert planned.status == 0, planned.err
+    lines = planned.out.splitlines()
+    assert lines[2].split() == ["network", "name", "parameters", "multiply-adds"]
+    costs = r" [\d,]+ +[\d,]+ at (\d+)x\1$"  # exact, unless the classes come from the user's data
+    assert all(re.search(costs if config.data.num_classes else "set data.num_classes", line) for line in lines[3:5])
+    assert re.match(r"stage +rows +batch +steps", lines[6])
+    assert any(line.endswith("to do (not done yet)") for line in lines[7:])
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_tool_answers_help_and_stands_for_its_command(tool, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [tool, "--help"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(ROOT / tool), run_name="__main__")
+    assert not caught.value.code
+    shown = capsys.readouterr().out
+    for text in ("--config", "--plan", "--debug", "key=value"):
+        assert text in shown
+    monkeypatch.setattr(sys, "argv", [tool, "--config", "nowhere.yaml"])
+    with pytest.raises(SystemExit, match=r"^error: no such config: nowhere\.yaml"):
+        runpy.run_path(str(ROOT / tool), run_name="__main__")
