@@ -1,0 +1,141 @@
+import errno
+import json
+import os
+
+import fsspec
+import pytest
+
+from bsssl import fileio
+from bsssl.registry import UserError
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_write_appears_whole_and_makes_its_folders(tmp_path):
+    path = tmp_path / "a" / "b" / "file"
+    with fileio.atomic_write(str(path)) as file:
+        file.write(b"half")
+        assert not path.exists()
+        file.write(b"whole")
+    assert path.read_bytes() == b"halfwhole"
+    assert files(path.parent) == ["file"]
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyError), fileio.atomic_write(str(path)) as file:
+        file.write(b"new")
+        raise KeyError
+    assert path.read_bytes() == b"old"
+    assert files(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_a_full_disk_is_one_clear_line(tmp_path, monkeypatch, failing):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(fileio.os, failing, full)
+    path = tmp_path / "file"
+    with pytest.raises(UserError, match=rf"^cannot write {path}: No space left on device; free space or choose"):
+        fileio.write_text(str(path), "text")
+    assert files(tmp_path) == []
+
+
+def test_a_file_in_a_folders_place(tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(UserError, match=r"^cannot write .*taken/file: .*another folder with output_dir="):
+        fileio.write_text(str(tmp_path / "taken" / "file"), "text")
+
+
+def test_two_writers_of_one_file_do_no_harm(tmp_path):
+    path = str(tmp_path / "file")
+    with fileio.atomic_write(path) as first, fileio.atomic_write(path) as second:
+        first.write(b"same")
+        second.write(b"same")
+    assert files(tmp_path) == ["file"]
+
+
+@pytest.fixture
+def memory():
+    filesystem = fsspec.filesystem("memory")
+    yield filesystem
+    filesystem.store.clear()
+
+
+def test_remote_writes_are_whole_or_absent_too(memory):
+    with fileio.atomic_write("memory://folder/file") as file:
+        file.write(b"text")
+    with pytest.raises(KeyError), fileio.atomic_write("memory://folder/other") as file:
+        file.write(b"text")
+        raise KeyError
+    assert memory.ls("folder", detail=False) == ["/folder/file"]
+    assert fileio.open_read("memory://folder/file").read() == b"text"
+    assert fileio.exists("memory://folder/file") and not fileio.exists("memory://folder/other")
+
+
+def test_leftovers_of_killed_writers_go(tmp_path):
+    (tmp_path / "inner").mkdir()
+    for name in ("file", "file.1-ab.tmp", "inner/file.1-cd.tmp"):
+        (tmp_path / name).write_text("")
+    fileio.remove_leftovers(str(tmp_path))
+    assert files(tmp_path) == ["file", "inner"]
+    assert files(tmp_path / "inner") == []
+
+
+@pytest.mark.parametrize("path", ["missing.json", "memory://missing.json"])
+def test_reading_what_is_not_there(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"no such file: {path}; check the path"):
+        fileio.open_read(path)
+
+
+def test_damaged_json_is_named(tmp_path):
+    path = tmp_path / "file.json"
+    path.write_text('{"a": ')
+    with pytest.raises(UserError, match=rf"{path} is not valid JSON .*; delete it and run again"):
+        fileio.read_json(str(path))
+
+
+def test_json_comes_back(tmp_path):
+    path = str(tmp_path / "file.json")
+    fileio.write_json(path, {"b": (1, 2), "a": "ä"})
+    assert fileio.read_json(path) == {"b": [1, 2], "a": "ä"} == fileio.as_json({"b": (1, 2), "a": "ä"})
+    fileio.write_json_lines(path, [1, {"a": 2}])
+    with open(path) as lines:
+        assert [json.loads(line) for line in lines] == [1, {"a": 2}]
+
+
+def test_paths_local_and_remote(tmp_path, memory):
+    assert fileio.join("folder/", "a", "b") == "folder/a/b"
+    assert fileio.join("s3://bucket/", "a") == "s3://bucket/a"
+    assert fileio.is_remote("https://x/y") and not fileio.is_remote("/x/y")
+    for name in ("b.tar", "a.tar", "a.txt"):
+        (tmp_path / name).write_text("")
+        fileio.write_text(f"memory://g/{name}", "")
+    assert fileio.glob(f"{tmp_path}/*.tar") == [f"{tmp_path}/a.tar", f"{tmp_path}/b.tar"]
+    assert fileio.glob("memory://g/*.tar") == ["memory:///g/a.tar", "memory:///g/b.tar"]
+
+
+def test_fingerprints_are_of_the_value():
+    assert fileio.fingerprint({"a": 1, "b": [2]}) == fileio.fingerprint({"b": [2], "a": 1})
+    assert fileio.fingerprint({"a": 1}) != fileio.fingerprint({"a": 2})
+    assert len(fileio.fingerprint(None)) == 16
+
+
+def test_the_state_of_a_path_changes_with_what_lies_there(tmp_path):
+    folder = tmp_path / "folder"
+    (folder / "class").mkdir(parents=True)
+    empty = fileio.state(str(folder))
+    assert fileio.state(str(folder)) == empty
+    (folder / "class" / "new.jpg").write_text("")
+    assert fileio.state(str(folder)) != empty
+    file = folder / "class" / "new.jpg"
+    before = fileio.state(str(file))
+    file.write_text("longer")
+    assert fileio.state(str(file)) != before
+    for text in ("s3://bucket/x", str(tmp_path / "part-*.tar"), str(tmp_path / "none")):
+        assert fileio.state(text) == [text]
