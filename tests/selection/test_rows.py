@@ -3,6 +3,7 @@ import pytest
 
 from bsssl.selection.rows import (
     EDGES,
+    SECTIONS,
     edge_counts,
     group,
     join_sections,
@@ -86,7 +87,7 @@ def test_sections_hold_the_best_first_and_join_again(records: int) -> None:
     sections = split_sections(offsets=offsets, rows=rows)
     assert np.array_equal(join_sections(offsets=offsets, sections=sections), rows)
     sizes = np.diff(offsets)
-    assert len(sections[0]) == sum(-(-size // 64) for size in sizes.tolist())
+    assert len(sections[0]) == sum(-(-size // SECTIONS[0]) for size in sizes.tolist())
     assert sections[0][:1].tolist() == rows[:1].tolist()
     assert sum(section_sizes(offsets)).tolist() == sizes.tolist()  # type: ignore[union-attr]
 
