@@ -80,6 +80,12 @@ def draw_shape(name: str, *, seed: int) -> Image.Image:
     return image
 
 
+@pytest.fixture
+def draw() -> Callable[..., Image.Image]:
+    """``draw(shape, seed=...)``, see ``draw_shape``."""
+    return draw_shape
+
+
 def _jpeg(image: Image.Image) -> bytes:
     file = io.BytesIO()
     image.save(file, format="JPEG", quality=92)
