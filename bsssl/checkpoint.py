@@ -69,8 +69,24 @@ class Checkpoints:
 
 
 def save_model(path: str, state_dict: dict[str, torch.Tensor], *, name: str, classes: list[str], **facts: Any) -> None:
-    """Write final weights as safetensors whose metadata says which network and which classes they are of."""
+    """Write final weights as safetensors whose metadata says which network and which classes they are of.
+
+    Equal weights and facts make equal files.
+    """
     tensors = {key: value.detach().cpu().contiguous() for key, value in state_dict.items()}
     metadata = {key: json.dumps(value) for key, value in {"model": name, "classes": classes, **facts}.items()}
     with fileio.atomic_write(path) as file:
-        file.write(safetensors.torch.save(tensors, metadata))
+        file.write(_in_order(safetensors.torch.save(tensors, metadata)))
+
+
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file with its metadata sorted by name: the library keeps them in an order that changes every time.
+
+    The file begins with the length of its header, 8 bytes, then the header, JSON padded with blanks.
+    """
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    ordered += b" " * (-len(ordered) % 8)
+    return len(ordered).to_bytes(8, "little") + ordered + content[8 + length :]
