@@ -3,19 +3,19 @@ BIN := .venv/bin
 
 .PHONY: install quickstart test lint clean
 
-install: .venv/installed  ## create .venv and install bsssl with everything it needs
+install: .venv/installed  ## create .venv and install bsssl with everything it needs (about 6 GB: torch brings CUDA)
 
 .venv/installed: setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "bsssl needs Python 3.10 or newer; name one: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	touch $@
+	$(BIN)/python -m pip install --editable '.[dev]'
+	@touch $@
 
-quickstart: install  ## the whole recipe on handwritten digits, without a download
-	$(BIN)/python tools/run_recipe.py --config projects/image/quickstart.yaml
+quickstart: install  ## the whole recipe on handwritten digits, without a download; seeds=5 for mean and spread
+	$(BIN)/python tools/run_recipe.py --config projects/image/quickstart.yaml $(if $(seeds),seeds=$(seeds))
 
 test: install  ## the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
 lint: install  ## style and types
 	$(BIN)/ruff check .

@@ -255,7 +255,8 @@ class System(Section):
     compile: bool = False
     """compile the network with torch.compile"""
     threads: int | None = Field(None, ge=1)
-    """CPU threads per process; default: torch's own choice. 1 is fastest for tiny networks and on busy machines"""
+    """CPU threads per process; default: torch's own choice, on a CPU less those that the workers need. 1 is fastest for
+    tiny networks and on busy machines"""
     workers: int = Field(2, ge=0)
     """data-loading processes per process"""
     start_method: Literal["fork", "spawn", "forkserver"] | None = None

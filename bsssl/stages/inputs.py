@@ -1,5 +1,6 @@
 """What several stages start from: the split, the networks, the device, the loaders."""
 
+import os
 from typing import Any
 
 import pyarrow as pa
@@ -41,8 +42,6 @@ def trained_model(run: Run, name: str) -> nn.Module:
 
 def make_compute(system: configs.System) -> Compute:
     """Where and how to compute; UserError when a GPU is asked for and there is none."""
-    if system.threads is not None:
-        torch.set_num_threads(system.threads)
     available = torch.cuda.is_available()
     if system.device == "cuda" and not available:
         raise UserError(
@@ -50,9 +49,17 @@ def make_compute(system: configs.System) -> Compute:
         )
     kind = "cuda" if available and system.device != "cpu" else "cpu"
     device = torch.device(kind, torch.cuda.current_device()) if kind == "cuda" else torch.device(kind)
+    torch.set_num_threads(system.threads or _free_threads(kind, system.workers))
     return Compute(
         device=device, precision=system.precision, channels_last=system.channels_last, compile=system.compile
     )
+
+
+def _free_threads(kind: str, workers: int) -> int:
+    """As many threads as torch would take, but on a CPU not the cores that the loader's processes need: torch's threads
+    wait for each other busily, and one that has to share its core makes a step many times longer."""
+    wanted = torch.get_num_threads()
+    return wanted if kind == "cuda" else max(1, min(wanted, (os.cpu_count() or 1) - workers))
 
 
 def loader(run: Run, dataset: data.ImageDataset, batches: data.TrainBatches | data.EvalBatches) -> Any:
