@@ -96,6 +96,13 @@ class Transforms(Section):
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """per channel, of pixel values in 0..1"""
 
+    def for_testing(self) -> dict[str, Any]:
+        """What decides how a picture is seen when scoring and testing, with the resize that follows from the rest."""
+        resize = self.test_resize
+        if resize is None and self.train_crop == "random_resized":
+            resize = round(self.size / 0.875)
+        return {"size": self.size, "resize": resize, "mean": self.mean, "std": self.std}
+
 
 class Data(Section):
     """Labels, pool and test set."""

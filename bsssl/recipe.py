@@ -21,7 +21,7 @@ import yaml
 
 from bsssl import data as data  # registers the datasets
 from bsssl import distributed, fileio, log, selection
-from bsssl.config import TRAIN_STAGES, Config
+from bsssl.config import TRAIN_STAGES, Config, Model
 from bsssl.log import logger
 from bsssl.registry import DATASETS, UserError
 
@@ -63,7 +63,7 @@ def stages(config: Config, *, seed: int) -> list[Stage]:
         suffix = f"-{round_number}" if round_number > 1 else ""
         score, select = f"score{suffix}", f"select{suffix}"
         model = config.models.teacher if round_number == 1 else config.models.student
-        score_settings = {"top_p": config.score.top_p, "model": model.model_dump(), **_input_settings(config)}
+        score_settings = {"top_p": config.score.top_p, **_test_settings(config, model)}
         planned.append(Stage(score, "score", "score", ("data", teacher), score_settings))
         planned.append(Stage(select, "select", "select", (score,), {**config.select.model_dump(), "seed": seed}))
         sources = (select, score) if config.pretrain.targets == "soft" else (select,)
@@ -81,17 +81,17 @@ def _trained(config: Config, seed: int, section: str, suffix: str = "", sources:
     train = getattr(config, section)
     model = config.models.teacher if section == "teacher" else config.models.student
     needs = ("data", *sources)
-    settings = {section: train.model_dump(), "model": model.model_dump(), "seed": seed, **_input_settings(config)}
-    settings["precision"] = config.system.precision
+    settings = {section: train.model_dump(), "model": model.model_dump(), "seed": seed}
+    settings |= {"transforms": config.data.transforms.model_dump(), "max_pixels": config.data.max_pixels}
+    settings |= {"precision": config.system.precision}
     if train.init_from in TRAIN_STAGES:
         needs += (train.init_from + (suffix if train.init_from in ("pretrain", "finetune") else ""),)
     elif train.init_from is not None:
         settings["init_from"] = fileio.state(train.init_from)
     name = section + suffix
-    test_settings = {"model": model.model_dump(), **_input_settings(config)}
     return [
         Stage(name, "train", section, needs, settings),
-        Stage(f"evaluate-{name}", "evaluate", section, ("data", name), test_settings),
+        Stage(f"evaluate-{name}", "evaluate", section, ("data", name), _test_settings(config, model)),
     ]
 
 
@@ -103,8 +103,10 @@ def _data_settings(config: Config, seed: int) -> dict[str, Any]:
     return settings | ({"seed": seed} if config.data.labels_per_class else {})
 
 
-def _input_settings(config: Config) -> dict[str, Any]:
-    return {"transforms": config.data.transforms.model_dump(mode="json"), "max_pixels": config.data.max_pixels}
+def _test_settings(config: Config, model: Model) -> dict[str, Any]:
+    """What decides the scores that a trained ``model`` gives."""
+    seen = {"transforms": config.data.transforms.for_testing(), "max_pixels": config.data.max_pixels}
+    return {"model": model.model_dump(), "precision": config.system.precision, **seen}
 
 
 class Run:

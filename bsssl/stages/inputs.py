@@ -82,7 +82,5 @@ def normalize(run: Run, compute: Compute) -> data.Normalize:
 
 def test_transform(transforms: configs.Transforms) -> data.Transform:
     """How pictures are seen when scoring and testing."""
-    resize = transforms.test_resize
-    if resize is None and transforms.train_crop == "random_resized":
-        resize = round(transforms.size / 0.875)
-    return data.test_transform(size=transforms.size, resize=resize)
+    seen = transforms.for_testing()
+    return data.test_transform(size=seen["size"], resize=seen["resize"])
