@@ -154,14 +154,15 @@ def collate(items: list[dict[str, Any] | Failure]) -> dict[str, Any]:
     """A batch: ``{"input": uint8 (B, ...), "target": int64 (B,) or float32 (B, C), "index", "view": int64 (B,),
     "failures": list[Failure]}``, and ``"hash": list[bytes]`` if the samples have one.
 
-    B counts the samples alone. When every item failed there is nothing but ``"failures"`` in the batch.
+    B counts the samples alone; ``input`` lies in memory with its channels last. When every item failed there is nothing
+    but ``"failures"`` in the batch.
     """
     failures = [item for item in items if isinstance(item, Failure)]
     samples = [item for item in items if not isinstance(item, Failure)]
     batch: dict[str, Any] = {"failures": failures}
     if not samples:
         return batch
-    batch["input"] = default_collate([sample["input"] for sample in samples])  # straight to shared memory in a worker
+    batch["input"] = _stack([sample["input"] for sample in samples])
     targets = [sample["target"] for sample in samples]
     batch["target"] = torch.stack(targets) if isinstance(targets[0], Tensor) else torch.tensor(targets)
     for name in ("index", "view"):
@@ -169,3 +170,13 @@ def collate(items: list[dict[str, Any] | Failure]) -> dict[str, Any]:
     if "hash" in samples[0]:
         batch["hash"] = [sample["hash"] for sample in samples]
     return batch
+
+
+def _stack(inputs: list[Tensor]) -> Tensor:
+    """(C, ...) each to (B, C, ...), channels last in memory.
+
+    Decoding and resizing leave pictures so, and copying them as they lie takes half the time of turning them.
+    """
+    turned = default_collate([item.movedim(0, -1) for item in inputs])  # straight to shared memory in a worker
+    stacked: Tensor = turned.movedim(-1, 1)
+    return stacked

@@ -26,7 +26,8 @@ class Compute:
     def place(self, tensor: Tensor) -> Tensor:
         """``tensor`` (B, C, H, W or B, C, T, H, W) on the device, in the memory format asked for."""
         moved = tensor.to(self.device, non_blocking=True)
-        return moved.contiguous(memory_format=CHANNELS_LAST[moved.ndim]) if self.channels_last else moved
+        wanted = CHANNELS_LAST[moved.ndim] if self.channels_last else torch.contiguous_format
+        return moved.contiguous(memory_format=wanted)
 
     def place_model(self, model: nn.Module) -> nn.Module:
         """``model`` on the device, in the memory format asked for."""

@@ -125,7 +125,7 @@ def train(
             group["lr"] = rate
         for part in range(accumulate):
             batch = _next(stream, failures)
-            torch.manual_seed(_pass_seed(seed, step, part))
+            _seed_generators(_pass_seed(seed, step, part), compute.device)
             inputs, target = normalize(compute.place(batch["input"])), batch["target"].to(compute.device)
             if mix is not None:
                 inputs, target = mix(inputs, target)
@@ -166,19 +166,21 @@ class _Tally:
     """Sums over steps, kept on the device so that reading them is the only wait for it."""
 
     def __init__(self, device: torch.device) -> None:
-        self._sums = torch.zeros(3, dtype=torch.float64, device=device)
+        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._correct = torch.zeros((), dtype=torch.int64, device=device)
+        self._samples = 0
         self._since = time.monotonic()
 
     def add(self, loss: Tensor, logits: Tensor, target: Tensor) -> None:
         classes = target if target.ndim == 1 else target.argmax(1)
-        correct = (logits.argmax(1) == classes).sum()
-        size = len(logits)
-        self._sums += torch.stack([loss.detach().double() * size, correct.double(), correct.new_tensor(size).double()])
+        self._loss += loss.detach().double() * len(logits)
+        self._correct += (logits.argmax(1) == classes).sum()
+        self._samples += len(logits)
 
     def read(self, *, step: int) -> dict[str, float]:
-        loss, correct, samples = self._sums.tolist()
+        loss, correct, samples = self._loss.item(), self._correct.item(), self._samples
         seconds = time.monotonic() - self._since
-        self.__init__(self._sums.device)  # type: ignore[misc]
+        self.__init__(self._loss.device)  # type: ignore[misc]
         if not np.isfinite(loss):
             raise UserError(f"the loss is {loss} by step {step}: {DIVERGED}")
         return {
@@ -214,6 +216,13 @@ def _sync_on_last(network: nn.Module, part: int, parts: int) -> contextlib.Abstr
     if isinstance(network, DistributedDataParallel) and part < parts - 1:
         return network.no_sync()
     return contextlib.nullcontext()
+
+
+def _seed_generators(seed: int, device: torch.device) -> None:
+    """What ``torch.manual_seed`` does for the CPU and this device; for every other kind it notes a stack trace."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def _pass_seed(seed: int, step: int, part: int) -> int:
