@@ -4,7 +4,7 @@ from bsssl.models import image as image  # registers the image networks
 from bsssl.models.build import Profile, build_model, profile
 from bsssl.models.head import classifier, replace_classifier
 from bsssl.models.released import RELEASED, load_released
-from bsssl.models.weights import Checkpoint, LoadReport, load_weights, read_checkpoint
+from bsssl.models.weights import Checkpoint, LoadReport, has_classes, load_weights, read_checkpoint
 
 __all__ = [
     "RELEASED",
@@ -13,6 +13,7 @@ __all__ = [
     "Profile",
     "build_model",
     "classifier",
+    "has_classes",
     "load_released",
     "load_weights",
     "profile",

@@ -73,6 +73,21 @@ def read_checkpoint(path: str) -> Checkpoint:
     return Checkpoint(state=_unwrap(_read_torch(local, path), path))
 
 
+def has_classes(model: nn.Module, path: str, classes: Sequence[str]) -> bool:
+    """Whether the classifier in the file at ``path``, of ``model``'s architecture, is for ``classes``.
+
+    The names decide where the file has names, else their number. UserError as of ``read_checkpoint``.
+    """
+    found = read_checkpoint(path)
+    theirs = found.metadata.get("classes")
+    if theirs is not None:
+        return list(theirs) == list(classes)
+    expected = model.state_dict()
+    head, _ = classifier(model)
+    weight = _rename_head(_strip_prefixes(found.state, expected), expected, head).get(f"{head}.weight")
+    return weight is None or len(weight) == len(classes)
+
+
 def load_weights(
     model: nn.Module,
     source: str | Mapping[str, Tensor],

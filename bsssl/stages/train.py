@@ -13,7 +13,7 @@ from bsssl.engine.loss import cross_entropy, mixing
 from bsssl.engine.train import Failures, train
 from bsssl.models import build_model
 from bsssl.models.released import load_released
-from bsssl.models.weights import load_weights, read_checkpoint
+from bsssl.models.weights import has_classes, load_weights
 from bsssl.optim import build_optimizer, build_schedule
 from bsssl.recipe import Run, Stage
 from bsssl.stages import inputs
@@ -111,8 +111,7 @@ def initial_model(run: Run, stage: Stage, classes: list[str]) -> nn.Module:
         origin = next(need for need in stage.needs if need.split("-")[0] == source)
         load_weights(model, str(run.folder(origin) / inputs.WEIGHTS), classes=classes)
     elif source is not None:
-        theirs = read_checkpoint(source).metadata.get("classes")
-        load_weights(model, source, new_head=theirs is not None and theirs != classes, classes=classes)
+        load_weights(model, source, new_head=not has_classes(model, source, classes), classes=classes)
     elif spec["weights"] is not None:
         load_released(model, spec["weights"], new_head=len(classes) != 1000)
     return model

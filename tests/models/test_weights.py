@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision import models as torchvision_models
 
 from bsssl.checkpoint import save_model
-from bsssl.models import build_model, load_weights, read_checkpoint
+from bsssl.models import build_model, has_classes, load_weights, read_checkpoint
 from bsssl.registry import UserError
 
 CLASSES = [f"class {number}" for number in range(5)]
@@ -264,3 +264,21 @@ def test_files_without_weights_and_paths_without_files(tmp_path: Path) -> None:
         read_checkpoint(str(tmp_path / "nowhere.pth"))
     with pytest.raises(UserError, match=r"cannot read .*: Is a directory"):
         read_checkpoint(str(tmp_path))
+
+
+@pytest.mark.parametrize(("theirs", "same"), [(["a", "b", "c"], True), (["a", "c", "b"], False), (["a", "b"], False)])
+def test_a_file_with_names_has_these_classes_or_others(tmp_path: Path, theirs: list[str], same: bool) -> None:
+    saved = build_model("small_resnet", num_classes=len(theirs), width=4, blocks=[1])
+    save_model(str(tmp_path / "a.safetensors"), saved.state_dict(), name="small_resnet", classes=theirs)
+    model = build_model("small_resnet", num_classes=3, width=4, blocks=[1])
+    assert has_classes(model, str(tmp_path / "a.safetensors"), ["a", "b", "c"]) is same
+
+
+@pytest.mark.parametrize(("count", "same"), [(3, True), (1000, False)])
+def test_a_file_without_names_is_judged_by_its_number_of_classes(tmp_path: Path, count: int, same: bool) -> None:
+    saved = build_model("small_resnet", num_classes=count, width=4, blocks=[1])
+    torch.save(
+        {"state_dict": {f"module.{name}": value for name, value in saved.state_dict().items()}}, tmp_path / "a.pth"
+    )
+    model = build_model("small_resnet", num_classes=3, width=4, blocks=[1])
+    assert has_classes(model, str(tmp_path / "a.pth"), ["a", "b", "c"]) is same
