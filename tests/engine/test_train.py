@@ -1,4 +1,3 @@
-import json
 from functools import partial
 
 import pytest
@@ -10,11 +9,7 @@ from bsssl.engine.compute import Compute
 from bsssl.engine.loss import mixing
 from bsssl.engine.train import LOG_EVERY
 from bsssl.registry import UserError
-from tests.engine.trainings import CLASSES, CPU, make_model, run, same, sgd, weights
-
-
-def lines(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+from tests.engine.trainings import CLASSES, CPU, lines, make_model, run, same, sgd, weights
 
 
 def latest_step(folder):

@@ -1,6 +1,8 @@
 """A training small enough for a test, through the real loop and the real loader, with every part open to variation."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -61,9 +63,10 @@ class Interrupted(Exception):
 
 
 def run(
-    folder: Any,
+    folder: Path,
     *,
     model: nn.Module | None = None,
+    dropout: float = 0.0,
     steps: int = 12,
     batch_size: int = 12,
     workers: int = 0,
@@ -80,7 +83,7 @@ def run(
     **options: Any,
 ) -> nn.Module:
     """Train ``model`` in ``folder``; ``interrupt_before`` is the step whose batches never come."""
-    model = compute.place_model(model or make_model())
+    model = compute.place_model(model or make_model(dropout=dropout))
     dataset = Stripes(unreadable=unreadable)
 
     def batches(first: int) -> Iterator[dict[str, Any]]:
@@ -119,6 +122,11 @@ def run(
 def weights(model: nn.Module) -> dict[str, Tensor]:
     """A copy of the state of ``model``."""
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    """What a training in ``folder`` wrote to its metrics."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def same(one: Any, other: Any) -> bool:

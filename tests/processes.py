@@ -1,0 +1,63 @@
+"""Processes of their own for what cannot be tested in one: killing, and several that train together.
+
+They are forked from a server that has imported everything and computed nothing, which takes no time and is safe.
+"""
+
+import multiprocessing
+import os
+import socket
+import sys
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["bsssl.cli", "bsssl.report", "bsssl.stages", "matplotlib.figure"])
+
+
+def start(
+    function: Callable[..., None], *arguments: Any, folder: Path, log: str = "log.txt", **environment: str
+) -> BaseProcess:
+    """Begin ``function(*arguments)`` in a new process that works in ``folder`` and writes to the file ``log`` there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / log).write_text("")
+    process = _CONTEXT.Process(target=_run, args=(function, arguments, str(folder), log, environment))
+    process.start()
+    return process
+
+
+def together(function: Callable[..., None], *arguments: Any, folder: Path, processes: int = 2) -> None:
+    """``function(*arguments)`` in several processes that torchrun might have started; all must succeed."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
+    started = [
+        start(
+            function, *arguments, folder=folder, log=f"rank-{rank}.txt", RANK=str(rank), LOCAL_RANK=str(rank), **group
+        )
+        for rank in range(processes)
+    ]
+    for process in started:
+        process.join(600)
+        if process.exitcode != 0:
+            for other in started:
+                other.kill()
+    logs = [(folder / f"rank-{rank}.txt").read_text() for rank in range(processes)]
+    assert [process.exitcode for process in started] == [0] * processes, "\n".join(logs)
+
+
+def _run(
+    function: Callable[..., None], arguments: tuple[Any, ...], folder: str, log: str, environment: dict[str, str]
+) -> None:
+    os.environ.update(environment)
+    os.chdir(folder)
+    output = open(log, "w", buffering=1)  # noqa: SIM115 - as long as the process lives
+    os.dup2(output.fileno(), 1)
+    os.dup2(output.fileno(), 2)
+    sys.stdout = sys.stderr = output
+    torch.set_num_threads(1)
+    function(*arguments)
