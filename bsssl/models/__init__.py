@@ -2,7 +2,7 @@
 
 from bsssl.models import image as image  # registers the image networks
 from bsssl.models.build import Profile, build_model, profile
-from bsssl.models.head import classifier, replace_classifier
+from bsssl.models.head import classifier
 from bsssl.models.released import RELEASED, load_released
 from bsssl.models.weights import Checkpoint, LoadReport, has_classes, load_weights, read_checkpoint
 
@@ -18,5 +18,4 @@ __all__ = [
     "load_weights",
     "profile",
     "read_checkpoint",
-    "replace_classifier",
 ]

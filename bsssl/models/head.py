@@ -18,19 +18,6 @@ def classifier(model: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
     return found[0], layer
 
 
-def replace_classifier(model: nn.Module, num_classes: int) -> None:
-    """Give ``model`` a freshly initialised classifier for ``num_classes`` classes, where the old one was."""
-    name, old = classifier(model)
-    bias = old.bias is not None
-    new: nn.Module
-    if isinstance(old, nn.Linear):
-        new = nn.Linear(old.in_features, num_classes, bias=bias)
-    else:
-        new = nn.Conv2d(old.in_channels, num_classes, 1, bias=bias)
-    parent, _, attribute = name.rpartition(".")
-    setattr(model.get_submodule(parent), attribute, new.to(old.weight.device, old.weight.dtype))
-
-
 def _last_linear(model: nn.Module) -> nn.Module | None:
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     return linear[-1] if linear else None

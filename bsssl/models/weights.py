@@ -137,6 +137,8 @@ def _read_safetensors(local: str, path: str) -> Checkpoint:
             metadata = file.metadata() or {}
     except (safetensors.SafetensorError, OSError) as error:
         raise _damaged(path, error) from None
+    if not state:
+        raise _damaged(path, ValueError("it holds no tensors"))
     ours = "model" in metadata and "classes" in metadata
     try:
         return Checkpoint(state, {key: json.loads(value) for key, value in metadata.items()} if ours else {})
