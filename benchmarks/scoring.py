@@ -159,7 +159,9 @@ def main() -> None:
 
 def summarise(best: dict[str, Rates], *, on_gpu: bool, settings: dict[str, object]) -> None:
     """The report, by the clock and, where nothing runs on a GPU, by CPU time."""
-    ours, peers, ratios = {}, {}, {}
+    ours: dict[str, float] = {}
+    peers: dict[str, float] = {}
+    ratios: dict[str, float] = {}
     for suffix in ("",) if on_gpu else ("", "_per_cpu_second"):
         rates = {name: rate.cpu if suffix else rate.wall for name, rate in best.items()}
         decode, forward = rates["decode"], rates["forward"]
