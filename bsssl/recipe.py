@@ -188,8 +188,8 @@ class Run:
         logger.info("seed %d: %s (%s)", self.seed, name, reason)
         started = time.monotonic()
         if distributed.is_main():
-            (self.folder(name) / DONE).unlink(missing_ok=True)
             fileio.write_text(str(self.path / "config.yaml"), as_yaml(self.config))
+            (self.folder(name) / DONE).unlink(missing_ok=True)
         result = run_stage(self, self.stages[name])
         if distributed.is_main():
             self._finish(name, result, time.monotonic() - started)

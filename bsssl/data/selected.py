@@ -1,6 +1,6 @@
 """The student's training set: what a selected sample with one or several classes contributes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -14,7 +14,12 @@ Mode = Literal["per_pair", "multi", "soft"]
 
 
 def selected_training_set(
-    selection: str, *, mode: Mode, scores: Iterable[str] = (), temperature: float = 1.0
+    selection: str,
+    *,
+    mode: Mode,
+    scores: Iterable[str] = (),
+    temperature: float = 1.0,
+    classes: Sequence[str] | None = None,
 ) -> tuple[pa.Table, Targets]:
     """Records and targets for training on a selection file; rows in the order of shard and position.
 
@@ -27,10 +32,18 @@ def selected_training_set(
     ======== ===================================== ==============================================================
 
     ``scores``: the score files of the whole pool, in shard order (``soft`` alone reads them, one at a time, and only
-    those of shards that hold selected samples). UserError for a missing or damaged file, or scores that lack a sample.
+    those of shards that hold selected samples). UserError for a missing or damaged file, scores that lack a sample, or
+    a selection for other classes than ``classes``, where given.
     """
     table = read_selection(selection)
-    num_classes = len(selection_facts(table, path=selection)["class_names"])
+    class_names = list(selection_facts(table, path=selection)["class_names"])
+    num_classes = len(class_names)
+    if classes is not None and class_names != list(classes):
+        other = sorted(set(class_names) ^ set(classes))
+        raise UserError(
+            f"{selection} and the data have different classes ({', '.join(other[:5]) or 'in another order'}); use the "
+            "same class list, or score and select again"
+        )
     if mode == "per_pair":
         return _places(table), table["class"].to_numpy().astype(np.int64)
     shard, position = table["shard"].to_numpy(), table["position"].to_numpy()

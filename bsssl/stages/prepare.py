@@ -47,6 +47,10 @@ def split(settings: configs.Data, *, seed: int) -> tuple[pa.Table, pa.Table, pa.
     test = open_source(settings.test).records()
     classes = data.class_names(train_records)
     data.class_indices(train_records, classes, what="data.train")
+    if len(classes) == 1:
+        raise UserError(
+            f"data.train has a single class ({classes[0]}); put each class in a folder of its own, two at least"
+        )
     data.class_indices(test, classes, what="data.test")
     labeled, rest = train_records, train_records.slice(0, 0)
     if settings.labels_per_class is not None:

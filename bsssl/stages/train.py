@@ -127,7 +127,9 @@ def _training_set(run: Run, stage: Stage, classes: list[str]) -> tuple[pa.Table,
     folders = {need.split("-")[0]: str(run.folder(need)) for need in stage.needs}
     scores = selection.score_files(folders["score"]) if "score" in folders else ()
     path = fileio.join(folders["select"], inputs.SELECTION)
-    return data.selected_training_set(path, mode=settings.targets, temperature=settings.temperature, scores=scores)
+    return data.selected_training_set(
+        path, mode=settings.targets, temperature=settings.temperature, scores=scores, classes=classes
+    )
 
 
 def _train_loader(
