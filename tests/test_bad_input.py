@@ -1,0 +1,513 @@
+"""Whatever is wrong with what a user gives: one clear line, a non-zero exit, and nothing half-written."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.numpy
+import torch
+
+from bsssl import selection
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def refused(bsssl, recipe, tmp_path):
+    """Runs a command that must fail as users are to see it; its one error line, without the ``error: ``."""
+    output = tmp_path / "run"
+
+    def call(command: str, *overrides: str, config: Path | None = None, output: Path = output) -> str:
+        outcome = bsssl(command, "--config", config or recipe.config, f"output_dir={output}", *overrides)
+        assert outcome.status == 1
+        assert len(outcome.errors) == 1, outcome.err
+        assert outcome.err.splitlines()[-1] == outcome.errors[0]
+        assert "Traceback" not in outcome.err and "not an error we foresaw" not in outcome.err
+        assert not outcome.out
+        if output.is_dir():
+            assert not list(output.rglob("*.tmp"))
+        return outcome.errors[0].removeprefix("error: ")
+
+    return call
+
+
+@pytest.fixture
+def source(tmp_path):
+    """``source(dataset, path)``: an override for the pool; ``source.path(...)`` are written below."""
+
+    def override(dataset: str, path: Path) -> str:
+        return "data.pool=" + json.dumps([{"dataset": dataset, "path": str(path)}])
+
+    return override
+
+
+def done(output: Path) -> set[str]:
+    return {path.parent.name for path in output.rglob("done.json")}
+
+
+def seed_folder(tmp_path: Path) -> Path:
+    return tmp_path / "run" / "seed-0"
+
+
+# The config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("finetune.base_lrr=1", "unknown key 'finetune.base_lrr': did you mean 'base_lr'? valid: "),
+        ("seed=many", "seed: Input should be a valid integer"),
+        ("select.top_k=0", "select.top_k: Input should be greater than or equal to 1"),
+        ("score.top_p=4", "score.top_p (4) is above data.num_classes (3); lower it"),
+        ("teacher.warmup=9 steps", "teacher: warmup (9 steps) is longer than length (8 steps); shorten it"),
+    ],
+)
+def test_config(refused, recipe, tmp_path, override, message):
+    assert refused("run", override).startswith(f"{recipe.config}: {message}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_several_problems_of_a_config_have_a_line_each(bsssl, recipe):
+    outcome = bsssl("run", "--config", recipe.config, "seed=many", "select.top_k=0", "a=1")
+    assert outcome.status == 1
+    assert len(outcome.errors) == 3 == len(outcome.err.splitlines())
+
+
+def test_p_above_the_classes_that_the_data_has(refused, tmp_path):
+    line = refused("run", "score.top_p=4", "data.num_classes=null")
+    assert line == "score.top_p (4) is above the 3 classes of data.train; lower it"
+    assert done(tmp_path) == set()
+
+
+def test_a_warm_up_that_turns_out_too_long(refused, tmp_path):
+    line = refused("train", "stage=teacher", "teacher.warmup=9 epochs")
+    assert line == "teacher.warmup (9 epochs, 9 steps) is longer than teacher.length (8 steps, 8 steps); shorten it"
+    assert done(tmp_path) == {"data"}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("models.student.name=small_resnt", "unknown model 'small_resnt': did you mean 'small_resnet'? valid: "),
+        ("models.student.name=timm/resnet19", "unknown timm model 'timm/resnet19': nearest: timm/resnet1"),
+        ("models.student.options.widht=3", "model 'small_resnet': unknown option 'widht': did you mean 'width'? "),
+        (
+            "models.student.weights=resnet18.fb",
+            "models.student.weights: unknown released weights 'resnet18.fb': valid: ",
+        ),
+        ("data.pool=[{dataset: foldr, path: x}]", "unknown dataset 'foldr': did you mean 'folder'? valid: digits, "),
+        ("finetune.init_from=pretrian", "finetune.init_from: 'pretrian' is neither a stage (teacher, "),
+    ],
+)
+def test_unknown_names_are_found_before_anything_runs(refused, tmp_path, override, message):
+    assert refused("run", override).startswith(message)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_option_of_a_dataset(refused):
+    line = refused("run", "data.test.options={splt: test}")
+    assert line.startswith("dataset 'folder': ") and "'splt'" in line and line.endswith("check its options")
+
+
+def test_no_gpu(refused, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    line = refused("run", "system.device=cuda")
+    assert line.startswith("system.device is cuda, but no GPU is usable; set system.device=cpu or auto")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "train needs a training stage, not stage=None; add stage=NAME, one of teacher, "),
+        (["train", "stage=select"], "train needs a training stage, not stage=select; "),
+        (["train", "stage=ceiling"], "the config has no ceiling; add for example ceiling.length='90 epochs'"),
+        (["evaluate", "stage=ceiling"], "the config has no ceiling; add for example ceiling.length='90 epochs'"),
+    ],
+)
+def test_a_command_without_its_stage(refused, arguments, message):
+    assert refused(*arguments).startswith(message)
+
+
+# The data
+
+
+@pytest.mark.parametrize("key", ["train", "test"])
+def test_a_missing_path(refused, tmp_path, key):
+    line = refused("run", f"data.{key}.path={tmp_path / 'none'}")
+    assert line == f"no such folder: {tmp_path / 'none'}; check the path"
+    assert done(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name", "message"),
+    [
+        ("folder", "none", "no such folder: {path}; check the path"),
+        ("manifest", "none.csv", "no such file: {path}; check the path"),
+        ("tars", "none.tar", "no such file: {path}; check the path"),
+        ("tars", "none-*.tar", "no tar matches {path}; check the pattern"),
+    ],
+)
+def test_a_pool_that_is_not_there(refused, source, tmp_path, dataset, name, message):
+    path = tmp_path / name
+    assert refused("run", source(dataset, path)) == message.format(path=path)
+    assert done(tmp_path) == set()
+
+
+def test_an_empty_folder(refused, source, tmp_path):
+    (tmp_path / "empty").mkdir()
+    line = refused("run", source("folder", tmp_path / "empty"))
+    assert line.startswith(f"nothing to read in {tmp_path / 'empty'}: none of its 0 files ends in .jpg, ")
+    assert line.endswith("check the path or set extensions")
+
+
+def test_a_labeled_folder_without_classes(refused, recipe):
+    line = refused("run", f"data.train.path={recipe.folder / 'loose'}")
+    assert line.startswith("data.train: 19 of 19 items have no label (first: 00-circle.jpg in ")
+    assert line.endswith("put each in its class's folder or give the manifest a label column")
+
+
+def test_one_class_is_not_enough(refused, recipe, tmp_path):
+    shutil.copytree(recipe.folder / "train" / "circle", tmp_path / "train" / "circle")
+    line = refused("run", f"data.train.path={tmp_path / 'train'}", "data.num_classes=null", "score.top_p=1")
+    assert line == "data.train has a single class (circle); put each class in a folder of its own, two at least"
+
+
+def test_class_lists_that_disagree(refused, recipe, tmp_path):
+    shutil.copytree(recipe.folder / "test", tmp_path / "test")
+    (tmp_path / "test" / "circle").rename(tmp_path / "test" / "cirlce")
+    line = refused("run", f"data.test.path={tmp_path / 'test'}")
+    assert line.startswith("data.test: unknown class 'cirlce': did you mean 'circle'? valid: circle, square, triangle")
+    line = refused("run", "data.num_classes=4")
+    assert line == "data.train has 3 classes, but data.num_classes says 4; correct one of them"
+
+
+def test_more_labels_per_class_than_there_are(refused):
+    line = refused("run", "data.labels_per_class=5")
+    assert line.startswith("labels_per_class=5 is more than 3 of 3 classes have (fewest: 'circle' with 4); lower it")
+
+
+def test_a_manifest_with_a_missing_column(refused, source, tmp_path):
+    (tmp_path / "pool.csv").write_text("file,label\na.jpg,circle\n")
+    line = refused("run", source("manifest", tmp_path / "pool.csv"))
+    assert line.startswith(f"{tmp_path / 'pool.csv'} has no column 'path'; columns found: file, label; rename one or")
+
+
+@pytest.fixture
+def cut_tar(recipe, tmp_path):
+    path = tmp_path / "cut.tar"
+    path.write_bytes((recipe.folder / "tars" / "part-000.tar").read_bytes()[:5000])
+    return path
+
+
+def test_a_tar_cut_short_in_a_labeled_set(refused, cut_tar):
+    line = refused("run", f"data.train={{dataset: tars, path: {cut_tar}}}")
+    assert line == f"{cut_tar} is cut short; download or write it again"
+
+
+def test_a_tar_cut_short_in_the_pool_is_an_unreadable_item(refused, source, cut_tar, bsssl, recipe, tmp_path):
+    line = refused("run", source("tars", cut_tar))
+    assert "items cannot be read, more than the tolerated 5.0% (for example: " in line and str(cut_tar) in line
+    assert line.endswith("mend the pool or raise data.max_failure_rate")
+    assert "score" not in done(tmp_path)
+    arguments = ["--config", recipe.config, f"output_dir={tmp_path / 'run'}", source("tars", cut_tar)]
+    assert bsssl("score", *arguments, "data.max_failure_rate=0.6").status == 0
+    ledger = selection.read_ledger(selection.score_files(str(seed_folder(tmp_path) / "score"))[0])
+    assert all("cut.tar" in key for key, _ in ledger) and len(ledger) >= 1
+
+
+def test_a_pool_with_nothing_readable(refused, source, tmp_path):
+    (tmp_path / "pool").mkdir()
+    for number in range(4):
+        (tmp_path / "pool" / f"{number}.jpg").write_bytes(b"no picture")
+    line = refused("run", source("folder", tmp_path / "pool"))
+    assert line.startswith("4 of the pool's 4 items cannot be read, more than the tolerated 5.0% (for example: ")
+    assert str(tmp_path / "pool" / "0.jpg") in line
+    line = refused("run", source("folder", tmp_path / "pool"), "data.max_failure_rate=1")
+    assert line.startswith("nothing to select: no sample of the pool was scored (") and "ledger" in line
+    assert "select" not in done(tmp_path)
+
+
+def test_training_items_that_cannot_be_read(refused, recipe, tmp_path):
+    shutil.copytree(recipe.folder / "train", tmp_path / "train")
+    (tmp_path / "train" / "circle" / "0.jpg").write_bytes(b"")
+    line = refused("train", "stage=teacher", f"data.train.path={tmp_path / 'train'}")
+    assert line.startswith("1 of 12 training items cannot be read, more than the tolerated 5.0%: row ")
+    assert f"{tmp_path / 'train' / 'circle' / '0.jpg'}: " in line
+    assert line.endswith("mend the data or raise data.max_failure_rate")
+    assert done(tmp_path) == {"data"}
+
+
+def test_an_unreadable_test_item(refused, recipe, tmp_path):
+    shutil.copytree(recipe.folder / "test", tmp_path / "test")
+    (tmp_path / "test" / "square" / "3.jpg").write_bytes(b"no picture")
+    line = refused("train", "stage=teacher", f"data.test.path={tmp_path / 'test'}", "data.max_failure_rate=1")
+    assert line.startswith("1 of 15 test items have no complete result (square/3.jpg: ")
+    assert line.endswith("mend them or take them out of data.test")
+    assert done(tmp_path) == {"data", "teacher"}
+    assert not (seed_folder(tmp_path) / "evaluate-teacher" / "metrics.json").exists()
+
+
+def test_a_pool_that_holds_a_labeled_item_by_path(refused, source, recipe, tmp_path):
+    line = refused("run", source("folder", recipe.folder / "train"))
+    assert line.startswith("the pool contains 12 labeled or test items (such as circle/0.jpg, ")
+    assert line.endswith(
+        "take them out, set data.pool_overlap=exclude to have them left out, or set it to allow to keep them"
+    )
+    assert done(tmp_path) == set()
+
+
+def test_a_pool_that_holds_a_test_item_by_content(refused, source, recipe, tmp_path):
+    shutil.copytree(recipe.folder / "loose", tmp_path / "pool")
+    shutil.copy(recipe.folder / "test" / "square" / "2.jpg", tmp_path / "pool" / "other name.jpg")
+    line = refused("run", source("folder", tmp_path / "pool"))
+    assert line.startswith("the pool holds 1 copies of labeled or test items (such as other name.jpg); take them out,")
+    assert done(tmp_path) == {"data", "teacher", "evaluate-teacher"}
+
+
+# Files of weights, and results of other stages
+
+
+@pytest.fixture
+def altered(finished, refused, recipe):
+    """The finished run, and a refused call on it."""
+
+    def call(command: str, *overrides: str) -> str:
+        return refused(command, *overrides, output=finished)
+
+    return call
+
+
+def test_a_checkpoint_of_another_architecture(altered, finished, tmp_path):
+    other = tmp_path / "other.pth"
+    torch.save(torch.nn.Linear(3, 2).state_dict(), other)
+    line = altered("train", "stage=finetune", f"finetune.init_from={other}")
+    assert line.startswith(f"{other} is of another architecture: 0 of its 2 tensors match the network's ")
+    assert "finetune" not in done(finished)
+
+
+def test_a_student_that_starts_from_another_network(altered):
+    line = altered("train", "stage=finetune", "finetune.init_from=teacher", "models.student.options.width=8")
+    assert "teacher/model.safetensors is of another architecture: " in line
+    assert line.endswith("configure model 'small_resnet' with its options, or give another file")
+
+
+def test_classes_that_differ_from_those_of_the_weights(altered, finished):
+    classes = finished / "seed-0" / "data" / "classes.json"
+    classes.write_text(json.dumps(["circle", "square", "star"]))
+    line = altered("run", "score.top_p=1")
+    assert "teacher/model.safetensors has 'triangle' as class 2 and the data 'star'; use the same class list" in line
+
+
+def test_classes_that_differ_from_those_of_the_selection(altered, finished):
+    path = finished / "seed-0" / "select" / "selection.parquet"
+    classes = finished / "seed-0" / "data" / "classes.json"
+    classes.write_text(json.dumps(["circle", "square", "star"]))
+    line = altered("train", "stage=pretrain", "pretrain.base_lr=1")
+    assert line.startswith(f"{path} and the data have different classes (star, triangle); use the same class list")
+    assert "pretrain" not in done(finished)
+
+
+@pytest.mark.parametrize("damage", [lambda old: old[: len(old) // 2], lambda old: b"", lambda old: b"x" * len(old)])
+def test_corrupt_final_weights(altered, finished, bsssl, recipe, damage: Callable[[bytes], bytes]):
+    path = finished / "seed-0" / "teacher" / "model.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    line = altered("score", "score.top_p=1")
+    assert line.startswith(f"{path} is damaged or not a file of weights (")
+    assert line.endswith("fetch it again, or delete it and run the stage that makes it")
+    path.unlink()
+    line = altered("score", "score.top_p=1")
+    assert "(model.safetensors is missing); run first: python tools/train_net.py --config " in line
+    assert bsssl("run", "--config", recipe.config, f"output_dir={finished}").status == 0
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "noise", "other"])
+def test_a_corrupt_resumable_checkpoint(altered, finished, bsssl, recipe, damage):
+    folder = finished / "seed-0" / "baseline"
+    expected = (folder / "model.safetensors").read_bytes()
+    fingerprint = json.loads((folder / "done.json").read_text())["fingerprint"]
+    (folder / "done.json").unlink()
+    path = folder / f"checkpoint-{fingerprint}-000000003.pt"
+    torch.save([3] if damage == "other" else {"step": 3, "state": {}}, path)
+    if damage != "other":
+        content = path.read_bytes()
+        path.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "noise": b"\x00" * 500}[damage])
+    line = altered("train", "stage=baseline")
+    assert line == f"{path} is damaged; delete it to resume from the one before it"
+    path.unlink()
+    assert bsssl("train", "--config", recipe.config, f"output_dir={finished}", "stage=baseline").status == 0
+    assert (folder / "model.safetensors").read_bytes() == expected
+
+
+def test_a_file_of_weights_that_would_run_code(altered, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    torch.save({"weight": Evil()}, tmp_path / "evil.pth")
+    line = altered("train", "stage=finetune", f"finetune.init_from={tmp_path / 'evil.pth'}")
+    assert "holds Python objects besides weights (" in line and "not loaded" in line
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "command", "override", "message"),
+    [
+        ("score/000001.scores", "select", "select.top_k=2", "000001.scores is cut short ("),
+        ("select/selection.parquet", "train", "pretrain.base_lr=1", "selection.parquet is damaged ("),
+        ("data/pool/pool.json", "score", "score.top_p=1", "pool.json is not valid JSON ("),
+        ("data/classes.json", "score", "score.top_p=1", "classes.json is not valid JSON ("),
+        ("teacher/done.json", "score", "score.top_p=1", "done.json is not valid JSON ("),
+        ("data/pool/shard-000001.parquet", "score", "score.top_p=1", "shard-000001.parquet is not a readable file of"),
+    ],
+)
+def test_damaged_results_of_other_stages(altered, finished, name, command, override, message):
+    path = finished / "seed-0" / name
+    path.write_bytes(path.read_bytes()[:-10])
+    line = altered(command, override, *(["stage=pretrain"] if command == "train" else []))
+    assert message in line and "delete it" in line and "run" in line
+    assert str(path) in line
+
+
+def test_a_stage_whose_inputs_are_missing(refused, recipe, tmp_path):
+    tools = f"--config {recipe.config} output_dir={tmp_path / 'run'}"
+    folder = seed_folder(tmp_path)
+    assert refused("score") == (
+        f"score needs the result of 'teacher' in {folder / 'teacher'} (not done yet); run first: "
+        f"python tools/train_net.py {tools} stage=teacher"
+    )
+    assert refused("select").endswith(f"(not done yet); run first: python tools/score_pool.py {tools}")
+    line = refused("train", "stage=pretrain")
+    assert line.endswith(f"(not done yet); run first: python tools/select_samples.py {tools}")
+    assert refused("train", "stage=finetune").endswith(f"python tools/train_net.py {tools} stage=pretrain")
+    line = refused("evaluate", "stage=baseline", "baseline.base_lr=3")
+    assert line.endswith(f"python tools/train_net.py {tools} baseline.base_lr=3 stage=baseline")
+    assert done(tmp_path) == {"data"}
+
+
+def test_a_stage_whose_inputs_are_stale(altered):
+    line = altered("select", "teacher.base_lr=1")
+    assert "select needs the result of 'score' in " in line
+    assert "(teacher has changed); run first: python tools/score_pool.py --config " in line
+    line = altered("train", "stage=finetune", "pretrain.base_lr=1")
+    assert "(pretrain.base_lr: 2.0 -> 1.0); run first: python tools/train_net.py" in line
+    assert line.endswith("pretrain.base_lr=1 stage=pretrain")
+
+
+# While it runs
+
+
+def test_a_loss_that_is_not_a_number(refused, tmp_path):
+    line = refused("train", "stage=teacher", "teacher.base_lr=1e30", "teacher.warmup=0 steps")
+    assert line.startswith("the loss is ") and "training diverged; lower base_lr, set clip_norm" in line
+    assert done(tmp_path) == {"data"}
+    assert {path.name for path in (seed_folder(tmp_path) / "teacher").iterdir()} == {"metrics.jsonl"}
+
+
+def test_weights_that_became_infinite_in_the_last_step(refused, tmp_path):
+    line = refused("train", "stage=teacher", "teacher.base_lr=1e38", "teacher.length=1 steps", "teacher.warmup=0 steps")
+    assert line.startswith("the network's scores are not numbers for 15 of 15 test items (first: circle/0.jpg); its ")
+    assert "evaluate-teacher" not in done(tmp_path)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """``small_disk(size)``: a folder that holds so much, such as 64k."""
+    mounted: list[Path] = []
+
+    def mount(size: str) -> Path:
+        folder = tmp_path / f"disk-{size}"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("only root may mount a disk of its own")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("free", ["16k", "64k", "128k"])
+def test_a_full_disk(refused, small_disk, bsssl, recipe, finished_once, free):
+    """Wherever the disk fills up, and then the same command goes on where it stopped."""
+    disk = small_disk(free)
+    line = refused("run", "system.checkpoint_steps=1", output=disk)
+    assert line.startswith(f"cannot write {disk}/seed-0/")
+    assert line.endswith(": No space left on device; free space or choose another folder with output_dir=")
+    subprocess.run(["mount", "-o", "remount,size=10m", str(disk)], check=True)
+    assert bsssl("run", "--config", recipe.config, f"output_dir={disk}").status == 0
+    assert (disk / "results.json").read_text() == (finished_once / "results.json").read_text()
+    assert not list(disk.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace", "makedirs"])
+def test_a_full_disk_without_one(refused, monkeypatch, tmp_path, failing):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, failing, full)
+    line = refused("run")
+    assert line.startswith("cannot write ") and "No space left on device; free space or choose another" in line
+    assert done(tmp_path) == set()
+
+
+@pytest.mark.parametrize("command", ["run", "score"])
+def test_an_output_that_cannot_be_written(refused, tmp_path, command):
+    (tmp_path / "file").write_text("")
+    line = refused(command, output=tmp_path / "file")
+    assert str(tmp_path / "file") in line
+    assert line.startswith("cannot write ") and line.endswith("or choose another folder with output_dir=")
+    assert refused(command, output=Path("/proc/none")).startswith("cannot write /proc/none/")
+
+
+# As users see it
+
+
+def test_the_traceback_is_for_debug_alone(bsssl, recipe, tmp_path):
+    arguments = ("run", "--config", recipe.config, f"output_dir={tmp_path}", f"data.train.path={tmp_path / 'none'}")
+    assert "Traceback" not in bsssl(*arguments).err
+    outcome = bsssl(*arguments, "--debug")
+    assert outcome.status == 1
+    assert "Traceback" in outcome.err
+    assert outcome.err.splitlines()[-1] == f"error: no such folder: {tmp_path / 'none'}; check the path"
+
+
+def test_an_error_nobody_foresaw_is_one_line_too(bsssl, recipe, tmp_path, monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a\nb")
+
+    monkeypatch.setattr("bsssl.recipe.execute", broken)
+    outcome = bsssl("run", "--config", recipe.config, f"output_dir={tmp_path}")
+    assert outcome.errors == [
+        "error: ZeroDivisionError: a b (not an error we foresaw: run again with --debug and report the traceback)"
+    ]
+
+
+def test_a_process_exits_with_1_and_one_line(recipe, tmp_path):
+    command = [sys.executable, ROOT / "tools" / "run_recipe.py", "--config", recipe.config, "select.top_k=0"]
+    ended = subprocess.run([*map(str, command), f"output_dir={tmp_path}"], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert ended.stderr.startswith("error: ") and len(ended.stderr.splitlines()) == 1
+
+
+def test_errors_in_data_loading_processes_are_one_line_too(refused, recipe, tmp_path, monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("bsssl.data.dataset.decode_image", broken)
+    with pytest.raises(AssertionError, match="not an error we foresaw"):
+        refused("train", "stage=teacher", "system.workers=1", "system.start_method=fork")
+
+
+def test_weights_without_names(altered, tmp_path):
+    path = tmp_path / "plain.safetensors"
+    safetensors.numpy.save_file({}, path)
+    line = altered("train", "stage=finetune", f"finetune.init_from={path}")
+    assert line.startswith(f"{path} is damaged or not a file of weights (it holds no tensors); ")
