@@ -121,7 +121,8 @@ def uninterrupted(folder: Path, steps: int) -> float:
 def kill_until_done(folder: Path, steps: int, working: float) -> Iterator[tuple[str, bool]]:
     """Run and kill until a run ends by itself: for each kill, the stage it fell in, and whether a checkpoint was there.
 
-    One kill in ten falls into the start-up; the others up to a third of the whole work after it.
+    One kill in ten falls into the start-up; the others up to half of the whole work after it, sooner more often than
+    later, so that the early stages, which a run passes once, have their share.
     """
     while True:
         command = Command(folder, steps)
@@ -130,7 +131,7 @@ def kill_until_done(folder: Path, steps: int, working: float) -> Iterator[tuple[
         else:
             while not command.log() and not command.ended(0.02):
                 pass
-            done = command.ended(random.uniform(0, working / 3))
+            done = command.ended(working / 2 * random.random() ** 3)
         if done:
             return
         command.kill()
