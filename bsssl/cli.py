@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None, *, command: str | None = None) -> N
         arguments: instead of ``sys.argv``.
         command: the sub-command, for the scripts in ``tools/`` that stand for one.
     """
-    parsed = _parser(command).parse_args(arguments)
+    parsed = _parse(_parser(command), arguments)
     chosen = command or parsed.command
     try:
         if chosen == "options":
@@ -54,6 +54,17 @@ def main(arguments: list[str] | None = None, *, command: str | None = None) -> N
             traceback.print_exc()
         sys.exit(_one_line(error))
     sys.exit(0)
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
+    """What argparse makes of the arguments, overrides after an option included, which it leaves over."""
+    parsed, others = parser.parse_known_args(arguments)
+    unknown = [other for other in others if other.startswith("-") or "overrides" not in parsed]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if others:
+        parsed.overrides += others
+    return parsed
 
 
 def _parser(command: str | None) -> argparse.ArgumentParser:
