@@ -1,0 +1,111 @@
+import re
+import shlex
+
+import pytest
+
+from bsssl import __version__
+from bsssl.cli import COMMANDS
+
+
+def plan_rows(text):
+    """The plan's table of stages: name -> its other cells."""
+    lines = text.split("stage  ")[1].splitlines()[1:]
+    return {line.split()[0]: re.split(r"  +", line)[1:] for line in lines if line.strip()}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(bsssl, command):
+    outcome = bsssl(command, "--help")
+    assert outcome.status == 0 and "key=value" in outcome.out and "--plan" in outcome.out
+
+
+def test_version(bsssl):
+    assert bsssl("--version").out == f"bsssl {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["runn"], ["run"], ["run", "--config", "x", "--pln"], ["options", "a=1"]])
+def test_a_wrong_call_exits_with_2_and_shows_the_usage(bsssl, arguments):
+    outcome = bsssl(*arguments)
+    assert outcome.status == 2 and outcome.err.startswith("usage: bsssl")
+
+
+def test_options(bsssl):
+    outcome = bsssl("options")
+    assert outcome.status == 0
+    assert "select.top_k: int = 16000\n    K: samples kept per class\n" in outcome.out
+
+
+def test_the_plan_of_a_recipe_that_has_not_run(bsssl, recipe, tmp_path):
+    outcome = bsssl("run", "--config", recipe.config, f"output_dir={tmp_path / 'run'}", "--plan", "seed=3")
+    assert outcome.status == 0 and not (tmp_path / "run").exists()
+    assert f"-> {tmp_path / 'run'}, seeds 3" in outcome.out
+    # 108 + 8 of the stem, 2 x (144 + 8) of the block, 15 of the classifier; 16 x 16 x (108 + 288) + 12
+    assert re.search(r"student +small_resnet +435 +101,388 at 16x16\n", outcome.out)
+    rows = plan_rows(outcome.out)
+    assert rows["teacher"] == ["12", "12", "8", "96", "0.09375", "to do (not done yet)"]
+    assert rows["score"] == ["52", "8", "52", "to do (not done yet)"]
+    assert rows["select"] == ["at most 18", "to do (not done yet)"]
+    assert list(rows)[-1] == "evaluate-baseline" and len(rows) == 11
+
+
+def test_the_plan_of_a_finished_recipe_after_a_change(bsssl, recipe, finished):
+    arguments = ("run", "--config", recipe.config, f"output_dir={finished}", "--plan")
+    assert {cells[-1] for cells in plan_rows(bsssl(*arguments).out).values()} == {"done"}
+    rows = plan_rows(bsssl(*arguments, "finetune.base_lr=0.01", "seeds=2").out)
+    assert rows["teacher"][-1] == "to do for 1 of 2 seeds (not done yet)"
+    assert rows["finetune"][-1] == "to do for 2 of 2 seeds (finetune.base_lr: 0.2 -> 0.01)"
+    rows = plan_rows(bsssl(*arguments, "finetune.base_lr=0.01").out)
+    assert [name for name, cells in rows.items() if cells[-1] != "done"] == ["finetune", "evaluate-finetune"]
+
+
+def test_the_plan_of_one_stage(bsssl, recipe, finished):
+    arguments = ("--config", recipe.config, f"output_dir={finished}", "--plan")
+    assert list(plan_rows(bsssl("train", *arguments, "stage=pretrain").out)) == [
+        "data",
+        "pretrain",
+        "evaluate-pretrain",
+    ]
+    assert list(plan_rows(bsssl("score", *arguments).out)) == ["data", "score"]
+    assert list(plan_rows(bsssl("evaluate", *arguments).out)) == ["evaluate-finetune"]
+
+
+def test_the_plan_without_data(bsssl, recipe, tmp_path):
+    missing = f"data.train.path={tmp_path / 'none'}"
+    arguments = ("run", "--config", recipe.config, f"output_dir={tmp_path}", "--plan", missing)
+    outcome = bsssl(*arguments)
+    assert outcome.status == 0
+    assert f"sizes are unknown until the data is there: no such folder: {tmp_path / 'none'}" in outcome.out
+    assert plan_rows(outcome.out)["teacher"][:3] == ["unknown", "12", "8"]
+    assert "unknown (set data.num_classes)" in bsssl(*arguments, "data.num_classes=null").out
+
+
+def test_the_plan_finds_a_warm_up_that_is_too_long(bsssl, recipe, tmp_path):
+    outcome = bsssl("run", "--config", recipe.config, f"output_dir={tmp_path}", "--plan", "teacher.warmup=9 epochs")
+    assert outcome.status == 1
+    assert outcome.errors[0].startswith("error: teacher.warmup (9 epochs, 9 steps) is longer than teacher.length (8 s")
+
+
+def test_the_command_that_an_error_names_mends_it(bsssl, recipe, tmp_path):
+    """Paths with blanks and overrides survive the way into the message and back."""
+    output = tmp_path / "my run"
+    arguments = ("--config", recipe.config, f"output_dir={output}", "teacher.length=4 steps", "baseline.base_lr=1.0")
+    line = bsssl("score", *arguments).errors[0]
+    named = shlex.split(line.split("run first: ")[1])
+    assert named[:2] == ["python", "tools/train_net.py"]
+    assert bsssl("train", *named[2:]).status == 0
+    assert bsssl("score", *arguments).status == 0
+    assert (output / "seed-0" / "score" / "done.json").exists()
+
+
+def test_overrides_may_stand_anywhere(bsssl, recipe, tmp_path):
+    arguments = ("run", "seed=4", "--config", recipe.config, "seeds=2", "--plan", f"output_dir={tmp_path}", "seed=5")
+    assert f"-> {tmp_path}, seeds 5, 6\n" in bsssl(*arguments).out
+
+
+def test_an_interrupt_exits_with_130(bsssl, recipe, tmp_path, monkeypatch):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bsssl.recipe.execute", interrupted)
+    outcome = bsssl("run", "--config", recipe.config, f"output_dir={tmp_path}")
+    assert (outcome.status, outcome.err) == (130, "")
