@@ -19,7 +19,7 @@ setup(
         "pyarrow>=15",
         "pydantic>=2.7",
         "PyYAML>=6",
-        "fsspec>=2024.2",
+        "fsspec[http]>=2024.2",
         "safetensors>=0.4.3",
         "scikit-learn>=1.4",
         "matplotlib>=3.8",

@@ -24,10 +24,24 @@ def join(folder: str, *names: str) -> str:
     return "/".join([folder.rstrip("/") or "/", *names]) if is_remote(folder) else os.path.join(folder, *names)
 
 
+def remote_filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system of a URL (fsspec keeps one per process) and the path inside it; UserError for an unknown one."""
+    try:
+        filesystem, inner = fsspec.core.url_to_fs(path)
+    except ImportError as error:  # "Install s3fs to access S3", and the like
+        raise UserError(f"cannot read {path}: {error} (pip install in the same environment)") from None
+    except ValueError as error:
+        raise UserError(f"cannot read {path}: {error}; check the part before ://") from None
+    return filesystem, inner
+
+
 def open_read(path: str) -> IO[bytes]:
     """Open a file for reading bytes; UserError when it does not exist."""
     try:
-        return fsspec.open(path, "rb").open() if is_remote(path) else open(path, "rb")
+        if not is_remote(path):
+            return open(path, "rb")
+        filesystem, inner = remote_filesystem(path)
+        return filesystem.open(inner, "rb")
     except FileNotFoundError:
         raise UserError(f"no such file: {path}; check the path") from None
 
@@ -36,13 +50,13 @@ def exists(path: str) -> bool:
     """Whether a file or folder is there."""
     if not is_remote(path):
         return os.path.exists(path)
-    filesystem, inner = fsspec.core.url_to_fs(path)
+    filesystem, inner = remote_filesystem(path)
     return bool(filesystem.exists(inner))
 
 
 def glob(pattern: str) -> list[str]:
     """Paths that match ``pattern``, sorted; URLs keep their protocol."""
-    filesystem, inner = fsspec.core.url_to_fs(pattern)
+    filesystem, inner = remote_filesystem(pattern)
     found = sorted(filesystem.glob(inner))
     return [filesystem.unstrip_protocol(name) for name in found] if is_remote(pattern) else found
 
@@ -56,7 +70,7 @@ def atomic_write(path: str) -> Iterator[IO[bytes]]:
     """
     temporary = f"{path}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
     if is_remote(path):
-        filesystem, inner = fsspec.core.url_to_fs(path)
+        filesystem, inner = remote_filesystem(path)
         inner_temporary = filesystem._strip_protocol(temporary)
         try:
             with filesystem.open(inner_temporary, "wb") as file:

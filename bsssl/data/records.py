@@ -5,7 +5,6 @@ import functools
 import os
 from collections.abc import Sequence
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -158,19 +157,8 @@ _opened = functools.lru_cache(maxsize=_OPEN_FILES)(_OpenFile)
 
 
 def _read_remote(path: str, offset: int, size: int) -> bytes:
-    filesystem, inner = remote_filesystem(path)
+    filesystem, inner = fileio.remote_filesystem(path)
     try:
         return bytes(filesystem.cat_file(inner, start=offset or None, end=None if size == -1 else offset + size))
     except FileNotFoundError:
         raise FileNotFoundError(errno.ENOENT, "No such file", path) from None
-
-
-def remote_filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system of a URL (fsspec keeps one per process) and the path inside it."""
-    try:
-        filesystem, inner = fsspec.core.url_to_fs(path)
-    except ImportError as error:  # "Install s3fs to access S3", and the like
-        raise UserError(f"cannot read {path}: {error} (pip install in the same environment)") from None
-    except ValueError as error:
-        raise UserError(f"cannot read {path}: {error}; check the part before ://") from None
-    return filesystem, inner

@@ -21,7 +21,6 @@ from bsssl.data.records import (
     TAG_SEPARATOR,
     concat_records,
     make_records,
-    remote_filesystem,
 )
 from bsssl.data.tars import index_tar, is_cut
 from bsssl.log import logger
@@ -247,7 +246,7 @@ def _absolute(path: str) -> str:
     """The absolute path; of a URL itself, once it is sure that its protocol can be read."""
     if not fileio.is_remote(path):
         return os.path.abspath(path)
-    remote_filesystem(path)
+    fileio.remote_filesystem(path)
     return path
 
 
@@ -258,7 +257,7 @@ def _endings(extensions: Sequence[str]) -> tuple[str, ...]:
 def _walk(root: str) -> Iterator[str]:
     """Paths of all files below ``root``, relative to it, with forward slashes, in an order that never varies."""
     if fileio.is_remote(root):
-        filesystem, top = remote_filesystem(root)
+        filesystem, top = fileio.remote_filesystem(root)
         top = top.rstrip("/")
         walk = filesystem.walk(top)
     else:
