@@ -121,15 +121,15 @@ def uninterrupted(folder: Path, steps: int) -> float:
 def kill_until_done(folder: Path, steps: int, working: float) -> Iterator[tuple[str, bool]]:
     """Run and kill until a run ends by itself: for each kill, the stage it fell in, and whether a checkpoint was there.
 
-    One kill in ten falls into the start-up; the others up to half of the whole work after it, sooner more often than
-    later, so that the early stages, which a run passes once, have their share.
+    One kill in ten falls into the start-up; the others into the work, up to half of it after the first stage began,
+    sooner more often than later, so that the early stages, which a run passes once, have their share.
     """
     while True:
         command = Command(folder, steps)
         if random.random() < 0.1:
             done = command.ended(random.uniform(0, 3))
         else:
-            while not command.log() and not command.ended(0.02):
+            while stage_in(command.log()) == START_UP and not command.ended(0.02):
                 pass
             done = command.ended(working / 2 * random.random() ** 3)
         if done:
