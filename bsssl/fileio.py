@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -102,10 +103,12 @@ def unwritable(path: str, error: OSError) -> UserError:
     )
 
 
-def remove_leftovers(folder: str) -> None:
-    """Remove what killed writers left in a local folder that only this process writes to."""
+def remove_leftovers(folder: str, *, unchanged_for: float = 0.0) -> None:
+    """Remove what killed writers left in a local folder; where others may be writing, what is this many seconds old."""
     for leftover in Path(folder).rglob("*.tmp"):
-        leftover.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - leftover.stat().st_mtime >= unchanged_for:
+                leftover.unlink()
 
 
 def write_text(path: str, text: str) -> None:
@@ -133,13 +136,26 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def digest(paths: Iterable[str]) -> str:
+    """16 hexadecimal digits of the SHA-256 of the content of local files, one after the other."""
+    found = hashlib.sha256()
+    for path in paths:
+        with open_read(path) as file:
+            while chunk := file.read(2**22):
+                found.update(chunk)
+    return found.hexdigest()[:16]
+
+
 def state(path: str) -> list[Any]:
     """Something cheap that changes when what lies at ``path`` does: name, size and time of a file, or of a folder and
     its sub-folders; of a URL or a pattern only its text."""
     local = Path(path)
     if is_remote(path) or not local.exists():
         return [path]
-    parts = [local, *sorted(entry for entry in local.iterdir() if entry.is_dir())] if local.is_dir() else [local]
+    parts = [local]
+    if local.is_dir():
+        with os.scandir(local) as entries:  # tells folders from files without asking for each of very many
+            parts += sorted(Path(entry.path) for entry in entries if entry.is_dir())
     return [[str(part), part.stat().st_size, part.stat().st_mtime_ns] for part in parts]
 
 

@@ -4,14 +4,15 @@
       \\-> baseline, ceiling                    evaluate-* after every trained network
 
 Each stage of each seed has a folder; its ``done.json`` appears last, with the fingerprint of the stage's settings and
-inputs. A stage whose fingerprint is what the config asks for is not run again.
+inputs and digests of what it read and left. A stage whose fingerprint is what the config asks for is not run again,
+unless something it read has been made anew and come out differently.
 """
 
 import datetime
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -21,19 +22,23 @@ import yaml
 
 from bsssl import data as data  # registers the datasets
 from bsssl import distributed, fileio, log, selection
-from bsssl.config import TRAIN_STAGES, Config, Model
+from bsssl.config import TRAIN_STAGES, Config, Model, Source
 from bsssl.log import logger
 from bsssl.registry import DATASETS, UserError
 
 DONE = "done.json"
 WEIGHTS, SELECTION, POOL = "model.safetensors", "selection.parquet", "pool"
-RESULTS = {
-    "data": ("classes.json", "labeled.csv", "rest.csv", "test.csv", POOL),
-    "train": (WEIGHTS,),
-    "score": (),  # one file per shard of the pool
-    "select": (SELECTION,),
-    "evaluate": ("metrics.json", "predictions.parquet"),
+RESULTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "data": {
+        "labels": ("classes.json", "labeled.csv", "rest.csv", "test.csv"),
+        "pool": (f"{POOL}/pool.json",),
+    },
+    "train": {"weights": (WEIGHTS,)},
+    "score": {"scores": ()},  # one file per shard of the pool, of what is read alone
+    "select": {"selection": (SELECTION,)},
+    "evaluate": {"figures": ("metrics.json", "predictions.parquet")},
 }
+"""The files that each kind of stage leaves, by the parts in which others read them."""
 COMMANDS = {"score": "score_pool.py", "select": "select_samples.py", "evaluate": "test_net.py", "train": "train_net.py"}
 PACKAGES = ("bsssl", "torch", "torchvision", "timm", "numpy", "pyarrow")
 
@@ -63,7 +68,8 @@ def stages(config: Config, *, seed: int) -> list[Stage]:
         suffix = f"-{round_number}" if round_number > 1 else ""
         score, select = f"score{suffix}", f"select{suffix}"
         model = config.models.teacher if round_number == 1 else config.models.student
-        score_settings = {"top_p": config.score.top_p, **_test_settings(config, model)}
+        score_settings = {"top_p": config.score.top_p, "pool_overlap": config.data.pool_overlap}
+        score_settings |= _test_settings(config, model)
         planned.append(Stage(score, "score", "score", ("data", teacher), score_settings))
         planned.append(Stage(select, "select", "select", (score,), {**config.select.model_dump(), "seed": seed}))
         sources = (select, score) if config.pretrain.targets == "soft" else (select,)
@@ -96,11 +102,16 @@ def _trained(config: Config, seed: int, section: str, suffix: str = "", sources:
 
 
 def _data_settings(config: Config, seed: int) -> dict[str, Any]:
-    sources = [config.data.train, config.data.test, *config.data.pool]
-    names = {"train", "test", "pool", "num_classes", "labels_per_class", "rest_in_pool", "shard_size", "pool_overlap"}
-    settings = config.data.model_dump(include=names)
-    settings |= {"files": [fileio.state(s.path) for s in sources if not DATASETS.get(s.dataset).makes_files]}
-    return settings | ({"seed": seed} if config.data.labels_per_class else {})
+    """Apart, since only scoring reads the pool: another pool does not change the teacher."""
+    data = config.data
+    labels = data.model_dump(include={"train", "test", "num_classes", "labels_per_class"})
+    labels |= {"files": _files_state([data.train, data.test])} | ({"seed": seed} if data.labels_per_class else {})
+    pool = data.model_dump(include={"pool", "rest_in_pool", "shard_size", "pool_overlap"})
+    return {"labels": labels, "pool": pool | {"files": _files_state(data.pool)}}
+
+
+def _files_state(sources: Sequence[Source]) -> list[Any]:
+    return [fileio.state(source.path) for source in sources if not DATASETS.get(source.dataset).makes_files]
 
 
 def _test_settings(config: Config, model: Model) -> dict[str, Any]:
@@ -134,9 +145,32 @@ class Run:
         """Of the settings and inputs that the config gives stage ``name``."""
         if name not in self._fingerprints:
             stage = self.stages[name]
-            inputs = [self.fingerprint(need) for need in stage.needs]
-            self._fingerprints[name] = fileio.fingerprint([stage.settings, inputs])
+            self._fingerprints[name] = fileio.fingerprint([stage.settings, self._input_fingerprints(stage)])
         return self._fingerprints[name]
+
+    def identity(self, name: str) -> str:
+        """Of stage ``name`` with the results that its inputs have by now: equal ones compute the same."""
+        return fileio.fingerprint([self.fingerprint(name), self._read(name)])
+
+    def digest(self, name: str) -> str:
+        """Of what the finished stage ``name`` left."""
+        return fileio.fingerprint(self._finished(name)["digests"])
+
+    def _input_fingerprints(self, stage: Stage) -> dict[str, str]:
+        found = {need: self.fingerprint(need) for need in stage.needs}
+        if "data" in found and stage.kind != "score":
+            found["data"] = fileio.fingerprint(self.stages["data"].settings["labels"])
+        return found
+
+    def _read(self, name: str) -> dict[str, dict[str, str]]:
+        """Digests of what stage ``name`` reads of those of its inputs that are done, by input and part."""
+        stage = self.stages[name]
+        records = {need: record for need in stage.needs if (record := self.record(need)) is not None}
+        unread = () if stage.kind == "score" else ("pool",)
+        return {
+            need: {part: digest for part, digest in record["digests"].items() if part not in unread}
+            for need, record in records.items()
+        }
 
     def record(self, name: str) -> dict[str, Any] | None:
         """What stage ``name`` wrote when it was done last, whatever the settings then; None if it never was."""
@@ -145,11 +179,14 @@ class Run:
 
     def result(self, name: str) -> dict[str, Any]:
         """The figures that the finished stage ``name`` left."""
+        result: dict[str, Any] = self._finished(name)["result"]
+        return result
+
+    def _finished(self, name: str) -> dict[str, Any]:
         record = self.record(name)
         if record is None:
-            raise UserError(f"stage '{name}' of {self.path} is not done; run it first")
-        result: dict[str, Any] = record["result"]
-        return result
+            raise UserError(f"stage '{name}' of {self.path} is not done; run first: {self.command(name)}")
+        return record
 
     def pending(self, name: str) -> str | None:
         """Why stage ``name`` has to run; None when its result is there with these very settings and inputs."""
@@ -157,27 +194,28 @@ class Run:
         if record is None:
             return "not done yet"
         if record["fingerprint"] == self.fingerprint(name):
-            return self._lost(name)
+            renewed = [need for need, digests in self._read(name).items() if record["read"][need] != digests]
+            return f"{renewed[0]} was made again and came out differently" if renewed else self._lost(name)
         stage = self.stages[name]
         changes = _differences(record["settings"], fileio.as_json(stage.settings))
-        changes += [
-            f"{need} has changed" for need in stage.needs if record["inputs"].get(need) != self.fingerprint(need)
-        ]
+        inputs = self._input_fingerprints(stage)
+        changes += [f"{need} has changed" for need in inputs if record["inputs"].get(need) != inputs[need]]
         return "; ".join(changes[:3]) + (f"; and {len(changes) - 3} more" if len(changes) > 3 else "")
 
     def _lost(self, name: str) -> str | None:
         """Which files of a finished stage somebody has removed since; None when all are there."""
         kind, folder = self.stages[name].kind, self.folder(name)
-        names, data_record = set(RESULTS[kind]), self.record("data")
+        names, data_record = {file for files in RESULTS[kind].values() for file in files}, self.record("data")
         if kind == "score" and data_record is not None:
             shards = range(data_record["result"]["pool_shards"])
             names = {Path(selection.score_path(str(folder), number)).name for number in shards}
-        lost = sorted(names.difference(os.listdir(folder)))
+        there = set(os.listdir(folder))  # at once: a pool may have very many shards
+        lost = sorted(file for file in names if file not in there and not (folder / file).exists())
         return f"{lost[0]} is missing" + (f", and {len(lost) - 1} more" if lost[1:] else "") if lost else None
 
     def execute(self, name: str) -> None:
         """Run stage ``name`` unless it is done; all it needs must be there."""
-        from bsssl.stages import run_stage  # imports torch
+        from bsssl.stages import clean_up, run_stage  # imports torch
 
         reason = self.pending(name)
         distributed.barrier()  # nobody may look after somebody has begun to write
@@ -193,6 +231,7 @@ class Run:
         result = run_stage(self, self.stages[name])
         if distributed.is_main():
             self._finish(name, result, time.monotonic() - started)
+            clean_up(self, self.stages[name])
         distributed.barrier()
 
     def _require_inputs(self, name: str) -> None:
@@ -213,7 +252,13 @@ class Run:
         return line if stage.kind in ("score", "select") else f"{line} stage={stage.section}"
 
     def _finish(self, name: str, result: dict[str, Any], seconds: float) -> None:
-        stage = self.stages[name]
+        stage, read = self.stages[name], self._read(name)
+        digests = {
+            part: fileio.digest(str(self.folder(name) / file) for file in files)
+            for part, files in RESULTS[stage.kind].items()
+        }
+        if stage.kind == "score":
+            digests["scores"] = fileio.fingerprint([stage.settings, read])
         fileio.write_json(
             str(self.folder(name) / DONE),
             {
@@ -223,7 +268,9 @@ class Run:
                 "seconds": round(seconds, 1),
                 "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
                 "processes": distributed.world_size(),
-                "inputs": {need: self.fingerprint(need) for need in stage.needs},
+                "inputs": self._input_fingerprints(stage),
+                "read": read,
+                "digests": digests,
                 "settings": stage.settings,
                 "versions": {package: metadata.version(package) for package in PACKAGES},
                 "git": _revision(),
@@ -242,12 +289,10 @@ def execute(config: Config, *, config_path: str, wanted: Callable[[str], bool], 
     check(config)
     distributed.init(config.system.device)
     runs = [Run(config, seed=config.seed + number, config_path=config_path) for number in range(config.seeds)]
-    try:
-        for run in runs:
-            for name in filter(wanted, run.stages):
-                run.execute(name)
-    finally:
-        distributed.shutdown()
+    for run in runs:
+        for name in filter(wanted, run.stages):
+            run.execute(name)
+    distributed.shutdown()  # not after an error: the others may be waiting for this process, which torchrun ends
     return runs
 
 

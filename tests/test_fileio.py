@@ -120,6 +120,25 @@ def test_paths_local_and_remote(tmp_path, memory):
     assert fileio.glob("memory://g/*.tar") == ["memory:///g/a.tar", "memory:///g/b.tar"]
 
 
+def test_digests_are_of_the_content(tmp_path):
+    for name, text in {"a": "1", "b": "2", "c": "1"}.items():
+        (tmp_path / name).write_text(text)
+    one, other, same = (fileio.digest([str(tmp_path / name)]) for name in "abc")
+    assert one == same != other and len(one) == 16
+    assert fileio.digest(str(tmp_path / name) for name in "ab") not in (one, other)
+    with pytest.raises(UserError, match="no such file"):
+        fileio.digest([str(tmp_path / "none")])
+
+
+def test_files_that_others_may_be_writing_stay(tmp_path):
+    young, old = tmp_path / "a.tmp", tmp_path / "b.tmp"
+    for path in (young, old):
+        path.write_text("")
+    os.utime(old, (0, 0))
+    fileio.remove_leftovers(str(tmp_path), unchanged_for=3600)
+    assert young.exists() and not old.exists()
+
+
 def test_fingerprints_are_of_the_value():
     assert fileio.fingerprint({"a": 1, "b": [2]}) == fileio.fingerprint({"b": [2], "a": 1})
     assert fileio.fingerprint({"a": 1}) != fileio.fingerprint({"a": 2})

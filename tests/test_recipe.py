@@ -13,7 +13,7 @@ import safetensors
 import yaml
 from PIL import Image
 
-from bsssl import selection
+from bsssl import fileio, selection
 from bsssl.config import load_config
 from bsssl.recipe import Run, stages
 
@@ -214,6 +214,50 @@ def test_a_smaller_pool_leaves_no_outdated_scores(again, recipe, finished):
     assert outcome.status == 0, outcome.err
     assert len(selection.score_files(str(finished / "seed-0" / "score"))) == 4
     assert "pool has changed" in outcome.err
+
+
+def test_another_pool_does_not_change_the_teacher(again, recipe, finished):
+    fewer = json.dumps(recipe.values["data"]["pool"][1:])
+    ran = executed(again("run", f"data.pool={fewer}"))
+    assert ran[:3] == ["data", "score", "select"] and "baseline" not in ran
+
+
+def test_what_comes_out_differently_is_noticed_further_on(again, recipe, finished):
+    """A pattern for tars does not say that the tars have changed; listing them again does."""
+    pool = [{"dataset": "tars", "path": str(finished / "tars" / "*.tar")}]
+    shutil.copytree(recipe.folder / "tars", finished / "tars")
+    again("run", f"data.pool={json.dumps(pool)}")
+    assert executed(again("run", f"data.pool={json.dumps(pool)}")) == []
+    (finished / "tars" / "part-001.tar").unlink()
+    (finished / "seed-0" / "data" / "done.json").unlink()
+    outcome = again("run", f"data.pool={json.dumps(pool)}")
+    assert executed(outcome)[:3] == ["data", "score", "select"] and "teacher" not in executed(outcome)
+    assert "score (data was made again and came out differently)" in outcome.err
+    assert len(selection.score_files(str(finished / "seed-0" / "score"))) == 1
+
+
+def test_no_training_is_lost_when_its_last_word_cannot_be_written(again, finished, monkeypatch):
+    write = fileio.write_json
+
+    def full(path, value):
+        if path.endswith("baseline/done.json"):
+            raise fileio.unwritable(path, OSError(28, "No space left on device"))
+        write(path, value)
+
+    (finished / "seed-0" / "baseline" / "done.json").unlink()
+    monkeypatch.setattr(fileio, "write_json", full)
+    assert again("train", "stage=baseline", "system.checkpoint_steps=6").status == 1
+    assert len(list((finished / "seed-0" / "baseline").glob("checkpoint-*.pt"))) == 1
+    monkeypatch.undo()
+    assert again("train", "stage=baseline").status == 0
+    assert not list((finished / "seed-0" / "baseline").glob("checkpoint-*.pt"))
+
+
+def test_more_classes_per_sample_than_there_are(again):
+    outcome = again("run", "data.num_classes=null", "score.top_p=3")
+    assert outcome.status == 0, outcome.err
+    outcome = again("run", "data.num_classes=null", "score.top_p=4")
+    assert outcome.errors == ["error: score.top_p (4) is above the 3 classes of data.train; lower it"]
 
 
 def test_stages_one_by_one_are_the_recipe(bsssl, recipe, finished_once, tmp_path):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bsssl import distributed, fileio
+from bsssl.checkpoint import Checkpoints
 from bsssl.recipe import Run, Stage
 from bsssl.stages.evaluate import evaluate_stage
 from bsssl.stages.prepare import data_stage
@@ -27,8 +28,15 @@ def run_stage(run: Run, stage: Stage) -> dict[str, Any]:
     folder = run.folder(stage.name)
     folder.mkdir(parents=True, exist_ok=True)
     if distributed.is_main():
-        fileio.remove_leftovers(str(folder))
+        # Scoring may be going on in another run too, with its own files on their way.
+        fileio.remove_leftovers(str(folder), unchanged_for=3600.0 if stage.kind == "score" else 0.0)
     distributed.barrier()  # leftovers must be gone before another process writes files of its own
     if stage.kind in SHARED:
         return SHARED[stage.kind](run, stage)
     return ALONE[stage.kind](run, stage) if distributed.is_main() else {}
+
+
+def clean_up(run: Run, stage: Stage) -> None:
+    """Remove what only an unfinished ``stage`` needs. Not before it is done: whatever stops a run, little is lost."""
+    if stage.kind == "train":
+        Checkpoints(folder=str(run.folder(stage.name)), fingerprint=run.identity(stage.name)).clear()

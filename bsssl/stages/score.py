@@ -17,26 +17,29 @@ from bsssl.stages import inputs
 
 def score_stage(run: Run, stage: Stage) -> dict[str, Any]:
     """Score every shard that has no score file of this teacher and pool yet; processes share the shards."""
-    settings, folder = run.config.data, run.folder(stage.name)
     pool = data.read_pool(str(run.folder("data") / inputs.POOL))
-    teacher = next(need for need in stage.needs if need != "data")
-    compute, classes = inputs.make_compute(run.config.system), inputs.class_list(run)
-    model = compute.place_model(inputs.trained_model(run, teacher))
-    if run.config.system.compile:
-        model = torch.compile(model)  # type: ignore[assignment]
-    held = frozenset[bytes]()
-    if settings.pool_overlap != "allow":
-        held = frozenset(
-            data.content_hashes(
-                data.concat_records([inputs.split_records(run, "labeled"), inputs.split_records(run, "test")])
-            )
-        )
     if distributed.is_main():
         _remove_surplus(run, stage, pool)
+    common = _common_header(run, stage, pool)
     mine = list(enumerate(pool.shards))[distributed.rank() :: distributed.world_size()]
-    missing = [(number, shard) for number, shard in mine if not _is_scored(run, stage, pool, number)]
+    missing = [(number, shard) for number, shard in mine if not _is_scored(run, stage, number, common)]
+    if missing:
+        _score_shards(run, stage, missing, pool=pool, common=common)
+    distributed.barrier()
+    return _scored(run, stage, pool)
+
+
+def _score_shards(
+    run: Run, stage: Stage, shards: list[tuple[int, data.Shard]], *, pool: data.Pool, common: dict[str, Any]
+) -> None:
+    settings = run.config.data
+    compute = inputs.make_compute(run.config.system)
+    model = compute.place_model(inputs.trained_model(run, _teacher(stage)))
+    if run.config.system.compile:
+        model = torch.compile(model)  # type: ignore[assignment]
+    held = _held_hashes(run)
     unreadable = 0
-    for number, shard in progress(missing, unit="shard", title=f"seed {run.seed}: {stage.name}"):
+    for number, shard in progress(shards, unit="shard", title=f"seed {run.seed}: {stage.name}"):
         records = shard.records()
         dataset = data.ImageDataset(
             records,
@@ -52,20 +55,36 @@ def score_stage(run: Run, stage: Stage) -> dict[str, Any]:
         unreadable += len(found.failures)
         _check_unreadable(unreadable, pool.num_records, settings.max_failure_rate, list(found.failures.values()))
         header = selection.ScoreHeader(
-            teacher=run.fingerprint(teacher),
-            pool=pool.fingerprint,
-            class_names=tuple(classes),
-            top_p=run.config.score.top_p,
-            preprocessing=fileio.as_json(stage.settings),
-            num_shards=len(pool.shards),
-            shard=shard.name,
-            number=number,
-            base=shard.base,
-            num_records=shard.num_records,
+            **common, shard=shard.name, number=number, base=shard.base, num_records=shard.num_records
         )
-        save_shard(selection.score_path(str(folder), number), found, header=header, records=records)
-    distributed.barrier()
-    return _scored(run, stage, pool)
+        save_shard(selection.score_path(str(run.folder(stage.name)), number), found, header=header, records=records)
+
+
+def _teacher(stage: Stage) -> str:
+    return next(need for need in stage.needs if need != "data")
+
+
+def _common_header(run: Run, stage: Stage, pool: data.Pool) -> dict[str, Any]:
+    """What the headers of all the stage's score files share."""
+    classes, top_p = inputs.class_list(run), run.config.score.top_p
+    if top_p > len(classes):
+        raise UserError(f"score.top_p ({top_p}) is above the {len(classes)} classes of data.train; lower it")
+    return {
+        "teacher": run.digest(_teacher(stage)),
+        "pool": pool.fingerprint,
+        "class_names": tuple(classes),
+        "top_p": top_p,
+        "preprocessing": fileio.as_json(stage.settings),
+        "num_shards": len(pool.shards),
+    }
+
+
+def _held_hashes(run: Run) -> frozenset[bytes]:
+    """Of the contents of the labeled and test items, which the pool must not hold; none where that is allowed."""
+    if run.config.data.pool_overlap == "allow":
+        return frozenset()
+    held = data.concat_records([inputs.split_records(run, "labeled"), inputs.split_records(run, "test")])
+    return frozenset(data.content_hashes(held))
 
 
 def _remove_surplus(run: Run, stage: Stage, pool: data.Pool) -> None:
@@ -77,18 +96,15 @@ def _remove_surplus(run: Run, stage: Stage, pool: data.Pool) -> None:
         path.unlink()
 
 
-def _is_scored(run: Run, stage: Stage, pool: data.Pool, number: int) -> bool:
+def _is_scored(run: Run, stage: Stage, number: int, common: dict[str, Any]) -> bool:
     """Whether the shard's score file is there, of this teacher and pool; a stale or damaged one is to be replaced."""
     path = selection.score_path(str(run.folder(stage.name)), number)
     if not fileio.exists(path):
         return False
-    teacher = next(need for need in stage.needs if need != "data")
     try:
-        header = selection.read_header(path)
+        return selection.read_header(path).common() == common
     except UserError:
         return False
-    wanted = (run.fingerprint(teacher), pool.fingerprint, fileio.as_json(stage.settings))
-    return (header.teacher, header.pool, header.preprocessing) == wanted
 
 
 def _refuse_held(records: pa.Table, held: list[int]) -> None:

@@ -39,7 +39,7 @@ def train_stage(run: Run, stage: Stage) -> dict[str, Any]:
         max_pixels=run.config.data.max_pixels,
     )
     failures = Failures(rows=len(records), max_rate=run.config.data.max_failure_rate)
-    checkpoints = Checkpoints(folder=str(folder), fingerprint=run.fingerprint(stage.name))
+    checkpoints = Checkpoints(folder=str(folder), fingerprint=run.identity(stage.name))
     full_rate = settings.base_lr * settings.batch_size / 256
     trained = train(
         model=model,
@@ -87,7 +87,6 @@ def train_stage(run: Run, stage: Stage) -> dict[str, Any]:
             classes=classes,
             options=spec["options"],
         )
-        checkpoints.clear()
         _write_ledger(str(folder / "unreadable.jsonl"), records, failures)
     return {
         "rows": len(records),
