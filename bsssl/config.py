@@ -9,7 +9,7 @@ import io
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 from fvcore.common.config import CfgNode
@@ -39,6 +39,10 @@ class Length(BaseModel):
         per_unit = {"samples": 1 / batch_size, "steps": 1.0, "epochs": rows / batch_size}[self.unit]
         return max(1, round(self.amount * per_unit))
 
+    def in_samples(self, batch_size: int) -> "Length":
+        """A length in samples or steps as samples."""
+        return Length(amount=self.amount * (batch_size if self.unit == "steps" else 1), unit="samples")
+
     def __str__(self) -> str:
         return f"{self.amount:g} {self.unit}" if self.amount != int(self.amount) else f"{int(self.amount)} {self.unit}"
 
@@ -59,6 +63,16 @@ class Section(BaseModel):
     """A part of the config: unknown keys are refused, values do not change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+
+
+S = TypeVar("S", bound=Section)
+
+
+def _without(problems: list[str], section: S) -> S:
+    """``section``, a validator's answer, unless there are problems: each becomes a line of the error."""
+    if problems:
+        raise ValueError("\n".join(problems))
+    return section
 
 
 class Source(Section):
@@ -95,6 +109,17 @@ class Transforms(Section):
     """per channel, of pixel values in 0..1"""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """per channel, of pixel values in 0..1"""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        problems = []
+        if self.test_resize is not None and self.test_resize < self.size:
+            problems.append(f"test_resize ({self.test_resize}) is below size ({self.size}); the crop would not fit")
+        if self.train_crop == "padded" and self.padding >= self.size:
+            problems.append(f"padding ({self.padding}) must be below size ({self.size})")
+        if min(self.std) <= 0:
+            problems.append(f"std {self.std} must be above 0")
+        return _without(problems, self)
 
     def for_testing(self) -> dict[str, Any]:
         """What decides how a picture is seen when scoring and testing, with the resize that follows from the rest."""
@@ -192,11 +217,17 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        problems = []
         if self.batch_size % self.accumulate:
-            raise ValueError(f"accumulate ({self.accumulate}) must divide batch_size ({self.batch_size})")
-        if self.warmup.unit == self.length.unit and self.warmup.amount > self.length.amount > 0:
-            raise ValueError(f"warmup ({self.warmup}) is longer than length ({self.length}); shorten it")
-        return self
+            problems.append(f"accumulate ({self.accumulate}) must divide batch_size ({self.batch_size})")
+        if self.nesterov and not self.momentum:
+            problems.append("nesterov needs momentum; set it above 0")
+        warmup, length = self.warmup, self.length
+        if warmup.unit != length.unit and "epochs" not in (warmup.unit, length.unit):
+            warmup, length = (part.in_samples(self.batch_size) for part in (warmup, length))
+        if warmup.unit == length.unit and warmup.amount > length.amount > 0:
+            problems.append(f"warmup ({self.warmup}) is longer than length ({self.length}); shorten it")
+        return _without(problems, self)
 
 
 class Supervised(Train):
@@ -303,20 +334,22 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        classes = self.data.num_classes
+        classes, problems = self.data.num_classes, []
+        if "://" in self.output_dir:
+            problems.append(f"output_dir: {self.output_dir} is a URL; results go to a local or mounted folder")
         if classes is not None and self.score.top_p > classes:
-            raise ValueError(f"score.top_p ({self.score.top_p}) is above data.num_classes ({classes}); lower it")
+            problems.append(f"score.top_p ({self.score.top_p}) is above data.num_classes ({classes}); lower it")
         if not self.data.pool and not (self.data.labels_per_class and self.data.rest_in_pool):
-            raise ValueError("there is no pool: set data.pool, or data.labels_per_class with rest_in_pool")
+            problems.append("there is no pool: set data.pool, or data.labels_per_class with rest_in_pool")
         for number, section in enumerate(RECIPE_ORDER):
             origin = getattr(getattr(self, section), "init_from", None)
             if origin in RECIPE_ORDER[number:]:
                 earlier = ", ".join(RECIPE_ORDER[:number]) or "none"
-                raise ValueError(
+                problems.append(
                     f"{section}.init_from: {origin} is not trained before {section}; give an earlier stage ({earlier}) "
                     "or a file"
                 )
-        return self
+        return _without(problems, self)
 
 
 def load_config(path: str, overrides: list[str]) -> Config:
@@ -330,7 +363,7 @@ def load_config(path: str, overrides: list[str]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        problems = [_describe(problem) for problem in error.errors()]
+        problems = [line for problem in error.errors() for line in _describe(problem)]
         raise UserError(f"{path}: " + f"\n{path}: ".join(problems)) from None
 
 
@@ -394,7 +427,8 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         raise UserError(f"'{override}': the value is not valid YAML; quote it") from None
 
 
-def _describe(problem: Any) -> str:
+def _describe(problem: Any) -> list[str]:
+    """A line for each thing that is wrong."""
     path = ".".join(str(part) for part in problem["loc"])
     given = problem["input"]
     shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
@@ -402,11 +436,11 @@ def _describe(problem: Any) -> str:
         valid = sorted(_section_at(problem["loc"][:-1]).model_fields)
         near = get_close_matches(str(problem["loc"][-1]), valid, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
-        return f"unknown key '{path}': {hint}valid: {', '.join(valid)}"
+        return [f"unknown key '{path}': {hint}valid: {', '.join(valid)}"]
     if problem["type"] == "missing":
-        return f"'{path}' is missing; it must be given"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{path}: {message}{shown}" if path else message
+        return [f"'{path}' is missing; it must be given"]
+    messages = problem["msg"].removeprefix("Value error, ").splitlines()
+    return [f"{path}: {message}{shown}" if path else message for message in messages]
 
 
 def _section_at(location: tuple[Any, ...]) -> type[BaseModel]:

@@ -13,6 +13,8 @@ import safetensors.numpy
 import torch
 
 from bsssl import selection
+from bsssl.config import load_config
+from bsssl.recipe import Run
 
 ROOT = Path(__file__).parent.parent
 
@@ -107,6 +109,14 @@ def test_a_warm_up_that_turns_out_too_long(refused, tmp_path):
 def test_unknown_names_are_found_before_anything_runs(refused, tmp_path, override, message):
     assert refused("run", override).startswith(message)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_that_the_processes_cannot_share(refused, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    line = refused("run", "finetune.accumulate=3")
+    assert line == (
+        "teacher.batch_size (12) does not divide evenly over 8 processes with accumulate=1; make it a multiple of 8"
+    )
 
 
 def test_an_unknown_option_of_a_dataset(refused):
@@ -252,6 +262,13 @@ def test_an_unreadable_test_item(refused, recipe, tmp_path):
     assert not (seed_folder(tmp_path) / "evaluate-teacher" / "metrics.json").exists()
 
 
+def test_a_test_set_of_training_items_is_warned_of(bsssl, recipe, tmp_path):
+    test = f"data.test.path={recipe.folder / 'train'}"
+    outcome = bsssl("train", "--config", recipe.config, f"output_dir={tmp_path}", "stage=teacher", test)
+    assert outcome.status == 0, outcome.err
+    assert "12 items of data.test are in data.train too (such as circle/0.jpg): the accuracies will be" in outcome.err
+
+
 def test_a_pool_that_holds_a_labeled_item_by_path(refused, source, recipe, tmp_path):
     line = refused("run", source("folder", recipe.folder / "train"))
     assert line.startswith("the pool contains 12 labeled or test items (such as circle/0.jpg, ")
@@ -329,9 +346,9 @@ def test_corrupt_final_weights(altered, finished, bsssl, recipe, damage: Callabl
 def test_a_corrupt_resumable_checkpoint(altered, finished, bsssl, recipe, damage):
     folder = finished / "seed-0" / "baseline"
     expected = (folder / "model.safetensors").read_bytes()
-    fingerprint = json.loads((folder / "done.json").read_text())["fingerprint"]
+    run = Run(load_config(str(recipe.config), [f"output_dir={finished}"]), seed=0, config_path="")
     (folder / "done.json").unlink()
-    path = folder / f"checkpoint-{fingerprint}-000000003.pt"
+    path = folder / f"checkpoint-{run.identity('baseline')}-000000003.pt"
     torch.save([3] if damage == "other" else {"step": 3, "state": {}}, path)
     if damage != "other":
         content = path.read_bytes()

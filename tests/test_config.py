@@ -131,6 +131,13 @@ def test_every_problem_is_reported_at_once_with_its_path(problems):
     assert any(line.startswith("unknown key 'teacher.base_lrr': did you mean 'base_lr'? valid: ") for line in lines)
 
 
+def test_every_impossible_combination_is_reported_at_once(problems):
+    lines = problems("data.num_classes=3", "data.pool=[]", "output_dir=s3://bucket")
+    assert [line.split(" ")[0] for line in lines] == ["output_dir:", "score.top_p", "there"]
+    lines = problems("teacher={accumulate: 5, warmup: 91 epochs}")
+    assert [line.split(" ")[1] for line in lines] == ["accumulate", "warmup"]
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -147,6 +154,18 @@ def test_every_problem_is_reported_at_once_with_its_path(problems):
         ("teacher.base_lr=0", "teacher.base_lr: Input should be greater than 0 (given: 0)"),
         ("data.max_failure_rate=2", "data.max_failure_rate: Input should be less than or equal to 1 (given: 2)"),
         ("teacher.warmup=91 epochs", "teacher: warmup (91 epochs) is longer than length (90 epochs); shorten it"),
+        (
+            "pretrain.length=1000 steps",
+            "pretrain: warmup (5000000 samples) is longer than length (1000 steps); shorten it",
+        ),
+        ("teacher={nesterov: true, momentum: 0}", "teacher: nesterov needs momentum; set it above 0"),
+        (
+            "data.transforms.test_resize=200",
+            "data.transforms: test_resize (200) is below size (224); the crop would not",
+        ),
+        ("data.transforms={size: 4, train_crop: padded}", "data.transforms: padding (4) must be below size (4)"),
+        ("data.transforms.std=[1, 0, 1]", "data.transforms: std (1.0, 0.0, 1.0) must be above 0"),
+        ("output_dir=s3://bucket/run", "output_dir: s3://bucket/run is a URL; results go to a local or mounted folder"),
         ("teacher.accumulate=5", "teacher: accumulate (5) must divide batch_size (1536)"),
         ("data.pool=[]", "there is no pool: set data.pool, or data.labels_per_class with rest_in_pool"),
         ("data.num_classes=3", "score.top_p (10) is above data.num_classes (3); lower it"),

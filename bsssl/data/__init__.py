@@ -2,7 +2,7 @@
 
 from bsssl.data.dataset import Failure, ImageDataset, SparseTargets, Targets, collate
 from bsssl.data.loader import EvalBatches, TrainBatches, make_loader
-from bsssl.data.overlap import check_overlap, content_hashes
+from bsssl.data.overlap import check_overlap, content_hashes, find_overlap
 from bsssl.data.pool import Pool, Shard, read_pool, write_pool
 from bsssl.data.records import class_indices, class_names, concat_records, make_records, read_records, write_records
 from bsssl.data.selected import selected_training_set
@@ -29,6 +29,7 @@ __all__ = [
     "collate",
     "concat_records",
     "content_hashes",
+    "find_overlap",
     "make_loader",
     "make_records",
     "read_pool",

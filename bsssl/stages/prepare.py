@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from bsssl import config as configs
 from bsssl import data, fileio
-from bsssl.log import progress
+from bsssl.log import logger, progress
 from bsssl.recipe import Run, Stage
 from bsssl.registry import DATASETS, UserError
 from bsssl.stages.inputs import OVERLAP_REMEDY, POOL
@@ -18,6 +18,7 @@ def data_stage(run: Run, stage: Stage) -> dict[str, Any]:
     settings, folder = run.config.data, run.folder(stage.name)
     labeled, rest, test, classes = split(settings, seed=run.seed)
     _check_classes(run.config, classes)
+    _warn_of_shared_items([labeled, rest], test)
     for name, records in {"labeled": labeled, "rest": rest, "test": test}.items():
         data.write_records(str(folder / f"{name}.csv"), records)
     fileio.write_json(str(folder / "classes.json"), classes)
@@ -72,6 +73,16 @@ def pool_sources(settings: configs.Data, rest: str | None) -> list[data.Source]:
     """Everything that the pool is made of, in order; ``rest`` is the manifest of items whose labels were set aside."""
     sources: list[data.Source] = [data.Manifest(path=rest)] if settings.rest_in_pool and rest else []
     return [*sources, *(open_source(source) for source in settings.pool)]
+
+
+def _warn_of_shared_items(train: Sequence[pa.Table], test: pa.Table) -> None:
+    shared = data.find_overlap(train, test)
+    if len(shared):
+        logger.warning(
+            "%d items of data.test are in data.train too (such as %s): the accuracies will be too high",
+            len(shared),
+            shared["key"][0].as_py(),
+        )
 
 
 def _check_classes(config: configs.Config, classes: Sequence[str]) -> None:
