@@ -15,6 +15,7 @@ equal files): a line of JSON with format, version and the facts of the shard, an
 one pool and teacher share.
 """
 
+import glob
 import itertools
 import json
 import math
@@ -115,7 +116,7 @@ def score_path(folder: str, number: int) -> str:
 
 def score_files(folder: str) -> list[str]:
     """All score files of ``folder``, sorted; UserError when there are none."""
-    found = fileio.glob(fileio.join(folder, f"*{SUFFIX}"))
+    found = fileio.glob(fileio.join(glob.escape(folder), f"*{SUFFIX}"))
     if not found:
         raise UserError(f"no score files (*{SUFFIX}) in {folder}; run `bsssl score` first, or check the path")
     return found

@@ -19,16 +19,15 @@ def select_stage(run: Run, stage: Stage) -> dict[str, Any]:
         paths, top_k=settings.top_k, variant=settings.variant, seed=run.seed, progress=progress
     )
     path = str(run.folder(stage.name) / inputs.SELECTION)
-    selection.write_selection(path, chosen)
-    summary = chosen.summary()
-    short = summary["short_classes"] if "short_classes" in summary else chosen.short_classes()
+    selection.write_selection(path, chosen, progress=progress)
+    summary, short = chosen.summary(), chosen.short_classes()
     if short:
         logger.warning("%d classes have fewer than K = %d samples: %s", len(short), settings.top_k, _some(short))
     return {
         "pairs": summary["pairs"],
         "samples": summary["samples"],
         "short_classes": len(short),
-        "precision": _precision(run, selection.read_selection(path)),
+        "precision": None if run.config.data.pool else _precision(run, selection.read_selection(path)),
     }
 
 
@@ -37,13 +36,11 @@ def _some(counts: dict[str, int], most: int = 5) -> str:
     return shown + (", ..." if len(counts) > most else "")
 
 
-def _precision(run: Run, chosen: pa.Table) -> float | None:
-    """Percent of the pairs whose class is the true one, for reporting alone; None unless every truth is known.
+def _precision(run: Run, chosen: pa.Table) -> float:
+    """Percent of the pairs whose class is the true one, for reporting alone.
 
-    Known are the labels that the split set aside, when they are the whole pool.
+    Every truth is known when the items whose labels the split set aside are the whole pool.
     """
-    if run.config.data.pool:
-        return None
     rest = inputs.split_records(run, "rest")
     truth = dict(zip(rest["key"].to_pylist(), rest["label"].to_pylist(), strict=True))
     classes = inputs.class_list(run)

@@ -220,6 +220,13 @@ def test_incomplete_and_doubled_pools_are_refused(tmp_path: Path) -> None:
         select_samples([*paths[:3], str(tmp_path / "999999.scores")], top_k=3)
 
 
+def test_folders_whose_names_are_patterns(tmp_path: Path) -> None:
+    folder = tmp_path / "run[1]*"
+    folder.mkdir()
+    (folder / "000000.scores").write_text("")
+    assert score_files(str(folder)) == [str(folder / "000000.scores")]
+
+
 def test_shards_that_do_not_follow_one_another(tmp_path: Path) -> None:
     mine = write_pool(tmp_path / "a", make_pool(0), cuts=[100])
     theirs = write_pool(tmp_path / "b", make_pool(0), cuts=[150])
