@@ -106,7 +106,8 @@ def _run(command: str, config: Config, parsed: argparse.Namespace) -> None:
     if parsed.plan:
         from bsssl.plan import plan
 
-        print(plan(config, config_path=config_path, wanted=wanted))
+        if is_main():
+            print(plan(config, config_path=config_path, wanted=wanted))
         return
     from bsssl import report
     from bsssl.recipe import execute

@@ -60,14 +60,14 @@ class Metrics:
                 kept = [line for line in old if line.endswith("\n") and json.loads(line)["step"] <= step]
         self._path = path
         write_text(path, "".join(kept))
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
         self._board = _tensorboard(os.path.dirname(path), step)
 
     def write(self, *, step: int, **scalars: float) -> None:
         """Record ``scalars`` at optimiser step ``step``."""
         line = json.dumps({"step": step, "time": round(time.time(), 3), **scalars}) + "\n"
         try:
-            self._file.write(line.encode())
+            with open(self._path, "ab", buffering=0) as file:  # at once on the disk, and never left open
+                file.write(line.encode())
         except OSError as error:
             raise unwritable(self._path, error) from error
         if self._board is not None:
@@ -75,8 +75,7 @@ class Metrics:
                 self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Flush and close."""
-        self._file.close()
+        """Let TensorBoard write what it has."""
         if self._board is not None:
             self._board.close()
 
