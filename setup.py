@@ -1,9 +1,11 @@
+"""Packaging; everything else about the tools is in pyproject.toml."""
+
 from setuptools import find_packages, setup
 
 setup(
     name="bsssl",
     version="0.1.0",
-    description="Billion-scale semi-supervised learning: a few labels and a very large unlabeled pool make a better small model",
+    description="A few labels and a very large unlabeled pool make a better small model (Yalniz et al. 2019)",
     license="Apache-2.0",
     packages=find_packages(include=["bsssl", "bsssl.*"]),
     package_data={"bsssl": ["py.typed"]},

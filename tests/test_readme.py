@@ -32,7 +32,7 @@ SMALL = [
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A copy of what a user has, with photographs."""
-    for name in ("projects", "tools", "Makefile"):
+    for name in ("projects", "tools", "Makefile", "setup.py", "pyproject.toml"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     for name in ("python", "bsssl"):
