@@ -288,8 +288,8 @@ class System(Section):
     """auto: a GPU where there is one"""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """of the forward and backward pass (autocast)"""
-    channels_last: bool = False
-    """memory format of images: faster on recent GPUs and most CPUs"""
+    channels_last: bool = True
+    """memory format of images: faster on recent GPUs and on CPUs (benchmarks/README.md)"""
     compile: bool = False
     """compile the network with torch.compile"""
     threads: int | None = Field(None, ge=1)
