@@ -60,4 +60,6 @@ def _run(
     os.dup2(output.fileno(), 2)
     sys.stdout = sys.stderr = output
     torch.set_num_threads(1)
+    # Else loaders would start their workers through a server of their own, as this process was, and slowly.
+    multiprocessing.set_start_method("fork", force=True)
     function(*arguments)
