@@ -20,9 +20,7 @@ from typing_extensions import Annotated, Self  # noqa: UP035 - typing has Self f
 from bsssl import fileio
 from bsssl.registry import UserError
 
-TrainStage = Literal["teacher", "baseline", "ceiling", "pretrain", "finetune"]
-TRAIN_STAGES = ("teacher", "baseline", "ceiling", "pretrain", "finetune")
-RECIPE_ORDER = ("teacher", "pretrain", "finetune", "baseline", "ceiling")
+TRAIN_STAGES = ("teacher", "pretrain", "finetune", "baseline", "ceiling")  # in the order of the recipe
 
 
 class Length(BaseModel):
@@ -341,10 +339,10 @@ class Config(Section):
             problems.append(f"score.top_p ({self.score.top_p}) is above data.num_classes ({classes}); lower it")
         if not self.data.pool and not (self.data.labels_per_class and self.data.rest_in_pool):
             problems.append("there is no pool: set data.pool, or data.labels_per_class with rest_in_pool")
-        for number, section in enumerate(RECIPE_ORDER):
+        for number, section in enumerate(TRAIN_STAGES):
             origin = getattr(getattr(self, section), "init_from", None)
-            if origin in RECIPE_ORDER[number:]:
-                earlier = ", ".join(RECIPE_ORDER[:number]) or "none"
+            if origin in TRAIN_STAGES[number:]:
+                earlier = ", ".join(TRAIN_STAGES[:number]) or "none"
                 problems.append(
                     f"{section}.init_from: {origin} is not trained before {section}; give an earlier stage ({earlier}) "
                     "or a file"

@@ -20,19 +20,15 @@ from bsssl.stages import inputs
 def evaluate_stage(run: Run, stage: Stage) -> dict[str, Any]:
     """Test a trained network; metrics, per-class accuracy, the confusion matrix, and the prediction for every item."""
     name = next(need for need in stage.needs if need != "data")
-    compute, classes, records = (
-        inputs.make_compute(run.config.system),
-        inputs.class_list(run),
-        inputs.split_records(run, "test"),
-    )
+    compute = inputs.make_compute(run.config.system)
+    classes, records = inputs.class_list(run), inputs.split_records(run, "test")
     targets = data.class_indices(records, classes, what="the test set")
     dataset = data.ImageDataset(
         records, transform=inputs.test_transform(run.config.data.transforms), max_pixels=run.config.data.max_pixels
     )
     batches = data.EvalBatches(len(dataset), batch_size=run.config.score.batch_size)
-    loader = progress(
-        inputs.loader(run, dataset, batches), total=len(batches), unit="batch", title=f"seed {run.seed}: {stage.name}"
-    )
+    loader = inputs.loader(run, dataset, batches, compute)
+    loader = progress(loader, total=len(batches), unit="batch", title=f"seed {run.seed}: {stage.name}")
     model = compute.place_model(inputs.trained_model(run, name))
     found = evaluate(
         predict(model, loader, normalize=inputs.normalize(run, compute), compute=compute),

@@ -62,14 +62,16 @@ def _free_threads(kind: str, workers: int) -> int:
     return wanted if kind == "cuda" else max(1, min(wanted, (os.cpu_count() or 1) - workers))
 
 
-def loader(run: Run, dataset: data.ImageDataset, batches: data.TrainBatches | data.EvalBatches) -> Any:
+def loader(
+    run: Run, dataset: data.ImageDataset, batches: data.TrainBatches | data.EvalBatches, compute: Compute
+) -> Any:
     """A loader as the system section asks for."""
     system = run.config.system
     return data.make_loader(
         dataset,
         batches,
         workers=system.workers,
-        pin_memory=make_compute(system).device.type == "cuda",
+        pin_memory=compute.device.type == "cuda",
         context=system.start_method,
     )
 

@@ -47,7 +47,9 @@ def _score_shards(
             hash_content=bool(held),
             max_pixels=settings.max_pixels,
         )
-        loader = inputs.loader(run, dataset, data.EvalBatches(len(dataset), batch_size=run.config.score.batch_size))
+        loader = inputs.loader(
+            run, dataset, data.EvalBatches(len(dataset), batch_size=run.config.score.batch_size), compute
+        )
         predictions = predict(model, loader, normalize=inputs.normalize(run, compute), compute=compute)
         found = score_shard(predictions, top_p=run.config.score.top_p, held_hashes=held)
         if found.held and settings.pool_overlap == "refuse":

@@ -9,6 +9,7 @@ from torch import nn
 from bsssl import config as configs
 from bsssl import data, distributed, fileio, selection
 from bsssl.checkpoint import Checkpoints, save_model
+from bsssl.engine.compute import Compute
 from bsssl.engine.loss import cross_entropy, mixing
 from bsssl.engine.train import Failures, train
 from bsssl.models import build_model
@@ -43,7 +44,7 @@ def train_stage(run: Run, stage: Stage) -> dict[str, Any]:
     full_rate = settings.base_lr * settings.batch_size / 256
     trained = train(
         model=model,
-        batches=lambda first: _train_loader(run, dataset, settings, first=first, steps=steps, seed=seed),
+        batches=lambda first: _train_loader(run, dataset, settings, compute, first=first, steps=steps, seed=seed),
         steps=steps,
         normalize=inputs.normalize(run, compute),
         mix=mixing(mixup=settings.mixup, cutmix=settings.cutmix, num_classes=len(classes)),
@@ -132,7 +133,14 @@ def _training_set(run: Run, stage: Stage, classes: list[str]) -> tuple[pa.Table,
 
 
 def _train_loader(
-    run: Run, dataset: data.ImageDataset, settings: configs.Train, *, first: int, steps: int, seed: int
+    run: Run,
+    dataset: data.ImageDataset,
+    settings: configs.Train,
+    compute: Compute,
+    *,
+    first: int,
+    steps: int,
+    seed: int,
 ) -> Any:
     parts = settings.accumulate
     batches = data.TrainBatches(
@@ -144,7 +152,7 @@ def _train_loader(
         rank=distributed.rank(),
         world_size=distributed.world_size(),
     )
-    return inputs.loader(run, dataset, batches)
+    return inputs.loader(run, dataset, batches, compute)
 
 
 def _train_transform(transforms: configs.Transforms) -> data.Transform:
