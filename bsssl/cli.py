@@ -1,6 +1,7 @@
 """The ``bsssl`` command. Each script in ``tools/`` is one of its sub-commands."""
 
 import argparse
+import os
 import shlex
 import sys
 import traceback
@@ -48,7 +49,11 @@ def main(arguments: list[str] | None = None, *, command: str | None = None) -> N
         else:
             _run(chosen, load_config(parsed.config, parsed.overrides), parsed)
     except KeyboardInterrupt:
+        print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # whoever read the output, `head` for example, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except Exception as error:
         if parsed.debug:
             traceback.print_exc()
@@ -107,7 +112,7 @@ def _run(command: str, config: Config, parsed: argparse.Namespace) -> None:
         from bsssl.plan import plan
 
         if is_main():
-            print(plan(config, config_path=config_path, wanted=wanted))
+            print(plan(config, config_path=parsed.config, wanted=wanted))
         return
     from bsssl import report
     from bsssl.recipe import execute

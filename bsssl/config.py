@@ -6,6 +6,7 @@ Everything that is wrong with it is reported at once, each line with the key's p
 """
 
 import io
+import os
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -17,7 +18,6 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationEr
 from pydantic.functional_validators import BeforeValidator
 from typing_extensions import Annotated, Self  # noqa: UP035 - typing has Self from Python 3.11 on
 
-from bsssl import fileio
 from bsssl.registry import UserError
 
 TRAIN_STAGES = ("teacher", "pretrain", "finetune", "baseline", "ceiling")  # in the order of the recipe
@@ -26,7 +26,7 @@ TRAIN_STAGES = ("teacher", "pretrain", "finetune", "baseline", "ceiling")  # in 
 class Length(BaseModel):
     """How long something lasts, in one unit; written ``30 epochs``, ``5000 steps`` or ``1_000_000_000 samples``."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
     amount: float = Field(ge=0)
     unit: Literal["samples", "steps", "epochs"]
 
@@ -60,7 +60,9 @@ LengthField = Annotated[Length, BeforeValidator(_parse_length), PlainSerializer(
 class Section(BaseModel):
     """A part of the config: unknown keys are refused, values do not change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 S = TypeVar("S", bound=Section)
@@ -380,7 +382,7 @@ def options() -> Iterator[tuple[str, str, str, str]]:
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
-    if not fileio.exists(path):
+    if not os.path.isfile(path):
         raise UserError(f"no such config: {path}; the project's recipes are in projects/")
     try:
         values: dict[str, Any] = _ConfigFile.load_yaml_with_base(path)
@@ -437,6 +439,10 @@ def _describe(problem: Any) -> list[str]:
         return [f"unknown key '{path}': {hint}valid: {', '.join(valid)}"]
     if problem["type"] == "missing":
         return [f"'{path}' is missing; it must be given"]
+    if problem["type"] == "list_type":
+        return [f"{path} must be a list: write {path}='[{{dataset: folder, path: ...}}]'{shown}"]
+    if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return [f"{path} has keys of its own: write for example {path}.name=... ; see `bsssl options`{shown}"]
     messages = problem["msg"].removeprefix("Value error, ").splitlines()
     return [f"{path}: {message}{shown}" if path else message for message in messages]
 

@@ -8,6 +8,7 @@ from bsssl.distributed import world_size
 from bsssl.models import profile
 from bsssl.recipe import Run, Stage
 from bsssl.registry import UserError
+from bsssl.stages.check import check_settings
 from bsssl.stages.prepare import pool_sources, split
 
 
@@ -17,6 +18,7 @@ def plan(config: configs.Config, *, config_path: str, wanted: Callable[[str], bo
     Data that is not there yet does not hinder the plan when the config says ``data.num_classes``; what depends on its
     size is then shown as unknown.
     """
+    check_settings(config)
     runs = [Run(config, seed=config.seed + number, config_path=config_path) for number in range(config.seeds)]
     sizes, remark = _sizes(runs[0])
     classes = sizes.get("classes", config.data.num_classes)

@@ -13,7 +13,7 @@ from bsssl import fileio
 from bsssl.data.overlap import Places
 from bsssl.data.records import RECORD_SCHEMA, concat_records, read_records, write_records
 from bsssl.data.sources import Source, Tars
-from bsssl.log import progress
+from bsssl.log import logger, progress
 from bsssl.registry import UserError
 
 FORMAT_VERSION = 1
@@ -66,10 +66,12 @@ def write_pool(
     excluded = None if exclude is None else Places(exclude)
     shards: list[Shard] = []
     digest = hashlib.sha256()
-    base = 0
+    base = left_out = 0
     for name, records in progress(_shard_tables(sources, shard_size), unit="shards", title="listing the pool"):
         if excluded is not None:
-            records = records.filter(pa.array(~excluded.mask(records)))
+            kept = records.filter(pa.array(~excluded.mask(records)))
+            left_out += len(records) - len(kept)
+            records = kept
         number = len(shards)
         path = fileio.join(folder, f"shard-{number:06d}.parquet")
         write_records(path, records)
@@ -77,6 +79,8 @@ def write_pool(
         shard = Shard(name=name or f"shard-{number:06d}", number=number, base=base, num_records=len(records), path=path)
         shards.append(shard)
         base += len(records)
+    if left_out:
+        logger.info("%d labeled or test items left out of the pool", left_out)
     if not base:
         raise UserError("the pool is empty: its sources hold nothing, or nothing but labeled and test items")
     pool = Pool(fingerprint=digest.hexdigest()[:16], shards=shards)

@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from bsssl import distributed
 from bsssl.checkpoint import Checkpoints
 from bsssl.engine.compute import Compute
-from bsssl.log import Metrics, progress
+from bsssl.log import Metrics, logger, progress
 from bsssl.registry import UserError
 
 LOG_EVERY = 50
@@ -114,6 +114,8 @@ def train(
     network = _parallel(torch.compile(model) if compute.compile else model, compute.device)
 
     model.train()
+    if first:
+        logger.info("%s goes on from step %d of %d", title, first, steps)
     metrics = Metrics(metrics_path, step=first) if metrics_path else None
     tally = _Tally(compute.device)
     stream = iter(batches(first)) if first < steps else iter(())
