@@ -442,7 +442,8 @@ def _describe(problem: Any) -> list[str]:
     if problem["type"] == "list_type":
         return [f"{path} must be a list: write {path}='[{{dataset: folder, path: ...}}]'{shown}"]
     if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        return [f"{path} has keys of its own: write for example {path}.name=... ; see `bsssl options`{shown}"]
+        first = next(iter(_section_at(problem["loc"]).model_fields))
+        return [f"{path} has keys of its own: write for example {path}.{first}=... ; see `bsssl options`{shown}"]
     messages = problem["msg"].removeprefix("Value error, ").splitlines()
     return [f"{path}: {message}{shown}" if path else message for message in messages]
 

@@ -108,4 +108,4 @@ def test_an_interrupt_exits_with_130(bsssl, recipe, tmp_path, monkeypatch):
 
     monkeypatch.setattr("bsssl.recipe.execute", interrupted)
     outcome = bsssl("run", "--config", recipe.config, f"output_dir={tmp_path}")
-    assert (outcome.status, outcome.err) == (130, "")
+    assert (outcome.status, outcome.err) == (130, "interrupted: the same command goes on from the last checkpoint\n")

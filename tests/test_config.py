@@ -145,8 +145,11 @@ def test_every_impossible_combination_is_reported_at_once(problems):
         ("data.pool=[{dataset: folder, path: a, lable: b}]", "unknown key 'data.pool.0.lable': valid: dataset, "),
         ("ceiling.lenght=3", "unknown key 'ceiling.lenght': did you mean 'length'? "),
         ("seed=many", "seed: Input should be a valid integer, unable to parse string as an integer (given: 'many')"),
-        ("data.pool=pictures", "data.pool: Input should be a valid list (given: 'pictures')"),
-        ("data.train=pictures", "data.train: Input should be a valid dictionary"),
+        (
+            "data.pool=pictures",
+            "data.pool must be a list: write data.pool='[{dataset: folder, path: ...}]' (given: 'pictures')",
+        ),
+        ("data.train=pictures", "data.train has keys of its own: write for example data.train.dataset="),
         ("teacher.length=30", "teacher.length: '30' is not a length; write for example '30 epochs'"),
         ("teacher.length=-3 epochs", "teacher.length: '-3 epochs' is not a length"),
         ("teacher.optimizer=adam", "teacher.optimizer: Input should be 'sgd' or 'adamw' (given: 'adam')"),
