@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 import timm.data
 import torch
-from timing import Rates, alternate, make_compute, report, use_cores, write_photos
+from timing import Rates, alternate, best, make_compute, report, use_cores, write_photos
 from torch import nn
 
 from bsssl import data
@@ -143,7 +143,7 @@ def main() -> None:
         write_photos(folder, args.images)
         networks = [build_model(args.model, num_classes=NUM_CLASSES) for _ in range(3)]
         ours = Ours(folder, networks[0], ours_compute, args)
-        best = alternate(
+        rates = alternate(
             {
                 "ours": ours.score,
                 "timm": timm_side(folder, networks[1], plain, args),
@@ -154,16 +154,16 @@ def main() -> None:
             rounds=args.rounds,
             device=ours_compute.device,
         )
-    summarise(best, on_gpu=on_gpu, settings=vars(args))
+    summarise({name: best(rounds) for name, rounds in rates.items()}, on_gpu=on_gpu, settings=vars(args))
 
 
-def summarise(best: dict[str, Rates], *, on_gpu: bool, settings: dict[str, object]) -> None:
+def summarise(fastest: dict[str, Rates], *, on_gpu: bool, settings: dict[str, object]) -> None:
     """The report, by the clock and, where nothing runs on a GPU, by CPU time."""
     ours: dict[str, float] = {}
     peers: dict[str, float] = {}
     ratios: dict[str, float] = {}
     for suffix in ("",) if on_gpu else ("", "_per_cpu_second"):
-        rates = {name: rate.cpu if suffix else rate.wall for name, rate in best.items()}
+        rates = {name: rate.cpu if suffix else rate.wall for name, rate in fastest.items()}
         decode, forward = rates["decode"], rates["forward"]
         rates["limit"] = min(decode, forward) if on_gpu else 1 / (1 / decode + 1 / forward)
         ours |= {name + suffix: rates[name] for name in ("ours", "decode", "forward")}

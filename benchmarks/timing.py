@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import shutil
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,25 +70,42 @@ class Rates:
 
 def alternate(
     sides: dict[str, Callable[[], int]], *, rounds: int, device: torch.device, unit: str = "images"
-) -> dict[str, Rates]:
-    """Each side's best rates: every side runs once per round, so that all meet the same disturbances.
+) -> dict[str, list[Rates]]:
+    """Each side's rates, one per round: every side runs once per round, so that all meet the same disturbances.
 
     A side does its work, ends its workers and returns how much of it there was. A round before the first warms up and
-    does not count. On the CPU, rates per second of CPU time hardly change when others use the cores too.
+    does not count; every other round goes through the sides backwards, so that none always follows the same one. On
+    the CPU, rates per second of CPU time hardly change when others use the cores too.
     """
-    best = dict.fromkeys(sides, Rates())
+    rates: dict[str, list[Rates]] = {name: [] for name in sides}
     for number in range(rounds + 1):
-        for name, side in sides.items():
+        for name in list(sides) if number % 2 else reversed(sides):
             start, cpu_start = time.perf_counter(), _cpu_seconds()
-            done = side()
+            done = sides[name]()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            rates = Rates(done / (time.perf_counter() - start), done / (_cpu_seconds() - cpu_start))
+            rate = Rates(done / (time.perf_counter() - start), done / (_cpu_seconds() - cpu_start))
             if number:
-                best[name] = Rates(max(best[name].wall, rates.wall), max(best[name].cpu, rates.cpu))
+                rates[name].append(rate)
             label = f"round {number}" if number else "warm-up"
-            print(f"  {label} {name:22} {rates.wall:9.1f} {unit}/s {rates.cpu:9.1f} per CPU second", flush=True)
-    return best
+            print(f"  {label} {name:22} {rate.wall:9.1f} {unit}/s {rate.cpu:9.1f} per CPU second", flush=True)
+    return rates
+
+
+def best(rates: list[Rates]) -> Rates:
+    """The fastest round, by the clock and by CPU time."""
+    return Rates(max(rate.wall for rate in rates), max(rate.cpu for rate in rates))
+
+
+def median(rates: list[Rates]) -> Rates:
+    """The middle of all rounds, by the clock and by CPU time."""
+    return Rates(statistics.median(rate.wall for rate in rates), statistics.median(rate.cpu for rate in rates))
+
+
+def median_ratio(ours: list[Rates], peer: list[Rates]) -> Rates:
+    """The middle of the ratios of each round, whose sides ran one right after the other."""
+    rounds = list(zip(ours, peer, strict=True))
+    return median([Rates(mine.wall / theirs.wall, mine.cpu / theirs.cpu) for mine, theirs in rounds])
 
 
 def _cpu_seconds() -> float:

@@ -14,8 +14,9 @@ Two comparisons; network, optimiser, batch and precision are the same on both si
 On the CPU everything is confined to one core unless ``--cores`` says otherwise: threads that wait for each other tell
 little on a machine that others use as well. Rates per second of CPU time are given beside those of the clock.
 
-Sides take turns, the best of ``--rounds`` counts. The last line is one JSON object; a ratio is ours over the peer,
-above 1 means faster.
+Both sides of a comparison train the same network in turns, and the ratio is the median of the rounds' ratios: single
+turns of one and the same loop differ by 15 %. The last line is one JSON object; a ratio is ours over the peer, above 1
+means faster.
 """
 
 import argparse
@@ -27,7 +28,7 @@ import timm.data
 import timm.optim
 import timm.utils
 import torch
-from timing import CLASSES, Rates, alternate, make_compute, report, use_cores, write_photos
+from timing import CLASSES, Rates, alternate, make_compute, median, median_ratio, report, use_cores, write_photos
 from torch import nn
 from torch.nn import functional
 
@@ -89,15 +90,15 @@ def loop_sides(compute: Compute, args: argparse.Namespace) -> dict[str, Callable
     def stream() -> Iterable[Batch]:
         return (batches[step % len(batches)] for step in range(args.loop_steps))
 
-    networks = [compute.place_model(build_model(args.loop_model, num_classes=CLASSES)) for _ in range(2)]
+    network = compute.place_model(build_model(args.loop_model, num_classes=CLASSES))
 
     def ours() -> int:
         return train_ours(
-            networks[0], lambda first: stream(), steps=args.loop_steps, batch_size=args.batch_size, compute=compute
+            network, lambda first: stream(), steps=args.loop_steps, batch_size=args.batch_size, compute=compute
         )
 
     def bare() -> int:
-        network = networks[1].train()
+        network.train()
         optimizer, normalize = sgd(network), data.Normalize().to(compute.device)
         scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision == "float16")
         for batch in stream():
@@ -116,7 +117,7 @@ def loop_sides(compute: Compute, args: argparse.Namespace) -> dict[str, Callable
 def pipeline_sides(folder: str, compute: Compute, args: argparse.Namespace) -> dict[str, Callable[[], int]]:
     """Ours and timm's over the same JPEGs."""
     steps = args.images // args.batch_size
-    networks = [compute.place_model(build_model(args.model, num_classes=CLASSES)) for _ in range(2)]
+    network = compute.place_model(build_model(args.model, num_classes=CLASSES))
     records = Folder(path=folder).records()
     targets = data.class_indices(records, data.class_names(records), what="the photographs")
 
@@ -131,10 +132,10 @@ def pipeline_sides(folder: str, compute: Compute, args: argparse.Namespace) -> d
                 pin_memory=compute.device.type == "cuda",
             )
 
-        return train_ours(networks[0], batches, steps=steps, batch_size=args.batch_size, compute=compute)
+        return train_ours(network, batches, steps=steps, batch_size=args.batch_size, compute=compute)
 
     def theirs() -> int:
-        return train_timm(folder, networks[1].train(), compute, args)
+        return train_timm(folder, network.train(), compute, args)
 
     return {"pipeline_ours": ours, "pipeline_timm": theirs}
 
@@ -176,14 +177,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="of the pipeline: resnet50 on a GPU, timm/mobilenetv3_small_100 on the CPU")
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--images", type=int, help="default: 20,480 on a GPU, 128 on the CPU")
+    parser.add_argument("--images", type=int, help="default: 20,480 on a GPU, 256 on the CPU")
     parser.add_argument("--batch-size", type=int, help="default: 256 on a GPU, 32 on the CPU")
     parser.add_argument("--workers", type=int, help="default: 16 on a GPU, 1 on the CPU")
     parser.add_argument("--loop-model", help="of the loop: resnet50 on a GPU, small_resnet on the CPU")
     parser.add_argument("--loop-size", type=int, help="default: 224 on a GPU, 32 on the CPU")
-    parser.add_argument("--loop-steps", type=int, default=50)
+    parser.add_argument("--loop-steps", type=int, default=20, help="of one turn")
+    parser.add_argument("--loop-rounds", type=int, default=15)
     parser.add_argument("--cores", type=int, help="default: all with a GPU, 1 on the CPU")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5, help="of the pipeline")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--precision", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--channels-last", action="store_true", help="on all sides")
@@ -191,7 +193,7 @@ def main() -> None:
     compute = make_compute(args.device, precision=args.precision, channels_last=args.channels_last)
     on_gpu = compute.device.type == "cuda"
     args.model = args.model or ("resnet50" if on_gpu else "timm/mobilenetv3_small_100")
-    args.images = args.images or (20_480 if on_gpu else 128)
+    args.images = args.images or (20_480 if on_gpu else 256)
     args.batch_size = args.batch_size or (256 if on_gpu else 32)
     args.workers = args.workers or (16 if on_gpu else 1)
     args.loop_model = args.loop_model or ("resnet50" if on_gpu else "small_resnet")
@@ -203,22 +205,22 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory(prefix="bsssl-training-") as folder:
         write_photos(folder, args.images)
-        sides = loop_sides(compute, args) | pipeline_sides(folder, compute, args)
-        best = alternate(sides, rounds=args.rounds, device=compute.device)
-    summarise(best, on_gpu=on_gpu, settings=vars(args))
+        rates = alternate(loop_sides(compute, args), rounds=args.loop_rounds, device=compute.device)
+        rates |= alternate(pipeline_sides(folder, compute, args), rounds=args.rounds, device=compute.device)
+    summarise(rates, on_gpu=on_gpu, settings=vars(args))
 
 
-def summarise(best: dict[str, Rates], *, on_gpu: bool, settings: dict[str, object]) -> None:
+def summarise(rates: dict[str, list[Rates]], *, on_gpu: bool, settings: dict[str, object]) -> None:
     """The report, by the clock and, where nothing runs on a GPU, by CPU time."""
     ours: dict[str, float] = {}
     peers: dict[str, float] = {}
     ratios: dict[str, float] = {}
-    for suffix in ("",) if on_gpu else ("", "_per_cpu_second"):
-        rates = {name: rate.cpu if suffix else rate.wall for name, rate in best.items()}
-        for kind, peer in (("loop", "bare"), ("pipeline", "timm")):
-            mine, theirs = rates[f"{kind}_ours"], rates[f"{kind}_{peer}"]
-            ours[kind + suffix], peers[f"{kind}_{peer}{suffix}"] = mine, theirs
-            ratios[f"{kind}_{peer}{suffix}"] = mine / theirs
+    for kind, peer in (("loop", "bare"), ("pipeline", "timm")):
+        mine, theirs = rates[f"{kind}_ours"], rates[f"{kind}_{peer}"]
+        for measure, suffix in (("wall", ""),) if on_gpu else (("wall", ""), ("cpu", "_per_cpu_second")):
+            ours[kind + suffix] = getattr(median(mine), measure)
+            peers[f"{kind}_{peer}{suffix}"] = getattr(median(theirs), measure)
+            ratios[f"{kind}_{peer}{suffix}"] = getattr(median_ratio(mine, theirs), measure)
     report(ours=ours, peers=peers, ratios=ratios, settings=settings)
 
 
