@@ -15,6 +15,10 @@ setup(
         "torch>=2.6",
         "torchvision>=0.21",
         "timm>=1.0.9",
+        "pytorchvideo>=0.1.5",
+        "av>=14",
+        # decord has no other builds.
+        "decord>=0.6; sys_platform == 'linux' and platform_machine == 'x86_64'",
         "fvcore>=0.1.5.post20221221",
         "numpy>=1.26",
         "pillow>=10",
@@ -28,6 +32,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        "torchcodec": ["torchcodec>=0.7"],  # needs the shared libraries of FFmpeg
         "dev": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.11"],
         "benchmarks": ["duckdb>=1.0", "polars>=1.0"],
     },
