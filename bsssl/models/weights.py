@@ -5,7 +5,10 @@ Layouts understood, local or remote, as safetensors or as PyTorch's own format:
 - this project's final weights, whose metadata names the network and its classes (``bsssl.checkpoint.save_model``);
 - a torchvision state dict;
 - a timm state dict, or a checkpoint of timm's training script;
-- the original release of semi-supervised and semi-weakly supervised ImageNet models, torchvision's names throughout.
+- the original release of semi-supervised and semi-weakly supervised ImageNet models, torchvision's names throughout;
+- a state dict or a hub checkpoint of PyTorchVideo;
+- R(2+1)D as the PyTorch port of VMZ saves it, and IG-65M's weights converted to that: torchvision's names, the paper's
+  planes.
 
 Wrappers (``state_dict``, ``model``, ...) and prefixes (``module.``, ``_orig_mod.``, ...) around them are taken off.
 """
@@ -30,6 +33,24 @@ from bsssl.registry import UserError
 
 _WRAPPERS = ("state_dict_ema", "state_dict", "model_state_dict", "model_state", "model", "module")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
+# R(2+1)D's names in torchvision and VMZ, and PyTorchVideo's; the classifier is renamed as everywhere.
+_R2PLUS1D = {
+    r"^stem\.0\.": "blocks.0.conv.conv_xy.",
+    r"^stem\.1\.": "blocks.0.conv.norm.",
+    r"^stem\.3\.": "blocks.0.conv.conv_t.",
+    r"^stem\.4\.": "blocks.0.norm.",
+    r"^layer(\d+)\.(\d+)\.": r"blocks.\1.res_blocks.\2.",
+    r"\.downsample\.0\.": ".branch1_conv.",
+    r"\.downsample\.1\.": ".branch1_norm.",
+    r"\.conv1\.": ".branch2.conv_a.",
+    r"\.conv2\.": ".branch2.conv_b.",
+    r"\.conv_([ab])\.0\.0\.": r".conv_\1.conv_xy.",
+    r"\.conv_([ab])\.0\.1\.": r".conv_\1.norm.",
+    r"\.conv_([ab])\.0\.3\.": r".conv_\1.conv_t.",
+    r"\.conv_([ab])\.1\.": r".norm_\1.",
+}
+# Of batch normalisation; old files lack it, and nothing depends on it.
+_COUNTER = ".num_batches_tracked"
 _HEADS = ("fc", "classifier", "head", "head.fc", "last_linear")
 
 
@@ -84,7 +105,7 @@ def has_classes(model: nn.Module, path: str, classes: Sequence[str]) -> bool:
         return list(theirs) == list(classes)
     expected = model.state_dict()
     head, _ = classifier(model)
-    weight = _rename_head(_strip_prefixes(found.state, expected), expected, head).get(f"{head}.weight")
+    weight = _rename(found.state, expected, head).get(f"{head}.weight")
     return weight is None or len(weight) == len(classes)
 
 
@@ -109,7 +130,7 @@ def load_weights(
         found = Checkpoint(_unwrap(source, origin))
     expected = model.state_dict()
     head, _ = classifier(model)
-    state = _rename_head(_strip_prefixes(found.state, expected), expected, head)
+    state = _rename(found.state, expected, head)
     dropped: tuple[str, ...] = ()
     if new_head:
         dropped = tuple(name for name in state if name.startswith(f"{head}."))
@@ -118,15 +139,15 @@ def load_weights(
         _check_classes(origin, found.metadata.get("classes"), classes)
     missing = tuple(name for name in expected if name not in state)
     absent = [
-        name
-        for name in missing
-        if not name.endswith(".num_batches_tracked") and not (new_head and name.startswith(f"{head}."))
+        name for name in missing if not name.endswith(_COUNTER) and not (new_head and name.startswith(f"{head}."))
     ]
-    _check_architecture(origin, state, expected, absent, head=head, file_model=found.metadata.get("model"))
+    file_model = found.metadata.get("model") or _recognise(state)
+    _check_architecture(origin, state, expected, absent, head=head, file_model=file_model)
     model.load_state_dict(state, strict=False)
-    if new_head:
-        logger.info(f"{origin}: the classifier '{head}' starts afresh, the rest of the network is loaded")
     matched = tuple(name for name in expected if name in state)
+    counters = sum(name.endswith(_COUNTER) for name in missing)
+    afresh = f"; the classifier '{head}' starts afresh" if new_head else ""
+    logger.info(f"{origin}: {len(matched)} of {len(expected) - counters} tensors matched{afresh}")
     return LoadReport(matched=matched, missing=missing, unexpected=dropped, metadata=found.metadata)
 
 
@@ -187,6 +208,11 @@ def _unwrap(content: Any, origin: str) -> dict[str, Tensor]:
     return state
 
 
+def _rename(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], head: str) -> dict[str, Tensor]:
+    """``state`` with the names that its tensors have in this network, as far as they are known."""
+    return _rename_head(_rename_r2plus1d(_strip_prefixes(state, expected), expected), expected, head)
+
+
 def _strip_prefixes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """``state`` without the prefixes that wrappers of a network put before every name."""
     names = list(state)
@@ -194,6 +220,18 @@ def _strip_prefixes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor])
     while prefix := next((prefix for prefix in foreign if all(name.startswith(prefix) for name in names)), None):
         names = [name.removeprefix(prefix) for name in names]
     return dict(zip(names, state.values(), strict=True))
+
+
+def _rename_r2plus1d(state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` of a torchvision or VMZ network with PyTorchVideo's names, if those are the ones of this network."""
+    if "stem.0.weight" not in state or "blocks.0.conv.conv_xy.weight" not in expected:
+        return state
+    renamed = {}
+    for name, value in state.items():
+        for theirs, ours in _R2PLUS1D.items():
+            name = re.sub(theirs, ours, name)
+        renamed[name] = value
+    return renamed
 
 
 def _rename_head(state: dict[str, Tensor], expected: Mapping[str, Tensor], head: str) -> dict[str, Tensor]:
@@ -216,6 +254,12 @@ def _check_classes(origin: str, theirs: Sequence[str] | None, ours: Sequence[str
         number = next(i for i, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b)
         difference = f"has '{theirs[number]}' as class {number} and the data '{ours[number]}'"
     raise UserError(f"{origin} {difference}; use the same class list, or start with a new classifier (new_head)")
+
+
+def _recognise(state: Mapping[str, Tensor]) -> str | None:
+    """torchvision's ``r2plus1d_18``, from here with our names: it has 230 planes between where the paper has 288."""
+    weight = state.get("blocks.2.res_blocks.0.branch2.conv_b.conv_xy.weight")
+    return "torchvision/r2plus1d_18" if weight is not None and len(weight) == 230 else None
 
 
 def _check_architecture(
