@@ -4,17 +4,53 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import timm
 import torch
+import torchvision
 from pydantic import ValidationError, validate_call
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from bsssl.models.video import create_pytorchvideo, pytorchvideo_names
 from bsssl.registry import MODELS, UserError, choices
 
-TIMM = "timm/"
+
+@dataclass(frozen=True)
+class _Library:
+    """Where networks come from that are called ``<library>/<name>`` here."""
+
+    names: Callable[[], list[str]]
+    has: Callable[[str], bool]
+    create: Callable[..., nn.Module]
+    """``(name, *, num_classes, **options)``, freshly initialised"""
+    listing: str
+    """the Python expression that lists the names"""
+
+
+_torchvision_names = partial(torchvision.models.list_models, module=torchvision.models.video)
+_LIBRARIES = {
+    "timm": _Library(
+        names=timm.list_models,
+        has=timm.is_model,  # names with a tag, and deprecated ones, too
+        create=partial(timm.create_model, pretrained=False),
+        listing="timm.list_models()",
+    ),
+    "torchvision": _Library(
+        names=_torchvision_names,
+        has=lambda name: name in _torchvision_names(),
+        create=partial(torchvision.models.get_model, weights=None),
+        listing="torchvision.models.list_models(module=torchvision.models.video)",
+    ),
+    "pytorchvideo": _Library(
+        names=pytorchvideo_names,
+        has=lambda name: name in pytorchvideo_names(),
+        create=create_pytorchvideo,
+        listing="dir(pytorchvideo.models.hub)",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -30,12 +66,14 @@ class Profile:
 def build_model(name: str, *, num_classes: int, **options: Any) -> nn.Module:
     """The network called ``name``, freshly initialised from torch's global random state.
 
-    ``name`` is one of ``MODELS``, with ``options`` as its factory declares them, or ``timm/<model>`` with any keyword
-    argument of that timm model. The network maps a float batch (B, 3, H, W), or (B, 3, T, H, W) for video, to logits
-    (B, num_classes). An unknown name or option, or an impossible value, is a UserError that lists the valid ones.
+    ``name`` is one of ``MODELS``, with ``options`` as its factory declares them; or ``timm/<model>``,
+    ``torchvision/<video model>`` or ``pytorchvideo/<model of its hub>``, with any keyword argument of that model. The
+    network maps a float batch (B, 3, H, W), or (B, 3, T, H, W) for video, to logits (B, num_classes). An unknown name
+    or option, or an impossible value, is a UserError that lists the valid ones.
     """
-    if name.startswith(TIMM):
-        return _build_timm(name, num_classes, options)
+    library, slash, architecture = name.partition("/")
+    if slash and library in _LIBRARIES:
+        return _build_from(library, architecture, num_classes, options)
     factory = _factory(name)
     try:
         return validate_call(factory)(num_classes=num_classes, **options)
@@ -44,13 +82,13 @@ def build_model(name: str, *, num_classes: int, **options: Any) -> nn.Module:
 
 
 def profile(name: str, *, num_classes: int, input_shape: Sequence[int], **options: Any) -> Profile:
-    """Exact parameters and multiply-adds of ``build_model(name, ...)``, without allocating the network.
+    """Exact parameters and multiply-adds of ``build_model(name, ...)``, without running the network.
 
     ``input_shape`` is one input's shape without the batch dimension: (3, H, W), or (3, T, H, W) for video. Batch
     normalisation, pooling and activations are not counted, as in torchvision's published figures; fvcore's
     ``FlopCountAnalysis`` has the same numbers under ``conv`` and ``linear`` but cannot trace a network without memory.
     """
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
         model = build_model(name, num_classes=num_classes, **options).eval().requires_grad_(False)
         batch = torch.empty(1, *input_shape)
     try:
@@ -58,28 +96,31 @@ def profile(name: str, *, num_classes: int, input_shape: Sequence[int], **option
             model(batch)
     except (RuntimeError, AssertionError, ValueError) as error:
         shape = "x".join(map(str, input_shape))
-        raise UserError(f"model '{name}' cannot take inputs of {shape} ({_one_line(error)}); change the crop") from None
+        remedy = "change the crop" + (" or the number of frames" if len(input_shape) == 4 else "")
+        raise UserError(f"model '{name}' cannot take inputs of {shape} ({_one_line(error)}); {remedy}") from None
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Profile(parameters=parameters, multiply_adds=counter.get_total_flops() // 2)
 
 
 def _factory(name: str) -> Callable[..., nn.Module]:
-    if name not in MODELS and timm.is_model(name.partition(".")[0]):
-        raise UserError(f"unknown model '{name}': timm's is called '{TIMM}{name}'; ours: {', '.join(MODELS.names())}")
+    if name not in MODELS:
+        for library, source in _LIBRARIES.items():
+            if source.has(name):
+                ours = ", ".join(MODELS.names())
+                raise UserError(f"unknown model '{name}': {library}'s is called '{library}/{name}'; ours: {ours}")
     factory: Callable[..., nn.Module] = MODELS.get(name)
     return factory
 
 
-def _build_timm(name: str, num_classes: int, options: dict[str, Any]) -> nn.Module:
-    architecture = name.removeprefix(TIMM)
-    if not timm.is_model(architecture.partition(".")[0]):
-        near = ", ".join(TIMM + match for match in get_close_matches(architecture, timm.list_models(), n=3))
-        raise UserError(f"unknown timm model '{name}': nearest: {near or 'none'}; timm.list_models() lists them all")
+def _build_from(library: str, architecture: str, num_classes: int, options: dict[str, Any]) -> nn.Module:
+    name, source = f"{library}/{architecture}", _LIBRARIES[library]
+    if not source.has(architecture):
+        near = ", ".join(f"{library}/{match}" for match in get_close_matches(architecture, source.names(), n=3))
+        raise UserError(f"unknown {library} model '{name}': nearest: {near or 'none'}; {source.listing} lists them all")
     try:
-        model: nn.Module = timm.create_model(architecture, pretrained=False, num_classes=num_classes, **options)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        return source.create(architecture, num_classes=num_classes, **options)
+    except (TypeError, ValueError, RuntimeError, AssertionError, LookupError, AttributeError) as error:
         raise UserError(f"model '{name}' cannot be made with options {options}: {_one_line(error)}") from None
-    return model
 
 
 def _explain(error: ValidationError, factory: Callable[..., nn.Module]) -> str:

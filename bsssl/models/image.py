@@ -66,15 +66,25 @@ def small_resnet(
     one entry per stage, by default 1 and then 2s. The defaults are ResNet-20 for 32x32. For the 8x8 digits
     ``blocks=[1, 1]`` ends on maps of 4x4. A shortcut that changes shape is a 1x1 convolution.
     """
-    strides = [1] + [2] * (len(blocks) - 1) if strides is None else strides
+    return SmallResNet(
+        num_classes=num_classes,
+        width=width,
+        blocks=blocks,
+        strides=stage_strides("small_resnet", blocks, strides),
+        zero_init_residual=zero_init_residual,
+    )
+
+
+def stage_strides(name: str, blocks: Sequence[int], strides: Sequence[int] | None) -> Sequence[int]:
+    """``strides``, by default 1 and then 2s; UserError for the model ``name`` unless there is one per stage."""
+    if strides is None:
+        return [1] + [2] * (len(blocks) - 1)
     if len(strides) != len(blocks):
         raise UserError(
-            f"model 'small_resnet': strides={strides} needs one entry per stage, like blocks={blocks}; "
-            f"leave it out for 1 and then 2s"
+            f"model '{name}': strides={strides} needs one entry per stage, like blocks={blocks}; "
+            "leave it out for 1 and then 2s"
         )
-    return SmallResNet(
-        num_classes=num_classes, width=width, blocks=blocks, strides=strides, zero_init_residual=zero_init_residual
-    )
+    return strides
 
 
 class SmallResNet(nn.Module):
