@@ -25,6 +25,14 @@ def join(folder: str, *names: str) -> str:
     return "/".join([folder.rstrip("/") or "/", *names]) if is_remote(folder) else os.path.join(folder, *names)
 
 
+def absolute(path: str) -> str:
+    """The absolute path; of a URL itself, once it is sure that its protocol can be read."""
+    if not is_remote(path):
+        return os.path.abspath(path)
+    remote_filesystem(path)
+    return path
+
+
 def remote_filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system of a URL (fsspec keeps one per process) and the path inside it; UserError for an unknown one."""
     try:
@@ -60,6 +68,28 @@ def glob(pattern: str) -> list[str]:
     filesystem, inner = remote_filesystem(pattern)
     found = sorted(filesystem.glob(inner))
     return [filesystem.unstrip_protocol(name) for name in found] if is_remote(pattern) else found
+
+
+def walk(root: str) -> Iterator[str]:
+    """Paths of all files below ``root``, relative to it, with forward slashes, in an order that never varies.
+
+    Links are followed, hidden names skipped; a folder that is not there has no files.
+    """
+    if is_remote(root):
+        filesystem, top = remote_filesystem(root)
+        top = top.rstrip("/")
+        folders = filesystem.walk(top)
+    else:
+        top, folders = root, os.walk(root, followlinks=True)
+    for folder, subfolders, files in folders:
+        # os.walk descends in the order in which it finds this list; remote walks give theirs in listing order.
+        subfolders_kept = sorted(name for name in subfolders if not name.startswith("."))
+        if isinstance(subfolders, list):
+            subfolders[:] = subfolders_kept
+        prefix = folder[len(top) :].strip("/").replace(os.sep, "/")
+        for name in sorted(files):
+            if not name.startswith("."):
+                yield f"{prefix}/{name}" if prefix else name
 
 
 @contextlib.contextmanager

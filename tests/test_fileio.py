@@ -158,3 +158,21 @@ def test_the_state_of_a_path_changes_with_what_lies_there(tmp_path):
     assert fileio.state(str(file)) != before
     for text in ("s3://bucket/x", str(tmp_path / "part-*.tar"), str(tmp_path / "none")):
         assert fileio.state(text) == [text]
+
+
+def test_walk(tmp_path):
+    for name in ("b/2", "b/1", "a/deep/3", "0", ".hidden/4", "b/.5"):
+        (tmp_path / "top" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "top" / name).touch()
+    (tmp_path / "top" / "linked").symlink_to(tmp_path / "top" / "b")
+    assert list(fileio.walk(str(tmp_path / "top"))) == ["0", "a/deep/3", "b/1", "b/2", "linked/1", "linked/2"]
+    assert list(fileio.walk(f"{tmp_path}/top/b/")) == ["1", "2"]
+    assert list(fileio.walk(str(tmp_path / "nowhere"))) == []
+
+
+def test_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert fileio.absolute("a/../b") == str(tmp_path / "b")
+    assert fileio.absolute("memory://a/b") == "memory://a/b"
+    with pytest.raises(UserError, match="cannot read nosuch://bucket/x"):
+        fileio.absolute("nosuch://bucket/x")

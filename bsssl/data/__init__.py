@@ -1,20 +1,27 @@
 """What a sample is, where samples come from, and how they are read and transformed."""
 
 from bsssl.data.dataset import Failure, ImageDataset, SparseTargets, Targets, collate
+from bsssl.data.generated import Digits, MovingDigits
 from bsssl.data.loader import EvalBatches, TrainBatches, make_loader
 from bsssl.data.overlap import check_overlap, content_hashes, find_overlap
 from bsssl.data.pool import Pool, Shard, read_pool, write_pool
 from bsssl.data.records import class_indices, class_names, concat_records, make_records, read_records, write_records
 from bsssl.data.selected import selected_training_set
-from bsssl.data.sources import Manifest, Source
+from bsssl.data.sources import VIDEO_EXTENSIONS, Manifest, Source
 from bsssl.data.splits import split_labels
 from bsssl.data.transforms import Normalize, Transform, test_transform, train_transform
+from bsssl.data.video_sets import Hmdb51, Kinetics, Ucf101
 
 __all__ = [
+    "VIDEO_EXTENSIONS",
+    "Digits",
     "EvalBatches",
     "Failure",
+    "Hmdb51",
     "ImageDataset",
+    "Kinetics",
     "Manifest",
+    "MovingDigits",
     "Normalize",
     "Pool",
     "Shard",
@@ -23,6 +30,7 @@ __all__ = [
     "Targets",
     "TrainBatches",
     "Transform",
+    "Ucf101",
     "check_overlap",
     "class_indices",
     "class_names",

@@ -1,34 +1,34 @@
 """Sources: where the records of a labeled set, a test set or a pool come from. Each is one entry of DATASETS."""
 
-import io
 import itertools
-import json
 import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from bsssl import fileio
-from bsssl.data.records import (
-    RECORD_SCHEMA,
-    TAG_SEPARATOR,
-    concat_records,
-    make_records,
-)
+from bsssl.data.records import RECORD_SCHEMA, TAG_SEPARATOR, concat_records, make_records
+from bsssl.data.segments import with_segment
+from bsssl.data.tables import BATCH_ROWS, column, read_tables, reading_table
 from bsssl.data.tars import index_tar, is_cut
 from bsssl.log import logger
-from bsssl.registry import DATASETS, UserError
+from bsssl.registry import DATASETS, UserError, choices
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "jfif", "jpe")
-DIGITS_TEST_ITEMS = 500
-_BATCH_ROWS = 65_536  # records in memory at once while a source is streamed
+VIDEO_EXTENSIONS = (
+    *("mp4", "mkv", "webm", "avi", "mov", "m4v", "mpg", "mpeg"),
+    *("ts", "mts", "m2ts", "wmv", "flv", "3gp", "ogv"),
+)
+_ENDINGS = {
+    "images": tuple(f".{extension}" for extension in IMAGE_EXTENSIONS),
+    "videos": tuple(f".{extension}" for extension in VIDEO_EXTENSIONS),
+    "any": ("",),
+}
 
 
 class Source(ABC):
@@ -51,19 +51,20 @@ class Folder(Source):
     """A folder of files, walked in sorted order, links followed, hidden names skipped; local or remote.
 
     The label is the first sub-folder below ``path`` (``path/cat/2021/7.jpg`` -> ``cat``), null for files directly in
-    ``path``; the key is the path relative to ``path``. ``extensions`` without dots; ``["*"]`` takes every file.
+    ``path``; the key is the path relative to ``path``. ``extensions`` is ``images``, ``videos``, ``any`` or a list of
+    names without dots.
     """
 
-    def __init__(self, *, path: str, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> None:
-        self.path = _absolute(path)
+    def __init__(self, *, path: str, extensions: str | Sequence[str] = "images") -> None:
+        self.path = fileio.absolute(path)
         self._endings = _endings(extensions)
 
     def batches(self) -> Iterator[pa.Table]:
         """See ``Source``; UserError when the folder is missing or holds no file with one of the extensions."""
         if not fileio.exists(self.path):
             raise UserError(f"no such folder: {self.path}; check the path")
-        files, skipped, found = _walk(self.path), 0, 0
-        while chunk := list(itertools.islice(files, _BATCH_ROWS)):
+        files, skipped, found = fileio.walk(self.path), 0, 0
+        while chunk := list(itertools.islice(files, BATCH_ROWS)):
             keys = [name for name in chunk if name.lower().endswith(self._endings)]
             skipped += len(chunk) - len(keys)
             found += len(keys)
@@ -83,10 +84,11 @@ class Folder(Source):
 class Manifest(Source):
     """A CSV, JSONL or Parquet file with one row per item, streamed.
 
-    Columns: ``path``, and where present ``label``, ``tags`` (a list; in CSV joined by ``;``), ``offset`` and ``size``
-    (a range of bytes inside ``path``) and ``key`` (default: the path as written, with ``@offset`` if there is one).
-    Relative paths are relative to ``root``, by default the manifest's folder. A ``*_column`` option names another
-    column; one that is named must exist.
+    Columns: ``path``, and where present ``label``, ``tags`` (a list; in CSV joined by ``;``), ``start`` and ``end`` of
+    a segment of a video (seconds; null: the video's own), ``offset`` and ``size`` (a range of bytes inside ``path``)
+    and ``key`` (default: the path as written, with ``@offset`` and ``#t=start,end`` if there are such). Relative paths
+    are relative to ``root``, by default the manifest's folder. A ``*_column`` option names another column; one that is
+    named must exist.
     """
 
     def __init__(
@@ -97,21 +99,24 @@ class Manifest(Source):
         path_column: str = "path",
         label_column: str = "label",
         tags_column: str = "tags",
+        start_column: str = "start",
+        end_column: str = "end",
     ) -> None:
-        self.path = _absolute(path)
+        self.path = fileio.absolute(path)
         self._root = os.path.dirname(self.path) if root is None else root
         self._columns = {"path": path_column, "label": label_column, "tags": tags_column}
+        self._columns |= {"start": start_column, "end": end_column}
+        self._types = {name: pa.string() for name in ("key", path_column, label_column, tags_column)}
+        self._types |= {"offset": pa.int64(), "size": pa.int64(), start_column: pa.float64(), end_column: pa.float64()}
 
     def batches(self) -> Iterator[pa.Table]:
         """See ``Source``; UserError for a missing file or column, a malformed row, a row without a path, no row."""
         rows = 0
-        try:
-            for table in _manifest_tables(self.path, text_columns=list(self._columns.values())):
+        with reading_table(self.path):
+            for table in read_tables(self.path, types=self._types):
                 if len(table):
                     yield self._to_records(table, first_row=rows)
                 rows += len(table)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, UnicodeDecodeError) as error:
-            raise UserError(f"{self.path} cannot be read as a manifest: {_one_line(error)}") from None
         if not rows:
             raise UserError(f"{self.path} has no rows; a manifest needs one row per item")
 
@@ -127,17 +132,19 @@ class Manifest(Source):
             row = first_row + pc.index(pc.is_null(written), True).as_py() + 1
             raise UserError(f"{self.path}: row {row} has no path; every row needs one")
         offset = self._numbers(table, "offset", missing=0)
-        key = _column(table, "key", pa.string())
+        key = column(table, "key", pa.string())
         if key is None:
             key = written
             if "offset" in table.column_names:
                 key = pc.binary_join_element_wise(written, offset.cast(pa.string()), "@")
+            key = self._with_segments(key, table, first_row)
+        paths = [self._resolve(name) for name in self._with_segments(written, table, first_row).to_pylist()]
         columns = {
             "key": key,
-            "path": pa.array([self._resolve(name) for name in written.to_pylist()], pa.string()),
+            "path": pa.array(paths, pa.string()),
             "offset": offset,
             "size": self._numbers(table, "size", missing=-1),
-            "label": _column(table, self._columns["label"], pa.string()),
+            "label": column(table, self._columns["label"], pa.string()),
             "tags": _tags(table, self._columns["tags"]),
         }
         empty = pa.nulls(len(table))
@@ -146,9 +153,24 @@ class Manifest(Source):
         ]
         return pa.table(arrays, schema=RECORD_SCHEMA)
 
+    def _with_segments(self, names: Any, table: pa.Table, first_row: int) -> Any:
+        """``names`` (strings, one per row) with the rows' segments, if the table has any."""
+        bounds = [column(table, self._columns[role], pa.float64()) for role in ("start", "end")]
+        if all(bound is None for bound in bounds):
+            return names
+        nothing = [None] * len(table)
+        starts, ends = (nothing if bound is None else bound.to_pylist() for bound in bounds)
+        named = []
+        for row, (name, start, end) in enumerate(zip(names.to_pylist(), starts, ends, strict=True), first_row + 1):
+            try:
+                named.append(with_segment(name, start, end))
+            except UserError as error:
+                raise UserError(f"{self.path}: row {row}: {error}") from None
+        return pa.array(named, pa.string())
+
     def _numbers(self, table: pa.Table, name: str, *, missing: int) -> Any:
-        column = _column(table, name, pa.int64())
-        return pa.array(np.full(len(table), missing)) if column is None else pc.fill_null(column, missing)
+        values = column(table, name, pa.int64())
+        return pa.array(np.full(len(table), missing)) if values is None else pc.fill_null(values, missing)
 
     def _resolve(self, name: str) -> str:
         if fileio.is_remote(name) or os.path.isabs(name):
@@ -162,13 +184,13 @@ class Manifest(Source):
 class Tars(Source):
     """WebDataset tars: one path, a glob or a brace pattern (``train-{000..099}.tar``); local or by URL.
 
-    Every member with one of the ``extensions`` is an item with the key ``<tar>/<member>``; see ``index_tar`` for where
-    its label comes from. A tar that is cut short is refused in a labeled set; in a pool its whole members are used and
-    the cut becomes an item that cannot be read, so that it is counted and listed.
+    Every member with one of the ``extensions`` (see ``Folder``) is an item with the key ``<tar>/<member>``; see
+    ``index_tar`` for where its label comes from. A tar that is cut short is refused in a labeled set; in a pool its
+    whole members are used and the cut becomes an item that cannot be read, so that it is counted and listed.
     """
 
-    def __init__(self, *, path: str, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> None:
-        self.path = _absolute(path)
+    def __init__(self, *, path: str, extensions: str | Sequence[str] = "images") -> None:
+        self.path = fileio.absolute(path)
         self._endings = _endings(extensions)
 
     def tars(self) -> list[str]:
@@ -194,141 +216,22 @@ class Tars(Source):
             yield records
 
 
-@DATASETS.register("digits")
-class Digits(Source):
-    """scikit-learn's 1,797 handwritten digits (8x8, grey), written once as PNGs into two tars in the folder ``path``.
-
-    ``split`` is ``train`` (1,297 items) or ``test`` (500, stratified, the same ones always).
-    """
-
-    makes_files = True
-
-    def __init__(self, *, path: str, split: str) -> None:
-        if split not in ("train", "test"):
-            raise UserError(f"digits has no split '{split}'; valid: test, train")
-        self._tar = fileio.join(path, f"digits-{split}.tar")
-        self._folder = path
-
-    def batches(self) -> Iterator[pa.Table]:
-        """See ``Source``; writes the tars first if they are not there."""
-        if not fileio.exists(self._tar):
-            _write_digits(self._folder)
-        yield from Tars(path=self._tar).batches()
-
-
-def _write_digits(folder: str) -> None:
-    import tarfile
-
-    from PIL import Image
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    digits = load_digits()
-    pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    train, test = train_test_split(
-        np.arange(len(pixels)), test_size=DIGITS_TEST_ITEMS, stratify=digits.target, random_state=0
-    )
-    for split, rows in (("train", np.sort(train)), ("test", np.sort(test))):
-        with (
-            fileio.atomic_write(fileio.join(folder, f"digits-{split}.tar")) as file,
-            tarfile.open(fileobj=file, mode="w") as tar,
-        ):
-            for row in rows:
-                png = io.BytesIO()
-                Image.fromarray(pixels[row]).save(png, format="PNG")
-                member = tarfile.TarInfo(f"{digits.target[row]}/{row:04d}.png")
-                member.size = png.tell()
-                png.seek(0)
-                tar.addfile(member, png)
-
-
-def _absolute(path: str) -> str:
-    """The absolute path; of a URL itself, once it is sure that its protocol can be read."""
-    if not fileio.is_remote(path):
-        return os.path.abspath(path)
-    fileio.remote_filesystem(path)
-    return path
-
-
-def _endings(extensions: Sequence[str]) -> tuple[str, ...]:
-    return ("",) if "*" in extensions else tuple(f".{extension.lower().lstrip('.')}" for extension in extensions)
-
-
-def _walk(root: str) -> Iterator[str]:
-    """Paths of all files below ``root``, relative to it, with forward slashes, in an order that never varies."""
-    if fileio.is_remote(root):
-        filesystem, top = fileio.remote_filesystem(root)
-        top = top.rstrip("/")
-        walk = filesystem.walk(top)
-    else:
-        top, walk = root, os.walk(root, followlinks=True)
-    for folder, subfolders, files in walk:
-        # os.walk descends in the order in which it finds this list; remote walks give theirs in listing order.
-        subfolders_kept = sorted(name for name in subfolders if not name.startswith("."))
-        if isinstance(subfolders, list):
-            subfolders[:] = subfolders_kept
-        prefix = folder[len(top) :].strip("/").replace(os.sep, "/")
-        for name in sorted(files):
-            if not name.startswith("."):
-                yield f"{prefix}/{name}" if prefix else name
-
-
-def _manifest_tables(path: str, *, text_columns: list[str]) -> Iterator[pa.Table]:
-    ending = path.rsplit(".", 1)[-1].lower()
-    if ending not in ("csv", "jsonl", "parquet"):
-        raise UserError(f"{path}: a manifest must end in .csv, .jsonl or .parquet")
-    with fileio.open_read(path) as file:
-        if ending == "csv":
-            yield from _csv_tables(file, text_columns)
-        elif ending == "jsonl":
-            yield from _jsonl_tables(path, file)
-        else:
-            for batch in pq.ParquetFile(file).iter_batches(batch_size=_BATCH_ROWS):
-                yield pa.Table.from_batches([batch])
-
-
-def _csv_tables(file: IO[bytes], text_columns: list[str]) -> Iterator[pa.Table]:
-    # Without the types, a class called "007" would become the number 7.
-    types = {name: pa.string() for name in ["key", *text_columns]} | {"offset": pa.int64(), "size": pa.int64()}
-    options = pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""])
-    for batch in pa.csv.open_csv(file, convert_options=options):
-        yield pa.Table.from_batches([batch])
-
-
-def _jsonl_tables(path: str, file: IO[bytes]) -> Iterator[pa.Table]:
-    numbered = enumerate(file, start=1)
-    while chunk := list(itertools.islice(numbered, _BATCH_ROWS)):
-        rows = []
-        for number, line in chunk:
-            if line.strip():
-                try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    raise UserError(f"{path}: line {number} is not valid JSON ({error})") from None
-                if not isinstance(row, dict):
-                    raise UserError(f'{path}: line {number} is not an object such as {{"path": "cat.jpg"}}')
-                rows.append(row)
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        yield pa.table({name: _json_column([row.get(name) for row in rows]) for name in names})
-
-
-def _json_column(values: list[Any]) -> pa.Array:
-    if any(isinstance(value, str) for value in values):  # "3" and 3 may both stand for the class "3"
-        values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
-    return pa.array(values)
-
-
-def _column(table: pa.Table, name: str, kind: pa.DataType) -> Any:
-    return table[name].cast(kind) if name in table.column_names else None
+def _endings(extensions: str | Sequence[str]) -> tuple[str, ...]:
+    """What the names of the wanted files end in, lower case."""
+    if not isinstance(extensions, str):
+        return tuple(f".{str(extension).lower().lstrip('.')}" for extension in extensions)
+    if extensions not in _ENDINGS:
+        raise UserError(f"unknown extensions '{extensions}': {choices(extensions, _ENDINGS)}, or a list such as [mp4]")
+    return _ENDINGS[extensions]
 
 
 def _tags(table: pa.Table, name: str) -> Any:
     if name not in table.column_names:
         return None
-    column = table[name]
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        return pc.split_pattern(column.cast(pa.string()), TAG_SEPARATOR)
-    return column.cast(pa.list_(pa.string()))
+    tags = table[name]
+    if pa.types.is_string(tags.type) or pa.types.is_large_string(tags.type):
+        return pc.split_pattern(tags.cast(pa.string()), TAG_SEPARATOR)
+    return tags.cast(pa.list_(pa.string()))
 
 
 def _expand_braces(pattern: str) -> list[str]:
@@ -346,7 +249,3 @@ def _expand_braces(pattern: str) -> list[str]:
         for option in options
         for expanded in _expand_braces(pattern[: match.start()] + option + pattern[match.end() :])
     ]
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

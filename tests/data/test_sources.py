@@ -1,19 +1,17 @@
 import json
 import os
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bsssl.data.decode import decode_image
 from bsssl.data.records import class_names, read_bytes, write_records
-from bsssl.data.sources import Digits, Folder, Manifest, Tars
+from bsssl.data.sources import VIDEO_EXTENSIONS, Folder, Manifest, Tars
 from bsssl.registry import DATASETS, UserError
 
 
 def test_registered():
-    assert {"digits", "folder", "manifest", "tars"} <= set(DATASETS.names())
+    assert {"folder", "manifest", "tars"} <= set(DATASETS.names())
     assert DATASETS.get("folder") is Folder
 
 
@@ -29,7 +27,32 @@ def test_folder(picture_folder):
     assert records["path"][1].as_py() == str(picture_folder / "ant" / "1.jpg")
     assert class_names(records) == ["ant", "bee", "cat"]
     assert len(Folder(path=str(picture_folder), extensions=["md"]).records()) == 1
-    assert len(Folder(path=str(picture_folder), extensions=["*"]).records()) == 17
+    assert len(Folder(path=str(picture_folder), extensions="any").records()) == 17
+
+
+@pytest.mark.parametrize("factory", [Folder, Tars])
+def test_extensions(tmp_path, make_tar, factory):
+    names = ["a/1.jpg", "a/2.gif", "a/3.MP4", "a/4.webm", "a/5.md"]
+    if factory is Tars:
+        path = tmp_path / "t.tar"
+        path.write_bytes(make_tar(dict.fromkeys(names, b"content")))
+    else:
+        path = tmp_path
+        (path / "a").mkdir()
+        for name in names:
+            (path / name).touch()
+
+    def found(**options):
+        keys = factory(path=str(path), **options).records()["key"].to_pylist()
+        return [key.removeprefix("t.tar/") for key in keys]
+
+    assert found() == found(extensions="images") == names[:2]
+    assert found(extensions="videos") == found(extensions=VIDEO_EXTENSIONS) == names[2:4]
+    assert found(extensions="any") == names
+    assert found(extensions=[".mp4", "jpg"]) == ["a/1.jpg", "a/3.MP4"]
+    for wrong in ("video", "mp4"):
+        with pytest.raises(UserError, match=f"unknown extensions '{wrong}': .*valid: any, images, videos, or a list"):
+            factory(path=str(path), extensions=wrong)
 
 
 def test_folder_with_links(picture_folder, tmp_path):
@@ -93,6 +116,52 @@ def test_manifest_without_labels_or_with_other_columns(tmp_path, suffix):
         Manifest(path=str(path)).records()
     with pytest.raises(UserError, match=r"has no column 'klass'.*set label_column"):
         Manifest(path=str(path), path_column="file", label_column="klass").records()
+
+
+SEGMENTS = [
+    {"path": "v.mp4", "start": 12.5, "end": 20.0},
+    {"path": "v.mp4", "start": None, "end": 12.5},
+    {"path": "v.mp4", "start": 20.0, "end": None},
+    {"path": "w.mp4", "start": None, "end": None},
+]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_manifest_with_segments(tmp_path, suffix):
+    path = tmp_path / f"list.{suffix}"
+    _write_manifest(path, SEGMENTS)
+    records = Manifest(path=str(path)).records()
+    names = ["v.mp4#t=12.5,20", "v.mp4#t=,12.5", "v.mp4#t=20", "w.mp4"]
+    assert records["key"].to_pylist() == names
+    assert records["path"].to_pylist() == [str(tmp_path / name) for name in names]
+    write_records(str(tmp_path / "split.csv"), records)
+    assert Manifest(path=str(tmp_path / "split.csv")).records().equals(records)
+
+
+def test_manifest_with_segments_in_other_columns(tmp_path):
+    (tmp_path / "list.csv").write_text("path,from,key,offset\nv.tar,3,one,512\nv.tar,4.5,two,512\n")
+    manifest = Manifest(path=str(tmp_path / "list.csv"), start_column="from")
+    assert manifest.records()["key"].to_pylist() == ["one", "two"]
+    assert manifest.records()["path"].to_pylist() == [str(tmp_path / "v.tar#t=3"), str(tmp_path / "v.tar#t=4.5")]
+    (tmp_path / "keyless.csv").write_text("path,to,offset\nv.tar,3,512\n")
+    keyless = Manifest(path=str(tmp_path / "keyless.csv"), end_column="to").records()
+    assert keyless["key"].to_pylist() == ["v.tar@512#t=,3"]
+    with pytest.raises(UserError, match=r"has no column 'till'.*set end_column"):
+        Manifest(path=str(tmp_path / "list.csv"), end_column="till").records()
+
+
+def test_manifest_with_bad_segments(tmp_path):
+    def refuse(rows, match):
+        (tmp_path / "list.csv").write_text("path,start,end\nw.mp4,0,1\n" + rows)
+        with pytest.raises(UserError, match=rf"list\.csv.*{match}") as error:
+            Manifest(path=str(tmp_path / "list.csv")).records()
+        assert "\n" not in str(error.value)
+
+    refuse("v.mp4,20,12.5\n", r"row 2: v\.mp4: no segment lies from 20 to 12\.5; give seconds")
+    refuse("v.mp4,-1,3\n", "row 2: .*no segment lies from -1 to 3")
+    refuse("v.mp4,nan,3\n", "row 2: .*no segment lies from nan to 3")
+    refuse("v.mp4#t=1,,3\n", "row 2: .*names a segment already")
+    refuse("v.mp4,early,3\n", "cannot be read as a manifest: .*early")
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -159,23 +228,3 @@ def test_tars_refused(tmp_path):
 def test_protocol_that_cannot_be_read(factory):
     with pytest.raises(UserError, match="cannot read nosuch://bucket/x"):
         factory(path="nosuch://bucket/x")
-
-
-def test_digits(tmp_path):
-    train = Digits(path=str(tmp_path), split="train").records()
-    stamp = os.stat(tmp_path / "digits-train.tar").st_mtime_ns
-    test = Digits(path=str(tmp_path), split="test").records()
-    assert os.stat(tmp_path / "digits-train.tar").st_mtime_ns == stamp
-    assert (len(train), len(test)) == (1297, 500)
-    assert class_names(train) == class_names(test) == list("0123456789")
-    assert np.unique(test["label"].to_numpy(), return_counts=True)[1].min() >= 48
-    numbers = [key.rsplit("/")[-1] for key in train["key"].to_pylist() + test["key"].to_pylist()]
-    assert len(set(numbers)) == 1797
-    image = decode_image(
-        read_bytes(train["path"][0].as_py(), offset=train["offset"][0].as_py(), size=train["size"][0].as_py())
-    )
-    assert image.shape == (3, 8, 8) and image.max() == 239  # 15 of 16 grey levels
-    Digits(path=str(tmp_path / "again"), split="test").records()
-    assert (tmp_path / "again/digits-test.tar").read_bytes() == (tmp_path / "digits-test.tar").read_bytes()
-    with pytest.raises(UserError, match="no split 'val'"):
-        Digits(path=str(tmp_path), split="val")

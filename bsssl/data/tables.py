@@ -1,0 +1,76 @@
+"""Tables that users bring (CSV, JSONL or Parquet), streamed."""
+
+import contextlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from bsssl import fileio
+from bsssl.registry import UserError
+
+BATCH_ROWS = 65_536  # rows in memory at once while a table or a source is streamed
+_ENDINGS = ("csv", "jsonl", "parquet")
+
+
+@contextlib.contextmanager
+def reading_table(path: str) -> Iterator[None]:
+    """Around reading the table at ``path`` and casting its columns: what is malformed there is a UserError."""
+    try:
+        yield
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as a manifest: {' '.join(str(error).split())}") from None
+
+
+def read_tables(path: str, *, types: Mapping[str, pa.DataType]) -> Iterator[pa.Table]:
+    """The rows of a file whose name ends in .csv, .jsonl or .parquet, in order, ``BATCH_ROWS`` or so at a time.
+
+    ``types`` are the types of columns that a CSV file may have. UserError for a missing file and a malformed JSONL
+    line, Arrow's own errors for the rest (see ``reading_table``).
+    """
+    ending = path.rsplit(".", 1)[-1].lower()
+    if ending not in _ENDINGS:
+        raise UserError(f"{path}: a manifest must end in .csv, .jsonl or .parquet")
+    with fileio.open_read(path) as file:
+        if ending == "csv":
+            # Without the types, a class called "007" would become the number 7.
+            options = pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""])
+            batches = pa.csv.open_csv(file, convert_options=options)
+        elif ending == "jsonl":
+            batches = _jsonl_batches(path, file)
+        else:
+            batches = pq.ParquetFile(file).iter_batches(batch_size=BATCH_ROWS)
+        for batch in batches:
+            yield pa.Table.from_batches([batch])
+
+
+def column(table: pa.Table, name: str, kind: pa.DataType) -> Any:
+    """The column ``name`` as ``kind``; None if there is none."""
+    return table[name].cast(kind) if name in table.column_names else None
+
+
+def _jsonl_batches(path: str, file: IO[bytes]) -> Iterator[pa.RecordBatch]:
+    numbered = enumerate(file, start=1)
+    while chunk := list(itertools.islice(numbered, BATCH_ROWS)):
+        rows = []
+        for number, line in chunk:
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise UserError(f"{path}: line {number} is not valid JSON ({error})") from None
+                if not isinstance(row, dict):
+                    raise UserError(f'{path}: line {number} is not an object such as {{"path": "cat.jpg"}}')
+                rows.append(row)
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        yield pa.record_batch({name: _json_column([row.get(name) for row in rows]) for name in names})
+
+
+def _json_column(values: list[Any]) -> pa.Array:
+    if any(isinstance(value, str) for value in values):  # "3" and 3 may both stand for the class "3"
+        values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+    return pa.array(values)
