@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install quickstart test lint clean
+.PHONY: install quickstart quickstart-video test lint clean
 
 install: .venv/installed  ## create .venv and install bsssl with everything it needs (about 6 GB: torch brings CUDA)
 
@@ -13,6 +13,9 @@ install: .venv/installed  ## create .venv and install bsssl with everything it n
 
 quickstart: install  ## the whole recipe on handwritten digits, without a download; seeds=5 for mean and spread
 	$(BIN)/python tools/run_recipe.py --config projects/image/quickstart.yaml $(if $(seeds),seeds=$(seeds))
+
+quickstart-video: install  ## the same on moving digits, as H.264 videos; seeds=1 for a quick look
+	$(BIN)/python tools/run_recipe.py --config projects/video/quickstart.yaml $(if $(seeds),seeds=$(seeds))
 
 test: install  ## the whole test suite
 	$(BIN)/python -m pytest --numprocesses auto

@@ -48,9 +48,9 @@ class Ours:
 
     def _loader(self) -> "torch.utils.data.DataLoader[dict[str, object]]":
         args = self._args
-        dataset = data.ImageDataset(
+        dataset = data.ItemDataset(
             self._records,
-            transform=data.test_transform(size=args.size, resize=round(args.size / CROP_PCT)),
+            views=data.ImageViews(data.test_transform(size=args.size, resize=round(args.size / CROP_PCT))),
             hash_content=True,  # as by default, to find labeled and test items in the pool
         )
         return data.make_loader(

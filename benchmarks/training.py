@@ -122,7 +122,9 @@ def pipeline_sides(folder: str, compute: Compute, args: argparse.Namespace) -> d
     targets = data.class_indices(records, data.class_names(records), what="the photographs")
 
     def ours() -> int:
-        dataset = data.ImageDataset(records, targets=targets, transform=data.train_transform(size=args.size))
+        dataset = data.ItemDataset(
+            records, targets=targets, views=data.ImageViews(data.train_transform(size=args.size))
+        )
 
         def batches(first: int) -> Iterable[Batch]:
             return data.make_loader(

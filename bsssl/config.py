@@ -20,6 +20,7 @@ from typing_extensions import Annotated, Self  # noqa: UP035 - typing has Self f
 
 from bsssl.registry import UserError
 
+Purpose = Literal["train", "score", "test"]
 TRAIN_STAGES = ("teacher", "pretrain", "finetune", "baseline", "ceiling")  # in the order of the recipe
 
 
@@ -87,18 +88,22 @@ class Source(Section):
 
 
 class Transforms(Section):
-    """How a decoded image becomes the network's input. The paper leaves augmentation open; these are our defaults."""
+    """How a decoded image, or every frame of a clip alike, becomes the network's input. The paper leaves augmentation
+    open; these are our defaults."""
 
     size: int = Field(224, ge=1)
     """side of the square input, pixels"""
     test_resize: int | None = Field(None, ge=1)
     """short side before the centre crop when scoring and testing, pixels; default: size / 0.875 with
-    random_resized, else the whole picture becomes the square"""
-    train_crop: Literal["random_resized", "padded", "affine", "none"] = "random_resized"
-    """random_resized for photographs; padded (shift by up to `padding`) for small ones; affine (turn, shear, shift and
+    random_resized and short_side, else the whole picture becomes the square"""
+    train_crop: Literal["random_resized", "short_side", "padded", "affine", "none"] = "random_resized"
+    """random_resized for photographs; short_side (resized to a short side within `short_side`, then a random square)
+    is the usual one for video; padded (shift by up to `padding`) for small ones; affine (turn, shear, shift and
     scale a little) for signs and digits; none"""
     min_scale: float = Field(0.08, gt=0, le=1)
     """smallest share of the picture that random_resized keeps"""
+    short_side: tuple[int, int] | None = None
+    """least and greatest short side of train_crop: short_side, pixels; default: 8/7 and 10/7 of size"""
     padding: int = Field(4, ge=1)
     """how far `padded` shifts, pixels"""
     flip: bool = True
@@ -117,6 +122,8 @@ class Transforms(Section):
             problems.append(f"test_resize ({self.test_resize}) is below size ({self.size}); the crop would not fit")
         if self.train_crop == "padded" and self.padding >= self.size:
             problems.append(f"padding ({self.padding}) must be below size ({self.size})")
+        if self.short_side is not None and not self.size <= self.short_side[0] <= self.short_side[1]:
+            problems.append(f"short_side {list(self.short_side)} must rise and start at size ({self.size}) or above")
         if min(self.std) <= 0:
             problems.append(f"std {self.std} must be above 0")
         return _without(problems, self)
@@ -124,9 +131,28 @@ class Transforms(Section):
     def for_testing(self) -> dict[str, Any]:
         """What decides how a picture is seen when scoring and testing, with the resize that follows from the rest."""
         resize = self.test_resize
-        if resize is None and self.train_crop == "random_resized":
+        if resize is None and self.train_crop in ("random_resized", "short_side"):
             resize = round(self.size / 0.875)
         return {"size": self.size, "resize": resize, "mean": self.mean, "std": self.std}
+
+
+class Clips(Section):
+    """How a video becomes clips. Frames are counted, not timed: a clip is the same frames in every tool."""
+
+    frames: int = Field(8, ge=1)
+    """frames of a clip (the paper: 8 and 32)"""
+    stride: int = Field(2, ge=1)
+    """from one frame of a clip to the next, in frames of the video"""
+    stride_jitter: int = Field(0, ge=0)
+    """training: the stride varies at random by up to so much"""
+    test_clips: int = Field(10, ge=1)
+    """clips per video in testing, evenly spread; their softmax scores are averaged"""
+    score_clips: int = Field(1, ge=1)
+    """clips per video in scoring the pool, likewise"""
+    reader: Literal["av", "decord", "torchcodec"] = "av"
+    """what reads the videos"""
+    deadline: float = Field(60.0, gt=0)
+    """a video that takes longer to read counts as unreadable, seconds"""
 
 
 class Data(Section):
@@ -150,20 +176,53 @@ class Data(Section):
     """items per pool shard, for folders and manifests; a tar is always one shard"""
     max_failure_rate: float = Field(0.01, ge=0, le=1)
     """share of unreadable items that is tolerated when training and scoring; they are listed in either case"""
+    max_missing_rate: float = Field(0.0, ge=0, le=1)
+    """share of unreadable test items that is tolerated; they are listed, and count as wrong"""
     max_pixels: int = Field(178_956_970, ge=1)
     """larger pictures are refused undecoded (decompression bombs)"""
     transforms: Transforms = Transforms()
+    clips: Clips | None = None
+    """when given, the items are videos"""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one input of a network: channels, frames of a clip, height, width."""
+        side = self.transforms.size
+        return (3, side, side) if self.clips is None else (3, self.clips.frames, side, side)
+
+    def clips_for(self, purpose: Purpose) -> dict[str, Any] | None:
+        """How clips are cut for training, scoring or testing; None for images."""
+        if self.clips is None:
+            return None
+        common = self.clips.model_dump(include={"frames", "stride", "reader", "deadline"})
+        count = {"train": None, "score": self.clips.score_clips, "test": self.clips.test_clips}[purpose]
+        return {**common, "count": count, "stride_jitter": self.clips.stride_jitter if purpose == "train" else 0}
+
+    def preprocessing(self, purpose: Purpose) -> dict[str, Any]:
+        """What decides how items are seen in training, scoring or testing."""
+        transforms = self.transforms.model_dump() if purpose == "train" else self.transforms.for_testing()
+        seen = {"transforms": transforms, "max_pixels": self.max_pixels}
+        clips = self.clips_for(purpose)
+        return seen if clips is None else {**seen, "clips": {**clips, "deadline": None}}  # decides nothing
 
 
 class Model(Section):
     """A network."""
 
     name: str
-    """a name registered in MODELS, or timm/<any timm name>"""
+    """a name registered in MODELS, or timm/<any timm name>; for video torchvision/<name>, pytorchvideo/<name> too"""
     options: dict[str, Any] = {}
     """further arguments of the model, e.g. width"""
     weights: str | None = None
     """released weights to start from, by name (see `bsssl.models.released`); a stage's init_from comes first"""
+    frames: int | None = Field(None, ge=1)
+    """frames of the clips that this network sees, instead of data.clips.frames"""
+
+    def view_of(self, data: Data) -> Data:
+        """``data`` as this network sees it."""
+        if self.frames is None or data.clips is None:
+            return data
+        return data.model_copy(update={"clips": data.clips.model_copy(update={"frames": self.frames})})
 
 
 class Models(Section):
@@ -268,7 +327,7 @@ class Score(Section):
     top_p: int = Field(10, ge=1)
     """P: classes kept per sample"""
     batch_size: int = Field(256, ge=1)
-    """samples per forward pass and process"""
+    """samples per forward pass and process, of videos clips"""
 
 
 class Select(Section):
@@ -337,6 +396,9 @@ class Config(Section):
         classes, problems = self.data.num_classes, []
         if "://" in self.output_dir:
             problems.append(f"output_dir: {self.output_dir} is a URL; results go to a local or mounted folder")
+        for role, model in (("teacher", self.models.teacher), ("student", self.models.student)):
+            if model.frames is not None and self.data.clips is None:
+                problems.append(f"models.{role}.frames is for videos; set data.clips, or leave it out")
         if classes is not None and self.score.top_p > classes:
             problems.append(f"score.top_p ({self.score.top_p}) is above data.num_classes ({classes}); lower it")
         if not self.data.pool and not (self.data.labels_per_class and self.data.rest_in_pool):

@@ -31,14 +31,14 @@ def plan(config: configs.Config, *, config_path: str, wanted: Callable[[str], bo
 
 
 def _networks(config: configs.Config, classes: int | None) -> Iterable[tuple[str, ...]]:
-    side = config.data.transforms.size
     for role in ("teacher", "student"):
         model: configs.Model = getattr(config.models, role)
         if classes is None:
             yield role, model.name, "unknown", "unknown (set data.num_classes)"
             continue
-        cost = profile(model.name, num_classes=classes, input_shape=(3, side, side), **model.options)
-        yield role, model.name, f"{cost.parameters:,}", f"{cost.multiply_adds:,} at {side}x{side}"
+        shape = model.view_of(config.data).input_shape
+        cost = profile(model.name, num_classes=classes, input_shape=shape, **model.options)
+        yield role, model.name, f"{cost.parameters:,}", f"{cost.multiply_adds:,} at {'x'.join(map(str, shape[1:]))}"
 
 
 def _sizes(run: Run) -> tuple[dict[str, int], str]:

@@ -22,7 +22,7 @@ import yaml
 
 from bsssl import data as data  # registers the datasets
 from bsssl import distributed, fileio, log, selection
-from bsssl.config import TRAIN_STAGES, Config, Model, Source
+from bsssl.config import TRAIN_STAGES, Config, Model, Purpose, Source
 from bsssl.log import logger
 from bsssl.registry import DATASETS, UserError
 
@@ -69,7 +69,7 @@ def stages(config: Config, *, seed: int) -> list[Stage]:
         score, select = f"score{suffix}", f"select{suffix}"
         model = config.models.teacher if round_number == 1 else config.models.student
         score_settings = {"top_p": config.score.top_p, "pool_overlap": config.data.pool_overlap}
-        score_settings |= _test_settings(config, model)
+        score_settings |= _seen_by(model, config, "score")
         planned.append(Stage(score, "score", "score", ("data", teacher), score_settings))
         planned.append(Stage(select, "select", "select", (score,), {**config.select.model_dump(), "seed": seed}))
         sources = (select, score) if config.pretrain.targets == "soft" else (select,)
@@ -88,16 +88,16 @@ def _trained(config: Config, seed: int, section: str, suffix: str = "", sources:
     model = config.models.teacher if section == "teacher" else config.models.student
     needs = ("data", *sources)
     settings = {section: train.model_dump(), "model": model.model_dump(), "seed": seed}
-    settings |= {"transforms": config.data.transforms.model_dump(), "max_pixels": config.data.max_pixels}
-    settings |= {"precision": config.system.precision}
+    settings |= {**model.view_of(config.data).preprocessing("train"), "precision": config.system.precision}
     if train.init_from in TRAIN_STAGES:
         needs += (train.init_from + (suffix if train.init_from in ("pretrain", "finetune") else ""),)
     elif train.init_from is not None:
         settings["init_from"] = fileio.state(train.init_from)
     name = section + suffix
+    tested = {**_seen_by(model, config, "test"), "max_missing_rate": config.data.max_missing_rate}
     return [
         Stage(name, "train", section, needs, settings),
-        Stage(f"evaluate-{name}", "evaluate", section, ("data", name), _test_settings(config, model)),
+        Stage(f"evaluate-{name}", "evaluate", section, ("data", name), tested),
     ]
 
 
@@ -114,9 +114,9 @@ def _files_state(sources: Sequence[Source]) -> list[Any]:
     return [fileio.state(source.path) for source in sources if not DATASETS.get(source.dataset).makes_files]
 
 
-def _test_settings(config: Config, model: Model) -> dict[str, Any]:
+def _seen_by(model: Model, config: Config, purpose: Purpose) -> dict[str, Any]:
     """What decides the scores that a trained ``model`` gives."""
-    seen = {"transforms": config.data.transforms.for_testing(), "max_pixels": config.data.max_pixels}
+    seen = model.view_of(config.data).preprocessing(purpose)
     return {"model": model.model_dump(), "precision": config.system.precision, **seen}
 
 

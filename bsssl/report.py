@@ -27,6 +27,7 @@ def collect(runs: Sequence[Run]) -> dict[str, Any]:
     and its values ``per_seed``; ``gain`` of finetuned over supervised (points of top1); ``selection`` (means of
     ``pairs``, ``samples`` and, where the pool's true labels are known, ``precision`` in percent); ``seeds``; and with
     several rounds ``rounds``, one pretrained / finetuned / selection each. The unnumbered ones are of the last round.
+    Where items have several views, ``clip_top1``, ``clip_top5``, ``video_top1`` and ``video_top5`` stand beside them.
     """
     config = runs[0].config
     suffixes = ["", *(f"-{number}" for number in range(2, config.rounds + 1))]
@@ -65,7 +66,8 @@ def write(runs: Sequence[Run]) -> str:
 
 def _accuracy(runs: Sequence[Run], stage: str) -> dict[str, Any]:
     found = [run.result(f"evaluate-{stage}") for run in runs]
-    means = {name: round(float(np.mean([result[name] for result in found])), 2) for name in ("top1", "top5", "ece")}
+    names = [name for name in found[0] if name.endswith(("top1", "top5", "ece", "missing"))]
+    means = {name: round(float(np.mean([result[name] for result in found])), 2) for name in names}
     return means | _spread([result["top1"] for result in found])
 
 
@@ -83,17 +85,30 @@ def _selection(runs: Sequence[Run], stage: str) -> dict[str, Any]:
 
 def _table(results: dict[str, Any]) -> list[list[str]]:
     """Header, then one row per network, then the gain and the selection, as text."""
-    rows = [["", "top-1 %", "top-5 %", "ECE %"]]
+    columns = _columns(results["teacher"])
+    rows = [["", *columns.values()]]
     for name, title in TITLES.items():
         for number, figures in _by_round(results, name):
             label = title + (f", round {number}" if number else "")
-            rows.append([label, _mean(figures), f"{figures['top5']:.1f}", f"{figures['ece']:.1f}"])
-    rows.append(["gain of the fine-tuned student", _mean(results["gain"], sign="+"), "", ""])
+            others = [f"{figures[column]:.1f}" for column in columns if column != "top1"]
+            rows.append([label, _mean(figures), *others])
+    nothing = [""] * len(columns)
+    rows.append(["gain of the fine-tuned student", _mean(results["gain"], sign="+"), *nothing[1:]])
     selection = results["selection"]
     precision = "" if selection["precision"] is None else f", {selection['precision']:.1f} % of them right"
-    rows.append([f"selection: {selection['pairs']} pairs of {selection['samples']} samples{precision}", "", "", ""])
-    rows.append([f"seeds: {', '.join(map(str, results['seeds']))}", "", "", ""])
+    rows.append([f"selection: {selection['pairs']} pairs of {selection['samples']} samples{precision}", *nothing])
+    rows.append([f"seeds: {', '.join(map(str, results['seeds']))}", *nothing])
     return rows
+
+
+def _columns(figures: dict[str, Any]) -> dict[str, str]:
+    """The figures shown and their titles; the first is that of whole items."""
+    of_items = next((name.removesuffix("_top1") for name in figures if name.endswith("_top1")), "")
+    of_views = [name.removesuffix("_top1") for name in figures if name.endswith("_top1")][1:]
+    columns = {"top1": f"{of_items} top-1 %".strip(), "top5": f"{of_items} top-5 %".strip()}
+    for view in of_views:
+        columns |= {f"{view}_top1": f"{view} top-1 %", f"{view}_top5": f"{view} top-5 %"}
+    return columns | {"ece": "ECE %"} | ({"missing": "missing"} if figures.get("missing") else {})
 
 
 def _by_round(results: dict[str, Any], name: str) -> list[tuple[int | None, dict[str, Any]]]:

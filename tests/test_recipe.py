@@ -64,7 +64,9 @@ def test_layout(finished_once):
         files = {path.name for path in (run / name).iterdir()}
         assert files == {"model.safetensors", "metrics.jsonl", "unreadable.jsonl", "done.json"}
         files = {path.name for path in (run / f"evaluate-{name}").iterdir()}
-        assert files == {"metrics.json", "predictions.parquet", "per_class.csv", "confusion.csv", "done.json"}
+        assert files == {
+            "metrics.json", "predictions.parquet", "per_class.csv", "confusion.csv", "missing.jsonl", "done.json",
+        }  # fmt: skip
 
 
 def test_every_result_says_how_it_was_made(finished_once, recipe):

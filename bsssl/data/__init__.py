@@ -1,6 +1,6 @@
 """What a sample is, where samples come from, and how they are read and transformed."""
 
-from bsssl.data.dataset import Failure, ImageDataset, SparseTargets, Targets, collate
+from bsssl.data.dataset import Failure, ItemDataset, SparseTargets, Targets, collate
 from bsssl.data.generated import Digits, MovingDigits
 from bsssl.data.loader import EvalBatches, TrainBatches, make_loader
 from bsssl.data.overlap import check_overlap, content_hashes, find_overlap
@@ -11,14 +11,17 @@ from bsssl.data.sources import VIDEO_EXTENSIONS, Manifest, Source
 from bsssl.data.splits import split_labels
 from bsssl.data.transforms import Normalize, Transform, test_transform, train_transform
 from bsssl.data.video_sets import Hmdb51, Kinetics, Ucf101
+from bsssl.data.views import ClipViews, ImageViews, Views, make_views
 
 __all__ = [
     "VIDEO_EXTENSIONS",
+    "ClipViews",
     "Digits",
     "EvalBatches",
     "Failure",
     "Hmdb51",
-    "ImageDataset",
+    "ImageViews",
+    "ItemDataset",
     "Kinetics",
     "Manifest",
     "MovingDigits",
@@ -31,6 +34,7 @@ __all__ = [
     "TrainBatches",
     "Transform",
     "Ucf101",
+    "Views",
     "check_overlap",
     "class_indices",
     "class_names",
@@ -40,6 +44,7 @@ __all__ = [
     "find_overlap",
     "make_loader",
     "make_records",
+    "make_views",
     "read_pool",
     "read_records",
     "selected_training_set",

@@ -1,4 +1,4 @@
-"""The dataset that every image stage reads: records in, samples or failures out; and how samples become a batch."""
+"""The dataset that every stage reads: records in, samples or failures out; and how samples become a batch."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from bsssl.data.decode import MAX_ASPECT, MAX_PIXELS, DecodeError, decode_image
+from bsssl.data.decode import DecodeError
 from bsssl.data.records import read_bytes
-from bsssl.data.transforms import Transform
+from bsssl.data.segments import split_segment
+from bsssl.data.views import Views
+from bsssl.fileio import is_remote
 
 HASH_BYTES = 16
 Item = int | tuple[int, int]  # a row, or (row, draw)
@@ -58,15 +60,17 @@ class SparseTargets:
 Targets = np.ndarray | SparseTargets
 
 
-class ImageDataset(Dataset[dict[str, Any] | Failure]):
-    """Images of a table of records.
+class ItemDataset(Dataset[list[dict[str, Any] | Failure]]):
+    """The items of a table of records, as the samples that ``views`` makes of each.
 
-    An item is asked for by its row, or by (row, draw): the transform's random numbers then depend on ``seed`` and
+    An item is asked for by its row, or by (row, draw): the random numbers of its views then depend on ``seed`` and
     ``draw`` alone, so that a sample is augmented alike whatever the number of workers and wherever a run resumed.
 
-    A sample is ``{"input": uint8 (3, H, W), "target": int or float32 (C,), "index": row, "view": 0}``, with
-    ``"hash"``, the BLAKE2b digest of the file's bytes (16 bytes), if ``hash_content``. ``targets`` is int64 (rows,),
-    float32 (rows, C), ``SparseTargets``, or None for -1 everywhere. What cannot be read comes back as a ``Failure``.
+    What comes back is a list, one sample per view: ``{"input": uint8 (3, H, W) or (3, T, H, W), "target": int or
+    float32 (C,), "index": row, "view": int}``, with ``"hash"``, what ``content_hash`` says of the file (16 bytes), if
+    ``hash_content``. ``targets`` is int64 (rows,), float32 (rows, C), ``SparseTargets``, or None for -1 everywhere.
+    What cannot be read comes back as a ``Failure``; where ``views`` allows for replacements and there is a draw, the
+    samples of another row, chosen by the draw, follow it.
 
     The records stay in Arrow: forked workers share them, spawned ones get a copy.
     """
@@ -75,12 +79,10 @@ class ImageDataset(Dataset[dict[str, Any] | Failure]):
         self,
         records: pa.Table,
         *,
-        transform: Transform,
+        views: Views,
         targets: Targets | None = None,
         seed: int = 0,
         hash_content: bool = False,
-        max_pixels: int = MAX_PIXELS,
-        max_aspect: float = MAX_ASPECT,
     ) -> None:
         if targets is not None and len(targets) != len(records):
             raise ValueError(f"{len(targets)} targets for {len(records)} records")
@@ -88,53 +90,66 @@ class ImageDataset(Dataset[dict[str, Any] | Failure]):
         records = records.select(["path", "offset", "size"]).combine_chunks()
         self._path, self._offset, self._size = records.columns
         self._remote = bool(pc.any(pc.match_substring(self._path, "://")).as_py())
+        self._views = views
         self._targets = targets
-        self._transform = transform
         self._seed = seed
         self._hash_content = hash_content
-        self._max_pixels = max_pixels
-        self._max_aspect = max_aspect
 
     def __len__(self) -> int:
         return len(self._path)
 
-    def __getitem__(self, item: Item) -> dict[str, Any] | Failure:
-        """The sample of a row, or of (row, draw)."""
-        return self._sample(item, self._read(item))
+    def __getitem__(self, item: Item) -> list[dict[str, Any] | Failure]:
+        """The samples of a row, or of (row, draw)."""
+        return self._samples(item, self._read(item))
 
-    def __getitems__(self, items: list[Item]) -> list[dict[str, Any] | Failure]:
+    def __getitems__(self, items: list[Item]) -> list[list[dict[str, Any] | Failure]]:
         """The samples of a batch, for which the loader asks; remote files are fetched many at a time."""
         if not self._remote:
             return [self[item] for item in items]
         with ThreadPoolExecutor(_REMOTE_READS) as threads:
-            return [self._sample(item, data) for item, data in zip(items, threads.map(self._read, items), strict=True)]
+            return [self._samples(item, data) for item, data in zip(items, threads.map(self._read, items), strict=True)]
 
     def _place(self, row: int) -> tuple[str, int, int]:
         return self._path[row].as_py(), self._offset[row].as_py(), self._size[row].as_py()
 
-    def _read(self, item: Item) -> bytes | OSError:
+    def _read(self, item: Item) -> bytes | str | OSError:
+        """The item's bytes, or the path of a local file that holds it alone, if the views read files themselves."""
         path, offset, size = self._place(item[0] if isinstance(item, tuple) else item)
+        if self._views.reads_files and not self._hash_content and size < 0 and not is_remote(path):
+            return split_segment(path)[0]
         try:
             return read_bytes(path, offset=offset, size=size)
         except OSError as error:
             return error
 
-    def _sample(self, item: Item, data: bytes | OSError) -> dict[str, Any] | Failure:
+    def _samples(self, item: Item, source: bytes | str | OSError) -> list[dict[str, Any] | Failure]:
         row, draw = item if isinstance(item, tuple) else (item, None)
-        if isinstance(data, OSError):
-            return Failure(row, 0, str(data))
-        # Only what the file can cause is a failure of the item; anything else is a bug and stops the run.
-        try:
-            image = decode_image(data, max_pixels=self._max_pixels, max_aspect=self._max_aspect)
-        except DecodeError as error:
-            path, offset, size = self._place(row)
-            return Failure(row, 0, f"{path}@{offset}: {error}" if size >= 0 else f"{path}: {error}")
+        found = self._try(row, draw, source)
+        if draw is None:
+            return found
+        # Not from torch's generator: the first attempt's random numbers must not depend on what comes after it.
+        others = np.random.Generator(np.random.Philox(key=[self._seed % _SEEDS, draw]))
+        for other in others.integers(len(self), size=self._views.replacements).tolist():
+            if not isinstance(found[-1], Failure):
+                break
+            found += self._try(other, draw, self._read(other))
+        return found
+
+    def _try(self, row: int, draw: int | None, source: bytes | str | OSError) -> list[dict[str, Any] | Failure]:
+        path, offset, size = self._place(row)
+        if isinstance(source, OSError):
+            return [Failure(row, 0, str(source))]
         if draw is not None:
             torch.default_generator.manual_seed((self._seed * 0x9E3779B97F4A7C15 + draw) % _SEEDS)
-        sample: dict[str, Any] = {"input": self._transform(image), "target": self._target(row), "index": row, "view": 0}
+        # Only what the file can cause is a failure of the item; anything else is a bug and stops the run.
+        try:
+            inputs = self._views(source, split_segment(path)[1:])
+        except DecodeError as error:
+            return [Failure(row, 0, f"{path}@{offset}: {error}" if size >= 0 else f"{path}: {error}")]
+        sample: dict[str, Any] = {"target": self._target(row), "index": row}
         if self._hash_content:
-            sample["hash"] = content_hash(data)
-        return sample
+            sample["hash"] = content_hash(source, path)  # type: ignore[arg-type]  # _read gives bytes then
+        return [{"input": pixels, "view": view, **sample} for view, pixels in enumerate(inputs)]
 
     def _target(self, row: int) -> int | Tensor:
         if self._targets is None:
@@ -145,20 +160,26 @@ class ImageDataset(Dataset[dict[str, Any] | Failure]):
         return int(target) if np.ndim(target) == 0 else torch.from_numpy(target)
 
 
-def content_hash(data: bytes) -> bytes:
-    """The 16 bytes by which the same file is known again under another name."""
-    return hashlib.blake2b(data, digest_size=HASH_BYTES).digest()
+def content_hash(data: bytes, path: str = "") -> bytes:
+    """The 16 bytes by which the same content is known again under another name.
+
+    Two segments of one file, which ``path`` names, are not the same.
+    """
+    digest = hashlib.blake2b(data, digest_size=HASH_BYTES)
+    digest.update(path[len(split_segment(path)[0]) :].encode())
+    return digest.digest()
 
 
-def collate(items: list[dict[str, Any] | Failure]) -> dict[str, Any]:
+def collate(items: list[list[dict[str, Any] | Failure]]) -> dict[str, Any]:
     """A batch: ``{"input": uint8 (B, ...), "target": int64 (B,) or float32 (B, C), "index", "view": int64 (B,),
     "failures": list[Failure]}``, and ``"hash": list[bytes]`` if the samples have one.
 
-    B counts the samples alone; ``input`` lies in memory with its channels last. When every item failed there is nothing
-    but ``"failures"`` in the batch.
+    B counts the samples alone, those of one item next to each other; ``input`` lies in memory with its channels last.
+    When every item failed there is nothing but ``"failures"`` in the batch.
     """
-    failures = [item for item in items if isinstance(item, Failure)]
-    samples = [item for item in items if not isinstance(item, Failure)]
+    found = [sample for samples in items for sample in samples]
+    failures = [item for item in found if isinstance(item, Failure)]
+    samples = [item for item in found if not isinstance(item, Failure)]
     batch: dict[str, Any] = {"failures": failures}
     if not samples:
         return batch

@@ -59,6 +59,6 @@ def content_hashes(records: pa.Table) -> set[bytes]:
 def _hash_place(place: tuple[str, int, int]) -> bytes | None:
     path, offset, size = place
     try:
-        return content_hash(read_bytes(path, offset=offset, size=size))
+        return content_hash(read_bytes(path, offset=offset, size=size), path)
     except OSError:
         return None

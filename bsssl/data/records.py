@@ -12,6 +12,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from bsssl import fileio
+from bsssl.data.segments import split_segment
 from bsssl.registry import UserError, choices
 
 RECORD_SCHEMA = pa.schema(
@@ -113,10 +114,11 @@ def read_records(path: str) -> pa.Table:
 
 
 def read_bytes(path: str, *, offset: int = 0, size: int = -1) -> bytes:
-    """``size`` bytes of a file or URL from ``offset`` (-1: all that follow).
+    """``size`` bytes of a file or URL from ``offset`` (-1: all that follow); a segment in ``path`` plays no part.
 
     OSError when the file is missing or ends before the range does.
     """
+    path = split_segment(path)[0]
     if fileio.is_remote(path):
         data = _read_remote(path, offset, size)
     else:

@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as F
 from bsssl.registry import UserError
 
 Transform = Callable[[Tensor], Tensor]
-Crop = Literal["random_resized", "padded", "affine", "none"]
+Crop = Literal["random_resized", "short_side", "padded", "affine", "none"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -22,6 +22,7 @@ def train_transform(
     crop: Crop = "random_resized",
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    short_side: tuple[int, int] | None = None,
     padding: int = 4,
     hflip: bool = True,
     randaugment_ops: int = 0,
@@ -29,11 +30,16 @@ def train_transform(
 ) -> Transform:
     """A random transform from uint8 (3, H, W) to uint8 (3, size, size); it draws from torch's default generator.
 
+    The frames of a clip, uint8 (T, 3, H, W), are all transformed alike.
+
     ::
 
         crop -> horizontal flip (one in two, if hflip) -> RandAugment (if randaugment_ops > 0)
 
         crop   random_resized  a part with an area within ``scale`` and a shape within ``ratio``, resized
+               short_side      resized to a short side within ``short_side`` pixels (by default 8/7 to 10/7 of
+                               ``size``, the 128 to 160 for 112 of Simonyan and Zisserman's 256 to 320 for 224),
+                               then a square from anywhere
                padded          resized to (size, size) if it is not, padded by reflection, cropped; for small pictures
                affine          resized likewise, then turned by up to 10 degrees, sheared by up to 5, shifted by up to
                                5 % and scaled by up to 10 %; for signs and digits
@@ -42,6 +48,10 @@ def train_transform(
     steps: list[Transform]
     if crop == "random_resized":
         steps = [v2.RandomResizedCrop(size, scale=scale, ratio=ratio, antialias=True)]
+        if hflip:
+            steps.append(v2.RandomHorizontalFlip())
+    elif crop == "short_side":
+        steps = [_ShortSideCrop(size, short_side or (round(size * 8 / 7), round(size * 10 / 7)))]
         if hflip:
             steps.append(v2.RandomHorizontalFlip())
     elif crop == "padded":
@@ -53,14 +63,14 @@ def train_transform(
     elif crop == "none":
         steps = [_Resize(size), _PaddedCrop(size, 0, hflip)] if hflip else [_Resize(size)]
     else:
-        raise UserError(f"unknown crop '{crop}'; valid: affine, none, padded, random_resized")
+        raise UserError(f"unknown crop '{crop}'; valid: affine, none, padded, random_resized, short_side")
     if randaugment_ops:
         steps.append(v2.RandAugment(num_ops=randaugment_ops, magnitude=randaugment_magnitude))
     return _Chain(steps)
 
 
 def test_transform(*, size: int, resize: int | None = None) -> Transform:
-    """The transform for testing and scoring, from uint8 (3, H, W) to uint8 (3, size, size).
+    """The transform for testing and scoring, from uint8 (3, H, W) to uint8 (3, size, size); frames (T, 3, H, W) alike.
 
     The short side is resized to ``resize`` and the centre cropped; without ``resize``, for small pictures, the whole is
     resized to (size, size).
@@ -112,6 +122,21 @@ class _Resize:
         if image.shape[-2:] == (self._size, self._size):
             return image
         return F.resize(image, [self._size, self._size], antialias=True)
+
+
+class _ShortSideCrop:
+    """Resize the short side to a random length, cut a square from anywhere."""
+
+    def __init__(self, size: int, short_side: tuple[int, int]) -> None:
+        self._size, self._low, self._high = size, *short_side
+
+    def __call__(self, image: Tensor) -> Tensor:
+        # The square is cut out of the original first: what is not kept need not be resized.
+        height, width = image.shape[-2:]
+        side = self._size * min(height, width) / float(torch.empty(()).uniform_(self._low, self._high))
+        cut = max(1, round(side))
+        top, left = (int(torch.randint(length - cut + 1, ())) for length in (height, width))
+        return F.resized_crop(image, top, left, cut, cut, [self._size, self._size], antialias=True)
 
 
 class _CentreCrop:

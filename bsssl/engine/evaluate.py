@@ -1,7 +1,9 @@
 """Accuracy and calibration on a held-out set."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import numpy as np
 from sklearn.metrics import confusion_matrix
@@ -17,7 +19,7 @@ class Evaluation:
     """How a network did on a test set of N items and C classes."""
 
     top1: float
-    """percent"""
+    """percent; missing items count as wrong, here and below"""
     top5: float
     """percent; of the best min(5, C) classes"""
     ece: float
@@ -25,17 +27,40 @@ class Evaluation:
     per_class: np.ndarray
     """top-1 per true class, percent, float64 (C,); NaN where a class has no test item"""
     confusion: np.ndarray
-    """counts, int64 (C, C): true class x predicted class"""
+    """counts, int64 (C, C): true class x predicted class; of the items that could be read"""
     probabilities: np.ndarray
-    """mean softmax over an item's views, float32 (N, C)"""
+    """mean softmax over an item's views, float32 (N, C); 0 for missing items"""
+    views: int = 1
+    """how many views of each item were averaged"""
+    view_top1: float = math.nan
+    """of single views, percent; set by ``evaluate`` alone, like ``view_top5``"""
+    view_top5: float = math.nan
+    missing: dict[int, str] = field(default_factory=dict)
+    """why items could not be read, by row"""
 
-    def summary(self) -> dict[str, float | int]:
-        """The figures that fit in one line."""
-        return {"top1": self.top1, "top5": self.top5, "ece": self.ece, "items": len(self.probabilities)}
+    def summary(self, *, item: str = "item", view: str = "view") -> dict[str, float | int]:
+        """The figures that fit in one line.
+
+        Where items have several views, the accuracy of single views stands beside that of their mean, each named after
+        what it is of: ``video_top1`` (the same as ``top1``) and ``clip_top1``.
+        """
+        figures = {"top1": self.top1, "top5": self.top5, "ece": self.ece, "items": len(self.probabilities)}
+        figures["missing"] = len(self.missing)
+        if self.views == 1:
+            return figures
+        of_items = {f"{item}_top1": self.top1, f"{item}_top5": self.top5}
+        of_views = {f"{view}_top1": self.view_top1, f"{view}_top5": self.view_top5, f"{view}s": self.views}
+        return {**figures, **of_items, **of_views}
 
 
 def evaluate(
-    predictions: Iterable[Prediction], *, targets: np.ndarray, num_classes: int, views: int, keys: list[str]
+    predictions: Iterable[Prediction],
+    *,
+    targets: np.ndarray,
+    num_classes: int,
+    views: int,
+    keys: list[str],
+    max_missing_rate: float = 0.0,
 ) -> Evaluation:
     """Average each item's softmax over its views and compare with the truth.
 
@@ -45,24 +70,30 @@ def evaluate(
         num_classes: C.
         views: how many views each item has.
         keys: the items' names, for the error.
+        max_missing_rate: share of the items that may be unreadable; they count as wrong, since a smaller denominator
+            would flatter the result.
 
-    Raises UserError when an item could not be read, lacks a view or has one twice (a smaller denominator would flatter
-    the result), or when the network's scores are not numbers.
+    Raises UserError when more items than that could not be read, one lacks a view or has one twice, or the network's
+    scores are not numbers.
     """
     total = np.zeros((len(targets), num_classes), np.float32)
     seen = np.zeros((len(targets), views), np.int64)
     reasons: dict[int, str] = {}
+    view_ranks = []
     for prediction in predictions:
         if len(prediction.index):
+            view_ranks.append(_ranks(prediction.probabilities, targets[prediction.index]))
             np.add.at(total, prediction.index, prediction.probabilities)
             np.add.at(seen, (prediction.index, prediction.view), 1)
         reasons.update((failure.index, failure.reason) for failure in prediction.failures)
-    missing = np.flatnonzero((seen != 1).any(1))
-    if len(missing):
+    incomplete = (seen != 1).any(1)
+    missing = np.flatnonzero(incomplete)
+    lost = incomplete & ~np.isin(np.arange(len(targets)), list(reasons))
+    if lost.any() or len(missing) > max_missing_rate * len(targets) or incomplete.all():
         some = "; ".join(f"{keys[row]}: {reasons.get(int(row), 'no result')}" for row in missing[:5])
         raise UserError(
-            f"{len(missing)} of {len(targets)} test items have no complete result ({some}); mend them or take them out "
-            "of data.test"
+            f"{len(missing)} of {len(targets)} test items have no complete result ({some}); mend them, take them out "
+            "of data.test, or raise data.max_missing_rate to have them count as wrong"
         )
     broken = np.flatnonzero(~np.isfinite(total).all(1))
     if len(broken):
@@ -70,29 +101,47 @@ def evaluate(
             f"the network's scores are not numbers for {len(broken)} of {len(targets)} test items (first: "
             f"{keys[broken[0]]}); its weights are broken, or system.precision is too low: try float32"
         )
-    return measure(total / views, targets)
-
-
-def measure(probabilities: np.ndarray, targets: np.ndarray) -> Evaluation:
-    """The figures for ``probabilities`` float32 (N, C) and true classes ``targets`` int64 (N,)."""
-    num_classes = probabilities.shape[1]
-    true_score = probabilities[np.arange(len(targets)), targets]
-    # The rank of the true class; where scores tie, the lower class index goes first, as argmax has it.
-    ahead = (probabilities > true_score[:, None]) | (
-        (probabilities == true_score[:, None]) & (np.arange(num_classes) < targets[:, None])
+    ranks = np.concatenate(view_ranks) if view_ranks else np.zeros(0, np.int64)
+    return replace(
+        measure(total / views, targets, missing={int(row): reasons[int(row)] for row in missing}),
+        views=views,
+        view_top1=100 * float((ranks < 1).sum() / seen.size),
+        view_top5=100 * float((ranks < 5).sum() / seen.size),
     )
-    rank = ahead.sum(1)
-    confusion = confusion_matrix(targets, probabilities.argmax(1), labels=np.arange(num_classes))
+
+
+def measure(
+    probabilities: np.ndarray, targets: np.ndarray, *, missing: Mapping[int, str] = MappingProxyType({})
+) -> Evaluation:
+    """The figures for ``probabilities`` float32 (N, C) and true classes ``targets`` int64 (N,).
+
+    ``missing`` items (row, reason) have no probabilities.
+    """
+    num_classes = probabilities.shape[1]
+    there = ~np.isin(np.arange(len(targets)), list(missing))
+    rank = np.where(there, _ranks(probabilities, targets), num_classes)
+    confusion = confusion_matrix(targets[there], probabilities[there].argmax(1), labels=np.arange(num_classes))
     with np.errstate(invalid="ignore"):
-        per_class = 100 * confusion.diagonal() / confusion.sum(1)
+        per_class = 100 * confusion.diagonal() / np.bincount(targets, minlength=num_classes)
     return Evaluation(
         top1=100 * float((rank < 1).mean()),
-        top5=100 * float((rank < 5).mean()),
-        ece=100 * _calibration_error(probabilities.max(1), rank < 1),
+        top5=100 * float((there & (rank < 5)).mean()),
+        ece=100 * _calibration_error(probabilities[there].max(1), rank[there] < 1),
         per_class=per_class,
         confusion=confusion,
         probabilities=probabilities,
+        missing=dict(missing),
     )
+
+
+def _ranks(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """How many classes are ahead of the true one; where scores tie, the lower index goes first, as argmax has it."""
+    true_score = probabilities[np.arange(len(targets)), targets]
+    ahead = (probabilities > true_score[:, None]) | (
+        (probabilities == true_score[:, None]) & (np.arange(probabilities.shape[1]) < targets[:, None])
+    )
+    ranks: np.ndarray = ahead.sum(1)
+    return ranks
 
 
 def _calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:

@@ -38,7 +38,8 @@ def mixing(
 
     def mix(inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         chosen = kinds[int(torch.randint(len(kinds), (1,)))]
-        mixed: tuple[Tensor, Tensor] = chosen(inputs, target)
-        return mixed
+        # Both want (B, C, H, W): the frames of a clip, all mixed alike, are so many more channels.
+        mixed, mixed_target = chosen(inputs.flatten(1, -3), target)
+        return mixed.reshape(inputs.shape), mixed_target
 
     return mix

@@ -29,13 +29,16 @@ class ShardScores:
     """positions whose content is that of a labeled or test item"""
 
 
-def score_shard(predictions: Iterable[Prediction], *, top_p: int, held_hashes: frozenset[bytes]) -> ShardScores:
-    """Keep the P best classes of every sample, as float32 softmax scores.
+def score_shard(
+    predictions: Iterable[Prediction], *, top_p: int, held_hashes: frozenset[bytes], views: int = 1
+) -> ShardScores:
+    """Keep the P best classes of every sample, as float32 softmax scores, the mean over its views.
 
     Args:
         predictions: of the shard's records, ``index`` being the record's position.
         top_p: P.
         held_hashes: content hashes of the labeled and test items; samples with one of them are left out and listed.
+        views: per sample; they follow each other in one prediction.
     """
     positions, classes, scores = [], [], []
     failures: dict[int, str] = {}
@@ -44,10 +47,12 @@ def score_shard(predictions: Iterable[Prediction], *, top_p: int, held_hashes: f
         failures.update((failure.index, failure.reason) for failure in prediction.failures)
         if not len(prediction.index):
             continue
-        keep = np.array([digest not in held_hashes for digest in prediction.hashes] or [True] * len(prediction.index))
-        held += prediction.index[~keep].tolist()
-        best = torch.from_numpy(prediction.probabilities[keep]).topk(top_p, dim=1)
-        positions.append(prediction.index[keep])
+        index, hashes = prediction.index[::views], prediction.hashes[::views]
+        keep = np.array([digest not in held_hashes for digest in hashes] or [True] * len(index))
+        held += index[~keep].tolist()
+        probabilities = torch.from_numpy(prediction.probabilities).unflatten(0, (-1, views)).mean(1)
+        best = probabilities[torch.from_numpy(keep)].topk(top_p, dim=1)
+        positions.append(index[keep])
         classes.append(best.indices.numpy().astype(np.int32))
         scores.append(best.values.numpy())
     if not positions:

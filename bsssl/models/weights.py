@@ -15,6 +15,7 @@ Wrappers (``state_dict``, ``model``, ...) and prefixes (``module.``, ``_orig_mod
 
 import argparse
 import json
+import logging
 import pickle
 import re
 from collections.abc import Mapping, Sequence
@@ -147,7 +148,9 @@ def load_weights(
     matched = tuple(name for name in expected if name in state)
     counters = sum(name.endswith(_COUNTER) for name in missing)
     afresh = f"; the classifier '{head}' starts afresh" if new_head else ""
-    logger.info(f"{origin}: {len(matched)} of {len(expected) - counters} tensors matched{afresh}")
+    # Of files of our own there is nothing to doubt unless a part of them is left out.
+    level = logging.DEBUG if found.metadata and not new_head else logging.INFO
+    logger.log(level, f"{origin}: {len(matched)} of {len(expected) - counters} tensors matched{afresh}")
     return LoadReport(matched=matched, missing=missing, unexpected=dropped, metadata=found.metadata)
 
 

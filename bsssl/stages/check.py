@@ -30,10 +30,14 @@ def check(config: configs.Config) -> None:
 
 def check_settings(config: configs.Config) -> None:
     """UserError for networks that cannot be made, unknown released weights, or a batch the processes cannot share."""
-    side = config.data.transforms.size
     for role in ("teacher", "student"):
         model: configs.Model = getattr(config.models, role)
-        profile(model.name, num_classes=config.data.num_classes or 2, input_shape=(3, side, side), **model.options)
+        profile(
+            model.name,
+            num_classes=config.data.num_classes or 2,
+            input_shape=model.view_of(config.data).input_shape,
+            **model.options,
+        )
         if model.weights is not None and model.weights not in RELEASED:
             raise UserError(
                 f"models.{role}.weights: unknown released weights '{model.weights}': {choices(model.weights, RELEASED)}"

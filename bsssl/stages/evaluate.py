@@ -23,10 +23,9 @@ def evaluate_stage(run: Run, stage: Stage) -> dict[str, Any]:
     compute = inputs.make_compute(run.config.system)
     classes, records = inputs.class_list(run), inputs.split_records(run, "test")
     targets = data.class_indices(records, classes, what="the test set")
-    dataset = data.ImageDataset(
-        records, transform=inputs.test_transform(run.config.data.transforms), max_pixels=run.config.data.max_pixels
-    )
-    batches = data.EvalBatches(len(dataset), batch_size=run.config.score.batch_size)
+    views = inputs.views(run, stage, "test")
+    dataset = data.ItemDataset(records, views=views)
+    batches = inputs.eval_batches(run, dataset, views)
     loader = inputs.loader(run, dataset, batches, compute)
     loader = progress(loader, total=len(batches), unit="batch", title=f"seed {run.seed}: {stage.name}")
     model = compute.place_model(inputs.trained_model(run, name))
@@ -34,27 +33,39 @@ def evaluate_stage(run: Run, stage: Stage) -> dict[str, Any]:
         predict(model, loader, normalize=inputs.normalize(run, compute), compute=compute),
         targets=targets,
         num_classes=len(classes),
-        views=1,
+        views=views.count,
         keys=records["key"].to_pylist(),
+        max_missing_rate=run.config.data.max_missing_rate,
     )
-    _write_evaluation(str(run.folder(stage.name)), found, records, classes)
-    summary = found.summary()
+    summary = found.summary(item=views.item, view=views.unit)
+    _write_evaluation(str(run.folder(stage.name)), found, records, classes, summary)
+    if found.missing:
+        logger.warning(
+            "%d of %d test items cannot be read and count as wrong: see missing.jsonl", len(found.missing), len(records)
+        )
     logger.info("seed %d: %s: top-1 %.2f %%, top-5 %.2f %%", run.seed, name, summary["top1"], summary["top5"])
     return summary
 
 
-def _write_evaluation(folder: str, found: Evaluation, records: pa.Table, classes: list[str]) -> None:
-    fileio.write_json(fileio.join(folder, "metrics.json"), found.summary())
+def _write_evaluation(
+    folder: str, found: Evaluation, records: pa.Table, classes: list[str], summary: dict[str, Any]
+) -> None:
+    fileio.write_json(fileio.join(folder, "metrics.json"), summary)
+    keys = records["key"].take(pa.array(sorted(found.missing), pa.int64())).to_pylist()
+    reasons = [found.missing[row] for row in sorted(found.missing)]
+    entries = [{"key": key, "reason": reason} for key, reason in zip(keys, reasons, strict=True)]
+    fileio.write_json_lines(fileio.join(folder, "missing.jsonl"), entries)
     names = pa.array(classes)
     best = np.argsort(-found.probabilities, axis=1, kind="stable")[:, :5]
+    missing = np.isin(np.arange(len(records)), list(found.missing))
     predictions = pa.table(
         {
             "key": records["key"],
             "label": records["label"],
-            "predicted": names.take(pa.array(best[:, 0])),
-            "confidence": found.probabilities.max(1),
-            "top_classes": pa.array([[classes[index] for index in row] for row in best]),
-            "top_scores": pa.array(np.take_along_axis(found.probabilities, best, 1).tolist()),
+            "predicted": names.take(pa.array(best[:, 0], mask=missing)),
+            "confidence": pa.array(found.probabilities.max(1), mask=missing),
+            "top_classes": _lists([[classes[index] for index in row] for row in best], missing),
+            "top_scores": _lists(np.take_along_axis(found.probabilities, best, 1).tolist(), missing),
         }
     )
     with fileio.atomic_write(fileio.join(folder, "predictions.parquet")) as file:
@@ -63,6 +74,10 @@ def _write_evaluation(folder: str, found: Evaluation, records: pa.Table, classes
     _write_csv(fileio.join(folder, "per_class.csv"), [["class", "items", "top1"], *accuracies])
     confusion = [[name, *row] for name, row in zip(classes, found.confusion.tolist(), strict=True)]
     _write_csv(fileio.join(folder, "confusion.csv"), [["true \\ predicted", *classes], *confusion])
+
+
+def _lists(rows: list[list[Any]], missing: np.ndarray) -> pa.Array:
+    return pa.array([None if gone else row for row, gone in zip(rows, missing, strict=True)])
 
 
 def _write_csv(path: str, rows: Sequence[Sequence[Any]]) -> None:

@@ -15,7 +15,7 @@ from bsssl.models.weights import load_weights
 from bsssl.recipe import POOL as POOL
 from bsssl.recipe import SELECTION as SELECTION
 from bsssl.recipe import WEIGHTS as WEIGHTS
-from bsssl.recipe import Run
+from bsssl.recipe import Run, Stage
 from bsssl.registry import UserError
 
 OVERLAP_REMEDY = "take them out, set data.pool_overlap=exclude to have them left out, or set it to allow to keep them"
@@ -62,9 +62,7 @@ def _free_threads(kind: str, workers: int) -> int:
     return wanted if kind == "cuda" else max(1, min(wanted, (os.cpu_count() or 1) - workers))
 
 
-def loader(
-    run: Run, dataset: data.ImageDataset, batches: data.TrainBatches | data.EvalBatches, compute: Compute
-) -> Any:
+def loader(run: Run, dataset: data.ItemDataset, batches: data.TrainBatches | data.EvalBatches, compute: Compute) -> Any:
     """A loader as the system section asks for."""
     system = run.config.system
     return data.make_loader(
@@ -76,13 +74,33 @@ def loader(
     )
 
 
+def eval_batches(run: Run, dataset: data.ItemDataset, views: data.Views) -> data.EvalBatches:
+    """Every item once, as many at a time as make ``score.batch_size`` views; processes share the batches."""
+    return data.EvalBatches(len(dataset), batch_size=max(1, run.config.score.batch_size // views.count))
+
+
 def normalize(run: Run, compute: Compute) -> data.Normalize:
     """From bytes to the network's floats, on the device."""
     transforms = run.config.data.transforms
     return data.Normalize(mean=transforms.mean, std=transforms.std).to(compute.device)
 
 
-def test_transform(transforms: configs.Transforms) -> data.Transform:
-    """How pictures are seen when scoring and testing."""
-    seen = transforms.for_testing()
-    return data.test_transform(size=seen["size"], resize=seen["resize"])
+def views(run: Run, stage: Stage, purpose: configs.Purpose) -> data.Views:
+    """How the network of ``stage`` sees items in training, scoring or testing."""
+    settings = configs.Model(**stage.settings["model"]).view_of(run.config.data)
+    transforms = settings.transforms
+    if purpose == "train":
+        transform = data.train_transform(
+            size=transforms.size,
+            crop=transforms.train_crop,
+            scale=(transforms.min_scale, 1.0),
+            short_side=transforms.short_side,
+            padding=transforms.padding,
+            hflip=transforms.flip,
+            randaugment_ops=2 if transforms.randaugment is not None else 0,
+            randaugment_magnitude=transforms.randaugment or 0,
+        )
+    else:
+        seen = transforms.for_testing()
+        transform = data.test_transform(size=seen["size"], resize=seen["resize"])
+    return data.make_views(transform, max_pixels=settings.max_pixels, clips=settings.clips_for(purpose))

@@ -37,21 +37,14 @@ def _score_shards(
     model = compute.place_model(inputs.trained_model(run, _teacher(stage)))
     if run.config.system.compile:
         model = torch.compile(model)  # type: ignore[assignment]
-    held = _held_hashes(run)
+    held, views = _held_hashes(run), inputs.views(run, stage, "score")
     unreadable = 0
     for number, shard in progress(shards, unit="shard", title=f"seed {run.seed}: {stage.name}"):
         records = shard.records()
-        dataset = data.ImageDataset(
-            records,
-            transform=inputs.test_transform(settings.transforms),
-            hash_content=bool(held),
-            max_pixels=settings.max_pixels,
-        )
-        loader = inputs.loader(
-            run, dataset, data.EvalBatches(len(dataset), batch_size=run.config.score.batch_size), compute
-        )
+        dataset = data.ItemDataset(records, views=views, hash_content=bool(held))
+        loader = inputs.loader(run, dataset, inputs.eval_batches(run, dataset, views), compute)
         predictions = predict(model, loader, normalize=inputs.normalize(run, compute), compute=compute)
-        found = score_shard(predictions, top_p=run.config.score.top_p, held_hashes=held)
+        found = score_shard(predictions, top_p=run.config.score.top_p, held_hashes=held, views=views.count)
         if found.held and settings.pool_overlap == "refuse":
             _refuse_held(records, found.held)
         unreadable += len(found.failures)

@@ -32,13 +32,7 @@ def train_stage(run: Run, stage: Stage) -> dict[str, Any]:
     compute = inputs.make_compute(run.config.system)
     model = compute.place_model(initial_model(run, stage, classes))
     seed = _stage_seed(run.seed, stage.name)
-    dataset = data.ImageDataset(
-        records,
-        targets=targets,
-        transform=_train_transform(run.config.data.transforms),
-        seed=seed,
-        max_pixels=run.config.data.max_pixels,
-    )
+    dataset = data.ItemDataset(records, targets=targets, views=inputs.views(run, stage, "train"), seed=seed)
     failures = Failures(rows=len(records), max_rate=run.config.data.max_failure_rate)
     checkpoints = Checkpoints(folder=str(folder), fingerprint=run.identity(stage.name))
     full_rate = settings.base_lr * settings.batch_size / 256
@@ -134,7 +128,7 @@ def _training_set(run: Run, stage: Stage, classes: list[str]) -> tuple[pa.Table,
 
 def _train_loader(
     run: Run,
-    dataset: data.ImageDataset,
+    dataset: data.ItemDataset,
     settings: configs.Train,
     compute: Compute,
     *,
@@ -153,18 +147,6 @@ def _train_loader(
         world_size=distributed.world_size(),
     )
     return inputs.loader(run, dataset, batches, compute)
-
-
-def _train_transform(transforms: configs.Transforms) -> data.Transform:
-    return data.train_transform(
-        size=transforms.size,
-        crop=transforms.train_crop,
-        scale=(transforms.min_scale, 1.0),
-        padding=transforms.padding,
-        hflip=transforms.flip,
-        randaugment_ops=2 if transforms.randaugment is not None else 0,
-        randaugment_magnitude=transforms.randaugment or 0,
-    )
 
 
 def _stage_seed(seed: int, name: str) -> int:

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from bsssl.data.dataset import Failure, ImageDataset, SparseTargets, collate, content_hash
+from bsssl.data.dataset import Failure, ItemDataset, SparseTargets, collate, content_hash
 from bsssl.data.records import class_indices, class_names, make_records
 from bsssl.data.sources import Folder
 from bsssl.data.transforms import test_transform as make_test_transform
 from bsssl.data.transforms import train_transform
+from bsssl.data.views import ImageViews
 
 
 @pytest.fixture
@@ -18,32 +19,32 @@ def records(picture_folder):
 
 def test_sample(records):
     targets = class_indices(records, class_names(records), what="set")
-    dataset = ImageDataset(records, targets=targets, transform=make_test_transform(size=32))
-    sample = dataset[5]
+    dataset = ItemDataset(records, targets=targets, views=ImageViews(make_test_transform(size=32)))
+    [sample] = dataset[5]
     assert set(sample) == {"input", "target", "index", "view"}
     assert sample["input"].shape == (3, 32, 32) and sample["input"].dtype == torch.uint8
     assert (sample["target"], sample["index"], sample["view"]) == (1, 5, 0)
-    assert ImageDataset(records, transform=make_test_transform(size=32))[5]["target"] == -1
+    assert ItemDataset(records, views=ImageViews(make_test_transform(size=32)))[5][0]["target"] == -1
     with pytest.raises(ValueError, match="3 targets for 15"):
-        ImageDataset(records, targets=targets[:3], transform=make_test_transform(size=32))
+        ItemDataset(records, targets=targets[:3], views=ImageViews(make_test_transform(size=32)))
 
 
 def test_augmentation_depends_on_seed_and_draw_alone(records):
-    dataset = ImageDataset(records, transform=train_transform(size=32), seed=3)
-    first = dataset[2, 100]["input"]
+    dataset = ItemDataset(records, views=ImageViews(train_transform(size=32)), seed=3)
+    first = dataset[2, 100][0]["input"]
     dataset[4, 7]
     torch.manual_seed(9)
-    assert torch.equal(dataset[2, 100]["input"], first)
-    assert not torch.equal(dataset[2, 101]["input"], first)
-    other = ImageDataset(records, transform=train_transform(size=32), seed=4)
-    assert not torch.equal(other[2, 100]["input"], first)
+    assert torch.equal(dataset[2, 100][0]["input"], first)
+    assert not torch.equal(dataset[2, 101][0]["input"], first)
+    other = ItemDataset(records, views=ImageViews(train_transform(size=32)), seed=4)
+    assert not torch.equal(other[2, 100][0]["input"], first)
 
 
 def test_content_hash(records, picture_folder):
-    dataset = ImageDataset(records, transform=make_test_transform(size=8), hash_content=True)
-    assert dataset[0]["hash"] == content_hash((picture_folder / "ant" / "1.jpg").read_bytes())
+    dataset = ItemDataset(records, views=ImageViews(make_test_transform(size=8)), hash_content=True)
+    assert dataset[0][0]["hash"] == content_hash((picture_folder / "ant" / "1.jpg").read_bytes())
     batch = collate([dataset[0], dataset[1]])
-    assert batch["hash"] == [dataset[0]["hash"], dataset[1]["hash"]]
+    assert batch["hash"] == [dataset[0][0]["hash"], dataset[1][0]["hash"]]
 
 
 def test_failures(tmp_path, records):
@@ -52,21 +53,21 @@ def test_failures(tmp_path, records):
     paths = [str(tmp_path / name) for name in ("empty.jpg", "html.jpg", "missing.jpg")] + records["path"].to_pylist()[
         :1
     ]
-    dataset = ImageDataset(
-        make_records(key=paths, path=paths, size=[-1, 6, -1, -1]), transform=make_test_transform(size=8)
+    dataset = ItemDataset(
+        make_records(key=paths, path=paths, size=[-1, 6, -1, -1]), views=ImageViews(make_test_transform(size=8))
     )
     items = [dataset[row] for row in range(4)]
-    assert items[0] == Failure(0, 0, f"{paths[0]}: empty file")
-    assert items[1] == Failure(1, 0, f"{paths[1]}@0: not a picture, or of an unknown kind")
-    assert isinstance(items[2], Failure) and "No such file" in items[2].reason and paths[2] in items[2].reason
+    assert items[0] == [Failure(0, 0, f"{paths[0]}: empty file")]
+    assert items[1] == [Failure(1, 0, f"{paths[1]}@0: not a picture, or of an unknown kind")]
+    assert isinstance(items[2][0], Failure) and "No such file" in items[2][0].reason and paths[2] in items[2][0].reason
     batch = collate(items)
-    assert batch["index"].tolist() == [3] and batch["failures"] == items[:3]
-    assert collate(items[:3]) == {"failures": items[:3]}
+    assert batch["index"].tolist() == [3] and batch["failures"] == [failure for [failure] in items[:3]]
+    assert collate(items[:3]) == {"failures": batch["failures"]}
 
 
 def test_limits(records):
-    dataset = ImageDataset(records, transform=make_test_transform(size=8), max_pixels=3000)
-    assert "limit of 3000" in dataset[0].reason
+    dataset = ItemDataset(records, views=ImageViews(make_test_transform(size=8), max_pixels=3000))
+    assert "limit of 3000" in dataset[0][0].reason
 
 
 def test_bugs_are_not_hidden(records):
@@ -74,7 +75,7 @@ def test_bugs_are_not_hidden(records):
         raise TypeError("a bug")
 
     with pytest.raises(TypeError, match="a bug"):
-        ImageDataset(records, transform=broken)[0]
+        ItemDataset(records, views=ImageViews(broken))[0]
 
 
 def test_sparse_targets():
@@ -89,16 +90,16 @@ def test_collate_targets(records):
     sparse = SparseTargets(np.arange(3), np.array([2, 0], np.int32), np.ones(2, np.float32), 4)
     expected = torch.eye(4)[[2, 0]]
     for targets in (sparse, expected.numpy()):
-        dataset = ImageDataset(records, targets=targets, transform=make_test_transform(size=8))
+        dataset = ItemDataset(records, targets=targets, views=ImageViews(make_test_transform(size=8)))
         batch = collate([dataset[0], dataset[1]])
         assert batch["target"].dtype == torch.float32 and torch.equal(batch["target"], expected)
-    dataset = ImageDataset(records, transform=make_test_transform(size=8))
+    dataset = ItemDataset(records, views=ImageViews(make_test_transform(size=8)))
     batch = collate([dataset[0], dataset[1]])
     assert batch["target"].dtype == batch["index"].dtype == batch["view"].dtype == torch.int64
     assert batch["target"].tolist() == [-1, -1] and batch["input"].shape == (2, 3, 8, 8)
 
 
 def test_pickles(records):
-    dataset = ImageDataset(records, transform=train_transform(size=16, crop="padded", randaugment_ops=1), seed=1)
+    dataset = ItemDataset(records, views=ImageViews(train_transform(size=16, crop="padded", randaugment_ops=1)), seed=1)
     again = pickle.loads(pickle.dumps(dataset))
-    assert torch.equal(again[3, 8]["input"], dataset[3, 8]["input"])
+    assert torch.equal(again[3, 8][0]["input"], dataset[3, 8][0]["input"])

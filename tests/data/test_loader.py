@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from bsssl.data.dataset import ImageDataset
+from bsssl.data.dataset import ItemDataset
 from bsssl.data.loader import EvalBatches, TrainBatches, make_loader, permutation
 from bsssl.data.records import concat_records, make_records
 from bsssl.data.sources import Folder
 from bsssl.data.transforms import train_transform
+from bsssl.data.views import ImageViews
 from bsssl.registry import UserError
 
 
@@ -68,8 +69,8 @@ def test_eval_batches():
 def test_workers_change_nothing(picture_folder, workers, context):
     missing = make_records(key=["gone"], path=[str(picture_folder / "gone.jpg")])
     records = concat_records([Folder(path=str(picture_folder)).records(), missing])
-    dataset = ImageDataset(
-        records, targets=np.arange(16), transform=train_transform(size=16), seed=5, hash_content=True
+    dataset = ItemDataset(
+        records, targets=np.arange(16), views=ImageViews(train_transform(size=16)), seed=5, hash_content=True
     )
 
     def load(**options):
@@ -96,11 +97,11 @@ def test_remote_files(picture_folder, memory, workers):
     remote = concat_records([remote, make_records(key=["gone"], path=["memory://pictures/gone.jpg"])])
 
     def load(records, context=None):
-        dataset = ImageDataset(records, transform=train_transform(size=16))
+        dataset = ItemDataset(records, views=ImageViews(train_transform(size=16)))
         batches = TrainBatches(15, batch_size=6, num_batches=5)
         return list(make_loader(dataset, batches, workers=workers, context=context))
 
     for one, other in zip(load(local), load(remote, context="fork" if workers else None), strict=True):
         assert torch.equal(one["input"], other["input"]) and torch.equal(one["index"], other["index"])
-    failing = ImageDataset(remote, transform=train_transform(size=16)).__getitems__([14, 15])
-    assert failing[0]["index"] == 14 and "gone.jpg" in failing[1].reason
+    failing = ItemDataset(remote, views=ImageViews(train_transform(size=16))).__getitems__([14, 15])
+    assert failing[0][0]["index"] == 14 and "gone.jpg" in failing[1][0].reason

@@ -2,11 +2,12 @@ import gzip
 
 import pytest
 
-from bsssl.data.dataset import Failure, ImageDataset
+from bsssl.data.dataset import Failure, ItemDataset
 from bsssl.data.records import read_bytes
 from bsssl.data.sources import IMAGE_EXTENSIONS, Tars
 from bsssl.data.tars import index_tar, is_cut
 from bsssl.data.transforms import test_transform as make_test_transform
+from bsssl.data.views import ImageViews
 from bsssl.registry import UserError
 
 ENDINGS = tuple(f".{extension}" for extension in IMAGE_EXTENSIONS)
@@ -63,8 +64,8 @@ def test_cut_tar(tmp_path, make_tar, encode, cut):
     content = whole[: cut if cut > 0 else end]
     records = _index(tmp_path, content)
     assert is_cut(records)
-    dataset = ImageDataset(records, transform=make_test_transform(size=8))
-    items = [dataset[row] for row in range(len(dataset))]
+    dataset = ItemDataset(records, views=ImageViews(make_test_transform(size=8)))
+    items = [dataset[row][0] for row in range(len(dataset))]
     failures = [item for item in items if isinstance(item, Failure)]
     data_ends = [n * 1536 + 512 + 600 for n in range(4)]
     assert len(items) - len(failures) == sum(data_end <= len(content) for data_end in data_ends)

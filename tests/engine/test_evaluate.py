@@ -35,7 +35,7 @@ def test_figures_agree_with_scikit_learn():
     for label in range(12):
         of_class = targets == label
         assert found.per_class[label] == pytest.approx(100 * (predicted[of_class] == label).mean())
-    assert found.summary() == {"top1": found.top1, "top5": found.top5, "ece": found.ece, "items": 500}
+    assert found.summary() == {"top1": found.top1, "top5": found.top5, "ece": found.ece, "items": 500, "missing": 0}
 
 
 def test_calibration_error_by_its_definition():
@@ -108,3 +108,35 @@ def test_scores_that_are_not_numbers_are_refused():
     probabilities[1] = np.nan
     with pytest.raises(UserError, match=r"not numbers for 1 of 3 test items \(first: 1\.jpg\)"):
         evaluate([prediction([0, 1, 2], probabilities)], targets=np.arange(3), num_classes=3, views=1, keys=names(3))
+
+
+def test_tolerated_missing_items_count_as_wrong():
+    probabilities, targets = softmax((4, 3)), np.array([0, 1, 2, 0])
+    probabilities[[0, 2, 3]] = np.eye(3, dtype=np.float32)[[0, 2, 1]]  # right, right, wrong
+    there = np.array([0, 2, 3])
+    parts = [prediction(there, probabilities[there], failures=[Failure(1, 0, "cut short")])]
+    found = evaluate(parts, targets=targets, num_classes=3, views=1, keys=names(4), max_missing_rate=0.25)
+    assert found.missing == {1: "cut short"} and found.summary()["missing"] == 1
+    assert (found.top1, found.top5) == (50, 75)
+    assert found.per_class.tolist() == [50, 0, 100] and found.confusion.sum() == 3
+    assert found.ece == pytest.approx(100 / 3)
+    with pytest.raises(UserError, match="1 of 4 test items"):
+        evaluate(parts, targets=targets, num_classes=3, views=1, keys=names(4), max_missing_rate=0.2)
+
+
+def test_an_item_without_a_result_or_a_reason_is_never_tolerated():
+    parts = [prediction([0], softmax((1, 3)))]
+    with pytest.raises(UserError, match=r"1 of 2 test items .*1\.jpg: no result"):
+        evaluate(parts, targets=np.array([0, 1]), num_classes=3, views=1, keys=names(2), max_missing_rate=1.0)
+
+
+def test_views_and_items_are_told_apart():
+    """Two clips of each of three videos: single ones are right half of the time, their mean always."""
+    right, unsure = np.float32([0.9, 0.05, 0.05]), np.float32([0.3, 0.4, 0.3])
+    targets = np.array([0, 0, 1])
+    parts = [prediction([0, 1, 2], np.stack([right, right, right[[1, 0, 2]]]), view=0)]
+    parts += [prediction([0, 1, 2], np.stack([unsure, unsure, unsure[[1, 0, 2]]]), view=1)]
+    found = evaluate(parts, targets=targets, num_classes=3, views=2, keys=names(3))
+    summary = found.summary(item="video", view="clip")
+    assert (summary["top1"], summary["video_top1"], summary["clip_top1"]) == (100, 100, 50)
+    assert (summary["video_top5"], summary["clip_top5"], summary["clips"]) == (100, 100, 2)

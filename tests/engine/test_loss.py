@@ -67,3 +67,12 @@ def test_both_kinds_take_turns(target):
     mixed = [mix(black_and_white, target)[0] for _ in range(20)]
     blended = sum(bool(((batch > 0.01) & (batch < 0.99)).any()) for batch in mixed)
     assert 3 < blended < 17  # mixup blends, CutMix pastes
+
+
+@pytest.mark.parametrize(("mixup", "cutmix"), [(0.4, 0), (0, 1.0)])
+def test_all_frames_of_a_clip_are_mixed_alike(target, mixup, cutmix):
+    still = torch.rand(16, 3, 1, 8, 8, generator=torch.Generator().manual_seed(1)).expand(-1, -1, 4, -1, -1)
+    torch.manual_seed(0)
+    mixed, targets = mixing(mixup=mixup, cutmix=cutmix, num_classes=5)(still, target)
+    assert mixed.shape == still.shape and targets.shape == (16, 5) and not torch.equal(mixed, still)
+    assert torch.equal(mixed, mixed[:, :, :1].expand_as(mixed))

@@ -111,3 +111,13 @@ def test_a_broken_teacher_leaves_no_score_file(tmp_path, probabilities, records)
     with pytest.raises(UserError, match=r"not in \[0, 1\] \(first: 'k2'"):
         save_shard(path, found_in(probabilities), header=HEADER, records=records)
     assert not list(tmp_path.glob("*.scores*"))
+
+
+def test_views_of_a_sample_are_averaged(probabilities):
+    views = np.random.default_rng(1).dirichlet(np.ones(CLASSES), (3, 2)).astype(np.float32)  # 3 samples, 2 views
+    index, view = np.repeat([4, 0, 7], 2), np.tile([0, 1], 3)
+    hashes = [b"%d" % row for row in index]
+    part = Prediction(index, view, views.reshape(6, CLASSES), hashes, [])
+    found = score_shard([part], top_p=TOP_P, held_hashes=frozenset([b"0"]), views=2)
+    assert found.positions.tolist() == [4, 7] and found.held == [0]
+    np.testing.assert_allclose(found.scores, -np.sort(-views.mean(1)[[0, 2]], axis=1)[:, :TOP_P], rtol=1e-6)

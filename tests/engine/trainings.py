@@ -24,20 +24,20 @@ CPU = Compute(device=torch.device("cpu"))
 normalize = Normalize(mean=[0.5] * 3, std=[0.25] * 3)
 
 
-class Stripes(Dataset[dict[str, Any] | Failure]):
+class Stripes(Dataset[list[dict[str, Any] | Failure]]):
     """Pictures uint8 (3, 6, 6) of which class c has colour c bright, under noise drawn anew for every (row, draw)."""
 
     def __init__(self, *, unreadable: Iterable[int] = ()) -> None:
         self._unreadable = frozenset(unreadable)
 
-    def __getitem__(self, item: tuple[int, int]) -> dict[str, Any] | Failure:
+    def __getitem__(self, item: tuple[int, int]) -> list[dict[str, Any] | Failure]:
         row, draw = item
         if row in self._unreadable:
-            return Failure(row, 0, "cut short")
+            return [Failure(row, 0, "cut short")]
         torch.default_generator.manual_seed(draw)
         picture = torch.randint(0, 150, (3, 6, 6), dtype=torch.uint8)
         picture[row % CLASSES] += 100
-        return {"input": picture, "target": row % CLASSES, "index": row, "view": 0}
+        return [{"input": picture, "target": row % CLASSES, "index": row, "view": 0}]
 
 
 def make_model(*, dropout: float = 0.0, seed: int = 0) -> nn.Module:
