@@ -1,0 +1,37 @@
+"""Readers of videos: frames by number, from a file or its bytes, by one of several libraries."""
+
+from bsssl.data.readers.base import Clock, VideoReader
+from bsssl.data.readers.helper import HelperReader
+from bsssl.data.readers.pyav import PyavReader
+from bsssl.registry import UserError, choices
+
+BACKENDS: tuple[str, ...] = ("av", "decord", "torchcodec")
+
+
+def open_video(source: str | bytes, *, backend: str = "av", deadline: float = 60.0) -> VideoReader:
+    """Open a video for reading single frames of it.
+
+    Short distances between keyframes make random clips cheap, more than the choice of a library does.
+
+    Args:
+        source: the path of a local file, or its content.
+        backend: one of ``BACKENDS``: "av" (see ``PyavReader``), which is right on most files; "decord" or "torchcodec"
+            (see ``HelperReader``), which are optional and decode in a process beside this one.
+        deadline: seconds that opening and reading may take together.
+
+    Raises:
+        DecodeError: for anything that is the file's fault, with the reason in one line.
+        UserError: for an unknown backend, or one that is not installed or does not work.
+    """
+    if backend == "torchvision":
+        raise UserError(
+            f"video reader 'torchvision': torchvision reads no videos any more; valid: {', '.join(BACKENDS)}"
+        )
+    if backend not in BACKENDS:
+        raise UserError(f"unknown video reader '{backend}': {choices(backend, BACKENDS)}")
+    if backend == "av":
+        return PyavReader(source, Clock(deadline))
+    return HelperReader(source, backend, Clock(deadline))
+
+
+__all__ = ["BACKENDS", "VideoReader", "open_video"]

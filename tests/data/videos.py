@@ -1,0 +1,99 @@
+"""Videos made on the spot whose every frame carries its number, to be read back after lossy coding."""
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+BITS = 8
+RATE = 25
+TICKS = 12_800  # per second: of all time stamps given to encoders
+
+
+def draw_number(number: int, *, width: int = 64, height: int = 48) -> np.ndarray:
+    """uint8 (height, width, 3): the bits of ``number`` in white and black on top, their complement below, and red,
+    green and blue bars between them, so that a turned picture or swapped channels are seen."""
+    columns = np.arange(width) * BITS // width
+    bits = (number >> columns) & 1
+    bars = np.eye(3)[np.arange(width) * 3 // width]
+    rows = np.stack([np.repeat(bits[:, None], 3, axis=1), bars, np.repeat(1 - bits[:, None], 3, axis=1)])
+    return (rows[np.arange(height) * 3 // height] * 255).astype(np.uint8)
+
+
+def read_number(picture: np.ndarray) -> int:
+    """The number that ``draw_number`` drew; AssertionError when the picture is not upright, or not in these colours."""
+    height, width, _ = picture.shape
+    light = picture.astype(int)
+    across = [int((column + 0.5) * width / BITS) for column in range(BITS)]
+    above, below = (light[int(part * height / 6), across].mean(axis=1) > 127 for part in (1, 5))
+    assert (above != below).all(), "not a drawn number, or turned"
+    middle = light[height // 2, [int((bar + 0.5) * width / 3) for bar in range(3)]]
+    assert (middle.argmax(axis=1) == [0, 1, 2]).all(), f"colours are {middle.tolist()}"
+    return int((above << np.arange(BITS)).sum())
+
+
+def read_numbers(pictures: np.ndarray) -> list[int]:
+    """The numbers in pictures (N, H, W, 3)."""
+    assert pictures.dtype == np.uint8
+    return [read_number(picture) for picture in pictures]
+
+
+def write_video(
+    path: Path,
+    *,
+    codec: str = "libx264",
+    frames: int = 48,
+    width: int = 64,
+    height: int = 48,
+    pixels: str = "yuv420p",
+    seconds: Sequence[float] | None = None,
+    audio: bool = False,
+    options: Mapping[str, str] | None = None,
+    noise: int = 0,
+    muxer: Mapping[str, str] | None = None,
+) -> Path:
+    """Write frames 0, 1, ... by an encoder of PyAV's (``codec`` with its ``options``) to the container that the suffix
+    of ``path`` says (with the muxer's options), and return the path.
+
+    ``seconds`` are the times of the frames, 25 a second if not given; ``noise`` is its amplitude in grey levels, which
+    makes a frame cost as much to decode as a filmed one.
+    """
+    generator = np.random.default_rng(0)
+    with av.open(str(path), "w", options=dict(muxer or {})) as container:
+        stream = container.add_stream(codec, rate=RATE, options=dict(options or {}))
+        stream.width, stream.height, stream.pix_fmt = width, height, pixels
+        if seconds is not None:
+            stream.codec_context.time_base = Fraction(1, TICKS)
+        sound = container.add_stream("aac" if path.suffix != ".webm" else "libopus", rate=48_000) if audio else None
+        for number in range(frames):
+            picture = draw_number(number, width=width, height=height)
+            if noise:
+                picture = np.clip(picture + generator.integers(-noise, noise + 1, picture.shape), 0, 255)
+            frame = av.VideoFrame.from_ndarray(picture.astype(np.uint8), format="rgb24").reformat(format=pixels)
+            if seconds is None:
+                frame.pts, frame.time_base = number, Fraction(1, RATE)
+            else:
+                frame.pts, frame.time_base = round(seconds[number] * TICKS), Fraction(1, TICKS)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+        if sound is not None:
+            _write_silence(container, sound, frames / RATE)
+    return path
+
+
+def write_audio(path: Path) -> Path:
+    """A file with sound alone."""
+    with av.open(str(path), "w") as container:
+        _write_silence(container, container.add_stream("aac", rate=48_000), 1.0)
+    return path
+
+
+def _write_silence(container: av.container.OutputContainer, stream: av.AudioStream, seconds: float) -> None:
+    size = 960
+    for start in range(0, int(seconds * 48_000), size):
+        frame = av.AudioFrame.from_ndarray(np.zeros((2, size), np.float32), format="fltp", layout="stereo")
+        frame.sample_rate, frame.pts, frame.time_base = 48_000, start, Fraction(1, 48_000)
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode())
