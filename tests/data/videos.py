@@ -1,11 +1,15 @@
 """Videos made on the spot whose every frame carries its number, to be read back after lossy coding."""
 
-from collections.abc import Mapping, Sequence
+import os
+import struct
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+
+os.environ.setdefault("SVT_LOG", "1")  # else the AV1 encoder tells of itself at length
 
 BITS = 8
 RATE = 25
@@ -81,6 +85,30 @@ def write_video(
         if sound is not None:
             _write_silence(container, sound, frames / RATE)
     return path
+
+
+def remux(source: Path, path: Path, change: Callable[[int, av.Packet], bytes | None], *, later: int = 0) -> Path:
+    """Copy the video's packets to another file, in which their content is what ``change`` makes of the packet and its
+    place (None: what it was), and they are shown ``later`` time units later (earlier if negative)."""
+    with av.open(str(source)) as old, av.open(str(path), "w", options={"avoid_negative_ts": "disabled"}) as new:
+        stream = old.streams.video[0]
+        copy = new.add_stream_from_template(stream)
+        for place, packet in enumerate(packet for packet in old.demux(stream) if packet.size):
+            changed = change(place, packet)
+            packet_now = packet if changed is None else av.Packet(changed)
+            packet_now.pts, packet_now.dts = packet.pts + later, packet.dts + later
+            packet_now.time_base, packet_now.is_keyframe = packet.time_base, packet.is_keyframe
+            packet_now.stream = copy
+            new.mux(packet_now)
+    return path
+
+
+def turn(content: bytes, degrees: int) -> bytes:
+    """An MP4 file that asks to be shown turned clockwise by 90, 180 or 270 degrees."""
+    a, b, c, d = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}[degrees]
+    matrix = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    start = content.index(b"tkhd") + 44  # name, version, two times, number, reserved, length, reserved, layers, volume
+    return content[:start] + matrix + content[start + len(matrix) :]
 
 
 def write_audio(path: Path) -> Path:

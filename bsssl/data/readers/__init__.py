@@ -29,6 +29,10 @@ def open_video(source: str | bytes, *, backend: str = "av", deadline: float = 60
         )
     if backend not in BACKENDS:
         raise UserError(f"unknown video reader '{backend}': {choices(backend, BACKENDS)}")
+    try:
+        import av  # noqa: F401 - the others need it too, to list frames
+    except ImportError as error:
+        raise UserError(f"cannot import PyAV, which reads videos ({error}); pip install av") from None
     if backend == "av":
         return PyavReader(source, Clock(deadline))
     return HelperReader(source, backend, Clock(deadline))

@@ -24,8 +24,11 @@ _SOURCE = re.compile(r"\[[\d:]+\] \S+:\d+: |^\w+, \S+:\d+, ")  # "[12:19:04] /sr
 _TOLERANCE = 1e-4  # seconds, between two ways of computing the same time
 
 
+_LYING = "it cannot turn the pictures, which lie on their side, upright; the reader av can"
+
+
 class Unusable(Exception):
-    """The library is there but does not work here; the message says why."""
+    """The library cannot do this, or nothing at all; the message says why."""
 
 
 class Decord:
@@ -46,14 +49,23 @@ class Decord:
         """The frames with these ascending numbers; without ``seek`` all that precede the last are decoded for them."""
         if seek:
             for start in range(0, len(indices), _AT_A_TIME):
-                yield self._video.get_batch(indices[start : start + _AT_A_TIME]).asnumpy()
+                yield self._batch(indices[start : start + _AT_A_TIME])
             return
         self._open()
         wanted = set(indices)
         for index in range(indices[-1] + 1):
             picture = self._video.next()  # ``skip_frames`` would seek
             if index in wanted:
+                if picture.shape[-1] != 3:
+                    raise Unusable(_LYING)
                 yield picture.asnumpy()[None]
+
+    def _batch(self, indices: list[int]) -> np.ndarray:
+        try:
+            pictures: np.ndarray = self._video.get_batch(indices).asnumpy()
+        except Exception as error:
+            raise (Unusable(_LYING) if "from_size == to_size" in str(error) else error) from None
+        return pictures
 
 
 class Torchcodec:

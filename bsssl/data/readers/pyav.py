@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -89,13 +90,13 @@ class PyavReader(VideoReader):
         except ExitError:
             raise self._clock.error() from None
         except FFmpegError as error:
-            raise DecodeError(error.strerror) from None
+            raise DecodeError(f"{invalid} ({error.strerror})") from None
 
     def _open(self) -> None:
         import av
         from av.video.reformatter import VideoReformatter
 
-        if self._source == b"":
+        if _size(self._source) == 0:
             raise DecodeError("empty file")
         # A path with a colon would be taken for an address.
         file = io.BytesIO(self._source) if isinstance(self._source, bytes) else f"file:{self._source}"
@@ -135,8 +136,10 @@ class PyavReader(VideoReader):
         """The packets from where the container is, in the order in which they are stored."""
         for packet in self._container.demux(self._stream):
             self._clock.left()
-            if packet.size:  # none: the mark of the end, or of a frame that was dropped
+            if packet.size:
                 yield packet
+            elif packet.dts is None:  # PyAV's mark of the end; else the place of a frame that was dropped
+                return
 
     def _list_frames(self) -> None:
         stamps: list[int] = []
@@ -166,6 +169,8 @@ class PyavReader(VideoReader):
         # Without the first keyframe nothing can be decoded: neither what precedes it nor what leads up to it.
         start, first, _ = min(keys, key=lambda key: key[1])
         shown = [(s, p) for s, p in zip(stamps, positions, strict=True) if s >= start and p >= first]
+        if not shown:
+            raise DecodeError("no frame in it can be decoded")
         self._stamps, self._positions = np.array(sorted(shown), np.int64).T
         self._key_stamps, self._key_positions, self._seeks = np.array(sorted(keys), np.int64).T
         self._packets_in_all = position + 1
@@ -182,7 +187,7 @@ class PyavReader(VideoReader):
     def _count_frames(self, stamps: list[int]) -> None:
         self.num_frames = sum(1 for _ in self._all_frames())
         if not self.num_frames:
-            raise DecodeError("no frame of it can be decoded")
+            raise DecodeError("no frame in it can be decoded")
         if len(set(stamps)) == self.num_frames:  # made up for the packets, but they are those of the frames
             self._seconds = (np.array(sorted(stamps)) - min(stamps)) * float(self._stream.time_base)
         else:
@@ -283,6 +288,17 @@ class PyavReader(VideoReader):
             self._turns = round(frame.rotation / 90)
         rgb = self._reformatter.reformat(frame, *self._size, format="rgb24", **self._one_thread)
         return np.rot90(rgb.to_ndarray(), self._turns)
+
+
+def _size(source: str | bytes) -> int:
+    """In bytes; DecodeError when the file cannot be opened."""
+    if isinstance(source, bytes):
+        return len(source)
+    try:
+        with open(source, "rb") as file:
+            return os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise DecodeError(error.strerror or str(error)) from None
 
 
 class _Guessed(DecodeError):
