@@ -22,8 +22,8 @@ _VIDEO_FRAMES = 16
 _FRAME_RATE = 15  # frames per second
 _SPEED = 0.75  # pixels per frame
 _RADIUS = 4.0  # of the circles, pixels; one turn takes the whole video
-_NOISE_MEAN, _NOISE_DEVIATION = 90.0, 60.0  # grey levels of the background
-_CONTRAST = 100.0  # grey levels that the strongest stroke adds
+_NOISE_MEAN, _NOISE_DEVIATION = 90.0, 30.0  # grey levels of the background
+_CONTRAST = 120.0  # grey levels that the strongest stroke adds
 _H264 = {"preset": "veryfast", "tune": "zerolatency", "crf": "18"}  # zerolatency: looks ahead in no further threads
 
 
