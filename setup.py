@@ -33,7 +33,7 @@ setup(
     ],
     extras_require={
         "torchcodec": ["torchcodec>=0.7"],  # needs the shared libraries of FFmpeg
-        "dev": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.11"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.11", "torchcodec>=0.7"],
         "benchmarks": ["duckdb>=1.0", "polars>=1.0"],
     },
     entry_points={"console_scripts": ["bsssl=bsssl.cli:main"]},

@@ -257,7 +257,7 @@ def test_an_unreadable_test_item(refused, recipe, tmp_path):
     (tmp_path / "test" / "square" / "3.jpg").write_bytes(b"no picture")
     line = refused("train", "stage=teacher", f"data.test.path={tmp_path / 'test'}", "data.max_failure_rate=1")
     assert line.startswith("1 of 15 test items have no complete result (square/3.jpg: ")
-    assert line.endswith("mend them or take them out of data.test")
+    assert "mend them, take them out of data.test, or raise data.max_missing_rate" in line
     assert done(tmp_path) == {"data", "teacher"}
     assert not (seed_folder(tmp_path) / "evaluate-teacher" / "metrics.json").exists()
 
@@ -518,7 +518,7 @@ def test_errors_in_data_loading_processes_are_one_line_too(refused, recipe, tmp_
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("bsssl.data.dataset.decode_image", broken)
+    monkeypatch.setattr("bsssl.data.views.decode_image", broken)
     with pytest.raises(AssertionError, match="not an error we foresaw"):
         refused("train", "stage=teacher", "system.workers=1", "system.start_method=fork")
 

@@ -20,7 +20,7 @@ LAYERS = [
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 ALLOWED_AMONG_THE_MIDDLE = {("data", "selection")}  # to read a selection file
-HEAVY = ("torch", "torchvision", "timm", "pyarrow", "sklearn", "matplotlib", "PIL")
+HEAVY = ("torch", "torchvision", "timm", "pyarrow", "sklearn", "matplotlib", "PIL", "av", "pytorchvideo")
 
 
 def _modules(folder: Path) -> dict[str, Path]:

@@ -90,7 +90,7 @@ def test_results_json(finished_once):
     results = json.loads((finished_once / "results.json").read_text())
     assert set(results) == {"teacher", "supervised", "pretrained", "finetuned", "gain", "selection", "seeds"}
     for name in ("teacher", "supervised", "pretrained", "finetuned"):
-        assert set(results[name]) == {"top1", "top5", "ece", "per_seed"}
+        assert set(results[name]) == {"top1", "top5", "ece", "missing", "per_seed"}
         assert 0 <= results[name]["top1"] <= 100
         assert results[name]["per_seed"] == [results[name]["top1"]]
     assert set(results["selection"]) == {"pairs", "samples", "precision"}
