@@ -1,5 +1,6 @@
 """What the benchmarks of scoring and training share: photographs to read, sides that take turns, the report."""
 
+import ctypes
 import io
 import json
 import os
@@ -36,13 +37,13 @@ def write_photos(folder: str, count: int, *, seed: int = 0) -> None:
         if number >= DISTINCT:
             shutil.copyfile(paths[number % DISTINCT], path)
             continue
-        pixels = _photo(generator).permute(1, 2, 0).numpy()
+        pixels = photo(generator).permute(1, 2, 0).numpy()
         with io.BytesIO() as jpeg:
             Image.fromarray(pixels).save(jpeg, "JPEG", quality=QUALITY)
             path.write_bytes(jpeg.getvalue())
 
 
-def _photo(generator: torch.Generator) -> Tensor:
+def photo(generator: torch.Generator) -> Tensor:
     """A picture whose contrast falls with the scale as that of photographs does: uint8 (3, HEIGHT, WIDTH)."""
     picture = torch.zeros(1, 3, HEIGHT, WIDTH)
     for octave in range(1, 9):
@@ -118,6 +119,18 @@ def use_cores(count: int | None) -> None:
     if count is not None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
         torch.set_num_threads(count)
+
+
+def keep_memory() -> None:
+    """Have glibc keep what is freed, on all sides.
+
+    Left alone, it gives the memory of a step's activations back to the system or not by chance, turn for turn, and what
+    fetching it again costs is more than what separates the sides.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        for parameter, value in ((-3, 2**25), (-1, 2**31 - 1)):  # M_MMAP_THRESHOLD, which has a limit; M_TRIM_THRESHOLD
+            libc.mallopt(parameter, value)
 
 
 def report(*, ours: dict[str, float], peers: dict[str, float], ratios: dict[str, float], **facts: Any) -> None:

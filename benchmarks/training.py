@@ -28,7 +28,18 @@ import timm.data
 import timm.optim
 import timm.utils
 import torch
-from timing import CLASSES, Rates, alternate, make_compute, median, median_ratio, report, use_cores, write_photos
+from timing import (
+    CLASSES,
+    Rates,
+    alternate,
+    keep_memory,
+    make_compute,
+    median,
+    median_ratio,
+    report,
+    use_cores,
+    write_photos,
+)
 from torch import nn
 from torch.nn import functional
 
@@ -201,6 +212,7 @@ def main() -> None:
     args.loop_model = args.loop_model or ("resnet50" if on_gpu else "small_resnet")
     args.loop_size = args.loop_size or (224 if on_gpu else 32)
     use_cores(args.cores or (None if on_gpu else 1))
+    keep_memory()
     print(
         f"loop: {args.loop_model} at {args.loop_size}; pipeline: {args.images} JPEGs, {args.model} at {args.size}, "
         f"{args.workers} workers; batch {args.batch_size}, {compute.precision} on {compute.device}"
