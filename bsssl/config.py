@@ -154,6 +154,13 @@ class Clips(Section):
     deadline: float = Field(60.0, gt=0)
     """a video that takes longer to read counts as unreadable, seconds"""
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        problems = []
+        if self.stride_jitter >= self.stride:
+            problems.append(f"stride_jitter ({self.stride_jitter}) must be below stride ({self.stride})")
+        return _without(problems, self)
+
 
 class Data(Section):
     """Labels, pool and test set."""
@@ -171,7 +178,8 @@ class Data(Section):
     rest_in_pool: bool = True
     """with labels_per_class: the items whose labels were dropped join the pool"""
     pool_overlap: Literal["refuse", "exclude", "allow"] = "refuse"
-    """what to do when the pool holds a labeled or a test item (same path, or same content)"""
+    """what to do when the pool holds a labeled or a test item: the same path (of videos: parts that overlap in time) or
+    the same content (a copy of a video under another name is known only if it has the same segment, or none)"""
     shard_size: int = Field(10_000, ge=1)
     """items per pool shard, for folders and manifests; a tar is always one shard"""
     max_failure_rate: float = Field(0.01, ge=0, le=1)
@@ -179,7 +187,7 @@ class Data(Section):
     max_missing_rate: float = Field(0.0, ge=0, le=1)
     """share of unreadable test items that is tolerated; they are listed, and count as wrong"""
     max_pixels: int = Field(178_956_970, ge=1)
-    """larger pictures are refused undecoded (decompression bombs)"""
+    """larger pictures, and videos of such, are refused undecoded (decompression bombs)"""
     transforms: Transforms = Transforms()
     clips: Clips | None = None
     """when given, the items are videos"""
@@ -327,7 +335,7 @@ class Score(Section):
     top_p: int = Field(10, ge=1)
     """P: classes kept per sample"""
     batch_size: int = Field(256, ge=1)
-    """samples per forward pass and process, of videos clips"""
+    """samples per forward pass and process, of videos clips; at least those of one video"""
 
 
 class Select(Section):

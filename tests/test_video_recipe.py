@@ -1,6 +1,7 @@
 """The whole recipe on generated videos, as users run it."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def test_frames_are_for_videos(bsssl, recipe):
 
 @pytest.fixture
 def broken(videos, tmp_path):
-    """A copy of the videos of which four cannot be read: one of each class in the training set, one test item."""
+    """A copy of the videos of which four cannot be read: three of the training set, one test item."""
     folder = Path(shutil.copytree(videos, tmp_path / "broken"))
     files = sorted((folder / "train" / "0").rglob("*.mp4"))
     files[0].write_bytes(b"")
@@ -149,3 +150,20 @@ def test_unreadable_videos_of_the_pool_are_in_the_ledger(bsssl, config, broken, 
     ledger = selection.read_ledger(selection.score_path(str(run / "score"), 0))
     unreadable = [json.loads(line)["key"] for line in (run / "teacher/unreadable.jsonl").read_text().splitlines()]
     assert len(ledger) + len(unreadable) >= 3 and all(reason for _, reason in ledger)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_reader_that_is_not_installed_is_told_before_anything_runs(bsssl, config, tmp_path, monkeypatch, workers):
+    (tmp_path / "fake").mkdir()
+    (tmp_path / "fake" / "decord.py").write_text("raise ImportError")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "fake"))  # of the process that decodes
+    monkeypatch.setattr("bsssl.data.readers.helper._idle", {})
+    outcome = bsssl("run", "--config", config, "data.clips.reader=decord", f"system.workers={workers}")
+    assert outcome.status == 1
+    assert re.match(r"error: .*decord.*(pip install|install it anew).*\n\Z", outcome.err), outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stride_cannot_vary_by_more_than_itself(bsssl, config):
+    outcome = bsssl("run", "--config", config, "--plan", "data.clips.stride_jitter=2")
+    assert outcome.status == 1 and "stride_jitter (2) must be below stride (2)" in outcome.err

@@ -5,6 +5,7 @@ from bsssl.data.generated import Digits, MovingDigits
 from bsssl.data.loader import EvalBatches, TrainBatches, make_loader
 from bsssl.data.overlap import check_overlap, content_hashes, find_overlap
 from bsssl.data.pool import Pool, Shard, read_pool, write_pool
+from bsssl.data.readers import check_backend
 from bsssl.data.records import class_indices, class_names, concat_records, make_records, read_records, write_records
 from bsssl.data.selected import selected_training_set
 from bsssl.data.sources import VIDEO_EXTENSIONS, Manifest, Source
@@ -35,6 +36,7 @@ __all__ = [
     "Transform",
     "Ucf101",
     "Views",
+    "check_backend",
     "check_overlap",
     "class_indices",
     "class_names",

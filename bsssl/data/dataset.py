@@ -26,10 +26,9 @@ _REMOTE_READS = 32  # at a time in each worker: nearly all of a remote read is w
 
 @dataclass(frozen=True)
 class Failure:
-    """An item that could not be read: its row in the dataset, its view, and why, naming the file."""
+    """An item that could not be read: its row in the dataset, and why, naming the file."""
 
     index: int
-    view: int
     reason: str
 
 
@@ -115,7 +114,7 @@ class ItemDataset(Dataset[list[dict[str, Any] | Failure]]):
     def _read(self, item: Item) -> bytes | str | OSError:
         """The item's bytes, or the path of a local file that holds it alone, if the views read files themselves."""
         path, offset, size = self._place(item[0] if isinstance(item, tuple) else item)
-        if self._views.reads_files and not self._hash_content and size < 0 and not is_remote(path):
+        if self._views.reads_files and not self._hash_content and not offset and size < 0 and not is_remote(path):
             return split_segment(path)[0]
         try:
             return read_bytes(path, offset=offset, size=size)
@@ -138,14 +137,14 @@ class ItemDataset(Dataset[list[dict[str, Any] | Failure]]):
     def _try(self, row: int, draw: int | None, source: bytes | str | OSError) -> list[dict[str, Any] | Failure]:
         path, offset, size = self._place(row)
         if isinstance(source, OSError):
-            return [Failure(row, 0, str(source))]
+            return [Failure(row, str(source))]
         if draw is not None:
             torch.default_generator.manual_seed((self._seed * 0x9E3779B97F4A7C15 + draw) % _SEEDS)
         # Only what the file can cause is a failure of the item; anything else is a bug and stops the run.
         try:
             inputs = self._views(source, split_segment(path)[1:])
         except DecodeError as error:
-            return [Failure(row, 0, f"{path}@{offset}: {error}" if size >= 0 else f"{path}: {error}")]
+            return [Failure(row, f"{path}@{offset}: {error}" if size >= 0 else f"{path}: {error}")]
         sample: dict[str, Any] = {"target": self._target(row), "index": row}
         if self._hash_content:
             sample["hash"] = content_hash(source, path)  # type: ignore[arg-type]  # _read gives bytes then

@@ -41,14 +41,15 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, max_aspect: float
     if not data:
         raise DecodeError("empty file")
     if _decode_jpeg is not None and data.startswith(b"\xff\xd8"):
-        _check_size(*_jpeg_size(data), max_pixels, max_aspect)
+        check_size(*_jpeg_size(data), max_pixels, max_aspect)
         return _by_torchvision(_decode_jpeg, data, apply_exif_orientation=True)
     if _decode_png is not None and _sound_png(data, max_pixels, max_aspect):
         return _by_torchvision(_decode_png, data)
     return _by_pillow(data, max_pixels, max_aspect)
 
 
-def _check_size(width: int, height: int, max_pixels: int, max_aspect: float) -> None:
+def check_size(width: int, height: int, max_pixels: int, max_aspect: float) -> None:
+    """DecodeError for pictures without pixels, with more than ``max_pixels``, or with too long a side."""
     if width < 1 or height < 1:
         raise DecodeError(f"picture of {width} x {height} pixels")
     if width * height > max_pixels:
@@ -84,7 +85,7 @@ def _sound_png(data: bytes, max_pixels: int, max_aspect: float) -> bool:
     width, height, depth, colour, *rest = struct.unpack_from(">IIBBBBB", data, len(_PNG_START) + 8)
     if depth != 8 or colour not in _PNG_CHANNELS or any(rest):
         return False
-    _check_size(width, height, max_pixels, max_aspect)
+    check_size(width, height, max_pixels, max_aspect)
     packed, position = bytearray(), len(_PNG_START)
     while position + 12 <= len(data):
         length = int.from_bytes(data[position : position + 4], "big")
@@ -124,7 +125,7 @@ def _by_pillow(data: bytes, max_pixels: int, max_aspect: float) -> Tensor:
         warnings.simplefilter("ignore")  # Pillow warns of big pictures and odd metadata; the limits here decide
         try:
             with Image.open(io.BytesIO(data)) as image:
-                _check_size(*image.size, max_pixels, max_aspect)
+                check_size(*image.size, max_pixels, max_aspect)
                 upright = ImageOps.exif_transpose(image)
         except (DecodeError, MemoryError):
             raise

@@ -100,7 +100,8 @@ class MovingDigits(_Written):
 
     A digit of 16x16 pixels moves left, right, up or down, or goes around a circle in one of the two directions, for 16
     frames of 32x32 pixels at 15 frames per second; every frame has noise of its own. ``label`` is ``digit`` (0 to 9) or
-    ``motion`` (one of ``MOTIONS``, which mirroring would change). ``split`` as for ``Digits``: the same test items.
+    ``motion`` (one of ``MOTIONS``; mirroring would change four of them). ``split`` as for ``Digits``: the same test
+    items.
     """
 
     name = "moving_digits"

@@ -1,6 +1,7 @@
 """Labeled and test items must not be in the pool: told by where they lie, and by their content."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,6 +10,7 @@ import pyarrow.compute as pc
 
 from bsssl.data.dataset import content_hash
 from bsssl.data.records import concat_records, read_bytes
+from bsssl.data.segments import split_segment
 from bsssl.log import progress
 from bsssl.registry import UserError
 
@@ -16,21 +18,35 @@ _READERS = 8
 
 
 class Places:
-    """The set of places (path, offset) of some records."""
+    """The set of places of some records: file and offset, and of a video the seconds from start to end."""
 
     def __init__(self, records: pa.Table) -> None:
-        self._paths = pc.unique(records["path"])
-        self._places = set(zip(records["path"].to_pylist(), records["offset"].to_pylist(), strict=True))
+        self._files = pc.unique(_files(records))
+        self._places: dict[tuple[str, int], list[tuple[float, float]]] = {}
+        for place, seconds in _places(records):
+            self._places.setdefault(place, []).append(seconds)
 
     def mask(self, records: pa.Table) -> np.ndarray:
-        """Which of ``records`` lie at one of the places: bool (rows,)."""
-        found = pc.is_in(records["path"], value_set=self._paths).to_numpy(zero_copy_only=False).copy()
+        """Which of ``records`` lie at one of the places, or overlap it in time: bool (rows,)."""
+        found = pc.is_in(_files(records), value_set=self._files).to_numpy(zero_copy_only=False).copy()
         rows = np.flatnonzero(found)  # few, unless the pool is a split of the very tars that the labels are in
         if len(rows):
-            near = records.take(pa.array(rows))
-            places = zip(near["path"].to_pylist(), near["offset"].to_pylist(), strict=True)
-            found[rows] = [place in self._places for place in places]
+            found[rows] = [
+                any(start < held_end and held_start < end for held_start, held_end in self._places.get(place, ()))
+                for place, (start, end) in _places(records.take(pa.array(rows)))
+            ]
         return found
+
+
+def _files(records: pa.Table) -> pa.ChunkedArray:
+    """The paths of ``records`` without what may be a segment: more alike than they are, never less."""
+    return pc.replace_substring_regex(records["path"], pattern=r"#t=[0-9.,]*$", replacement="")
+
+
+def _places(records: pa.Table) -> Iterator[tuple[tuple[str, int], tuple[float, float]]]:
+    for path, offset in zip(records["path"].to_pylist(), records["offset"].to_pylist(), strict=True):
+        file, start, end = split_segment(path)
+        yield (file, offset), (start or 0.0, math.inf if end is None else end)
 
 
 def find_overlap(shards: Iterable[pa.Table], held: pa.Table) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from bsssl.data.transforms import Transform
 
 Segment = tuple[float | None, float | None]  # start and end, seconds; None: of the file
 REPLACEMENTS = 10
+_ROUNDING = 1e-4  # seconds; times are written with a few decimals
 
 
 class Views(ABC):
@@ -62,6 +64,7 @@ class ClipViews(Views):
         count: evenly spread clips, or None for a random one.
         reader: one of ``bsssl.data.readers.BACKENDS``.
         deadline: seconds after which reading a video is given up.
+        max_pixels: videos with larger pictures are refused.
     """
 
     item, unit = "video", "clip"
@@ -77,6 +80,7 @@ class ClipViews(Views):
         count: int | None = None,
         reader: str = "av",
         deadline: float = 60.0,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.count = count or 1
         # Batches of clips are small; without this an unreadable video would leave a process with nothing to train on.
@@ -84,17 +88,25 @@ class ClipViews(Views):
         self._random = count is None
         self._transform, self._frames = transform, frames
         self._stride, self._stride_jitter = stride, stride_jitter
-        self._reader, self._deadline = reader, deadline
+        self._open = partial(open_video, backend=reader, deadline=deadline, max_pixels=max_pixels)
 
     def __call__(self, source: bytes | str, segment: Segment) -> list[Tensor]:
         """See ``Views``."""
-        with open_video(source, backend=self._reader, deadline=self._deadline) as video:
+        with self._open(source) as video:
             first, end = _frame_range(video.seconds(), segment) if segment != (None, None) else (0, video.num_frames)
             clips = first + (self._random_clip(end - first) if self._random else self._even_clips(end - first))
             frames, places = np.unique(clips, return_inverse=True)
-            pixels = torch.from_numpy(video.get(frames.tolist())).movedim(-1, 1)
-        seen = self._transform(pixels).movedim(1, 0)  # every frame once, however many clips have it
+            # Every frame once, however many clips have it. What is not random can be done frame by frame, so that the
+            # pictures of a large video are not all in memory.
+            pixels = torch.from_numpy(video.get(frames.tolist(), None if self._random else self._shrink))
+        seen = pixels if not self._random else self._transform(pixels.movedim(-1, 1)).movedim(1, -1)
+        seen = seen.movedim(-1, 0)
         return [seen[:, torch.from_numpy(clip)] for clip in places.reshape(clips.shape)]
+
+    def _shrink(self, picture: np.ndarray) -> np.ndarray:
+        pixels = torch.from_numpy(np.ascontiguousarray(picture)).movedim(-1, 0)
+        shrunk: np.ndarray = self._transform(pixels).movedim(0, -1).numpy()
+        return shrunk
 
     def _random_clip(self, length: int) -> np.ndarray:
         """Frame numbers (1, T) of a clip from anywhere in ``length`` frames."""
@@ -120,17 +132,16 @@ def make_views(transform: Transform, *, max_pixels: int, clips: dict[str, int | 
     """Of images, or of videos if ``clips`` has the arguments of ``ClipViews``."""
     if clips is None:
         return ImageViews(transform, max_pixels=max_pixels)
-    return ClipViews(transform, **clips)  # type: ignore[arg-type]
+    return ClipViews(transform, max_pixels=max_pixels, **clips)  # type: ignore[arg-type]
 
 
 def _frame_range(seconds: np.ndarray, segment: Segment) -> tuple[int, int]:
-    """First frame of a segment and the one after its last."""
+    """First frame of a segment and the one after its last; what is on the screen throughout, if none begins in it."""
     start, end = segment
     first = 0 if start is None else int(np.searchsorted(seconds, start - _ROUNDING))
     after = len(seconds) if end is None else int(np.searchsorted(seconds, end - _ROUNDING))
+    if first == after and 0 < first < len(seconds):
+        return first - 1, first
     if first >= after:
         raise DecodeError(f"no frame from {start or 0:g} s to {seconds[-1] if end is None else end:g} s")
     return first, after
-
-
-_ROUNDING = 1e-4  # seconds; times are written with a few decimals

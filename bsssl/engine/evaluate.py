@@ -19,11 +19,11 @@ class Evaluation:
     """How a network did on a test set of N items and C classes."""
 
     top1: float
-    """percent; missing items count as wrong, here and below"""
+    """percent; missing items count as wrong, in top5 and per_class too"""
     top5: float
     """percent; of the best min(5, C) classes"""
     ece: float
-    """expected calibration error, percent: 15 equal bins of confidence (Guo et al. 2017)"""
+    """expected calibration error, percent, of readable items: 15 equal bins of confidence (Guo et al. 2017)"""
     per_class: np.ndarray
     """top-1 per true class, percent, float64 (C,); NaN where a class has no test item"""
     confusion: np.ndarray

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from bsssl import config as configs
-from bsssl import distributed, fileio
+from bsssl import data, distributed, fileio
 from bsssl.models import RELEASED, profile
 from bsssl.registry import UserError, choices
 
@@ -29,7 +29,11 @@ def check(config: configs.Config) -> None:
 
 
 def check_settings(config: configs.Config) -> None:
-    """UserError for networks that cannot be made, unknown released weights, or a batch the processes cannot share."""
+    """UserError for networks that cannot be made, unknown released weights, a batch the processes cannot share, or a
+    reader of videos that is not installed.
+    """
+    if config.data.clips is not None:
+        data.check_backend(config.data.clips.reader)
     for role in ("teacher", "student"):
         model: configs.Model = getattr(config.models, role)
         profile(

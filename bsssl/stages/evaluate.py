@@ -38,7 +38,7 @@ def evaluate_stage(run: Run, stage: Stage) -> dict[str, Any]:
         max_missing_rate=run.config.data.max_missing_rate,
     )
     summary = found.summary(item=views.item, view=views.unit)
-    _write_evaluation(str(run.folder(stage.name)), found, records, classes, summary)
+    _write_evaluation(str(run.folder(stage.name)), found, records, targets, classes, summary)
     if found.missing:
         logger.warning(
             "%d of %d test items cannot be read and count as wrong: see missing.jsonl", len(found.missing), len(records)
@@ -48,7 +48,12 @@ def evaluate_stage(run: Run, stage: Stage) -> dict[str, Any]:
 
 
 def _write_evaluation(
-    folder: str, found: Evaluation, records: pa.Table, classes: list[str], summary: dict[str, Any]
+    folder: str,
+    found: Evaluation,
+    records: pa.Table,
+    targets: np.ndarray,
+    classes: list[str],
+    summary: dict[str, Any],
 ) -> None:
     fileio.write_json(fileio.join(folder, "metrics.json"), summary)
     keys = records["key"].take(pa.array(sorted(found.missing), pa.int64())).to_pylist()
@@ -70,8 +75,9 @@ def _write_evaluation(
     )
     with fileio.atomic_write(fileio.join(folder, "predictions.parquet")) as file:
         pq.write_table(predictions, file)
-    accuracies = zip(classes, found.confusion.sum(1).tolist(), found.per_class.tolist(), strict=True)
-    _write_csv(fileio.join(folder, "per_class.csv"), [["class", "items", "top1"], *accuracies])
+    items, lost = (np.bincount(chosen, minlength=len(classes)).tolist() for chosen in (targets, targets[missing]))
+    accuracies = zip(classes, items, lost, found.per_class.tolist(), strict=True)
+    _write_csv(fileio.join(folder, "per_class.csv"), [["class", "items", "missing", "top1"], *accuracies])
     confusion = [[name, *row] for name, row in zip(classes, found.confusion.tolist(), strict=True)]
     _write_csv(fileio.join(folder, "confusion.csv"), [["true \\ predicted", *classes], *confusion])
 

@@ -57,8 +57,8 @@ def test_failures(tmp_path, records):
         make_records(key=paths, path=paths, size=[-1, 6, -1, -1]), views=ImageViews(make_test_transform(size=8))
     )
     items = [dataset[row] for row in range(4)]
-    assert items[0] == [Failure(0, 0, f"{paths[0]}: empty file")]
-    assert items[1] == [Failure(1, 0, f"{paths[1]}@0: not a picture, or of an unknown kind")]
+    assert items[0] == [Failure(0, f"{paths[0]}: empty file")]
+    assert items[1] == [Failure(1, f"{paths[1]}@0: not a picture, or of an unknown kind")]
     assert isinstance(items[2][0], Failure) and "No such file" in items[2][0].reason and paths[2] in items[2][0].reason
     batch = collate(items)
     assert batch["index"].tolist() == [3] and batch["failures"] == [failure for [failure] in items[:3]]

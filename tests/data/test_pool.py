@@ -111,3 +111,20 @@ def test_content_hashes(tmp_path, picture_folder):
     expected = {content_hash(path.read_bytes()) for path in picture_folder.rglob("*.jpg")}
     assert content_hashes(concat_records([records, missing])) == expected
     assert all(len(digest) == 16 for digest in expected)
+
+
+@pytest.mark.parametrize(
+    ("pool", "overlaps"),
+    [
+        ("", True),
+        ("#t=0.4,1.6", True),
+        ("#t=0.50,1.5", True),
+        ("#t=1,9", True),
+        ("#t=1.5,2", False),
+        ("#t=,0.5", False),
+    ],
+)
+def test_parts_of_a_video_overlap_if_their_times_do(pool, overlaps):
+    held = make_records(key=["held"], path=["one.mp4#t=0.5,1.5"])
+    others = make_records(key=["a", "b"], path=[f"one.mp4{pool}", f"two.mp4{pool}"])
+    assert find_overlap([others], held)["key"].to_pylist() == ["a"] * overlaps

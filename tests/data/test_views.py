@@ -5,8 +5,13 @@ import pytest
 import torch
 
 from bsssl.data import views as views_module
+from bsssl.data.dataset import ItemDataset
 from bsssl.data.decode import DecodeError
+from bsssl.data.readers import open_video
+from bsssl.data.records import make_records
+from bsssl.data.transforms import test_transform as make_test_transform
 from bsssl.data.views import ClipViews
+from tests.data.videos import write_video
 
 WHOLE = (None, None)
 
@@ -26,9 +31,10 @@ class Counted:
     def seconds(self):
         return np.arange(self.num_frames) / 10
 
-    def get(self, indices):
+    def get(self, indices, each=None):
         assert sorted(set(indices)) == list(indices) and indices[0] >= 0 and indices[-1] < self.num_frames
-        return np.broadcast_to(np.array(indices, np.uint8)[:, None, None, None], (len(indices), 4, 6, 3)).copy()
+        frames = np.broadcast_to(np.array(indices, np.uint8)[:, None, None, None], (len(indices), 4, 6, 3)).copy()
+        return frames if each is None else np.stack([each(frame) for frame in frames])
 
 
 @pytest.fixture
@@ -61,6 +67,7 @@ def test_a_segment_is_all_that_is_seen(clips_of):
     assert clips_of(100, (2.0, 3.0), frames=2, stride=1, count=3) == [[20, 21], [24, 25], [28, 29]]
     assert clips_of(100, (9.5, None), frames=8, stride=1, count=1) == [[95, 96, 97, 98, 99, 99, 99, 99]]
     assert clips_of(100, (None, 0.3), frames=3, stride=1, count=1) == [[0, 1, 2]]
+    assert clips_of(100, (2.02, 2.08), frames=2, stride=1, count=1) == [[20, 20]]  # on the screen throughout
     with pytest.raises(DecodeError, match=r"no frame from 12 s"):
         clips_of(100, (12.0, None), frames=3, stride=1, count=1)
 
@@ -80,3 +87,29 @@ def test_random_clips_follow_from_the_generator_alone(clips_of):
         return clips_of(50, frames=4, stride=2)
 
     assert draw() == draw()
+
+
+def test_clips_that_do_not_depend_on_chance_are_the_same_frame_by_frame(tmp_path):
+    path = str(write_video(tmp_path / "a.mp4", frames=20, width=96, height=64))
+    transform = make_test_transform(size=24, resize=30)
+    [clip] = ClipViews(transform, frames=20, stride=1, count=1)(path, WHOLE)
+    with open_video(path) as video:
+        whole = transform(torch.from_numpy(video.get(range(20))).movedim(-1, 1))
+    assert torch.equal(clip, whole.movedim(1, 0))
+
+
+def test_large_pictures_are_refused(tmp_path):
+    path = str(write_video(tmp_path / "a.mp4", frames=2, width=96, height=64))
+    with pytest.raises(DecodeError, match=r"96 x 64 pixels"):
+        ClipViews(make_test_transform(size=8), frames=2, stride=1, max_pixels=96 * 63)(path, WHOLE)
+
+
+def test_an_offset_without_a_size_goes_to_the_end_of_the_file(tmp_path):
+    first = write_video(tmp_path / "first.mp4", frames=4)
+    second = write_video(tmp_path / "second.mp4", frames=9)
+    both = tmp_path / "both.bin"
+    both.write_bytes(first.read_bytes() + second.read_bytes())
+    records = make_records(key=["second"], path=[str(both)], offset=[first.stat().st_size], size=[-1])
+    seen = ItemDataset(records, views=ClipViews(make_test_transform(size=16), frames=9, stride=1, count=1))[0]
+    wanted = ClipViews(make_test_transform(size=16), frames=9, stride=1, count=1)(str(second), WHOLE)
+    assert torch.equal(seen[0]["input"], wanted[0])

@@ -87,7 +87,7 @@ def test_views_are_averaged():
 
 def test_an_incomplete_set_is_an_error():
     probabilities, targets = softmax((3, 3)), np.array([0, 1, 2])
-    unreadable = Failure(1, 0, "cut short")
+    unreadable = Failure(1, "cut short")
     parts = [
         prediction([2], probabilities[2:], failures=[unreadable]),
         prediction([], np.zeros((0, 0), np.float32)),
@@ -114,7 +114,7 @@ def test_tolerated_missing_items_count_as_wrong():
     probabilities, targets = softmax((4, 3)), np.array([0, 1, 2, 0])
     probabilities[[0, 2, 3]] = np.eye(3, dtype=np.float32)[[0, 2, 1]]  # right, right, wrong
     there = np.array([0, 2, 3])
-    parts = [prediction(there, probabilities[there], failures=[Failure(1, 0, "cut short")])]
+    parts = [prediction(there, probabilities[there], failures=[Failure(1, "cut short")])]
     found = evaluate(parts, targets=targets, num_classes=3, views=1, keys=names(4), max_missing_rate=0.25)
     assert found.missing == {1: "cut short"} and found.summary()["missing"] == 1
     assert (found.top1, found.top5) == (50, 75)

@@ -22,11 +22,11 @@ def batch(*rows, view=0, failures=(), hashes=None):
 
 def test_softmax_by_row():
     model = make_model(dropout=0.9)
-    batches = [batch(4, 2), batch(7, view=3, hashes=[b"7"], failures=[Failure(5, 0, "empty")])]
+    batches = [batch(4, 2), batch(7, view=3, hashes=[b"7"], failures=[Failure(5, "empty")])]
     first, second = predict(model, batches, normalize=normalize, compute=CPU)
     assert first.index.tolist() == [4, 2] and second.index.tolist() == [7] and second.view.tolist() == [3]
     assert first.hashes == [] and second.hashes == [b"7"]
-    assert first.failures == [] and second.failures == [Failure(5, 0, "empty")]
+    assert first.failures == [] and second.failures == [Failure(5, "empty")]
     with torch.no_grad():
         expected = model.eval()(normalize(batches[0]["input"])).softmax(1)  # dropout is off
     assert first.probabilities.dtype == np.float32
@@ -34,7 +34,7 @@ def test_softmax_by_row():
 
 
 def test_whole_batch_unreadable():
-    failures = [Failure(0, 0, "empty"), Failure(1, 0, "not an image")]
+    failures = [Failure(0, "empty"), Failure(1, "not an image")]
     (found,) = predict(make_model(), [{"failures": failures}], normalize=normalize, compute=CPU)
     assert found.probabilities.shape == (0, 0) and found.failures == failures
     assert len(found.index) == len(found.view) == len(found.hashes) == 0

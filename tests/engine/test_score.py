@@ -51,8 +51,8 @@ def unreadable(*failures):
 
 def found_in(probabilities, *, held=frozenset[bytes]()):
     parts = [
-        prediction(probabilities, 3, 0, failures=[Failure(1, 0, "empty")]),
-        unreadable(Failure(8, 0, "not an image"), Failure(4, 0, "cut short")),
+        prediction(probabilities, 3, 0, failures=[Failure(1, "empty")]),
+        unreadable(Failure(8, "not an image"), Failure(4, "cut short")),
         prediction(probabilities, 7, 2, 5, 6),
     ]
     return score_shard(parts, top_p=TOP_P, held_hashes=held)
@@ -74,7 +74,7 @@ def test_held_out_items_are_left_out_by_content(probabilities):
 
 
 def test_nothing_readable():
-    found = score_shard([unreadable(Failure(0, 0, "empty"))], top_p=TOP_P, held_hashes=frozenset())
+    found = score_shard([unreadable(Failure(0, "empty"))], top_p=TOP_P, held_hashes=frozenset())
     assert found.positions.shape == (0,) and found.classes.shape == found.scores.shape == (0, TOP_P)
 
 
@@ -94,7 +94,7 @@ def test_what_is_written(tmp_path, probabilities, records):
 
 def test_order_of_the_batches_does_not_matter(tmp_path, probabilities, records):
     digests = set()
-    failures = [Failure(3, 0, "empty"), Failure(1, 0, "cut short")]
+    failures = [Failure(3, "empty"), Failure(1, "cut short")]
     for number, order in enumerate(([0, 2, 4, 5, 6, 7, 8], [8, 5, 0, 7, 2, 6, 4])):
         parts = [prediction(probabilities, row) for row in order]
         parts.insert(number, unreadable(*failures[:: 1 - 2 * number]))

@@ -33,7 +33,7 @@ class Stripes(Dataset[list[dict[str, Any] | Failure]]):
     def __getitem__(self, item: tuple[int, int]) -> list[dict[str, Any] | Failure]:
         row, draw = item
         if row in self._unreadable:
-            return [Failure(row, 0, "cut short")]
+            return [Failure(row, "cut short")]
         torch.default_generator.manual_seed(draw)
         picture = torch.randint(0, 150, (3, 6, 6), dtype=torch.uint8)
         picture[row % CLASSES] += 100

@@ -1,28 +1,16 @@
 """Readers of videos: frames by number, from a file or its bytes, by one of several libraries."""
 
+from bsssl.data.decode import MAX_PIXELS
 from bsssl.data.readers.base import Clock, VideoReader
-from bsssl.data.readers.helper import HelperReader
+from bsssl.data.readers.helper import HelperReader, check_helper
 from bsssl.data.readers.pyav import PyavReader
 from bsssl.registry import UserError, choices
 
 BACKENDS: tuple[str, ...] = ("av", "decord", "torchcodec")
 
 
-def open_video(source: str | bytes, *, backend: str = "av", deadline: float = 60.0) -> VideoReader:
-    """Open a video for reading single frames of it.
-
-    Short distances between keyframes make random clips cheap, more than the choice of a library does.
-
-    Args:
-        source: the path of a local file, or its content.
-        backend: one of ``BACKENDS``: "av" (see ``PyavReader``), which is right on most files; "decord" or "torchcodec"
-            (see ``HelperReader``), which are optional and decode in a process beside this one.
-        deadline: seconds that opening and reading may take together.
-
-    Raises:
-        DecodeError: for anything that is the file's fault, with the reason in one line.
-        UserError: for an unknown backend, or one that is not installed or does not work.
-    """
+def check_backend(backend: str) -> None:
+    """UserError for an unknown backend, or one that is not installed or does not work."""
     if backend == "torchvision":
         raise UserError(
             f"video reader 'torchvision': torchvision reads no videos any more; valid: {', '.join(BACKENDS)}"
@@ -33,9 +21,31 @@ def open_video(source: str | bytes, *, backend: str = "av", deadline: float = 60
         import av  # noqa: F401 - the others need it too, to list frames
     except ImportError as error:
         raise UserError(f"cannot import PyAV, which reads videos ({error}); pip install av") from None
+    if backend != "av":
+        check_helper(backend)
+
+
+def open_video(
+    source: str | bytes, *, backend: str = "av", deadline: float = 60.0, max_pixels: int = MAX_PIXELS
+) -> VideoReader:
+    """Open a video for reading single frames of it.
+
+    Short distances between keyframes make random clips cheap, more than the choice of a library does.
+
+    Args:
+        source: the path of a local file, or its content.
+        backend: one of ``BACKENDS``: "av" (see ``PyavReader``), which is right on most files; "decord" or "torchcodec"
+            (see ``HelperReader``), which are optional and decode in a process beside this one.
+        deadline: seconds that opening and reading may take together.
+        max_pixels: videos with larger pictures are refused.
+
+    Raises:
+        DecodeError: for anything that is the file's fault, with the reason in one line.
+        UserError: for an unknown backend, or one that is not installed or does not work.
+    """
     if backend == "av":
-        return PyavReader(source, Clock(deadline))
-    return HelperReader(source, backend, Clock(deadline))
+        return PyavReader(source, Clock(deadline), max_pixels=max_pixels)
+    return HelperReader(source, backend, Clock(deadline), max_pixels=max_pixels)
 
 
-__all__ = ["BACKENDS", "VideoReader", "open_video"]
+__all__ = ["BACKENDS", "VideoReader", "check_backend", "open_video"]

@@ -3,7 +3,7 @@
 import operator
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 import numpy as np
@@ -53,10 +53,11 @@ class VideoReader(ABC):
     def seconds(self) -> np.ndarray:
         """When each frame is shown, from the first one on: float64 (num_frames,)."""
 
-    def get(self, indices: Sequence[int]) -> np.ndarray:
+    def get(self, indices: Sequence[int], each: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
         """The frames with these numbers: uint8 (len(indices), height, width, 3), red, green, blue, upright.
 
         In any order and as often as given; each is decoded once, in one pass. IndexError for numbers out of range.
+        What ``each`` makes of a picture, if given, takes its place, so that large ones need not all be kept.
         """
         places: dict[int, list[int]] = {}
         for place, index in enumerate(indices):
@@ -68,6 +69,8 @@ class VideoReader(ABC):
             raise IndexError(f"frames {wanted[0]} to {wanted[-1]} of a video of {self.num_frames}")
         pictures: np.ndarray | None = None
         for index, picture in self._pictures(wanted):
+            if each is not None:
+                picture = each(picture)
             if pictures is None:
                 pictures = np.empty((len(indices), *picture.shape), np.uint8)
             for place in places.pop(index):

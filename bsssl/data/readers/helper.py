@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from bsssl.data.decode import DecodeError
+from bsssl.data.decode import MAX_PIXELS, DecodeError
 from bsssl.data.readers import child
 from bsssl.data.readers.base import Clock, VideoReader
 from bsssl.data.readers.pyav import PyavReader
@@ -48,11 +48,11 @@ class HelperReader(VideoReader):
     A file that PyAV cannot read is refused. What a decoder guessed where a file is damaged is returned by both.
     """
 
-    def __init__(self, source: str | bytes, backend: str, clock: Clock) -> None:
+    def __init__(self, source: str | bytes, backend: str, clock: Clock, *, max_pixels: int = MAX_PIXELS) -> None:
         self._backend, self._clock = backend, clock
         self._helper: _Helper | None = None
         self._file: IO[bytes] | None = None
-        with PyavReader(source, clock) as listed:
+        with PyavReader(source, clock, max_pixels=max_pixels) as listed:
             self.num_frames, self._seconds, self._times = listed.num_frames, listed.seconds(), listed.times
             self._seek, kind = listed.is_plain and listed.kind != "avi", listed.kind
         if (backend == "decord" and kind == "mpegts") or (backend == "torchcodec" and self._times is None):
@@ -104,6 +104,11 @@ class HelperReader(VideoReader):
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def check_helper(backend: str) -> None:
+    """UserError when the library is not installed or does not work."""
+    _Helper.take(backend).give_back()
 
 
 _idle: "dict[str, list[_Helper]]" = {}  # by library

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bsssl.data.decode import MAX_PIXELS, DecodeError
+from bsssl.data.decode import MAX_ASPECT, MAX_PIXELS, DecodeError, check_size
 from bsssl.data.readers.base import Clock, VideoReader
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ class PyavReader(VideoReader):
     The decoder has one thread: with more it takes half as much again of the processors' time, and there are workers.
     """
 
-    def __init__(self, source: str | bytes, clock: Clock) -> None:
-        self._source, self._clock = source, clock
+    def __init__(self, source: str | bytes, clock: Clock, *, max_pixels: int = MAX_PIXELS) -> None:
+        self._source, self._clock, self._max_pixels = source, clock, max_pixels
         with clock, self._reasons("not a video, or damaged"):
             self._open()
             try:
@@ -125,11 +125,7 @@ class PyavReader(VideoReader):
             raise DecodeError("there is no video in it" + (", only sound" if self._container.streams.audio else ""))
         if (codec := streams[0].codec_context) is None:
             raise DecodeError("no decoder for its video codec")
-        width, height = codec.width, codec.height
-        if width < 1 or height < 1:
-            raise DecodeError(f"pictures of {width} x {height} pixels")
-        if width * height > MAX_PIXELS:
-            raise DecodeError(f"{width} x {height} pixels are more than the limit of {MAX_PIXELS}")
+        check_size(codec.width, codec.height, self._max_pixels, MAX_ASPECT)
         return streams[0]
 
     def _packets(self) -> "Iterator[Packet[Any]]":
