@@ -3,7 +3,7 @@
     python benchmarks/video.py
 
 On generated videos (10 seconds, 340x256, 30 frames per second, H.264), from files to normalised float clips of 112x112
-in one process, frames two apart:
+in one process, frames two apart (PyTorchVideo takes as many from the same stretch, nearly so far apart):
 
 - ten clips of 8 and of 32 frames, evenly spread: what testing reads. PyTorchVideo's sampler is its
   ``constant_clips_per_video``, which decodes every clip on its own. ``--keyint`` says how far apart keyframes are.
@@ -11,7 +11,8 @@ in one process, frames two apart:
 - two worker processes against one, for the ten clips of 8 frames.
 - memory of a process that reads one random clip after another.
 
-PyTorchVideo reads with PyAV, its default; a second figure is for decord. ``functional_tensor``, which its transforms
+PyTorchVideo reads with PyAV, its default, and a second figure is for decord; both decode with as many threads as there
+are cores, ours with one, since workers use the others. ``functional_tensor``, which its transforms
 import and torchvision no longer has, is put in its place first. The last line is one JSON object; a ratio is ours over
 the peer, above 1 means faster.
 """
