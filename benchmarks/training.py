@@ -196,7 +196,7 @@ def main() -> None:
     parser.add_argument("--loop-model", help="of the loop: resnet50 on a GPU, small_resnet on the CPU")
     parser.add_argument("--loop-size", type=int, help="default: 224 on a GPU, 32 on the CPU")
     parser.add_argument("--loop-steps", type=int, default=20, help="of one turn")
-    parser.add_argument("--loop-rounds", type=int, default=15)
+    parser.add_argument("--loop-rounds", type=int, default=25)
     parser.add_argument("--cores", type=int, help="default: all with a GPU, 1 on the CPU")
     parser.add_argument("--rounds", type=int, default=5, help="of the pipeline")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
