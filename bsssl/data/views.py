@@ -96,16 +96,14 @@ class ClipViews(Views):
             first, end = _frame_range(video.seconds(), segment) if segment != (None, None) else (0, video.num_frames)
             clips = first + (self._random_clip(end - first) if self._random else self._even_clips(end - first))
             frames, places = np.unique(clips, return_inverse=True)
-            # Every frame once, however many clips have it. What is not random can be done frame by frame, so that the
-            # pictures of a large video are not all in memory.
+            # Every frame once, however many clips have it. What is not random can be done to some frames at a time, so
+            # that the pictures of a large video are not all in memory.
             pixels = torch.from_numpy(video.get(frames.tolist(), None if self._random else self._shrink))
-        seen = pixels if not self._random else self._transform(pixels.movedim(-1, 1)).movedim(1, -1)
-        seen = seen.movedim(-1, 0)
+        seen = self._transform(pixels.movedim(-1, 1)).movedim(1, 0) if self._random else pixels.movedim(-1, 0)
         return [seen[:, torch.from_numpy(clip)] for clip in places.reshape(clips.shape)]
 
-    def _shrink(self, picture: np.ndarray) -> np.ndarray:
-        pixels = torch.from_numpy(np.ascontiguousarray(picture)).movedim(-1, 0)
-        shrunk: np.ndarray = self._transform(pixels).movedim(0, -1).numpy()
+    def _shrink(self, pictures: np.ndarray) -> np.ndarray:
+        shrunk: np.ndarray = self._transform(torch.from_numpy(pictures).movedim(-1, 1)).movedim(1, -1).numpy()
         return shrunk
 
     def _random_clip(self, length: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """What every reader of videos offers."""
 
+import itertools
 import operator
 import time
 from abc import ABC, abstractmethod
@@ -10,6 +11,8 @@ import numpy as np
 from typing_extensions import Self
 
 from bsssl.data.decode import DecodeError
+
+_AT_A_TIME = 16  # frames
 
 
 class Clock:
@@ -57,7 +60,8 @@ class VideoReader(ABC):
         """The frames with these numbers: uint8 (len(indices), height, width, 3), red, green, blue, upright.
 
         In any order and as often as given; each is decoded once, in one pass. IndexError for numbers out of range.
-        What ``each`` makes of a picture, if given, takes its place, so that large ones need not all be kept.
+        What ``each`` makes of some of them at a time, (n, height, width, 3), if given, takes their place, so that large
+        ones need not all be kept.
         """
         places: dict[int, list[int]] = {}
         for place, index in enumerate(indices):
@@ -67,16 +71,18 @@ class VideoReader(ABC):
         wanted = sorted(places)
         if wanted[0] < 0 or wanted[-1] >= self.num_frames:
             raise IndexError(f"frames {wanted[0]} to {wanted[-1]} of a video of {self.num_frames}")
-        pictures: np.ndarray | None = None
-        for index, picture in self._pictures(wanted):
+        found: np.ndarray | None = None
+        stream = self._pictures(wanted)
+        while some := list(itertools.islice(stream, _AT_A_TIME)):
+            pictures = np.stack([picture for _, picture in some])
             if each is not None:
-                picture = each(picture)
-            if pictures is None:
-                pictures = np.empty((len(indices), *picture.shape), np.uint8)
-            for place in places.pop(index):
-                pictures[place] = picture
-        assert pictures is not None and not places
-        return pictures
+                pictures = each(pictures)
+            if found is None:
+                found = np.empty((len(indices), *pictures.shape[1:]), np.uint8)
+            for (index, _), picture in zip(some, pictures, strict=True):
+                found[places.pop(index)] = picture
+        assert found is not None and not places
+        return found
 
     @abstractmethod
     def _pictures(self, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]:
