@@ -144,7 +144,9 @@ def _stage_names(command: str, config: Config) -> Callable[[str], bool]:
 def _one_line(error: Exception) -> str:
     """What is printed about ``error``: one line, but one per problem of a config."""
     if isinstance(error, UserError):
-        return "\n".join(f"error: {line}" for line in str(error).splitlines())
+        # One raised in a process of the loader comes with its traceback, the message last.
+        lines = str(error).rpartition("registry.UserError: ")[2].splitlines()
+        return "\n".join(f"error: {line}" for line in lines if line)
     kind = type(error).__name__
     text = " ".join(str(error).split())[:300]
     if kind == "OutOfMemoryError":
