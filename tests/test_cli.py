@@ -2,9 +2,11 @@ import re
 import shlex
 
 import pytest
+import torch
 
-from bsssl import __version__
+from bsssl import __version__, cli
 from bsssl.cli import COMMANDS
+from bsssl.registry import UserError
 
 
 def plan_rows(text):
@@ -109,3 +111,20 @@ def test_an_interrupt_exits_with_130(bsssl, recipe, tmp_path, monkeypatch):
     monkeypatch.setattr("bsssl.recipe.execute", interrupted)
     outcome = bsssl("run", "--config", recipe.config, f"output_dir={tmp_path}")
     assert (outcome.status, outcome.err) == (130, "interrupted: the same command goes on from the last checkpoint\n")
+
+
+class Refusing(torch.utils.data.Dataset):
+    """Data that a process of the loader cannot make anything of."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise UserError("clip.mp4 is locked; unlock it")
+
+
+def test_an_error_raised_in_a_process_of_the_loader_is_one_line(bsssl, recipe, monkeypatch):
+    loader = torch.utils.data.DataLoader(Refusing(), num_workers=1)
+    monkeypatch.setattr(cli, "_run", lambda *_: next(iter(loader)))
+    outcome = bsssl("run", "--config", recipe.config)
+    assert outcome.status == 1 and outcome.err == "error: clip.mp4 is locked; unlock it\n"
