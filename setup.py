@@ -19,6 +19,7 @@ setup(
         "av>=14",
         # decord has no other builds.
         "decord>=0.6; sys_platform == 'linux' and platform_machine == 'x86_64'",
+        "submitit>=1.5.1",
         "fvcore>=0.1.5.post20221221",
         "numpy>=1.26",
         "pillow>=10",

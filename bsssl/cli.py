@@ -11,6 +11,7 @@ from typing import NoReturn
 from bsssl import __version__
 from bsssl.config import TRAIN_STAGES, Config, load_config, options
 from bsssl.distributed import is_main
+from bsssl.log import describe
 from bsssl.registry import UserError
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -34,6 +35,24 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+RUN_COMMANDS: dict[str, tuple[str, str]] = {
+    "status": (
+        "what a launched run is doing",
+        "Shows what is done, running, waiting and failed, with the last lines of the logs.",
+    ),
+    "cancel": ("end a launched run", "Cancels the jobs of a run that are waiting or running."),
+}
+EPILOG = """several GPUs of one machine:
+  add --launch launcher.gpus_per_node=8 (or call the script through torchrun)
+a Slurm cluster:
+  add --launch launcher.kind=slurm launcher.partition=gpu launcher.nodes=2 launcher.gpus_per_node=8 ...
+  to submit what is not done as a chain of jobs; then `bsssl status OUTPUT_DIR` and `bsssl cancel OUTPUT_DIR`
+
+`bsssl options` lists the keys of a config.
+A command that was interrupted goes on where it stopped when it is given again.
+"""
+
+
 def main(arguments: list[str] | None = None, *, command: str | None = None) -> NoReturn:
     """Run the command line and exit: 0 when all went well, 1 with one clear line when not, 2 for a wrong call.
 
@@ -41,13 +60,16 @@ def main(arguments: list[str] | None = None, *, command: str | None = None) -> N
         arguments: instead of ``sys.argv``.
         command: the sub-command, for the scripts in ``tools/`` that stand for one.
     """
-    parsed = _parse(_parser(command), arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    parsed = _parse(_parser(command), given)
     chosen = command or parsed.command
     try:
         if chosen == "options":
             _print_options()
+        elif chosen in RUN_COMMANDS:
+            _look_after(chosen, parsed)
         else:
-            _run(chosen, load_config(parsed.config, parsed.overrides), parsed)
+            _run(chosen, load_config(parsed.config, parsed.overrides), parsed, given)
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
@@ -57,7 +79,7 @@ def main(arguments: list[str] | None = None, *, command: str | None = None) -> N
     except Exception as error:
         if parsed.debug:
             traceback.print_exc()
-        sys.exit(_one_line(error))
+        sys.exit(describe(error))
     sys.exit(0)
 
 
@@ -74,37 +96,59 @@ def _parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argp
 
 def _parser(command: str | None) -> argparse.ArgumentParser:
     if command is not None:
-        title, text = COMMANDS[command]
+        title, text = (COMMANDS | RUN_COMMANDS)[command]
         parser = argparse.ArgumentParser(description=f"{title[0].upper()}{title[1:]}. {text}")
-        _add_arguments(parser)
+        _add_arguments(parser, command)
         return parser
     parser = argparse.ArgumentParser(
         prog="bsssl", description="A few labels and a very large pool make a better small model."
     )
     parser.add_argument("--version", action="version", version=f"bsssl {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for name, (title, text) in COMMANDS.items():
-        _add_arguments(commands.add_parser(name, help=title, description=text))
+    for name, (title, text) in (COMMANDS | RUN_COMMANDS).items():
+        _add_arguments(commands.add_parser(name, help=title, description=text), name)
     listing = commands.add_parser("options", help="every key of a config, its default and what it means")
     listing.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
     return parser
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    if command in RUN_COMMANDS:
+        parser.add_argument("output_dir", help="the run's folder, the config's output_dir")
+        if command == "status":
+            parser.add_argument("--shards", action="store_true", help="every shard of the pool instead")
+        return
     parser.add_argument("--config", required=True, help="a YAML file, e.g. projects/image/quickstart.yaml")
     parser.add_argument("--plan", action="store_true", help="print what would run, and run nothing")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--launch", action="store_true", help="start processes or submit jobs as `launcher` says")
+    if command == "score":
+        parser.add_argument(
+            "--task", metavar="I/N", type=_task, help="score the I-th of N shares of the shards (from 0), no more"
+        )
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="e.g. output_dir=outputs/try finetune.base_lr=0.001"
     )
-    parser.epilog = (
-        "Several GPUs: torchrun --nproc-per-node 8 tools/... ; `bsssl options` lists the keys of a config. "
-        "A command that was interrupted goes on where it stopped when it is given again."
-    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
 
 
-def _run(command: str, config: Config, parsed: argparse.Namespace) -> None:
-    wanted = _stage_names(command, config)
+def _task(text: str) -> tuple[int, int]:
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a task; write for example 0/16 for the first of 16")
+    return int(number), int(count)
+
+
+def _look_after(command: str, parsed: argparse.Namespace) -> None:
+    from bsssl.status import cancel, status
+
+    print(cancel(parsed.output_dir) if command == "cancel" else status(parsed.output_dir, shards=parsed.shards))
+
+
+def _run(command: str, config: Config, parsed: argparse.Namespace, given: list[str]) -> None:
+    task = parsed.task if command == "score" else None
+    wanted = _stage_names(command, config) if task is None else lambda name: name == command
     # The commands that errors name must lead to the same run, so they carry the overrides too.
     kept = [override for override in parsed.overrides if not override.startswith("stage=")]
     config_path = shlex.join([parsed.config, *kept])
@@ -114,10 +158,22 @@ def _run(command: str, config: Config, parsed: argparse.Namespace) -> None:
         if is_main():
             print(plan(config, config_path=parsed.config, wanted=wanted))
         return
-    from bsssl import report
-    from bsssl.recipe import execute
+    if parsed.launch and config.launcher.kind == "slurm":
+        from bsssl.launch import submit
 
-    runs = execute(config, config_path=config_path, wanted=wanted, debug=parsed.debug)
+        print(submit(config, config_path=config_path, wanted=wanted, whole=command == "run", debug=parsed.debug))
+        return
+    if parsed.launch and config.launcher.processes > 1:
+        from bsssl.launch import run_locally
+
+        again = [sys.executable, sys.argv[0], *(argument for argument in given if argument != "--launch")]
+        sys.exit(run_locally(again, processes=config.launcher.processes))
+    from bsssl import report
+    from bsssl.recipe import Task, execute
+
+    runs = execute(
+        config, config_path=config_path, wanted=wanted, task=Task(*task) if task else None, debug=parsed.debug
+    )
     if command == "run" and is_main():
         print(report.write(runs))
         print(f"results.json, results.md and results.png are in {config.output_dir}")
@@ -139,21 +195,6 @@ def _stage_names(command: str, config: Config) -> Callable[[str], bool]:
             f"train needs a training stage, not stage={stage}; add stage=NAME, one of {', '.join(TRAIN_STAGES)}"
         )
     return lambda name: name in ("data", stage, f"evaluate-{stage}")
-
-
-def _one_line(error: Exception) -> str:
-    """What is printed about ``error``: one line, but one per problem of a config."""
-    if isinstance(error, UserError):
-        # One raised in a process of the loader comes with its traceback, the message last.
-        lines = str(error).rpartition("registry.UserError: ")[2].splitlines()
-        return "\n".join(f"error: {line}" for line in lines if line)
-    kind = type(error).__name__
-    text = " ".join(str(error).split())[:300]
-    if kind == "OutOfMemoryError":
-        return f"error: the GPU's memory is full ({text[:80]}); lower batch_size or raise accumulate"
-    if isinstance(error, OSError):
-        return f"error: {text}; check the path, its permissions and the space left"
-    return f"error: {kind}: {text} (not an error we foresaw: run again with --debug and report the traceback)"
 
 
 def _print_options() -> None:

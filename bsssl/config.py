@@ -372,6 +372,72 @@ class System(Section):
     """also save every so many optimiser steps"""
 
 
+class StageResources(Section):
+    """Where the jobs of one kind of stage differ from the rest of `launcher`."""
+
+    gpus_per_node: int | None = Field(None, ge=0)
+    """GPUs of each node"""
+    cpus_per_node: int | None = Field(None, ge=1)
+    """CPU cores of each node"""
+    memory_gb: float | None = Field(None, gt=0)
+    """memory of each node, GB"""
+    minutes: int | None = Field(None, ge=1)
+    """time limit"""
+    partition: str | None = None
+    """queue"""
+
+
+class Launcher(Section):
+    """Who starts the processes of a command given `--launch`. None of this changes a result."""
+
+    kind: Literal["local", "slurm"] = "local"
+    """local: processes on this machine, one stage after the other; slurm: a chain of jobs"""
+    nodes: int = Field(1, ge=1)
+    """of a training; other stages take one each"""
+    gpus_per_node: int = Field(0, ge=0)
+    """GPUs of each node; a task of scoring and an evaluation take one"""
+    processes_per_node: int | None = Field(None, ge=1)
+    """of a training; default: one for each GPU, or one"""
+    cpus_per_node: int | None = Field(None, ge=1)
+    """CPU cores of each node, shared by its processes; default: the cluster's"""
+    memory_gb: float | None = Field(None, gt=0)
+    """memory of each node, GB; default: the cluster's"""
+    minutes: int = Field(1440, ge=1)
+    """time limit of a job; one that reaches it is queued again and goes on where it was"""
+    score_tasks: int = Field(1, ge=1)
+    """tasks that share the pool's shards in scoring; may change from one submission to the next"""
+    array_parallelism: int = Field(256, ge=1)
+    """how many of these run at once"""
+    partition: str | None = None
+    """queue; default: the cluster's"""
+    account: str | None = None
+    """whom the hours are charged to"""
+    qos: str | None = None
+    """quality of service"""
+    constraint: str | None = None
+    """features that the nodes must have"""
+    sbatch: dict[str, Any] = {}
+    """further arguments of sbatch, e.g. {exclude: n7, exclusive: true}"""
+    setup: list[str] = []
+    """lines of shell before a job's processes start"""
+    stages: dict[Literal["data", "train", "score", "select", "evaluate", "report"], StageResources] = {}
+    """what jobs of one kind of stage have instead, e.g. {select: {partition: cpu, memory_gb: 64}}"""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        problems = []
+        if self.kind == "local" and self.nodes > 1:
+            problems.append(f"kind is local, which has one node, not {self.nodes}; set kind=slurm or nodes=1")
+        if self.cpus_per_node is not None and self.cpus_per_node < self.processes:
+            problems.append(f"cpus_per_node ({self.cpus_per_node}) is below the {self.processes} processes of a node")
+        return _without(problems, self)
+
+    @property
+    def processes(self) -> int:
+        """Of a training, on each node."""
+        return self.processes_per_node or max(1, self.gpus_per_node)
+
+
 class Config(Section):
     """A recipe: data, two networks, and the settings of each stage."""
 
@@ -398,6 +464,7 @@ class Config(Section):
     score: Score = Score()
     select: Select = Select()
     system: System = System()
+    launcher: Launcher = Launcher()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

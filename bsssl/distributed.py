@@ -46,6 +46,12 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def cores() -> int:
+    """CPU cores for this process: those it may run on, shared by the run's processes on this machine."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, allowed // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def barrier() -> None:
     """Wait for all processes."""
     if world_size() > 1:

@@ -5,13 +5,14 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from bsssl.distributed import is_main
 from bsssl.fileio import unwritable, write_text
+from bsssl.registry import UserError
 
 T = TypeVar("T")
 logger = logging.getLogger("bsssl")
@@ -45,6 +46,27 @@ def progress(items: Iterable[T], *, total: int | None = None, unit: str, title: 
         dynamic_ncols=True,
         mininterval=0.2 if sys.stderr.isatty() else 10,
     )
+
+
+def describe(error: Exception) -> str:
+    """What is printed about ``error``: one line, but one per problem of a config."""
+    if isinstance(error, UserError):
+        # One raised in a process of the loader comes with its traceback, the message last.
+        lines = str(error).rpartition("registry.UserError: ")[2].splitlines()
+        return "\n".join(f"error: {line}" for line in lines if line)
+    kind = type(error).__name__
+    text = " ".join(str(error).split())[:300]
+    if kind == "OutOfMemoryError":
+        return f"error: the GPU's memory is full ({text[:80]}); lower batch_size or raise accumulate"
+    if isinstance(error, OSError):
+        return f"error: {text}; check the path, its permissions and the space left"
+    return f"error: {kind}: {text} (not an error we foresaw: run again with --debug and report the traceback)"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table whose columns are aligned to the left."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 class Metrics:

@@ -1,12 +1,12 @@
 """What a recipe would do, before it does it: ``--plan``."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from bsssl import config as configs
 from bsssl.distributed import world_size
+from bsssl.log import aligned
 from bsssl.models import profile
-from bsssl.recipe import Run, Stage
+from bsssl.recipe import Run, Stage, all_seeds
 from bsssl.registry import UserError
 from bsssl.stages.check import check_settings
 from bsssl.stages.prepare import pool_sources, split
@@ -19,15 +19,15 @@ def plan(config: configs.Config, *, config_path: str, wanted: Callable[[str], bo
     size is then shown as unknown.
     """
     check_settings(config)
-    runs = [Run(config, seed=config.seed + number, config_path=config_path) for number in range(config.seeds)]
+    runs = all_seeds(config, config_path=config_path)
     sizes, remark = _sizes(runs[0])
     classes = sizes.get("classes", config.data.num_classes)
     lines = [f"{config_path} -> {config.output_dir}, seeds {', '.join(str(run.seed) for run in runs)}", ""]
-    lines += [*_aligned([("network", "name", "parameters", "multiply-adds"), *_networks(config, classes)]), ""]
+    lines += [*aligned([("network", "name", "parameters", "multiply-adds"), *_networks(config, classes)]), ""]
     header = ("stage", "rows", "batch", "steps", "samples processed", "highest rate", "state")
     names = [name for name in runs[0].stages if wanted(name)]
     rows = [(*_row(runs[0], name, sizes), _state(runs, name)) for name in names]
-    return "\n".join([*lines, *_aligned([header, *rows]), *(["", remark] if remark else [])])
+    return "\n".join([*lines, *aligned([header, *rows]), *(["", remark] if remark else [])])
 
 
 def _networks(config: configs.Config, classes: int | None) -> Iterable[tuple[str, ...]]:
@@ -116,8 +116,3 @@ def _state(runs: list[Run], name: str) -> str:
 
 def _number(value: int | None) -> str:
     return "unknown" if value is None else f"{value:,}"
-
-
-def _aligned(rows: list[Any]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

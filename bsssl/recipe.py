@@ -12,7 +12,7 @@ import datetime
 import os
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -57,6 +57,14 @@ class Stage:
     """names of the stages whose results it reads"""
     settings: dict[str, Any]
     """everything in the config that decides its result, apart from what it needs"""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One of the tasks that share the independent parts of a stage: part i is of task i % count."""
+
+    number: int
+    count: int
 
 
 def stages(config: Config, *, seed: int) -> list[Stage]:
@@ -222,7 +230,7 @@ class Run:
         if reason is None:
             logger.info("seed %d: %s is done already", self.seed, name)
             return
-        self._require_inputs(name)
+        self.require_inputs(name)
         logger.info("seed %d: %s (%s)", self.seed, name, reason)
         started = time.monotonic()
         if distributed.is_main():
@@ -234,9 +242,25 @@ class Run:
             clean_up(self, self.stages[name])
         distributed.barrier()
 
-    def _require_inputs(self, name: str) -> None:
+    def execute_task(self, name: str, task: Task) -> None:
+        """Do the share of ``task`` of what stage ``name`` lacks; ``execute`` finishes the stage after all of them."""
+        from bsssl.stages import run_task  # imports torch
+
+        reason = self.pending(name)
+        if reason is None:
+            logger.info("seed %d: %s is done already", self.seed, name)
+            return
+        self.require_inputs(name)
+        logger.info("seed %d: task %d of %d of %s (%s)", self.seed, task.number, task.count, name, reason)
+        run_task(self, self.stages[name], task)
+
+    def require_inputs(self, name: str, *, besides: Container[str] = ()) -> None:
+        """UserError naming the command to run first when something that stage ``name`` needs is not there.
+
+        ``besides``: stages that are on their way.
+        """
         for need in self.stages[name].needs:
-            reason = self.pending(need)
+            reason = None if need in besides else self.pending(need)
             if reason is not None:
                 raise UserError(
                     f"{name} needs the result of '{need}' in {self.folder(need)} ({reason}); run first: "
@@ -278,22 +302,38 @@ class Run:
         )
 
 
-def execute(config: Config, *, config_path: str, wanted: Callable[[str], bool], debug: bool = False) -> list[Run]:
+def execute(
+    config: Config,
+    *,
+    config_path: str,
+    wanted: Callable[[str], bool],
+    task: Task | None = None,
+    debug: bool = False,
+) -> list[Run]:
     """Run the stages that ``wanted`` names, for every seed, one after the other; those that are done are skipped.
 
-    Under torchrun every process calls this, and they share the work. Returns one run per seed.
+    Under torchrun every process calls this, and they share the work. With ``task``, only its share of these stages is
+    done. Returns one run per seed.
     """
     from bsssl.stages.check import check  # imports torch
 
     log.setup(debug=debug)
     check(config)
     distributed.init(config.system.device)
-    runs = [Run(config, seed=config.seed + number, config_path=config_path) for number in range(config.seeds)]
+    runs = all_seeds(config, config_path=config_path)
     for run in runs:
         for name in filter(wanted, run.stages):
-            run.execute(name)
+            if task is None:
+                run.execute(name)
+            else:
+                run.execute_task(name, task)
     distributed.shutdown()  # not after an error: the others may be waiting for this process, which torchrun ends
     return runs
+
+
+def all_seeds(config: Config, *, config_path: str) -> list[Run]:
+    """One run per seed of ``config``."""
+    return [Run(config, seed=config.seed + number, config_path=config_path) for number in range(config.seeds)]
 
 
 def as_yaml(config: Config) -> str:

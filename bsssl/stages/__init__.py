@@ -8,16 +8,19 @@ from typing import Any
 
 from bsssl import distributed, fileio
 from bsssl.checkpoint import Checkpoints
-from bsssl.recipe import Run, Stage
+from bsssl.recipe import Run, Stage, Task
 from bsssl.stages.evaluate import evaluate_stage
 from bsssl.stages.prepare import data_stage
-from bsssl.stages.score import score_stage
+from bsssl.stages.score import score_stage, score_task
 from bsssl.stages.select import select_stage
 from bsssl.stages.train import train_stage
 
 Work = Callable[[Run, Stage], dict[str, Any]]
 SHARED: dict[str, Work] = {"train": train_stage, "score": score_stage}
 ALONE: dict[str, Work] = {"data": data_stage, "select": select_stage, "evaluate": evaluate_stage}
+
+IN_PARTS: dict[str, Callable[[Run, Stage, Task], None]] = {"score": score_task}
+"""Stages of independent parts, which any number of tasks may share."""
 
 
 def run_stage(run: Run, stage: Stage) -> dict[str, Any]:
@@ -34,6 +37,12 @@ def run_stage(run: Run, stage: Stage) -> dict[str, Any]:
     if stage.kind in SHARED:
         return SHARED[stage.kind](run, stage)
     return ALONE[stage.kind](run, stage) if distributed.is_main() else {}
+
+
+def run_task(run: Run, stage: Stage, task: Task) -> None:
+    """Do the share of ``task`` of ``stage``, which must be one of ``IN_PARTS``."""
+    run.folder(stage.name).mkdir(parents=True, exist_ok=True)
+    IN_PARTS[stage.kind](run, stage, task)
 
 
 def clean_up(run: Run, stage: Stage) -> None:

@@ -1,6 +1,5 @@
 """What several stages start from: the split, the networks, the device, the loaders."""
 
-import os
 from typing import Any
 
 import pyarrow as pa
@@ -8,7 +7,7 @@ import torch
 from torch import nn
 
 from bsssl import config as configs
-from bsssl import data, fileio
+from bsssl import data, distributed, fileio
 from bsssl.engine.compute import Compute
 from bsssl.models import build_model
 from bsssl.models.weights import load_weights
@@ -59,7 +58,7 @@ def _free_threads(kind: str, workers: int) -> int:
     """As many threads as torch would take, but on a CPU not the cores that the loader's processes need: torch's threads
     wait for each other busily, and one that has to share its core makes a step many times longer."""
     wanted = torch.get_num_threads()
-    return wanted if kind == "cuda" else max(1, min(wanted, (os.cpu_count() or 1) - workers))
+    return wanted if kind == "cuda" else max(1, min(wanted, distributed.cores() - workers))
 
 
 def loader(run: Run, dataset: data.ItemDataset, batches: data.TrainBatches | data.EvalBatches, compute: Compute) -> Any:

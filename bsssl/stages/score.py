@@ -10,23 +10,29 @@ from bsssl import data, distributed, fileio, selection
 from bsssl.engine.predict import predict
 from bsssl.engine.score import EXCLUDED, save_shard, score_shard
 from bsssl.log import logger, progress
-from bsssl.recipe import Run, Stage
+from bsssl.recipe import Run, Stage, Task
 from bsssl.registry import UserError
 from bsssl.stages import inputs
 
 
 def score_stage(run: Run, stage: Stage) -> dict[str, Any]:
-    """Score every shard that has no score file of this teacher and pool yet; processes share the shards."""
+    """Score what no task has scored yet, processes sharing the shards, and add up the ledgers."""
     pool = data.read_pool(str(run.folder("data") / inputs.POOL))
     if distributed.is_main():
         _remove_surplus(run, stage, pool)
+    score_task(run, stage, Task(distributed.rank(), distributed.world_size()))
+    distributed.barrier()
+    return _scored(run, stage, pool)
+
+
+def score_task(run: Run, stage: Stage, task: Task) -> None:
+    """Score the task's shards that have no score file of this teacher and pool yet."""
+    pool = data.read_pool(str(run.folder("data") / inputs.POOL))
     common = _common_header(run, stage, pool)
-    mine = list(enumerate(pool.shards))[distributed.rank() :: distributed.world_size()]
+    mine = list(enumerate(pool.shards))[task.number :: task.count]
     missing = [(number, shard) for number, shard in mine if not _is_scored(run, stage, number, common)]
     if missing:
         _score_shards(run, stage, missing, pool=pool, common=common)
-    distributed.barrier()
-    return _scored(run, stage, pool)
 
 
 def _score_shards(

@@ -1,0 +1,114 @@
+"""A real Slurm cluster of two nodes: `make test-cluster` starts one by ``cluster.sh``; without it these are skipped."""
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bsssl.status import Job, read_jobs
+from tests.conftest import Recipe
+
+CLUSTER = Path(os.environ.get("BSSSL_CLUSTER", "/tmp/bsssl-cluster"))
+NODES = ("bsssl1", "bsssl2")
+SLURM = [
+    *("--launch", "launcher.kind=slurm", "launcher.cpus_per_node=1", "launcher.memory_gb=1.5", "launcher.minutes=30"),
+    "system.workers=1",
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not os.environ.get("SLURM_CONF", "").startswith(str(CLUSTER)):
+        for item in items:
+            if Path(__file__).parent in item.path.parents:
+                item.add_marker(pytest.mark.skip(reason="no test cluster: needs root and apt; run `make test-cluster`"))
+
+
+def ask(*command: str) -> str:
+    """What one of Slurm's commands prints."""
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def wait_until(condition: Callable[[], object], *, seconds: float = 120.0) -> None:
+    """Until ``condition()`` holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds} s; queue:\n{ask('squeue')}"
+        time.sleep(0.2)
+
+
+def state_of(job_id: str) -> str:
+    """The word in squeue; nothing for a job that is not in the queue."""
+    return "\n".join(
+        line.split()[1] for line in ask("squeue", "-h", "-r", "-o", "%i %T").splitlines() if line.split()[0] == job_id
+    )
+
+
+@dataclass
+class Cluster:
+    """Launching on the cluster, and disturbing it."""
+
+    bsssl: Callable[..., object]
+    recipe: Recipe
+
+    def launch(self, command: str, output: Path, *arguments: str, status: int = 0) -> str:
+        """Submit; what was printed."""
+        outcome = self.bsssl(command, "--config", self.recipe.config, f"output_dir={output}", *SLURM, *arguments)
+        assert outcome.status == status, outcome.err
+        return outcome.out if status == 0 else outcome.err
+
+    def status(self, output: Path, *options: str) -> str:
+        return self.bsssl("status", output, *options).out
+
+    def job(self, output: Path, stage: str) -> Job:
+        """The last job of a stage."""
+        return [job for job in read_jobs(str(output)) if job.stage == stage][-1]
+
+    def wait(self, output: Path, *, seconds: float = 300.0) -> None:
+        """Until no job of the run is in the queue; what waits after a requeue is started at once."""
+
+        def over() -> bool:
+            ids = {job.job_id for job in read_jobs(str(output))}
+            waiting = [line.split("|") for line in ask("squeue", "-h", "-r", "-o", "%i|%F|%T|%r").splitlines()]
+            mine = [row for row in waiting if row[1] in ids]
+            for task_id, _, state, reason in mine:
+                if state == "PENDING" and reason == "BeginTime":
+                    subprocess.run(["scontrol", "update", f"jobid={task_id}", "StartTime=now"], capture_output=True)
+            return not mine
+
+        wait_until(over, seconds=seconds)
+
+    def ends(self, output: Path) -> dict[str, str]:
+        """How each job ended, by stage."""
+        lines = ask("sacct", "-X", "-n", "-P", "-o", "JobName,State", "-j", self._ids(output)).splitlines()
+        return {name.rpartition("-")[0]: state.split(" ")[0] for name, state in (line.split("|") for line in lines)}
+
+    def restarts(self, job: Job) -> int:
+        """How often Slurm has queued a job again."""
+        return int(re.search(r"Restarts=(\d+)", ask("scontrol", "show", "job", job.job_id))[1])
+
+    def _ids(self, output: Path) -> str:
+        return ",".join(job.job_id for job in read_jobs(str(output)))
+
+
+@pytest.fixture
+def cluster(bsssl: Callable[..., object], recipe: Recipe) -> Iterator[Cluster]:
+    """The cluster with an empty queue and both nodes up, before and after."""
+    _clear()
+    yield Cluster(bsssl, recipe)
+    _clear()
+
+
+def _clear() -> None:
+    subprocess.run(["scancel", "--user=root"], check=True)
+    for node in NODES:
+        pid = (CLUSTER / f"slurmd-{node}.pid").read_text().strip()
+        if not Path(f"/proc/{pid}").exists():
+            subprocess.run(["slurmd", "-N", node], check=True)
+    # A node that was lost for a while is told that it is back: its daemon does so itself, but only by and by.
+    idle = lambda: ask("sinfo", "-h", "-N", "-p", "main", "-o", "%t").split() == ["idle", "idle"]  # noqa: E731
+    wait_until(lambda: not ask("squeue", "-h") and idle(), seconds=60)

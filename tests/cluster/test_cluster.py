@@ -1,0 +1,189 @@
+"""Stages as jobs of a real Slurm cluster: chains, arrays, several nodes, and whatever goes wrong on one."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from benchmarks.kills import differences, digests
+from bsssl.status import read_jobs
+from tests.cluster.conftest import CLUSTER, SLURM, ask, state_of, wait_until
+
+LONG = ("stage=teacher", "teacher.length=1500 steps", "system.checkpoint_steps=50")
+
+
+def selection(output: Path) -> bytes:
+    return (output / "seed-0" / "select" / "selection.parquet").read_bytes()
+
+
+def begun(output: Path, stage: str = "teacher") -> bool:
+    """Whether the training has left its first checkpoint."""
+    return any((output / "seed-0" / stage).glob("checkpoint-*.pt"))
+
+
+def teacher(output: Path) -> dict[str, torch.Tensor]:
+    return load_file(output / "seed-0" / "teacher" / "model.safetensors")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(recipe, tmp_path_factory) -> Path:
+    """The long training of two processes on this machine, not as a job."""
+    output = tmp_path_factory.mktemp("undisturbed") / "run"
+    command = [".venv/bin/bsssl", "train", "--config", str(recipe.config), f"output_dir={output}", *LONG]
+    command[0] = str(Path(os.sys.executable).parent / "bsssl")
+    subprocess.run([*command, "--launch", "launcher.processes_per_node=2", "system.workers=1"], check=True)
+    return output
+
+
+def test_the_whole_recipe_as_a_chain(cluster, finished_once, tmp_path):
+    output = tmp_path / "run"
+    printed = cluster.launch("run", output, "launcher.score_tasks=3")
+    jobs = read_jobs(str(output))
+    assert [job.tasks for job in jobs if job.stage == "score"] == [3, None]
+    assert all(job.job_id in printed for job in jobs) and f"bsssl cancel {output}" in printed
+    text = cluster.status(output)
+    assert "waiting" in text and "PENDING (Dependency)" in text
+    again = cluster.launch("run", output, status=1)
+    assert f"{output} has {len(jobs)} unfinished jobs" in again
+
+    cluster.wait(output)
+    assert set(cluster.ends(output).values()) == {"COMPLETED"}
+    assert differences(digests(tmp_path), digests(finished_once.parent)) == []
+    text = cluster.status(output)
+    assert text.count(" done ") == len(jobs) - 2 and "6 of 6 shards" in text  # score has two jobs, the report no folder
+    assert "not done" not in cluster.status(output, "--shards")
+    assert "everything is done already" in cluster.launch("run", output)
+
+
+def test_a_task_of_scoring_is_killed(cluster, finished, tmp_path):
+    expected = selection(finished)
+    for stage in ("score", "select"):
+        for path in (finished / "seed-0" / stage).iterdir():
+            path.unlink()
+    assert "run first: python tools/score_pool.py" in cluster.launch("select", finished, status=1)
+    cluster.launch("score", finished, "launcher.score_tasks=4")
+    array = next(job for job in read_jobs(str(finished)) if job.tasks)
+    wait_until(lambda: state_of(array.ids[1]) == "RUNNING")
+    subprocess.run(["scancel", "--signal=KILL", array.ids[1]], check=True)
+    cluster.wait(finished)
+    there = {path.name: path.stat().st_mtime_ns for path in (finished / "seed-0" / "score").glob("*.scores")}
+    assert sorted(there) == [f"{number:06d}.scores" for number in (0, 2, 3, 4)]  # 1 and 5 were the killed task's
+    text = cluster.status(finished)
+    assert "4 of 6 shards" in text and "1 failed" in text and array.ids[1] in text
+    assert [line.split()[-1] for line in cluster.status(finished, "--shards").splitlines()[1:]] == [
+        *("done", "failed", "done", "done", "done", "failed"),
+    ]
+
+    cluster.launch("score", finished, "launcher.score_tasks=2")
+    cluster.wait(finished)
+    cluster.launch("select", finished)
+    cluster.wait(finished)
+    assert selection(finished) == expected
+    for name, written in there.items():
+        assert (finished / "seed-0" / "score" / name).stat().st_mtime_ns == written
+
+
+def test_two_nodes_train_like_one_process(cluster, undisturbed, bsssl, recipe, tmp_path):
+    cluster.launch("train", tmp_path / "two", *LONG, "launcher.nodes=2")
+    cluster.wait(tmp_path / "two")
+    assert "NumNodes=2" in ask("scontrol", "show", "job", cluster.job(tmp_path / "two", "teacher").job_id)
+    two = teacher(tmp_path / "two")
+    assert all(torch.equal(value, two[name]) for name, value in teacher(undisturbed).items())
+
+    short = ("stage=teacher", "teacher.length=20 steps", "teacher.base_lr=0.5")
+    cluster.launch("train", tmp_path / "short", *short, "launcher.nodes=2")
+    cluster.wait(tmp_path / "short")
+    assert bsssl("train", "--config", recipe.config, f"output_dir={tmp_path / 'one'}", *short).status == 0
+    torch.testing.assert_close(teacher(tmp_path / "short"), teacher(tmp_path / "one"), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["preempted", "USR2", "TERM to a process"])
+def test_two_nodes_are_interrupted(cluster, undisturbed, tmp_path, how):
+    output = tmp_path / "run"
+    cluster.launch("train", output, *LONG, "launcher.nodes=2")
+    job = cluster.job(output, "teacher")
+    wait_until(lambda: begun(output))
+    if how == "preempted":
+        urgent = ["sbatch", "--parsable", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap=sleep 2"]
+        subprocess.run(urgent, check=True)
+    elif how == "USR2":
+        subprocess.run(["scancel", "--signal=USR2", job.job_id], check=True)
+    else:
+        subprocess.run(["scancel", "--signal=TERM", job.job_id], check=True)
+    if how != "TERM to a process":
+        wait_until(lambda: cluster.restarts(job) == 1)
+    cluster.wait(output)
+    assert cluster.ends(output)["teacher"] == "COMPLETED"
+    assert all(torch.equal(value, teacher(output)[name]) for name, value in teacher(undisturbed).items())
+
+
+@pytest.mark.parametrize("what", ["the node", "only its daemon"])
+def test_a_node_dies(cluster, recipe, tmp_path, what):
+    output, whole = tmp_path / "run", tmp_path / "whole"
+    cluster.launch("train", output, *LONG)
+    job = cluster.job(output, "teacher")
+    wait_until(lambda: begun(output))
+    node = ask("squeue", "-h", "-j", job.job_id, "-o", "%N")
+    victims = [int((CLUSTER / f"slurmd-{node}.pid").read_text())]
+    if what == "the node":
+        victims += processes_of(job.job_id)
+        assert len(victims) >= 3  # the daemon, its step, the training
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
+    # Slurm finds out, and gives the job to the other node, perhaps with the old process still at work.
+    wait_until(lambda: cluster.restarts(job) == 1, seconds=120)
+    cluster.wait(output)
+    assert cluster.ends(output)["teacher"] == "COMPLETED"
+    command = [str(Path(os.sys.executable).parent / "bsssl"), "train", "--config", str(recipe.config)]
+    subprocess.run([*command, f"output_dir={whole}", *LONG, "system.workers=1"], check=True)
+    assert all(torch.equal(value, teacher(output)[name]) for name, value in teacher(whole).items())
+
+
+def processes_of(job_id: str) -> list[int]:
+    """The job's processes, and Slurm's own that watch over them."""
+    found = []
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            mine = f"SLURM_JOB_ID={job_id}\0".encode() in environment.read_bytes()
+            command = (environment.parent / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if mine or f"slurmstepd: [{job_id}.".encode() in command:
+            found.append(int(environment.parent.name))
+    return found
+
+
+def test_cancel(cluster, bsssl, tmp_path):
+    output = tmp_path / "run"
+    cluster.launch("run", output)
+    jobs = read_jobs(str(output))
+    assert bsssl("cancel", output).out.startswith(f"{len(jobs)} jobs cancelled")
+    wait_until(lambda: not ask("squeue", "-h"))
+    text = cluster.status(output)
+    assert "cancelled" in text and "waiting" not in text and "running" not in text
+    assert bsssl("cancel", output).out == f"{output} has no unfinished jobs\n"
+
+
+def test_a_stage_that_fails_stops_the_chain_and_names_its_log(cluster, tmp_path):
+    output = tmp_path / "run"
+    cluster.launch("run", output, "data.max_failure_rate=0.001", "launcher.score_tasks=2")
+    cluster.wait(output)
+    ends = cluster.ends(output)
+    assert ends["teacher"] == ends["evaluate-baseline"] == "COMPLETED"
+    assert {ends[name] for name in ("select", "pretrain", "finetune", "report")} == {"CANCELLED"}
+    text = cluster.status(output)
+    logs = [line.rpartition(" ")[2] for line in text.splitlines() if "score, failed: " in line]
+    assert logs and "of the pool's 52 items cannot be read" in Path(logs[0]).read_text()
+    assert "error: 1 of the pool's 52 items cannot be read" in text
+    assert "Traceback" not in Path(logs[0]).read_text()
+
+
+def test_what_cannot_be_submitted_leaves_nothing_behind(cluster, tmp_path):
+    error = cluster.launch("run", tmp_path / "run", "launcher.stages={select: {partition: nowhere}}", status=1)
+    assert "job select-0 cannot be submitted" in error and "nowhere" in error and error.count("error: ") == 1
+    wait_until(lambda: not ask("squeue", "-h"), seconds=20)
+    assert SLURM[1] == "launcher.kind=slurm"
