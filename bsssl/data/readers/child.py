@@ -22,13 +22,11 @@ _SECONDS_TO_START = 300.0  # importing PyTorch from a slow disk
 _AT_A_TIME = 32  # frames that are held here
 _SOURCE = re.compile(r"\[[\d:]+\] \S+:\d+: |^\w+, \S+:\d+, ")  # "[12:19:04] /src/reader.cc:151: ", "scan, /a.cpp:2, "
 _TOLERANCE = 1e-4  # seconds, between two ways of computing the same time
-
-
-_LYING = "it cannot turn the pictures, which lie on their side, upright; the reader av can"
+_PADDED = "from_size == to_size"  # in decord's error, see ``_unpadded``
 
 
 class Unusable(Exception):
-    """The library cannot do this, or nothing at all; the message says why."""
+    """The library does not work; the message says why."""
 
 
 class Decord:
@@ -48,24 +46,32 @@ class Decord:
     def pictures(self, indices: list[int], times: list[float] | None, seek: bool) -> Iterator[np.ndarray]:
         """The frames with these ascending numbers; without ``seek`` all that precede the last are decoded for them."""
         if seek:
-            for start in range(0, len(indices), _AT_A_TIME):
-                yield self._batch(indices[start : start + _AT_A_TIME])
-            return
+            try:
+                for start in range(0, len(indices), _AT_A_TIME):
+                    yield self._video.get_batch(indices[start : start + _AT_A_TIME]).asnumpy()
+                return
+            except Exception as error:
+                if _PADDED not in str(error):
+                    raise
+        yield from self._in_order(indices)
+
+    def _in_order(self, indices: list[int]) -> Iterator[np.ndarray]:
         self._open()
         wanted = set(indices)
         for index in range(indices[-1] + 1):
             picture = self._video.next()  # ``skip_frames`` would seek
             if index in wanted:
-                if picture.shape[-1] != 3:
-                    raise Unusable(_LYING)
-                yield picture.asnumpy()[None]
+                yield _unpadded(picture.asnumpy())[None]
 
-    def _batch(self, indices: list[int]) -> np.ndarray:
-        try:
-            pictures: np.ndarray = self._video.get_batch(indices).asnumpy()
-        except Exception as error:
-            raise (Unusable(_LYING) if "from_size == to_size" in str(error) else error) from None
-        return pictures
+
+def _unpadded(picture: np.ndarray) -> np.ndarray:
+    """A picture of decord's without the bytes that fill up its rows; no copy if there are none.
+
+    decord takes the length of a row over the width for the number of channels. Rows of narrow pictures may be filled up
+    so far that it finds more than three, 48x36 for one, and its batches, which have three, cannot hold such pictures.
+    """
+    height, width, _ = picture.shape
+    return picture.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)
 
 
 class Torchcodec:

@@ -10,6 +10,7 @@ import numpy as np
 
 from bsssl.data.decode import MAX_ASPECT, MAX_PIXELS, DecodeError, check_size
 from bsssl.data.readers.base import Clock, VideoReader
+from bsssl.data.readers.matroska import stated_size
 
 if TYPE_CHECKING:
     from av.packet import Packet
@@ -23,6 +24,7 @@ _CONTAINERS = (
 _OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
 _WORTH_A_SEEK = 4  # frames, which decode in the time of a seek
 _ASSUMED_RATE = 25  # frames a second, of what has neither times nor a rate
+_START = 1024  # bytes, in which a file states its size
 
 
 class PyavReader(VideoReader):
@@ -35,9 +37,10 @@ class PyavReader(VideoReader):
     Where time stamps are missing, double or made up, as for H.264 with B-frames in AVI, frames are counted: the video
     is decoded once when it is opened, and again from its start for every ``get``.
 
-    A file that ends within a frame is refused; one cut elsewhere is as long as what is left of it. What a decoder had
-    to guess is refused too, but not all damage is seen by it. Transparency is ignored. A frame of another size than
-    the first is scaled.
+    A file that ends within a frame is refused; one cut elsewhere is as long as what is left of it. Matroska and WebM
+    are refused wherever they are cut, since FFmpeg drops the last frame's remains unseen, unless they do not state
+    their size, being live streams. What a decoder had to guess is refused too, but not all damage is seen by it.
+    Transparency is ignored. A frame of another size than the first is scaled.
 
     The decoder has one thread: with more it takes half as much again of the processors' time, and there are workers.
     """
@@ -96,8 +99,11 @@ class PyavReader(VideoReader):
         import av
         from av.video.reformatter import VideoReformatter
 
-        if _size(self._source) == 0:
+        size, start = _size_and_start(self._source)
+        if size == 0:
             raise DecodeError("empty file")
+        if size < (stated := stated_size(start)):
+            raise DecodeError(f"cut short: {size} of {stated} bytes are there")
         # A path with a colon would be taken for an address.
         file = io.BytesIO(self._source) if isinstance(self._source, bytes) else f"file:{self._source}"
         # Metadata can be in any encoding. The time limit is for one packet, which may be sought through a whole file.
@@ -286,13 +292,13 @@ class PyavReader(VideoReader):
         return np.rot90(rgb.to_ndarray(), self._turns)
 
 
-def _size(source: str | bytes) -> int:
-    """In bytes; DecodeError when the file cannot be opened."""
+def _size_and_start(source: str | bytes) -> tuple[int, bytes]:
+    """The size in bytes, and the first of them; DecodeError when the file cannot be read."""
     if isinstance(source, bytes):
-        return len(source)
+        return len(source), source[:_START]
     try:
         with open(source, "rb") as file:
-            return os.fstat(file.fileno()).st_size
+            return os.fstat(file.fileno()).st_size, file.read(_START)
     except OSError as error:
         raise DecodeError(error.strerror or str(error)) from None
 
