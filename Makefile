@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install quickstart quickstart-video test lint clean
+.PHONY: install quickstart quickstart-video test test-cluster lint clean
 
 install: .venv/installed  ## create .venv and install bsssl with everything it needs (about 6 GB: torch brings CUDA)
 
@@ -19,6 +19,11 @@ quickstart-video: install  ## the same on moving digits, as H.264 videos; seeds=
 
 test: install  ## the whole test suite
 	$(BIN)/python -m pytest --numprocesses auto
+
+test-cluster: install  ## what needs a Slurm cluster, on one of two nodes on this machine (as root, with apt)
+	tests/cluster/cluster.sh start
+	. $${BSSSL_CLUSTER:-/tmp/bsssl-cluster}/env.sh && $(BIN)/python -m pytest tests/cluster; status=$$?; \
+		tests/cluster/cluster.sh stop; exit $$status
 
 lint: install  ## style and types
 	$(BIN)/ruff check .

@@ -28,6 +28,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Writes one score file per pool shard; shards that are done are left alone.",
     ),
     "select": ("choose the student's training set", "Reads the score files and writes the selection."),
+    "materialise": (
+        "copy the selected samples into tars",
+        "Writes them shuffled; tars that are done are left alone. The config needs a `materialise` section.",
+    ),
     "evaluate": (
         "test a trained stage",
         "Tests the stage named by the config's `stage` (default: finetune) on data.test.",
@@ -122,9 +126,9 @@ def _add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument("--config", required=True, help="a YAML file, e.g. projects/image/quickstart.yaml")
     parser.add_argument("--plan", action="store_true", help="print what would run, and run nothing")
     parser.add_argument("--launch", action="store_true", help="start processes or submit jobs as `launcher` says")
-    if command == "score":
+    if command in ("score", "materialise"):
         parser.add_argument(
-            "--task", metavar="I/N", type=_task, help="score the I-th of N shares of the shards (from 0), no more"
+            "--task", metavar="I/N", type=_task, help="do the I-th of N shares of the work (from 0), no more"
         )
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="e.g. output_dir=outputs/try finetune.base_lr=0.001"
@@ -147,7 +151,7 @@ def _look_after(command: str, parsed: argparse.Namespace) -> None:
 
 
 def _run(command: str, config: Config, parsed: argparse.Namespace, given: list[str]) -> None:
-    task = parsed.task if command == "score" else None
+    task = getattr(parsed, "task", None)
     wanted = _stage_names(command, config) if task is None else lambda name: name == command
     # The commands that errors name must lead to the same run, so they carry the overrides too.
     kept = [override for override in parsed.overrides if not override.startswith("stage=")]
@@ -184,6 +188,10 @@ def _stage_names(command: str, config: Config) -> Callable[[str], bool]:
     stage = config.stage
     if command == "run":
         return lambda name: True
+    if command == "materialise":
+        if config.materialise is None:
+            raise UserError("the config has no materialise section; add for example materialise.samples_per_tar=10000")
+        return lambda name: name == command
     if command in ("score", "select"):
         return lambda name: name in ("data", command)
     if stage == "ceiling" and config.ceiling is None:

@@ -80,7 +80,7 @@ class Source(Section):
     """Where images or videos come from."""
 
     dataset: str
-    """folder, manifest, tars or digits; any name registered in DATASETS"""
+    """folder, manifest, tars, digits, of videos kinetics, ucf101, hmdb51, moving_digits; any registered in DATASETS"""
     path: str
     """folder, manifest file, tar (a glob or a {000..099} range names many), or a URL of any of these"""
     options: dict[str, Any] = {}
@@ -348,6 +348,13 @@ class Select(Section):
     that kept the class (the paper's comparisons)"""
 
 
+class Materialise(Section):
+    """Copying the selected samples into shuffled tars, for a student that reads them from one end to the other."""
+
+    samples_per_tar: int = Field(10_000, ge=1)
+    """samples of each tar; one is read from end to end before the next"""
+
+
 class System(Section):
     """How to compute. Of these, only `precision` counts as a change of the recipe."""
 
@@ -404,8 +411,8 @@ class Launcher(Section):
     """memory of each node, GB; default: the cluster's"""
     minutes: int = Field(1440, ge=1)
     """time limit of a job; one that reaches it is queued again and goes on where it was"""
-    score_tasks: int = Field(1, ge=1)
-    """tasks that share the pool's shards in scoring; may change from one submission to the next"""
+    array_tasks: int = Field(1, ge=1)
+    """jobs that share the work of scoring, and of materialising; may change from one submission to the next"""
     array_parallelism: int = Field(256, ge=1)
     """how many of these run at once"""
     partition: str | None = None
@@ -420,7 +427,7 @@ class Launcher(Section):
     """further arguments of sbatch, e.g. {exclude: n7, exclusive: true}"""
     setup: list[str] = []
     """lines of shell before a job's processes start"""
-    stages: dict[Literal["data", "train", "score", "select", "evaluate", "report"], StageResources] = {}
+    stages: dict[Literal["data", "train", "score", "select", "materialise", "evaluate", "report"], StageResources] = {}
     """what jobs of one kind of stage have instead, e.g. {select: {partition: cpu, memory_gb: 64}}"""
 
     @model_validator(mode="after")
@@ -443,7 +450,9 @@ class Config(Section):
 
     output_dir: str
     """the run's folder"""
-    stage: Literal["teacher", "score", "select", "pretrain", "finetune", "baseline", "ceiling"] | None = None
+    stage: (
+        Literal["teacher", "score", "select", "materialise", "pretrain", "finetune", "baseline", "ceiling"] | None
+    ) = None
     """the one stage that a single-stage command runs"""
     seed: int = Field(0, ge=0)
     """of everything random; stages of different seeds live side by side"""
@@ -463,6 +472,8 @@ class Config(Section):
     finetune: Finetune = Finetune()
     score: Score = Score()
     select: Select = Select()
+    materialise: Materialise | None = None
+    """off when not given; worth it where the pool lies on slow or distant storage"""
     system: System = System()
     launcher: Launcher = Launcher()
 

@@ -1,6 +1,7 @@
 """Files, local or remote (any URL fsspec knows): reading, listing, and writes that are complete or absent."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -128,8 +129,10 @@ def atomic_write(path: str) -> Iterator[IO[bytes]]:
 
 def unwritable(path: str, error: OSError) -> UserError:
     """What to raise when ``error`` kept us from writing ``path``: a full disk, a folder that is read-only."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return UserError(
-        f"cannot write {path}: {error.strerror or error}; free space or choose another folder with output_dir="
+        f"cannot write {path}: {error.strerror or error}; {'free space or ' if full else ''}choose another folder with "
+        "output_dir="
     )
 
 

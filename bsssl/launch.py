@@ -19,7 +19,6 @@ import submitit
 
 from bsssl import fileio, log, report
 from bsssl.config import Config, Launcher, StageResources, load_config
-from bsssl.log import logger
 from bsssl.recipe import Run, Task, all_seeds, as_yaml, execute
 from bsssl.registry import UserError
 from bsssl.stages import IN_PARTS
@@ -142,7 +141,7 @@ class _Submission:
             if not wanted(stage.name) or (run.pending(stage.name) is None and not after):
                 continue
             run.require_inputs(stage.name, besides=ids)
-            job, tasks = replace(self._first, seed=run.seed, stage=stage.name), self._launcher.score_tasks
+            job, tasks = replace(self._first, seed=run.seed, stage=stage.name), self._launcher.array_tasks
             if stage.kind in IN_PARTS and tasks > 1:
                 # The array does the work; the job after it finds all parts there and finishes the stage.
                 shares = [replace(job, task=Task(number, tasks)) for number in range(tasks)]
@@ -168,7 +167,8 @@ class _Submission:
             executor.update_parameters(**_parameters(self._launcher, kind, name=name, after=after))
             submitted = executor.submit_array(jobs) if len(jobs) > 1 else [executor.submit(jobs[0])]
         except (subprocess.CalledProcessError, submitit.core.utils.FailedSubmissionError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[-300:]
+            # Of submitit's text what sbatch said.
+            reason = " ".join(" ".join(str(error).split("sbatch: error: ")[-2:]).split())[-300:]
             raise UserError(f"job {name} cannot be submitted: {reason}; check the launcher section") from None
         self.jobs.append(
             Job(
@@ -180,7 +180,6 @@ class _Submission:
             )
         )
         save_jobs(str(self.folder), self.jobs)
-        logger.info("job %s: %s", self.jobs[-1].job_id, name)
         return self.jobs[-1].job_id
 
 

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterable
 
 from bsssl import config as configs
+from bsssl import fileio
 from bsssl.distributed import world_size
 from bsssl.log import aligned
 from bsssl.models import profile
 from bsssl.recipe import Run, Stage, all_seeds
-from bsssl.registry import UserError
+from bsssl.registry import DATASETS, UserError
 from bsssl.stages.check import check_settings
 from bsssl.stages.prepare import pool_sources, split
 
@@ -50,6 +51,9 @@ def _sizes(run: Run) -> tuple[dict[str, int], str]:
         labeled, rest, test, classes = split(settings, seed=run.seed)
         pool = sum(len(records) for source in pool_sources(settings, None) for records in source.batches())
     except (UserError, OSError) as error:
+        sources = (settings.train, settings.test, *settings.pool)
+        if all(DATASETS.get(source.dataset).makes_files or fileio.exists(source.path) for source in sources):
+            raise  # the data is there: something else is wrong
         return {}, f"sizes are unknown until the data is there: {error}"
     pool += len(rest) if settings.rest_in_pool else 0
     return {"labeled": len(labeled), "rest": len(rest), "test": len(test), "pool": pool, "classes": len(classes)}, ""
@@ -63,7 +67,7 @@ def _row(run: Run, name: str, sizes: dict[str, int]) -> tuple[str, ...]:
     if stage.kind == "score":
         rows = sizes.get("pool")
         return name, _number(rows), str(config.score.batch_size), "", _number(rows), ""
-    if stage.kind == "select":
+    if stage.kind in ("select", "materialise"):
         return name, _selected(run, name, sizes), "", "", "", ""
     if stage.kind == "data":
         rows = sizes["labeled"] + sizes["test"] + sizes["pool"] if sizes else None
@@ -78,7 +82,7 @@ def _training_row(run: Run, stage: Stage, sizes: dict[str, int]) -> tuple[str, .
         rows = sizes["labeled"] + sizes["rest"]
         shown = _number(rows)
     if stage.section == "pretrain":
-        selected = next(need for need in stage.needs if need.startswith("select"))
+        selected = next(need for need in stage.needs if need.startswith(("select", "materialise")))
         shown = _selected(run, selected, sizes)
         rows = run.result(selected)["pairs"] if run.pending(selected) is None else None
     rate = settings.base_lr * settings.batch_size / 256

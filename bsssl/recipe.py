@@ -1,6 +1,6 @@
 """The paper's stages in order: what each needs and leaves, what is already done, and why something runs again.
 
-    data -> teacher -> score -> select -> pretrain -> finetune          (and again from score on, for more rounds)
+    data -> teacher -> score -> select (-> materialise) -> pretrain -> finetune     (more rounds: from score on again)
       \\-> baseline, ceiling                    evaluate-* after every trained network
 
 Each stage of each seed has a folder; its ``done.json`` appears last, with the fingerprint of the stage's settings and
@@ -36,10 +36,17 @@ RESULTS: dict[str, dict[str, tuple[str, ...]]] = {
     "train": {"weights": (WEIGHTS,)},
     "score": {"scores": ()},  # one file per shard of the pool, of what is read alone
     "select": {"selection": (SELECTION,)},
+    "materialise": {"selection": (SELECTION,)},  # and the tars that it names
     "evaluate": {"figures": ("metrics.json", "predictions.parquet")},
 }
 """The files that each kind of stage leaves, by the parts in which others read them."""
-COMMANDS = {"score": "score_pool.py", "select": "select_samples.py", "evaluate": "test_net.py", "train": "train_net.py"}
+COMMANDS = {
+    "train": "train_net.py",
+    "score": "score_pool.py",
+    "select": "select_samples.py",
+    "materialise": "materialise_samples.py",
+    "evaluate": "test_net.py",
+}
 PACKAGES = ("bsssl", "torch", "torchvision", "timm", "numpy", "pyarrow")
 
 
@@ -50,7 +57,7 @@ class Stage:
     name: str
     """unique in a run: teacher, score, select-2, evaluate-finetune, ..."""
     kind: str
-    """data, train, score, select or evaluate"""
+    """data, train, score, select, materialise or evaluate"""
     section: str
     """the config's section that sets it: teacher, score, ... ; of an evaluation, the trained stage's"""
     needs: tuple[str, ...]
@@ -80,7 +87,12 @@ def stages(config: Config, *, seed: int) -> list[Stage]:
         score_settings |= _seen_by(model, config, "score")
         planned.append(Stage(score, "score", "score", ("data", teacher), score_settings))
         planned.append(Stage(select, "select", "select", (score,), {**config.select.model_dump(), "seed": seed}))
-        sources = (select, score) if config.pretrain.targets == "soft" else (select,)
+        chosen = select
+        if config.materialise is not None:
+            chosen = f"materialise{suffix}"
+            copied = {**config.materialise.model_dump(), "seed": seed}
+            planned.append(Stage(chosen, "materialise", "materialise", (select,), copied))
+        sources = (chosen, score) if config.pretrain.targets == "soft" else (chosen,)
         planned += _trained(config, seed, "pretrain", suffix, sources)
         planned += _trained(config, seed, "finetune", suffix)
         teacher = f"finetune{suffix}"
@@ -113,7 +125,9 @@ def _data_settings(config: Config, seed: int) -> dict[str, Any]:
     """Apart, since only scoring reads the pool: another pool does not change the teacher."""
     data = config.data
     labels = data.model_dump(include={"train", "test", "num_classes", "labels_per_class"})
-    labels |= {"files": _files_state([data.train, data.test])} | ({"seed": seed} if data.labels_per_class else {})
+    labels |= {"videos": data.clips is not None, "files": _files_state([data.train, data.test])} | (
+        {"seed": seed} if data.labels_per_class else {}
+    )
     pool = data.model_dump(include={"pool", "rest_in_pool", "shard_size", "pool_overlap"})
     return {"labels": labels, "pool": pool | {"files": _files_state(data.pool)}}
 
@@ -259,7 +273,7 @@ class Run:
 
         ``besides``: stages that are on their way.
         """
-        for need in self.stages[name].needs:
+        for need in reversed(self.stages[name].needs):  # the data last: what needs the rest has seen to it
             reason = None if need in besides else self.pending(need)
             if reason is not None:
                 raise UserError(
@@ -273,7 +287,7 @@ class Run:
         if name not in (stage.section, f"evaluate-{stage.section}") or stage.kind == "data":
             return f"python tools/run_recipe.py --config {self.config_path}"
         line = f"python tools/{COMMANDS[stage.kind]} --config {self.config_path}"
-        return line if stage.kind in ("score", "select") else f"{line} stage={stage.section}"
+        return line if stage.kind in ("score", "select", "materialise") else f"{line} stage={stage.section}"
 
     def _finish(self, name: str, result: dict[str, Any], seconds: float) -> None:
         stage, read = self.stages[name], self._read(name)
@@ -322,7 +336,10 @@ def execute(
     distributed.init(config.system.device)
     runs = all_seeds(config, config_path=config_path)
     for run in runs:
-        for name in filter(wanted, run.stages):
+        names = list(filter(wanted, run.stages))
+        for name in names:
+            run.require_inputs(name, besides=names)
+        for name in names:
             if task is None:
                 run.execute(name)
             else:

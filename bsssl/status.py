@@ -124,7 +124,7 @@ class _Stage:
                 return kind
         if _DONE in self._files:
             return "done"
-        return "failed" if "ended" in kinds else "cancelled" if "cancelled" in kinds else "not done"
+        return "cancelled" if "cancelled" in kinds else "failed" if "ended" in kinds else "not done"
 
     def row(self) -> tuple[str, ...]:
         return self.seed, self.name, self.state, " ".join(job.job_id for job in self.jobs), "; ".join(self._details())

@@ -12,7 +12,8 @@ from bsssl.config import load_config
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "projects").rglob("*.yaml"))
-TOOLS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tools").glob("*.py"))
+RUN_TOOLS = ["tools/cancel_run.py", "tools/status_run.py"]
+TOOLS = sorted({str(path.relative_to(ROOT)) for path in (ROOT / "tools").glob("*.py")} - set(RUN_TOOLS))
 COMMAND_OF_TOOL = {
     "run_recipe": "run",
     "train_net": "train",
@@ -60,6 +61,17 @@ def test_a_project_loads_and_plans_without_its_data(path, bsssl, tmp_path, monke
     assert all(re.search(costs if config.data.num_classes else "set data.num_classes", line) for line in lines[3:5])
     assert re.match(r"stage +rows +batch +steps", lines[6])
     assert any(re.search(r"to do.* \(not done yet\)$", line) for line in lines[7:])
+
+
+@pytest.mark.parametrize("tool", RUN_TOOLS)
+def test_a_tool_that_looks_after_a_run(tool, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [tool, "--help"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(ROOT / tool), run_name="__main__")
+    assert not caught.value.code and "output_dir" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [tool, "nowhere"])
+    with pytest.raises(SystemExit, match=r"^error: no run in nowhere; give the output_dir of one"):
+        runpy.run_path(str(ROOT / tool), run_name="__main__")
 
 
 @pytest.mark.parametrize("tool", TOOLS)

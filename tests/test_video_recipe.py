@@ -34,7 +34,7 @@ def videos(tmp_path_factory):
 def config(videos, tmp_path):
     """A recipe of a few steps, 4 labels of each class; the others are the pool."""
     short = {"length": "3 steps", "batch_size": 8, "base_lr": 0.1, "warmup": "0 steps"}
-    options = {"dataset": "folder", "options": {"extensions": "videos"}}
+    options = {"dataset": "folder"}
     values = {
         "output_dir": str(tmp_path / "run"),
         "data": {
@@ -118,7 +118,7 @@ def paths_in(folder):
 def test_unreadable_videos_are_replaced_counted_and_listed(bsssl, config, broken, tmp_path, workers, method):
     """Every one of the 40 training videos is labeled, so that each broken one is drawn."""
     arguments = ["--config", config, *paths_in(broken), "stage=teacher", "data.labels_per_class=10"]
-    arguments += [f"data.pool=[{{dataset: folder, path: {broken}/test, options: {{extensions: videos}}}}]"]
+    arguments += [f"data.pool=[{{dataset: folder, path: {broken}/test}}]"]
     arguments += ["data.pool_overlap=allow", "data.max_missing_rate=0.1", "teacher.length=2 epochs"]
     arguments += [f"system.workers={workers}", f"system.start_method={method}"]
     outcome = bsssl("train", *arguments)
@@ -167,3 +167,24 @@ def test_a_reader_that_is_not_installed_is_told_before_anything_runs(bsssl, conf
 def test_a_stride_cannot_vary_by_more_than_itself(bsssl, config):
     outcome = bsssl("run", "--config", config, "--plan", "data.clips.stride_jitter=2")
     assert outcome.status == 1 and "stride_jitter (2) must be below stride (2)" in outcome.err
+
+
+def test_the_clients_command_says_what_to_run_first(bsssl, tmp_path):
+    outcome = bsssl("train", "--config", "projects/video/student.yaml", f"output_dir={tmp_path / 'run'}")
+    assert outcome.status == 1 and len(outcome.errors) == 1
+    assert "pretrain needs the result of 'select'" in outcome.err
+    assert "run first: python tools/select_samples.py --config projects/video/student.yaml" in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_does_not_take_a_mistake_for_missing_data(bsssl, tmp_path):
+    outcome = bsssl(
+        *("run", "--config", "projects/video/quickstart.yaml", "--plan", f"output_dir={tmp_path / 'run'}"),
+        *("data.train.options.label=colour", f"data.train.path={tmp_path}", f"data.test.path={tmp_path}"),
+    )
+    assert outcome.status == 1 and "moving_digits has no label 'colour'" in outcome.errors[0]
+
+
+def test_a_network_for_images(bsssl, config):
+    outcome = bsssl("run", "--config", config, "models.student={name: small_resnet}")
+    assert outcome.status == 1 and "if it is a network for images, leave out data.clips" in outcome.errors[0]

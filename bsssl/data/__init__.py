@@ -3,6 +3,7 @@
 from bsssl.data.dataset import Failure, ItemDataset, SparseTargets, Targets, collate
 from bsssl.data.generated import Digits, MovingDigits
 from bsssl.data.loader import EvalBatches, TrainBatches, make_loader
+from bsssl.data.materialise import TarPlan, is_written, plan_tars, write_places, write_tar
 from bsssl.data.overlap import check_overlap, content_hashes, find_overlap
 from bsssl.data.pool import Pool, Shard, read_pool, write_pool
 from bsssl.data.readers import check_backend
@@ -31,6 +32,7 @@ __all__ = [
     "Shard",
     "Source",
     "SparseTargets",
+    "TarPlan",
     "Targets",
     "TrainBatches",
     "Transform",
@@ -44,15 +46,19 @@ __all__ = [
     "concat_records",
     "content_hashes",
     "find_overlap",
+    "is_written",
     "make_loader",
     "make_records",
     "make_views",
+    "plan_tars",
     "read_pool",
     "read_records",
     "selected_training_set",
     "split_labels",
     "test_transform",
     "train_transform",
+    "write_places",
     "write_pool",
     "write_records",
+    "write_tar",
 ]

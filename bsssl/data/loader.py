@@ -1,5 +1,6 @@
 """Which rows make up which batch, and the loader that fetches them."""
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ class TrainBatches(Sampler[list[tuple[int, int]]]):
 
     The batches of all ranks are cut from one long sequence of draws, epoch after epoch, nothing dropped::
 
-        draw      0 1 2 ... n-1 | n n+1 ...           row = permutation(seed, draw // n)[draw % n]
+        draw      0 1 2 ... n-1 | n n+1 ...           row = permutation(n, seed, draw // n, groups)[draw % n]
         batch b   draws b * batch_size ... (b + 1) * batch_size - 1; rank r of R takes the r-th of R equal slices
 
     ``batch_size`` counts the samples of one batch over all ranks; with gradient accumulation, one batch is one
@@ -33,6 +34,7 @@ class TrainBatches(Sampler[list[tuple[int, int]]]):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        groups: np.ndarray | None = None,
     ) -> None:
         if num_rows < 1:
             raise UserError("there is nothing to train on: the training set is empty")
@@ -45,6 +47,7 @@ class TrainBatches(Sampler[list[tuple[int, int]]]):
         self._seed = seed
         self._rank = rank
         self._world_size = world_size
+        self._groups = groups
 
     def __len__(self) -> int:
         if self._num_batches is None:
@@ -61,15 +64,22 @@ class TrainBatches(Sampler[list[tuple[int, int]]]):
             for draw in range(first, first + each):
                 if draw // self._num_rows != epoch:
                     epoch = draw // self._num_rows
-                    order = permutation(self._num_rows, seed=self._seed, epoch=epoch)
+                    order = permutation(self._num_rows, seed=self._seed, epoch=epoch, groups=self._groups)
                 rows.append((int(order[draw % self._num_rows]), draw))
             yield rows
             batch += 1
 
 
-def permutation(num_rows: int, *, seed: int, epoch: int) -> np.ndarray:
-    """The order of one epoch: uint32 (num_rows,), the same on every machine."""
+def permutation(num_rows: int, *, seed: int, epoch: int, groups: np.ndarray | None = None) -> np.ndarray:
+    """The order of one epoch: uint32 (num_rows,), the same on every machine.
+
+    With ``groups``, integers (num_rows,) from 0 on, rows of a group stay together: the groups are shuffled, and the
+    rows of each.
+    """
     generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    if groups is not None:
+        places = generator.permutation(int(groups.max()) + 1)
+        return np.lexsort((generator.random(num_rows, np.float32), places[groups])).astype(np.uint32)
     order = np.arange(num_rows, dtype=np.uint32)
     generator.shuffle(order)
     return order
@@ -112,7 +122,15 @@ def make_loader(
         batch_sampler=batches,
         collate_fn=collate,
         pin_memory=pin_memory,
+        worker_init_fn=_leave_signals_to_the_main_process,
         num_workers=workers,
         prefetch_factor=prefetch,
         multiprocessing_context=context,
     )
+
+
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """Slurm sends these to every process of a job that is preempted or near its time limit. The main process answers
+    them; a worker that ended of one would fail the training first."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)

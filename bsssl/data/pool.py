@@ -82,7 +82,10 @@ def write_pool(
     if left_out:
         logger.info("%d labeled or test items left out of the pool", left_out)
     if not base:
-        raise UserError("the pool is empty: its sources hold nothing, or nothing but labeled and test items")
+        raise UserError(
+            "the pool is empty: its sources hold nothing that ends as their options.extensions say, or nothing but "
+            "labeled and test items; check data.pool"
+        )
     pool = Pool(fingerprint=digest.hexdigest()[:16], shards=shards)
     rows = [asdict(shard) | {"path": shard.path.rsplit("/", 1)[-1]} for shard in shards]
     fileio.write_json(

@@ -71,8 +71,8 @@ def class_indices(records: pa.Table, names: Sequence[str], *, what: str) -> np.n
     if column.null_count:
         first = records.filter(pc.is_null(column)).slice(0, 1).to_pylist()[0]
         raise UserError(
-            f"{what}: {column.null_count} of {len(records)} items have no label (first: {first['key']} in "
-            f"{first['path']}); put each in its class's folder or give the manifest a label column"
+            f"{what}: {column.null_count} of {len(records)} items have no label (first: {first['path']}); "
+            f"put each in its class's folder or give the manifest a label column"
         )
     found = pc.index_in(column, value_set=pa.array(names, pa.string()))
     if found.null_count:

@@ -1,11 +1,14 @@
 """The student's training set: what a selected sample with one or several classes contributes."""
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from bsssl import fileio
 from bsssl.data.dataset import SparseTargets, Targets
 from bsssl.registry import UserError
 from bsssl.selection import read_sample_scores, read_selection, selection_facts
@@ -44,6 +47,7 @@ def selected_training_set(
             f"{selection} and the data have different classes ({', '.join(other[:5]) or 'in another order'}); use the "
             "same class list, or score and select again"
         )
+    table = table.set_column(1, "path", _from_folder(table["path"], os.path.dirname(selection)))
     if mode == "per_pair":
         return _places(table), table["class"].to_numpy().astype(np.int64)
     shard, position = table["shard"].to_numpy(), table["position"].to_numpy()
@@ -59,6 +63,14 @@ def selected_training_set(
     if mode == "soft":
         return places, _soft_targets(list(scores), shard[starts], position[starts], temperature, num_classes)
     raise UserError(f"unknown targets '{mode}'; valid: multi, per_pair, soft")
+
+
+def _from_folder(paths: pa.ChunkedArray, folder: str) -> pa.ChunkedArray:
+    """Paths relative to the selection file, as those of copied samples are, as paths from here."""
+    relative = pc.invert(pc.match_substring_regex(paths, "^/|://"))
+    if not pc.any(relative).as_py():
+        return paths
+    return pc.if_else(relative, pc.binary_join_element_wise(fileio.join(folder, ""), paths, ""), paths)
 
 
 def _places(table: pa.Table) -> pa.Table:

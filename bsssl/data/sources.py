@@ -74,7 +74,7 @@ class Folder(Source):
         if not found:
             raise UserError(
                 f"nothing to read in {self.path}: none of its {skipped} files ends in {', '.join(self._endings)}; "
-                "check the path or set extensions"
+                "check the path, or set the source's options.extensions (images, videos, any, or a list)"
             )
         if skipped:
             logger.info("%s: %d files with other extensions left out", self.path, skipped)

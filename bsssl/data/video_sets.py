@@ -32,8 +32,8 @@ class Kinetics(Source):
             replaced), ``{id}``, ``{start}`` and ``{end}`` (seconds).
         segments: take only the row's segment of its video. By default so if ``file`` has no ``{start}``, since such
             videos are whole ones.
-        missing: many of the videos are gone. ``skip`` leaves out, counted, the rows whose file is not in ``root``;
-            ``keep`` keeps them, to be reported as files that cannot be read.
+        missing: many of the videos are gone. ``keep`` has the rows whose file is not in ``root`` reported as files that
+            cannot be read; ``skip`` leaves them out, counted, as may do for training but not for a test set.
 
     The key is the file's path in ``root``, with the segment if there is one.
     """
@@ -45,7 +45,7 @@ class Kinetics(Source):
         root: str | None = None,
         file: str = "{label}/{id}_{start:06d}_{end:06d}.mp4",
         segments: bool | None = None,
-        missing: str = "skip",
+        missing: str = "keep",
     ) -> None:
         if missing not in ("skip", "keep"):
             raise UserError(f"kinetics: missing is '{missing}'; valid: keep, skip")
@@ -81,7 +81,7 @@ class Kinetics(Source):
                 f"{fileio.join(self._root, str(first))}; check root and file"
             )
         if found < rows:
-            logger.info("%s: %d of %d videos are not in %s, left out", self.path, rows - found, rows, self._root)
+            logger.warning("%s: %d of %d videos are not in %s, left out", self.path, rows - found, rows, self._root)
 
     def _to_records(self, table: pa.Table, first_row: int) -> tuple[list[str], pa.Table]:
         """The videos' paths in ``root``, and the records."""

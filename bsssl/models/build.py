@@ -97,6 +97,8 @@ def profile(name: str, *, num_classes: int, input_shape: Sequence[int], **option
     except (RuntimeError, AssertionError, ValueError) as error:
         shape = "x".join(map(str, input_shape))
         remedy = "change the crop" + (" or the number of frames" if len(input_shape) == 4 else "")
+        other = "images, leave out data.clips" if len(input_shape) == 4 else "videos, set data.clips"
+        remedy += f"; if it is a network for {other}"
         raise UserError(f"model '{name}' cannot take inputs of {shape} ({_one_line(error)}); {remedy}") from None
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Profile(parameters=parameters, multiply_adds=counter.get_total_flops() // 2)

@@ -10,16 +10,17 @@ from bsssl import distributed, fileio
 from bsssl.checkpoint import Checkpoints
 from bsssl.recipe import Run, Stage, Task
 from bsssl.stages.evaluate import evaluate_stage
+from bsssl.stages.materialise import materialise_stage, materialise_task
 from bsssl.stages.prepare import data_stage
 from bsssl.stages.score import score_stage, score_task
 from bsssl.stages.select import select_stage
 from bsssl.stages.train import train_stage
 
 Work = Callable[[Run, Stage], dict[str, Any]]
-SHARED: dict[str, Work] = {"train": train_stage, "score": score_stage}
+SHARED: dict[str, Work] = {"train": train_stage, "score": score_stage, "materialise": materialise_stage}
 ALONE: dict[str, Work] = {"data": data_stage, "select": select_stage, "evaluate": evaluate_stage}
 
-IN_PARTS: dict[str, Callable[[Run, Stage, Task], None]] = {"score": score_task}
+IN_PARTS: dict[str, Callable[[Run, Stage, Task], None]] = {"score": score_task, "materialise": materialise_task}
 """Stages of independent parts, which any number of tasks may share."""
 
 
@@ -31,8 +32,8 @@ def run_stage(run: Run, stage: Stage) -> dict[str, Any]:
     folder = run.folder(stage.name)
     folder.mkdir(parents=True, exist_ok=True)
     if distributed.is_main():
-        # Scoring may be going on in another run too, with its own files on their way.
-        fileio.remove_leftovers(str(folder), unchanged_for=3600.0 if stage.kind == "score" else 0.0)
+        # Others may be at work on parts of the stage too, with their own files on their way.
+        fileio.remove_leftovers(str(folder), unchanged_for=3600.0 if stage.kind in IN_PARTS else 0.0)
     distributed.barrier()  # leftovers must be gone before another process writes files of its own
     if stage.kind in SHARED:
         return SHARED[stage.kind](run, stage)

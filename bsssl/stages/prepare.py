@@ -1,6 +1,8 @@
 """The data stage: the few-label split, the classes, and the list of the pool."""
 
+from collections import Counter
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +19,7 @@ def data_stage(run: Run, stage: Stage) -> dict[str, Any]:
     """Write the split as manifests (labeled.csv, rest.csv, test.csv), the class list, and the pool's shard list."""
     settings, folder = run.config.data, run.folder(stage.name)
     labeled, rest, test, classes = split(settings, seed=run.seed)
-    _check_classes(run.config, classes)
+    _check_classes(run.config, classes, data.concat_records([labeled, rest]))
     _warn_of_shared_items([labeled, rest], test)
     for name, records in {"labeled": labeled, "rest": rest, "test": test}.items():
         data.write_records(str(folder / f"{name}.csv"), records)
@@ -44,8 +46,8 @@ def data_stage(run: Run, stage: Stage) -> dict[str, Any]:
 
 def split(settings: configs.Data, *, seed: int) -> tuple[pa.Table, pa.Table, pa.Table, list[str]]:
     """The labeled records, those whose labels are set aside, the test records, and the classes."""
-    train_records = open_source(settings.train).records()
-    test = open_source(settings.test).records()
+    train_records = open_source(settings.train, settings).records()
+    test = open_source(settings.test, settings).records()
     classes = data.class_names(train_records)
     data.class_indices(train_records, classes, what="data.train")
     if len(classes) == 1:
@@ -59,11 +61,12 @@ def split(settings: configs.Data, *, seed: int) -> tuple[pa.Table, pa.Table, pa.
     return labeled, rest, test, classes
 
 
-def open_source(source: configs.Source) -> data.Source:
-    """The source that the config names; UserError for an unknown dataset or option."""
+def open_source(source: configs.Source, settings: configs.Data) -> data.Source:
+    """The source that the config names, of videos where it has clips; UserError for an unknown dataset or option."""
     factory = DATASETS.get(source.dataset)
+    kind = {"extensions": "videos"} if settings.clips and "extensions" in signature(factory).parameters else {}
     try:
-        opened: data.Source = factory(path=source.path, **source.options)
+        opened: data.Source = factory(path=source.path, **{**kind, **source.options})
     except TypeError as error:
         raise UserError(f"dataset '{source.dataset}': {error}; check its options") from None
     return opened
@@ -72,7 +75,7 @@ def open_source(source: configs.Source) -> data.Source:
 def pool_sources(settings: configs.Data, rest: str | None) -> list[data.Source]:
     """Everything that the pool is made of, in order; ``rest`` is the manifest of items whose labels were set aside."""
     sources: list[data.Source] = [data.Manifest(path=rest)] if settings.rest_in_pool and rest else []
-    return [*sources, *(open_source(source) for source in settings.pool)]
+    return [*sources, *(open_source(source, settings) for source in settings.pool)]
 
 
 def _warn_of_shared_items(train: Sequence[pa.Table], test: pa.Table) -> None:
@@ -85,11 +88,14 @@ def _warn_of_shared_items(train: Sequence[pa.Table], test: pa.Table) -> None:
         )
 
 
-def _check_classes(config: configs.Config, classes: Sequence[str]) -> None:
+def _check_classes(config: configs.Config, classes: Sequence[str], train: pa.Table) -> None:
     expected = config.data.num_classes
     if expected is not None and expected != len(classes):
+        counts = Counter(train["label"].to_pylist())
+        rarest = ", ".join(f"{name} ({counts[name]})" for name in sorted(classes, key=counts.__getitem__)[:3])
         raise UserError(
-            f"data.train has {len(classes)} classes, but data.num_classes says {expected}; correct one of them"
+            f"data.train has {len(classes)} classes, but data.num_classes says {expected}; correct one of them (the "
+            f"classes with the fewest items: {rarest})"
         )
     if config.score.top_p > len(classes):
         raise UserError(

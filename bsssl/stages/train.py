@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import nn
 
@@ -25,6 +27,7 @@ def train_stage(run: Run, stage: Stage) -> dict[str, Any]:
     settings: configs.Train = getattr(run.config, stage.section)
     classes, folder = inputs.class_list(run), run.folder(stage.name)
     records, targets = _training_set(run, stage, classes)
+    tars = _tars(records) if any(need.startswith("materialise") for need in stage.needs) else None
     steps, warmup_steps = (
         length.steps(batch_size=settings.batch_size, rows=len(records)) for length in (settings.length, settings.warmup)
     )
@@ -38,7 +41,9 @@ def train_stage(run: Run, stage: Stage) -> dict[str, Any]:
     full_rate = settings.base_lr * settings.batch_size / 256
     trained = train(
         model=model,
-        batches=lambda first: _train_loader(run, dataset, settings, compute, first=first, steps=steps, seed=seed),
+        batches=lambda first: _train_loader(
+            run, dataset, settings, compute, first=first, steps=steps, seed=seed, groups=tars
+        ),
         steps=steps,
         normalize=inputs.normalize(run, compute),
         mix=mixing(mixup=settings.mixup, cutmix=settings.cutmix, num_classes=len(classes)),
@@ -120,10 +125,17 @@ def _training_set(run: Run, stage: Stage, classes: list[str]) -> tuple[pa.Table,
     settings = run.config.pretrain
     folders = {need.split("-")[0]: str(run.folder(need)) for need in stage.needs}
     scores = selection.score_files(folders["score"]) if "score" in folders else ()
-    path = fileio.join(folders["select"], inputs.SELECTION)
+    path = fileio.join(folders.get("materialise") or folders["select"], inputs.SELECTION)
     return data.selected_training_set(
         path, mode=settings.targets, temperature=settings.temperature, scores=scores, classes=classes
     )
+
+
+def _tars(records: pa.Table) -> np.ndarray:
+    """The number of each record's file: int32 (rows,)."""
+    files = pc.replace_substring_regex(records["path"], pattern="#t=[0-9.,]*$", replacement="")
+    numbers: np.ndarray = pc.index_in(files, value_set=pc.unique(files)).to_numpy()
+    return numbers
 
 
 def _train_loader(
@@ -135,6 +147,7 @@ def _train_loader(
     first: int,
     steps: int,
     seed: int,
+    groups: np.ndarray | None,
 ) -> Any:
     parts = settings.accumulate
     batches = data.TrainBatches(
@@ -145,6 +158,7 @@ def _train_loader(
         seed=seed,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
+        groups=groups,
     )
     return inputs.loader(run, dataset, batches, compute)
 

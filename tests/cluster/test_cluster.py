@@ -1,5 +1,6 @@
 """Stages as jobs of a real Slurm cluster: chains, arrays, several nodes, and whatever goes wrong on one."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from benchmarks.kills import differences, digests
 from bsssl.status import read_jobs
 from tests.cluster.conftest import CLUSTER, SLURM, ask, state_of, wait_until
 
-LONG = ("stage=teacher", "teacher.length=1500 steps", "system.checkpoint_steps=50")
+LONG = ("stage=teacher", "teacher.length=600 steps", "system.checkpoint_steps=20")
 
 
 def selection(output: Path) -> bytes:
@@ -41,7 +42,7 @@ def undisturbed(recipe, tmp_path_factory) -> Path:
 
 def test_the_whole_recipe_as_a_chain(cluster, finished_once, tmp_path):
     output = tmp_path / "run"
-    printed = cluster.launch("run", output, "launcher.score_tasks=3")
+    printed = cluster.launch("run", output, "launcher.array_tasks=3")
     jobs = read_jobs(str(output))
     assert [job.tasks for job in jobs if job.stage == "score"] == [3, None]
     assert all(job.job_id in printed for job in jobs) and f"bsssl cancel {output}" in printed
@@ -65,10 +66,12 @@ def test_a_task_of_scoring_is_killed(cluster, finished, tmp_path):
         for path in (finished / "seed-0" / stage).iterdir():
             path.unlink()
     assert "run first: python tools/score_pool.py" in cluster.launch("select", finished, status=1)
-    cluster.launch("score", finished, "launcher.score_tasks=4")
+    cluster.launch("score", finished, "launcher.array_tasks=4")
     array = next(job for job in read_jobs(str(finished)) if job.tasks)
     wait_until(lambda: state_of(array.ids[1]) == "RUNNING")
-    subprocess.run(["scancel", "--signal=KILL", array.ids[1]], check=True)
+    wait_until(lambda: running_tasks(f"SLURM_ARRAY_JOB_ID={array.job_id}", "SLURM_ARRAY_TASK_ID=1"))
+    for pid in running_tasks(f"SLURM_ARRAY_JOB_ID={array.job_id}", "SLURM_ARRAY_TASK_ID=1"):
+        os.kill(pid, signal.SIGKILL)
     cluster.wait(finished)
     there = {path.name: path.stat().st_mtime_ns for path in (finished / "seed-0" / "score").glob("*.scores")}
     assert sorted(there) == [f"{number:06d}.scores" for number in (0, 2, 3, 4)]  # 1 and 5 were the killed task's
@@ -78,7 +81,7 @@ def test_a_task_of_scoring_is_killed(cluster, finished, tmp_path):
         *("done", "failed", "done", "done", "done", "failed"),
     ]
 
-    cluster.launch("score", finished, "launcher.score_tasks=2")
+    cluster.launch("score", finished, "launcher.array_tasks=2")
     cluster.wait(finished)
     cluster.launch("select", finished)
     cluster.wait(finished)
@@ -94,7 +97,8 @@ def test_two_nodes_train_like_one_process(cluster, undisturbed, bsssl, recipe, t
     two = teacher(tmp_path / "two")
     assert all(torch.equal(value, two[name]) for name, value in teacher(undisturbed).items())
 
-    short = ("stage=teacher", "teacher.length=20 steps", "teacher.base_lr=0.5")
+    # Batch normalisation sees each process's share of a batch, so for this the network is one without.
+    short = ("stage=teacher", "models.teacher={name: timm/test_convnext}", "data.transforms.size=32")
     cluster.launch("train", tmp_path / "short", *short, "launcher.nodes=2")
     cluster.wait(tmp_path / "short")
     assert bsssl("train", "--config", recipe.config, f"output_dir={tmp_path / 'one'}", *short).status == 0
@@ -124,14 +128,16 @@ def test_two_nodes_are_interrupted(cluster, undisturbed, tmp_path, how):
 @pytest.mark.parametrize("what", ["the node", "only its daemon"])
 def test_a_node_dies(cluster, recipe, tmp_path, what):
     output, whole = tmp_path / "run", tmp_path / "whole"
-    cluster.launch("train", output, *LONG)
+    # Slurm takes a while to miss a daemon; the training must last longer.
+    long = (*LONG, "teacher.length=4000 steps") if what == "only its daemon" else LONG
+    cluster.launch("train", output, *long)
     job = cluster.job(output, "teacher")
     wait_until(lambda: begun(output))
     node = ask("squeue", "-h", "-j", job.job_id, "-o", "%N")
     victims = [int((CLUSTER / f"slurmd-{node}.pid").read_text())]
     if what == "the node":
-        victims += processes_of(job.job_id)
-        assert len(victims) >= 3  # the daemon, its step, the training
+        victims += [*steps_of(job.job_id), *running_tasks(f"SLURM_JOB_ID={job.job_id}")]
+        assert len(victims) >= 4  # the daemon, the steps of batch script and task, the training
     for pid in victims:
         os.kill(pid, signal.SIGKILL)
     # Slurm finds out, and gives the job to the other node, perhaps with the old process still at work.
@@ -139,22 +145,27 @@ def test_a_node_dies(cluster, recipe, tmp_path, what):
     cluster.wait(output)
     assert cluster.ends(output)["teacher"] == "COMPLETED"
     command = [str(Path(os.sys.executable).parent / "bsssl"), "train", "--config", str(recipe.config)]
-    subprocess.run([*command, f"output_dir={whole}", *LONG, "system.workers=1"], check=True)
+    subprocess.run([*command, f"output_dir={whole}", *long, "system.workers=1"], check=True)
     assert all(torch.equal(value, teacher(output)[name]) for name, value in teacher(whole).items())
 
 
-def processes_of(job_id: str) -> list[int]:
-    """The job's processes, and Slurm's own that watch over them."""
+def running_tasks(*variables: str) -> list[int]:
+    """Processes of jobs that compute, with these in their environment."""
     found = []
-    for environment in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            mine = f"SLURM_JOB_ID={job_id}\0".encode() in environment.read_bytes()
-            command = (environment.parent / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if mine or f"slurmstepd: [{job_id}.".encode() in command:
-            found.append(int(environment.parent.name))
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            environment = (folder / "environ").read_bytes().split(b"\0")
+            if b"submitit" in (folder / "cmdline").read_bytes() and all(
+                variable.encode() in environment for variable in (*variables, "SUBMITIT_EXECUTOR=slurm")
+            ):
+                found.append(int(folder.name))
     return found
+
+
+def steps_of(job_id: str) -> list[int]:
+    """Slurm's own processes that watch over a job's."""
+    lines = ask("pgrep", "-f", "-a", f"slurmstepd: .{job_id}[.]").splitlines()
+    return [int(line.split()[0]) for line in lines]
 
 
 def test_cancel(cluster, bsssl, tmp_path):
@@ -170,7 +181,7 @@ def test_cancel(cluster, bsssl, tmp_path):
 
 def test_a_stage_that_fails_stops_the_chain_and_names_its_log(cluster, tmp_path):
     output = tmp_path / "run"
-    cluster.launch("run", output, "data.max_failure_rate=0.001", "launcher.score_tasks=2")
+    cluster.launch("run", output, "data.max_failure_rate=0.001", "launcher.array_tasks=2")
     cluster.wait(output)
     ends = cluster.ends(output)
     assert ends["teacher"] == ends["evaluate-baseline"] == "COMPLETED"

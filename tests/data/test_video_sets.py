@@ -28,10 +28,10 @@ def touch(tmp_path):
 def kinetics(tmp_path):
     """Makes the source of a CSV with these rows, in a folder that is not that of the videos."""
 
-    def make(rows=ROWS, header=HEADER, **options):
+    def make(rows=ROWS, header=HEADER, missing="skip", **options):
         (tmp_path / "lists").mkdir(exist_ok=True)
         (tmp_path / "lists" / "train.csv").write_text(header + rows)
-        return Kinetics(path=str(tmp_path / "lists" / "train.csv"), **options)
+        return Kinetics(path=str(tmp_path / "lists" / "train.csv"), missing=missing, **options)
 
     return make
 
@@ -55,7 +55,7 @@ def test_kinetics(touch, kinetics):
 def test_kinetics_beside_its_videos(tmp_path):
     (tmp_path / "train.csv").write_text(HEADER + ROWS)
     (tmp_path / "0012345.mp4").touch()
-    assert len(Kinetics(path=str(tmp_path / "train.csv"), file="{id}.mp4").records()) == 1
+    assert len(Kinetics(path=str(tmp_path / "train.csv"), file="{id}.mp4", missing="skip").records()) == 1
 
 
 @pytest.mark.parametrize(
