@@ -32,6 +32,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "copy the selected samples into tars",
         "Writes them shuffled; tars that are done are left alone. The config needs a `materialise` section.",
     ),
+    "sweep": (
+        "a grid of settings",
+        "Runs the recipe for every combination of the keys that have several values (select.top_k=1000,2000 "
+        "seed=0,1,2), what they share once, and prints one table.",
+    ),
     "evaluate": (
         "test a trained stage",
         "Tests the stage named by the config's `stage` (default: finetune) on data.test.",
@@ -72,6 +77,8 @@ def main(arguments: list[str] | None = None, *, command: str | None = None) -> N
             _print_options()
         elif chosen in RUN_COMMANDS:
             _look_after(chosen, parsed)
+        elif chosen == "sweep":
+            _sweep(parsed, given)
         else:
             _run(chosen, load_config(parsed.config, parsed.overrides), parsed, given)
     except KeyboardInterrupt:
@@ -168,19 +175,50 @@ def _run(command: str, config: Config, parsed: argparse.Namespace, given: list[s
         print(submit(config, config_path=config_path, wanted=wanted, whole=command == "run", debug=parsed.debug))
         return
     if parsed.launch and config.launcher.processes > 1:
-        from bsssl.launch import run_locally
-
-        again = [sys.executable, sys.argv[0], *(argument for argument in given if argument != "--launch")]
-        sys.exit(run_locally(again, processes=config.launcher.processes))
+        _run_in_processes(given, config.launcher.processes)
     from bsssl import report
-    from bsssl.recipe import Task, execute
+    from bsssl.recipe import Task, all_seeds, execute
 
-    runs = execute(
-        config, config_path=config_path, wanted=wanted, task=Task(*task) if task else None, debug=parsed.debug
-    )
+    runs = all_seeds(config, config_path=config_path)
+    execute(runs, wanted=wanted, task=Task(*task) if task else None, debug=parsed.debug)
     if command == "run" and is_main():
         print(report.write(runs))
         print(f"results.json, results.md and results.png are in {config.output_dir}")
+
+
+def _sweep(parsed: argparse.Namespace, given: list[str]) -> None:
+    from bsssl import sweep
+
+    grid = sweep.Sweep(parsed.config, tuple(parsed.overrides))
+    points = grid.points()
+    launcher = points[0].config.launcher
+    if parsed.plan:
+        if is_main():
+            print(sweep.describe(points))
+        return
+    if parsed.launch and launcher.kind == "slurm":
+        from bsssl.launch import submit_sweep
+
+        print(submit_sweep(grid, debug=parsed.debug))
+        return
+    if parsed.launch and launcher.processes > 1:
+        _run_in_processes(given, launcher.processes)
+    from bsssl.recipe import execute
+
+    if is_main():
+        sweep.share(points)
+    execute([run for point in points for run in point.runs], wanted=lambda name: True, debug=parsed.debug)
+    if is_main():
+        print(sweep.write(points, output_dir=grid.output_dir()))
+        print(f"sweep.csv, sweep.md, sweep.json and sweep.png are in {grid.output_dir()}")
+
+
+def _run_in_processes(given: list[str], processes: int) -> NoReturn:
+    """The same command again, in each of several processes."""
+    from bsssl.launch import run_locally
+
+    again = [sys.executable, sys.argv[0], *(argument for argument in given if argument != "--launch")]
+    sys.exit(run_locally(again, processes=processes))
 
 
 def _stage_names(command: str, config: Config) -> Callable[[str], bool]:

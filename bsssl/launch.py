@@ -10,12 +10,14 @@ import os
 import subprocess
 import sys
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import submitit
+from typing_extensions import Self
 
 from bsssl import fileio, log, report
 from bsssl.config import Config, Launcher, StageResources, load_config
@@ -24,6 +26,8 @@ from bsssl.registry import UserError
 from bsssl.stages import IN_PARTS
 from bsssl.stages.check import check
 from bsssl.status import JOBS, Job, active_jobs, job_table, save_jobs
+from bsssl.sweep import Sweep, share
+from bsssl.sweep import write as write_sweep
 
 REPORT = "report"
 _WARNING_SECONDS = 90  # between Slurm's signal and the time limit
@@ -50,17 +54,26 @@ def run_locally(command: Sequence[str], *, processes: int) -> int:
     return 0
 
 
+class _Resumable(ABC):
+    @abstractmethod
+    def __call__(self) -> None:
+        """Do the work."""
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """What to run after a time limit or a preemption: the same, which goes on from what has been saved."""
+        return submitit.helpers.DelayedSubmission(self)
+
+
 @dataclass(frozen=True)
-class StageJob:
+class StageJob(_Resumable):
     """What a job does; pickled by submitit, and unpickled each time that Slurm starts the job."""
 
     config: str
-    """the submission's resolved config file"""
+    """the resolved config file"""
     config_path: str
     """the user's config and overrides, as in the commands that errors name"""
     seed: int
     stage: str
-    """a stage's name, or ``report``"""
     task: Task | None = None
     debug: bool = False
 
@@ -71,27 +84,33 @@ class StageJob:
         )
         if environment.world_size == environment.local_world_size:
             os.environ["MASTER_ADDR"] = "127.0.0.1"  # a host's own name need not resolve
+        run = Run(load_config(self.config, []), seed=self.seed, config_path=self.config_path)
         try:
-            self._run()
+            execute([run], wanted=lambda name: name == self.stage, task=self.task, debug=self.debug)
         except UserError as error:
             sys.exit(log.describe(error))  # without a traceback at the end of the log
 
-    def _run(self) -> None:
-        config = load_config(self.config, [])
-        if self.stage == REPORT:
-            print(report.write(all_seeds(config, config_path=self.config_path)))
-            return
-        execute(
-            config.model_copy(update={"seed": self.seed, "seeds": 1}),
-            config_path=self.config_path,
-            wanted=lambda name: name == self.stage,
-            task=self.task,
-            debug=self.debug,
-        )
 
-    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """What to run after a time limit or a preemption: the same, which goes on from what has been saved."""
-        return submitit.helpers.DelayedSubmission(self)
+@dataclass(frozen=True)
+class ReportJob(_Resumable):
+    """Makes the table of results of finished runs."""
+
+    config: str
+
+    def __call__(self) -> None:
+        """Print and write the table."""
+        print(report.write(all_seeds(load_config(self.config, []), config_path=self.config)))
+
+
+@dataclass(frozen=True)
+class SweepJob(_Resumable):
+    """Makes the table of a finished sweep."""
+
+    sweep: Sweep
+
+    def __call__(self) -> None:
+        """Print and write the table."""
+        print(write_sweep(self.sweep.points(), output_dir=self.sweep.output_dir()))
 
 
 def submit(config: Config, *, config_path: str, wanted: Callable[[str], bool], whole: bool, debug: bool = False) -> str:
@@ -101,86 +120,119 @@ def submit(config: Config, *, config_path: str, wanted: Callable[[str], bool], w
     one cannot be submitted (those submitted before it are then cancelled).
     """
     log.setup(debug=debug)
-    check(config)
-    running = active_jobs(config.output_dir)
-    if running:
-        raise UserError(
-            f"{config.output_dir} has {len(running)} unfinished jobs (first: {running[0].job_id}, {running[0].stage}); "
-            f"wait, or end them with: bsssl cancel {config.output_dir}"
-        )
-    submission = _Submission(config, config_path=config_path, debug=debug)
-    try:
+    with _Submission(config.output_dir, config.launcher, debug=debug) as submission:
+        check(config)
         for run in all_seeds(config, config_path=config_path):
             submission.add(run, wanted)
         if whole:
-            submission.add_report()
-    except BaseException:
-        submission.withdraw()
-        raise
-    if not submission.jobs:
-        return "everything is done already"
-    folder = config.output_dir
-    return f"{job_table(submission.jobs)}\n\nprogress: bsssl status {folder}\nend it:   bsssl cancel {folder}"
+            submission.add_last(ReportJob(submission.save(config)))
+    return submission.told()
+
+
+def submit_sweep(sweep: Sweep, *, debug: bool = False) -> str:
+    """Submit everything of a sweep that is not done, what points share once; what to tell the user."""
+    log.setup(debug=debug)
+    points, output_dir = sweep.points(), os.path.abspath(sweep.output_dir())
+    with _Submission(output_dir, points[0].config.launcher, debug=debug) as submission:
+        for point in points:
+            check(point.config)
+        share(points)
+        for run in (run for point in points for run in point.runs):
+            submission.add(run, lambda name: True)
+        submission.add_last(SweepJob(sweep))
+    return submission.told()
 
 
 class _Submission:
-    def __init__(self, config: Config, *, config_path: str, debug: bool) -> None:
+    """Jobs that are submitted together, all or none: those submitted are cancelled when an error ends the context."""
+
+    def __init__(self, output_dir: str, launcher: Launcher, *, debug: bool) -> None:
         now = datetime.datetime.now(datetime.timezone.utc)
-        output_dir = os.path.abspath(config.output_dir)
-        self.folder = Path(output_dir) / JOBS / now.strftime("%Y%m%d-%H%M%S-%f")
-        self.jobs: list[Job] = []
-        self._launcher = config.launcher
-        self._first = StageJob(str(self.folder / "config.yaml"), config_path, config.seed, REPORT, debug=debug)
-        fileio.write_text(self._first.config, as_yaml(config.model_copy(update={"output_dir": output_dir})))
+        self._output_dir = output_dir
+        self._folder = Path(output_dir).absolute() / JOBS / now.strftime("%Y%m%d-%H%M%S-%f")
+        self._launcher = launcher
+        self._debug = debug
+        self._jobs: list[Job] = []
+        self._ids: dict[Path, str] = {}
+        self._saved: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        running = active_jobs(self._output_dir)
+        if running:
+            raise UserError(
+                f"{self._output_dir} has {len(running)} unfinished jobs (first: {running[0].job_id}, "
+                f"{running[0].stage}); wait, or end them with: bsssl cancel {self._output_dir}"
+            )
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and self._jobs:
+            subprocess.run(["scancel", *(job.job_id for job in self._jobs)], capture_output=True)
 
     def add(self, run: Run, wanted: Callable[[str], bool]) -> None:
-        """Submit the stages of one seed that are not done, or that follow one that is not."""
-        ids: dict[str, str] = {}
+        """Submit the stages of one run that are not done, or that follow one that is not."""
+        config = self.save(run.config)
         for stage in run.stages.values():
-            after = [ids[need] for need in stage.needs if need in ids]
-            if not wanted(stage.name) or (run.pending(stage.name) is None and not after):
+            folder = run.folder(stage.name).resolve()  # several runs may share it
+            places = {need: run.folder(need).resolve() for need in stage.needs}
+            coming = {need: self._ids[place] for need, place in places.items() if place in self._ids}
+            if not wanted(stage.name) or folder in self._ids or (run.pending(stage.name) is None and not coming):
                 continue
-            run.require_inputs(stage.name, besides=ids)
-            job, tasks = replace(self._first, seed=run.seed, stage=stage.name), self._launcher.array_tasks
+            run.require_inputs(stage.name, besides=coming)
+            job = StageJob(config, run.config_path, run.seed, stage.name, debug=self._debug)
+            after, tasks = list(coming.values()), self._launcher.array_tasks
             if stage.kind in IN_PARTS and tasks > 1:
                 # The array does the work; the job after it finds all parts there and finishes the stage.
                 shares = [replace(job, task=Task(number, tasks)) for number in range(tasks)]
-                after = [self._submit(*shares, kind=stage.kind, after=after)]
-            ids[stage.name] = self._submit(job, kind=stage.kind, after=after)
+                after = [self._submit(shares, kind=stage.kind, run=folder.parent, after=after)]
+            self._ids[folder] = self._submit([job], kind=stage.kind, run=folder.parent, after=after)
 
-    def add_report(self) -> None:
-        """Submit the job that makes the table of results."""
-        if self.jobs:
-            self._submit(self._first, kind=REPORT, after=[job.job_id for job in self.jobs])
+    def add_last(self, job: ReportJob | SweepJob) -> None:
+        """Submit what comes after everything else, unless there is nothing else."""
+        if self._jobs:
+            after = [job.job_id for job in self._jobs]
+            self._submit([job], kind=REPORT, run=Path(self._output_dir).resolve(), after=after)
 
-    def withdraw(self) -> None:
-        """Cancel what was submitted."""
-        if self.jobs:
-            subprocess.run(["scancel", *(job.job_id for job in self.jobs)], capture_output=True)
+    def save(self, config: Config) -> str:
+        """The file in which the jobs find ``config``."""
+        text = as_yaml(config.model_copy(update={"output_dir": os.path.abspath(config.output_dir)}))
+        if text not in self._saved:
+            self._saved[text] = str(self._folder / f"config-{len(self._saved)}.yaml")
+            fileio.write_text(self._saved[text], text)
+        return self._saved[text]
 
-    def _submit(self, *jobs: StageJob, kind: str, after: Sequence[str]) -> str:
+    def told(self) -> str:
+        """What to tell the user."""
+        if not self._jobs:
+            return "everything is done already"
+        hints = f"progress: bsssl status {self._output_dir}\nend it:   bsssl cancel {self._output_dir}"
+        return f"{job_table(self._jobs)}\n\n{hints}"
+
+    def _submit(self, jobs: Sequence[_Resumable], *, kind: str, run: Path, after: Sequence[str]) -> str:
         """One job, or several as an array; its id."""
-        name = f"{jobs[0].stage}-{jobs[0].seed}"
+        stage = getattr(jobs[0], "stage", REPORT)
         try:
             # A job may reach its time limit, and be queued again, as often as it takes.
-            executor = submitit.SlurmExecutor(str(self.folder), max_num_timeout=1_000_000)
-            executor.update_parameters(**_parameters(self._launcher, kind, name=name, after=after))
-            submitted = executor.submit_array(jobs) if len(jobs) > 1 else [executor.submit(jobs[0])]
+            executor = submitit.SlurmExecutor(str(self._folder), max_num_timeout=1_000_000)
+            executor.update_parameters(**_parameters(self._launcher, kind, name=stage, after=after))
+            submitted: Sequence[submitit.Job[None]] = (
+                executor.submit_array(jobs) if len(jobs) > 1 else [executor.submit(jobs[0])]
+            )
         except (subprocess.CalledProcessError, submitit.core.utils.FailedSubmissionError, RuntimeError) as error:
             # Of submitit's text what sbatch said.
             reason = " ".join(" ".join(str(error).split("sbatch: error: ")[-2:]).split())[-300:]
-            raise UserError(f"job {name} cannot be submitted: {reason}; check the launcher section") from None
-        self.jobs.append(
+            raise UserError(f"the job of {stage} cannot be submitted: {reason}; check the launcher section") from None
+        self._jobs.append(
             Job(
                 job_id=submitted[0].job_id.split("_")[0],
-                seed=jobs[0].seed,
-                stage=jobs[0].stage,
-                folder=str(self.folder),
+                run=os.path.relpath(run, Path(self._output_dir).resolve()),
+                stage=stage,
+                folder=str(self._folder),
                 tasks=len(jobs) if len(jobs) > 1 else None,
             )
         )
-        save_jobs(str(self.folder), self.jobs)
-        return self.jobs[-1].job_id
+        save_jobs(str(self._folder), self._jobs)
+        return self._jobs[-1].job_id
 
 
 def _parameters(launcher: Launcher, kind: str, *, name: str, after: Sequence[str]) -> dict[str, Any]:

@@ -317,24 +317,19 @@ class Run:
 
 
 def execute(
-    config: Config,
-    *,
-    config_path: str,
-    wanted: Callable[[str], bool],
-    task: Task | None = None,
-    debug: bool = False,
-) -> list[Run]:
-    """Run the stages that ``wanted`` names, for every seed, one after the other; those that are done are skipped.
+    runs: Sequence[Run], *, wanted: Callable[[str], bool], task: Task | None = None, debug: bool = False
+) -> None:
+    """Run the stages that ``wanted`` names, of one run after the other; those that are done are skipped.
 
     Under torchrun every process calls this, and they share the work. With ``task``, only its share of these stages is
-    done. Returns one run per seed.
+    done.
     """
     from bsssl.stages.check import check  # imports torch
 
     log.setup(debug=debug)
-    check(config)
-    distributed.init(config.system.device)
-    runs = all_seeds(config, config_path=config_path)
+    for config in {id(run.config): run.config for run in runs}.values():
+        check(config)
+    distributed.init(runs[0].config.system.device)
     for run in runs:
         names = list(filter(wanted, run.stages))
         for name in names:
@@ -345,7 +340,6 @@ def execute(
             else:
                 run.execute_task(name, task)
     distributed.shutdown()  # not after an error: the others may be waiting for this process, which torchrun ends
-    return runs
 
 
 def all_seeds(config: Config, *, config_path: str) -> list[Run]:

@@ -91,9 +91,9 @@ def _table(results: dict[str, Any]) -> list[list[str]]:
         for number, figures in _by_round(results, name):
             label = title + (f", round {number}" if number else "")
             others = [f"{figures[column]:.1f}" for column in columns if column != "top1"]
-            rows.append([label, _mean(figures), *others])
+            rows.append([label, mean(figures), *others])
     nothing = [""] * len(columns)
-    rows.append(["gain of the fine-tuned student", _mean(results["gain"], sign="+"), *nothing[1:]])
+    rows.append(["gain of the fine-tuned student", mean(results["gain"], sign="+"), *nothing[1:]])
     selection = results["selection"]
     precision = "" if selection["precision"] is None else f", {selection['precision']:.1f} % of them right"
     rows.append([f"selection: {selection['pairs']} pairs of {selection['samples']} samples{precision}", *nothing])
@@ -119,7 +119,8 @@ def _by_round(results: dict[str, Any], name: str) -> list[tuple[int | None, dict
     return [(None, results[name])]
 
 
-def _mean(figures: dict[str, Any], *, sign: str = "") -> str:
+def mean(figures: dict[str, Any], *, sign: str = "") -> str:
+    """``top1`` and, of several seeds, its spread."""
     spread = f" ± {figures['std']:.1f}" if "std" in figures else ""
     return f"{figures['top1']:{sign}.1f}{spread}"
 

@@ -28,7 +28,8 @@ class Job:
     """A Slurm job, or an array of them."""
 
     job_id: str
-    seed: int
+    run: str
+    """its folder, from the output folder"""
     stage: str
     folder: str
     """of the submission"""
@@ -87,31 +88,31 @@ def status(output_dir: str, *, shards: bool = False) -> str:
     queued = _queued() if jobs else {}
     ended = _ended([job.job_id for job in jobs if not all(task_id in queued for task_id in job.ids)])
     states = {**ended, **queued}
-    stages = [_Stage(folder, jobs, states) for folder in _folders(output_dir, jobs)]
+    stages = [_Stage(output_dir, folder, jobs, states) for folder in _folders(output_dir, jobs)]
     if shards:
-        lines = [("seed", "stage", "shard", "state"), *(row for stage in stages for row in stage.shard_rows())]
+        lines = [("run", "stage", "shard", "state"), *(row for stage in stages for row in stage.shard_rows())]
         return "\n".join(aligned(lines))
-    header = ("seed", "stage", "state", "job", "")
+    header = ("run", "stage", "state", "job", "")
     logs = [line for stage in stages for line in stage.log_lines()]
     return "\n".join([*aligned([header, *(stage.row() for stage in stages)]), *logs])
 
 
 def job_table(jobs: Sequence[Job]) -> str:
     """Ids and logs of submitted jobs, as text."""
-    rows = [("seed", "stage", "job", "log")]
+    rows = [("run", "stage", "job", "log")]
     for job in jobs:
         shown = job.job_id if job.tasks is None else f"{job.job_id}_[0-{job.tasks - 1}]"
-        rows.append((str(job.seed), job.stage, shown, str(job.log(shown))))
+        rows.append((job.run, job.stage, shown, str(job.log(shown))))
     return "\n".join(aligned(rows))
 
 
 class _Stage:
-    """One stage of one seed, with the jobs that do it: perhaps an array, then a last one."""
+    """One stage of one run, with the jobs that do it: perhaps an array, then a last one."""
 
-    def __init__(self, folder: Path, jobs: Sequence[Job], states: dict[str, str]) -> None:
+    def __init__(self, output_dir: str, folder: Path, jobs: Sequence[Job], states: dict[str, str]) -> None:
         self.folder = folder
-        self.seed, self.name = folder.parent.name.removeprefix("seed-"), folder.name
-        self.jobs = [job for job in jobs if (str(job.seed), job.stage) == (self.seed, self.name)]
+        self.run, self.name = os.path.relpath(folder.parent, output_dir), folder.name
+        self.jobs = [job for job in jobs if (job.run, job.stage) == (self.run, self.name)]
         self._states = {task_id: states.get(task_id, "") for job in self.jobs for task_id in job.ids}
         self._files = set(os.listdir(folder)) if folder.is_dir() else set()
         self._shards = _num_shards(folder.parent) if self.name.split("-")[0] == "score" else 0
@@ -127,7 +128,7 @@ class _Stage:
         return "cancelled" if "cancelled" in kinds else "failed" if "ended" in kinds else "not done"
 
     def row(self) -> tuple[str, ...]:
-        return self.seed, self.name, self.state, " ".join(job.job_id for job in self.jobs), "; ".join(self._details())
+        return self.run, self.name, self.state, " ".join(job.job_id for job in self.jobs), "; ".join(self._details())
 
     def _details(self) -> Iterable[str]:
         if self.state == "done":
@@ -154,7 +155,7 @@ class _Stage:
         for shard in range(self._shards):
             task = array.ids[shard % len(array.ids)] if array else next(iter(self._states), "")
             state = "done" if shard in scored else _kind(self._states.get(task, "")) or "not done"
-            yield self.seed, self.name, str(shard), state if state != "ended" else "failed"
+            yield self.run, self.name, str(shard), state if state != "ended" else "failed"
 
     def log_lines(self) -> Iterable[str]:
         """Of failed jobs, and the last line of running ones."""
@@ -165,7 +166,7 @@ class _Stage:
                 if kind != self.state or kind not in ("failed", "running") or shown == 3:
                     continue
                 shown += 1
-                yield f"\nseed {self.seed}: {self.name}, {kind}: {job.log(task_id)}"
+                yield f"\n{self.run}: {self.name}, {kind}: {job.log(task_id)}"
                 yield from (
                     "    " + line for line in _last_lines(job.log(task_id), _LOG_LINES if kind == "failed" else 1)
                 )
@@ -219,11 +220,13 @@ def _ask(command: list[str]) -> list[str] | None:
 
 def _folders(output_dir: str, jobs: Sequence[Job]) -> list[Path]:
     """Of all stages begun or submitted: by when they were done, then in the order of submission."""
-    begun = [path for path in Path(output_dir).glob("seed-*/*") if path.is_dir()]
-    submitted = [Path(output_dir, f"seed-{job.seed}", job.stage) for job in jobs]
+    runs = [*Path(output_dir).glob("seed-*"), *Path(output_dir).glob("*/seed-*")]
+    # What is a link is shown where it leads.
+    begun = [path for run in runs for path in run.iterdir() if path.is_dir() and not path.is_symlink()]
+    submitted = [Path(output_dir, job.run, job.stage) for job in jobs]
     finished = {path: (path / _DONE).stat().st_mtime for path in begun if (path / _DONE).exists()}
     rest = [path for path in dict.fromkeys([*submitted, *begun]) if path not in finished]
-    return sorted([*sorted(finished, key=finished.__getitem__), *rest], key=lambda path: path.parent.name)
+    return sorted([*sorted(finished, key=finished.__getitem__), *rest], key=lambda path: path.parent)
 
 
 def _num_shards(run: Path) -> int:

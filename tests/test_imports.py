@@ -15,7 +15,7 @@ LAYERS = [
     {"config", "checkpoint"},
     {"data", "models", "optim", "selection"},
     {"engine"},
-    {"recipe", "stages", "plan", "report", "launch", "status"},
+    {"recipe", "stages", "plan", "report", "launch", "status", "sweep"},
     {"cli"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

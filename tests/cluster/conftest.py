@@ -85,7 +85,7 @@ class Cluster:
     def ends(self, output: Path) -> dict[str, str]:
         """How each job ended, by stage."""
         lines = ask("sacct", "-X", "-n", "-P", "-o", "JobName,State", "-j", self._ids(output)).splitlines()
-        return {name.rpartition("-")[0]: state.split(" ")[0] for name, state in (line.split("|") for line in lines)}
+        return {name: state.split(" ")[0] for name, state in (line.split("|") for line in lines)}
 
     def restarts(self, job: Job) -> int:
         """How often Slurm has queued a job again."""

@@ -195,6 +195,6 @@ def test_a_stage_that_fails_stops_the_chain_and_names_its_log(cluster, tmp_path)
 
 def test_what_cannot_be_submitted_leaves_nothing_behind(cluster, tmp_path):
     error = cluster.launch("run", tmp_path / "run", "launcher.stages={select: {partition: nowhere}}", status=1)
-    assert "job select-0 cannot be submitted" in error and "nowhere" in error and error.count("error: ") == 1
+    assert "the job of select cannot be submitted" in error and "nowhere" in error and error.count("error: ") == 1
     wait_until(lambda: not ask("squeue", "-h"), seconds=20)
     assert SLURM[1] == "launcher.kind=slurm"

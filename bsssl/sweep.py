@@ -1,0 +1,192 @@
+"""A grid of settings: the recipe at every point, stages that several points have in common done once, one table.
+
+Each point has a folder ``output_dir/<key=value,...>``. Where two points' stages have the same fingerprint, one of them
+does the work, and the other's folder is a link to it: one teacher and one scoring for every K.
+"""
+
+import csv
+import io
+import itertools
+import json
+import os
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bsssl import fileio, report
+from bsssl.config import Config, load_config
+from bsssl.log import aligned
+from bsssl.recipe import Run, all_seeds
+from bsssl.registry import UserError
+
+_SHOWN = ("teacher", "supervised", "pretrained", "finetuned", "gain")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One combination of the values of all keys but the seed."""
+
+    values: dict[str, str]
+    config: Config
+    runs: list[Run]
+    """one per seed"""
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return ",".join(f"{key}={value}" for key, value in self.values.items()).replace("/", "-") or "all"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All points of a grid, made anew from the command line wherever they are needed."""
+
+    config_path: str
+    overrides: tuple[str, ...]
+    """``key=value``, or ``key=value,value,...`` for a key to vary"""
+
+    def output_dir(self) -> str:
+        """The folder of all points."""
+        return self._load({}).output_dir
+
+    def points(self) -> list[Point]:
+        """In the order of the command line, the last key varying fastest; UserError unless some key varies."""
+        self._load({})  # what is wrong with the rest is told first
+        axes = [axis for axis in map(_axis, self.overrides) if len(axis[1]) > 1]
+        if not axes:
+            raise UserError("nothing to sweep: give at least one key several values, such as select.top_k=1000,2000")
+        seeds = next((values for key, values in axes if key == "seed"), None)
+        varied = [(key, values) for key, values in axes if key != "seed"]
+        grid = itertools.product(*(values for _, values in varied))
+        return [self._point(dict(zip([key for key, _ in varied], values, strict=True)), seeds) for values in grid]
+
+    def _point(self, values: dict[str, str], seeds: list[str] | None) -> Point:
+        each = [self._load({**values, "seed": seed}) for seed in seeds] if seeds else [self._load(values)]
+        name = Point(values, each[0], []).name
+        each = [config.model_copy(update={"output_dir": os.path.join(config.output_dir, name)}) for config in each]
+        return Point(
+            values, each[0], [run for config in each for run in all_seeds(config, config_path=self._text(values))]
+        )
+
+    def _load(self, values: dict[str, str]) -> Config:
+        common = [override for override in self.overrides if len(_axis(override)[1]) == 1]
+        return load_config(self.config_path, [*common, *(f"{key}={value}" for key, value in values.items())])
+
+    def _text(self, values: dict[str, str]) -> str:
+        return " ".join([self.config_path, *(f"{key}={value}" for key, value in values.items())])
+
+
+def share(points: Sequence[Point]) -> dict[Path, Path]:
+    """Link the folders of stages that other points do too; for every stage's folder the one where it is done."""
+    groups: dict[tuple[str, str], list[tuple[Run, str]]] = defaultdict(list)
+    for run in (run for point in points for run in point.runs):
+        for name in run.stages:
+            groups[name, run.fingerprint(name)].append((run, name))
+    places: dict[Path, Path] = {}
+    for group in groups.values():
+        folders = {run.folder(name): run.pending(name) is None for run, name in group}
+        owner = next((path for path, done in folders.items() if done and not path.is_symlink()), next(iter(folders)))
+        if owner.is_symlink():
+            owner.unlink()
+        owner.mkdir(parents=True, exist_ok=True)
+        for folder in folders:
+            if folder.is_symlink():
+                folder.unlink()
+            if not folder.exists():  # what an earlier run of its own left stays
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                folder.symlink_to(os.path.relpath(owner, folder.parent))
+            places[folder] = owner if folder.is_symlink() else folder
+    return places
+
+
+def describe(points: Sequence[Point]) -> str:
+    """The points, and how much of the work they share, as text. Changes nothing."""
+    counts: dict[str, int] = defaultdict(int)
+    distinct: dict[str, set[str]] = defaultdict(set)
+    for run in (run for point in points for run in point.runs):
+        for name in run.stages:
+            counts[name] += 1
+            distinct[name].add(run.fingerprint(name))
+    rows = [("stage", "runs", "to compute"), *((name, str(counts[name]), str(len(distinct[name]))) for name in counts)]
+    seeds = [run.seed for run in points[0].runs]
+    names = "\n".join(f"  {point.name}" for point in points)
+    return "\n".join([f"{len(points)} points, seeds {', '.join(map(str, seeds))}:", names, "", *aligned(rows)])
+
+
+def write(points: Sequence[Point], *, output_dir: str) -> str:
+    """Write ``sweep.json``, ``sweep.csv``, ``sweep.md`` and ``sweep.png`` into ``output_dir``; the table as text."""
+    results = [(point, report.collect(point.runs)) for point in points]
+    keys = list(points[0].values)
+    header = [*keys, *(f"{name} {part}" for name in _SHOWN for part in ("top1", "std")), "pairs", "precision"]
+    rows = [[*point.values.values(), *_figures(found)] for point, found in results]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    fileio.write_text(os.path.join(output_dir, "sweep.csv"), text.getvalue())
+    fileio.write_json(
+        os.path.join(output_dir, "sweep.json"), [{"values": point.values, **found} for point, found in results]
+    )
+    table = [[*keys, *_SHOWN, "pairs"], *([*point.values.values(), *_cells(found)] for point, found in results)]
+    lines = ["| " + " | ".join(row) + " |" for row in table]
+    lines.insert(1, "|" + "---|" * len(table[0]))
+    fileio.write_text(os.path.join(output_dir, "sweep.md"), "\n".join(lines) + "\n")
+    picture = io.BytesIO()
+    _draw(results, picture)
+    with fileio.atomic_write(os.path.join(output_dir, "sweep.png")) as file:
+        file.write(picture.getbuffer())
+    return "\n".join(aligned(table))
+
+
+def _axis(override: str) -> tuple[str, list[str]]:
+    """The key of an override and its values: those between commas outside brackets, braces and quotes."""
+    key, _, text = override.partition("=")
+    parts = re.findall(r"""(?:\[[^\]]*\]|\{[^}]*\}|"[^"]*"|'[^']*'|[^,])+""", text)
+    return key.strip(), [part.strip() for part in parts] or [""]
+
+
+def _figures(found: dict[str, Any]) -> list[Any]:
+    figures = [found[name].get(part, "") for name in _SHOWN for part in ("top1", "std")]
+    return [*figures, found["selection"]["pairs"], found["selection"]["precision"] or ""]
+
+
+def _cells(found: dict[str, Any]) -> list[str]:
+    return [
+        *(report.mean(found[name], sign="+" if name == "gain" else "") for name in _SHOWN),
+        str(found["selection"]["pairs"]),
+    ]
+
+
+def _draw(results: Sequence[tuple[Point, dict[str, Any]]], file: io.BytesIO) -> None:
+    """Top-1 over the first key's values, a line for each combination of the others; dashed without the pool."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    lines: dict[str, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
+    for point, found in results:
+        first, *others = point.values.items() or [("", "")]
+        lines[", ".join(f"{key}={value}" for key, value in others)].append((first[1], found))
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    for label, points in lines.items():
+        names = [name for name, _ in points]
+        values: list[Any] = [json.loads(name) for name in names] if all(map(_is_number, names)) else names
+        for result, style in (("finetuned", "o-"), ("supervised", "--")):
+            mean = [found[result]["top1"] for _, found in points]
+            spread = [found[result].get("std", 0.0) for _, found in points]
+            axes.errorbar(values, mean, yerr=spread, fmt=style, capsize=3, label=f"{result} {label}".strip())
+    axes.set_xlabel(next(iter(results[0][0].values), ""))
+    axes.set_ylabel("top-1 accuracy on the test set, %")
+    axes.legend()
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, format="png", dpi=120)
+    pyplot.close(figure)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), int | float)
+    except ValueError:
+        return False
