@@ -17,8 +17,8 @@ quickstart: install  ## the whole recipe on handwritten digits, without a downlo
 quickstart-video: install  ## the same on moving digits, as H.264 videos; seeds=1 for a quick look
 	$(BIN)/python tools/run_recipe.py --config projects/video/quickstart.yaml $(if $(seeds),seeds=$(seeds))
 
-test: install  ## the whole test suite
-	$(BIN)/python -m pytest --numprocesses auto
+test: install  ## the whole test suite, but for what needs a cluster: its tests take turns on one, see test-cluster
+	env -u SLURM_CONF $(BIN)/python -m pytest --numprocesses auto
 
 test-cluster: install  ## what needs a Slurm cluster, on one of two nodes on this machine (as root, with apt)
 	tests/cluster/cluster.sh start
