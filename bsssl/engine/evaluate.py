@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
 
 from bsssl.engine.predict import Prediction
 from bsssl.registry import UserError
@@ -117,6 +116,8 @@ def measure(
 
     ``missing`` items (row, reason) have no probabilities.
     """
+    from sklearn.metrics import confusion_matrix  # takes seconds, and most stages do without
+
     num_classes = probabilities.shape[1]
     there = ~np.isin(np.arange(len(targets)), list(missing))
     rank = np.where(there, _ranks(probabilities, targets), num_classes)

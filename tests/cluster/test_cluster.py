@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,19 @@ def test_the_whole_recipe_as_a_chain(cluster, finished_once, tmp_path):
     assert text.count(" done ") == len(jobs) - 2 and "6 of 6 shards" in text  # score has two jobs, the report no folder
     assert "not done" not in cluster.status(output, "--shards")
     assert "everything is done already" in cluster.launch("run", output)
+
+
+def test_a_sweep_shares_jobs(cluster, tmp_path):
+    output = tmp_path / "sweep"
+    cluster.launch("sweep", output, "select.top_k=4,6", "launcher.array_tasks=2", "materialise.samples_per_tar=6")
+    stages = Counter(job.stage for job in read_jobs(str(output)))
+    assert stages["teacher"] == stages["baseline"] == 1 and stages["score"] == 2  # the array and its end
+    assert stages["select"] == stages["finetune"] == 2 and stages["materialise"] == 4
+    cluster.wait(output, seconds=400)
+    assert set(cluster.ends(output).values()) == {"COMPLETED"}
+    assert (output / "sweep.csv").read_text().startswith("select.top_k,teacher top1,")
+    assert len(list(output.glob("*/seed-0/materialise/*.tar"))) > 4
+    assert cluster.status(output).count("teacher ") == 2  # with its evaluation
 
 
 def test_a_task_of_scoring_is_killed(cluster, finished, tmp_path):
