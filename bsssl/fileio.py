@@ -1,19 +1,168 @@
-"""Files, local or remote (any URL fsspec knows): reading, listing, and writes that are complete or absent."""
+"""Files, local or remote (any URL fsspec knows): reading, listing, and writes that are complete or absent.
+
+Every remote call goes through ``attempt``, whose policy is the only one of ours: what can pass by itself (a lost
+connection, a timeout, a server that is busy or throttles, an answer that is cut short) is tried ``ATTEMPTS`` times with
+growing waits, about half a minute together, on top of what the file system's own library does; what will stay as it is
+(no such file, no permission) is an OSError at once. When the attempts run out nothing is known about the file, so that
+this is never an OSError, which would make it an unreadable item, but ``Unreachable``, which ends the run.
+"""
 
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
+import random
+import re
+import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn, TypeVar
 
 import fsspec
+from fsspec.utils import glob_translate
 
 from bsssl.registry import UserError
+
+ATTEMPTS = 6
+FIRST_WAIT = 1.0
+"""seconds, at most, before the second attempt; twice as many before each further one"""
+_sleep = time.sleep
+_jitter = random.SystemRandom()  # draws nothing from the generators that training depends on
+
+# Names, so that no library has to be imported to know its errors: Python's own, aiohttp's (https), botocore's (S3),
+# requests' and urllib3's, azure's, paramiko's (sftp).
+_TRANSIENT_NAMES = frozenset(
+    {
+        *("ConnectionError", "TimeoutError", "gaierror", "IncompleteRead"),
+        *("ClientConnectionError", "ClientPayloadError"),
+        *("HTTPClientError", "IncompleteReadError", "ResponseParserError"),
+        *("Timeout", "ChunkedEncodingError", "ProtocolError"),
+        *("ServiceRequestError", "ServiceResponseError"),
+        "SSHException",
+    }
+)
+_TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+_TRANSIENT_ERRNOS = frozenset({errno.EBUSY, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH})
+# S3 says some of these with a status of 400 or 404; an upload that was completed twice is NoSuchUpload.
+_TRANSIENT_CODES = frozenset(
+    {
+        *("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "RequestTimeout", "InternalError"),
+        *("BadDigest", "IncompleteBody", "NoSuchUpload"),
+    }
+)
+# The same for every file, so never a matter of one item.
+_CREDENTIAL_CODES = frozenset(
+    {
+        *("ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId", "SignatureDoesNotMatch"),
+        "RequestTimeTooSkewed",
+    }
+)
+_RANGE_NOT_SATISFIABLE = 416
+_READ_AHEAD = 2**20
+# Where a file appears once its upload is complete. A rename is a copy and a deletion there.
+_OBJECT_STORES = frozenset({"s3", "gs", "abfs", "oss"})
+_Result = TypeVar("_Result")
+
+
+class Unreachable(UserError):
+    """A file of which nothing can be known now: its server did not answer as it should in any attempt, or refuses us.
+
+    Run again, what is finished is kept; an item that cannot be reached is not an unreadable one.
+    """
+
+    def __init__(self, message: str) -> None:
+        # A data-loading process hands its exceptions on as the text of their traceback: the message is the last line.
+        super().__init__(message.rstrip().rsplit("\n", 1)[-1].rpartition(f"{type(self).__qualname__}: ")[2])
+
+
+class _CutShort(ConnectionError):
+    """Fewer bytes than the file has where we asked."""
+
+
+def attempt(path: str, call: Callable[[], _Result], *, doing: str = "read") -> _Result:
+    """What ``call``, which does something with the remote ``path``, returns; tried again as the module says.
+
+    Raises:
+        OSError: What will not change: FileNotFoundError, PermissionError and the like, naming ``path``.
+        Unreachable: Every attempt failed, or it is not the file but our credentials that are refused.
+    """
+    for number in range(1, ATTEMPTS + 1):
+        try:
+            return call()
+        except Exception as error:
+            if not _is_transient(error):
+                _raise_lasting(path, error, doing)
+            if number == ATTEMPTS:
+                raise Unreachable(
+                    f"cannot {doing} {path}: {_in_a_line(error)} ({ATTEMPTS} attempts); check the connection and the "
+                    "server, then run the same command again: what is finished is kept"
+                ) from error
+        _sleep(FIRST_WAIT * 2 ** (number - 1) * _jitter.uniform(0.5, 1))
+    raise AssertionError("unreachable")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """``error`` and what it was raised from, which tells what the libraries' translations leave out."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _is_transient(error: Exception) -> bool:
+    return any(_is_transient_itself(cause) for cause in _causes(error))
+
+
+def _is_transient_itself(error: BaseException) -> bool:
+    if (status := _status(error)) is not None:
+        return status in _TRANSIENT_STATUSES or _code(error) in _TRANSIENT_CODES
+    if isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNOS:
+        return True
+    return any(base.__name__ in _TRANSIENT_NAMES for base in type(error).__mro__)
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status of an error; None if it has none."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):  # botocore
+        found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    else:
+        found = next((getattr(error, name) for name in ("status", "status_code", "code") if hasattr(error, name)), None)
+    return found if isinstance(found, int) and found >= 100 else None
+
+
+def _code(error: BaseException) -> str:
+    """What S3 calls an error; empty for others'."""
+    response = getattr(error, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+
+
+def _raise_lasting(path: str, error: Exception, doing: str) -> NoReturn:
+    """Raise what an error means that another attempt would not mend."""
+    statuses = {_status(cause) for cause in _causes(error)}
+    if any(_code(cause) in _CREDENTIAL_CODES for cause in _causes(error)):
+        raise Unreachable(
+            f"cannot {doing} {path}: {_in_a_line(error)}; check the credentials, then run again"
+        ) from error
+    if isinstance(error, FileNotFoundError):
+        raise FileNotFoundError(errno.ENOENT, "No such file", path) from error
+    if isinstance(error, PermissionError) or statuses & {401, 403}:
+        raise PermissionError(errno.EACCES, _in_a_line(error), path) from error
+    if isinstance(error, OSError) or statuses != {None}:
+        raise OSError(f"{path}: {_in_a_line(error)}") from error
+    if type(error).__module__ in ("builtins", UserError.__module__):
+        raise error
+    # No credentials at all, a region that does not exist, and what else a library has words of its own for.
+    raise Unreachable(
+        f"cannot {doing} {path}: {_in_a_line(error)}; check how it is to be reached, then run again"
+    ) from error
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
 
 
 def is_remote(path: str) -> bool:
@@ -37,7 +186,8 @@ def absolute(path: str) -> str:
 def remote_filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system of a URL (fsspec keeps one per process) and the path inside it; UserError for an unknown one."""
     try:
-        filesystem, inner = fsspec.core.url_to_fs(path)
+        # Without a cache of listings, what others write meanwhile is seen, and memory does not grow with the pool.
+        filesystem, inner = fsspec.core.url_to_fs(path, use_listings_cache=False)
     except ImportError as error:  # "Install s3fs to access S3", and the like
         raise UserError(f"cannot read {path}: {error} (pip install in the same environment)") from None
     except ValueError as error:
@@ -46,29 +196,183 @@ def remote_filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def open_read(path: str) -> IO[bytes]:
-    """Open a file for reading bytes; UserError when it does not exist."""
+    """Open a file for reading bytes; UserError when it does not exist or, a remote one, cannot be read."""
+    if is_remote(path):
+        with _as_user_errors(path):
+            return io.BufferedReader(_RemoteFile(path), _READ_AHEAD)
     try:
-        if not is_remote(path):
-            return open(path, "rb")
-        filesystem, inner = remote_filesystem(path)
-        return filesystem.open(inner, "rb")
+        return open(path, "rb")
     except FileNotFoundError:
-        raise UserError(f"no such file: {path}; check the path") from None
+        raise _no_such_file(path) from None
+
+
+def _no_such_file(path: str) -> UserError:
+    return UserError(f"no such file: {path}; check the path")
+
+
+@contextlib.contextmanager
+def _as_user_errors(path: str) -> Iterator[None]:
+    """Around remote calls about ``path`` itself, not an item: an OSError becomes a UserError."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise _no_such_file(path) from None
+    except OSError as error:
+        raise _refused(path, error) from error
+
+
+def _refused(path: str, error: OSError) -> UserError:
+    return UserError(f"cannot read {path}: {_in_a_line(error)}; check the path and the permissions")
+
+
+class _RemoteFile(io.RawIOBase):
+    """A remote file as ranges of bytes, each with as many attempts as it needs.
+
+    The libraries' own files keep what they read ahead, and a part that was cut short with it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path, self._position = path, 0
+        info = _info(path)
+        self._whole: bytes | None = None
+        if info.get("size") is None or info.get("partial") is False:  # web servers that do not say, or do not serve it
+            self._whole = read_range(path)
+        self._size: int = info["size"] if self._whole is None else len(self._whole)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._read(min(self._position + len(buffer), self._size))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def readall(self) -> bytes:
+        return self._read(self._size)
+
+    def _read(self, stop: int) -> bytes:
+        """The bytes from where we are to ``stop``, which is where we then are."""
+        start = self._position
+        if stop <= start:
+            return b""
+        if self._whole is None:
+            with _as_user_errors(self._path):
+                data = read_range(self._path, start, stop)
+            if len(data) == stop - start:
+                self._position = stop
+                return data
+            if len(data) != self._size:
+                raise UserError(f"{self._path} changed while it was read; run again once it is complete")
+            self._whole = data  # a server that ignores ranges sends all of it
+        self._position = stop
+        return self._whole[start:stop]
+
+
+def read_range(path: str, start: int = 0, stop: int | None = None) -> bytes:
+    """The bytes of a remote file from ``start`` to ``stop`` (None: its end), fewer only if the file ends before.
+
+    A server that does not serve ranges may send more. OSError and Unreachable as ``attempt``.
+    """
+    filesystem, inner = remote_filesystem(path)
+
+    def read() -> bytes:
+        try:
+            # With a start even for whole files: without one, s3fs asks for each file's size first.
+            data = bytes(filesystem.cat_file(inner, start=start, end=stop))
+        except Exception as error:
+            if any(_status(cause) == _RANGE_NOT_SATISFIABLE for cause in _causes(error)):
+                return b""  # begins at the file's end or after it
+            raise
+        if stop is not None and len(data) < stop - start:
+            size = filesystem.info(inner).get("size")
+            if size is not None and len(data) < min(stop, size) - start:
+                raise _CutShort(f"{len(data)} of {stop - start} bytes came")
+        return data
+
+    return attempt(path, read)
+
+
+def _info(path: str) -> dict[str, Any]:
+    """What the file system says of a remote file or folder; OSError and Unreachable as ``attempt``."""
+    filesystem, inner = remote_filesystem(path)
+    return dict(attempt(path, lambda: filesystem.info(inner)))
 
 
 def exists(path: str) -> bool:
-    """Whether a file or folder is there."""
+    """Whether a file or folder is there; UserError when that cannot be told."""
     if not is_remote(path):
         return os.path.exists(path)
-    filesystem, inner = remote_filesystem(path)
-    return bool(filesystem.exists(inner))
+    # Not the file systems' own answer: to some, a server that does not answer has no file.
+    try:
+        _info(path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise _refused(path, error) from error
+    return True
 
 
 def glob(pattern: str) -> list[str]:
     """Paths that match ``pattern``, sorted; URLs keep their protocol."""
     filesystem, inner = remote_filesystem(pattern)
-    found = sorted(filesystem.glob(inner))
-    return [filesystem.unstrip_protocol(name) for name in found] if is_remote(pattern) else found
+    if not is_remote(pattern):
+        return sorted(filesystem.glob(inner))
+    fixed = re.split(r"[*?\[]", inner, maxsplit=1)[0]
+    top = fixed.rpartition("/")[0]
+    matches = re.compile(glob_translate(inner)).match
+    depth = None if "**" in inner else inner[len(top) + 1 :].count("/")
+    # Not the file systems' own: what cannot be listed is left out there.
+    found = [
+        f"{folder}/{name}"
+        for folder, folders, files in _walk_remote(filesystem.unstrip_protocol(top), depth=depth)
+        for name in [*folders, *files]
+        if matches(f"{folder}/{name}")
+    ]
+    return sorted(filesystem.unstrip_protocol(name) for name in found)
+
+
+def _walk_remote(root: str, *, depth: int | None = None) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Folders below ``root`` and itself, each before its sub-folders, with the sorted names of these and of its files.
+
+    A folder that is not there has no files. ``depth``: how many levels below ``root`` to go down.
+    """
+    filesystem, top = remote_filesystem(root)
+    waiting = [(top.rstrip("/"), depth)]
+    while waiting:
+        folder, depth = waiting.pop()
+        folders, files = _list(filesystem, folder)
+        yield folder, folders, files
+        if depth is None or depth > 0:
+            below = None if depth is None else depth - 1
+            waiting += [(f"{folder}/{name}", below) for name in reversed(folders)]
+
+
+def _list(filesystem: fsspec.AbstractFileSystem, folder: str) -> tuple[list[str], list[str]]:
+    """The sorted names of the sub-folders and files of a remote folder; none if it is not there."""
+    path = filesystem.unstrip_protocol(folder)
+    try:
+        found = attempt(path, lambda: filesystem.ls(folder, detail=True), doing="list")
+    except FileNotFoundError:
+        return [], []
+    except OSError as error:
+        raise _refused(path, error) from error
+    # S3 may list an empty object with the folder's own name, which some programs make to stand for it.
+    places = {entry["name"].rstrip("/"): entry["type"] for entry in found}
+    places.pop(folder, None)
+    kinds: tuple[list[str], list[str]] = ([], [])
+    for place, kind in places.items():
+        kinds[kind != "directory"].append(place.rsplit("/", 1)[-1])
+    return sorted(kinds[0]), sorted(kinds[1])
 
 
 def walk(root: str) -> Iterator[str]:
@@ -76,17 +380,10 @@ def walk(root: str) -> Iterator[str]:
 
     Links are followed, hidden names skipped; a folder that is not there has no files.
     """
-    if is_remote(root):
-        filesystem, top = remote_filesystem(root)
-        top = top.rstrip("/")
-        folders = filesystem.walk(top)
-    else:
-        top, folders = root, os.walk(root, followlinks=True)
-    for folder, subfolders, files in folders:
-        # os.walk descends in the order in which it finds this list; remote walks give theirs in listing order.
-        subfolders_kept = sorted(name for name in subfolders if not name.startswith("."))
-        if isinstance(subfolders, list):
-            subfolders[:] = subfolders_kept
+    top = remote_filesystem(root)[1].rstrip("/") if is_remote(root) else root
+    for folder, subfolders, files in _walk_remote(root) if is_remote(root) else os.walk(root, followlinks=True):
+        # Both kinds of walk descend into what this list holds, in its order.
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         prefix = folder[len(top) :].strip("/").replace(os.sep, "/")
         for name in sorted(files):
             if not name.startswith("."):
@@ -97,22 +394,18 @@ def walk(root: str) -> Iterator[str]:
 def atomic_write(path: str) -> Iterator[IO[bytes]]:
     """A file opened for writing bytes that appears at ``path`` complete, or not at all.
 
-    The bytes go to a name of this writer's own in the same folder, which replaces ``path`` at the end: a reader never
-    sees half a file, and two writers of the same result do no harm. A full disk or a read-only folder is a UserError.
+    A reader never sees half a file, and two writers of the same result do no harm: the bytes go to a name of this
+    writer's own in the same folder, which replaces ``path`` at the end; those of a remote file to a temporary local
+    file, which is uploaded at the end, again from its start when the connection breaks. A full disk or a read-only
+    folder is a UserError.
     """
-    temporary = f"{path}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
-    if is_remote(path):
-        filesystem, inner = remote_filesystem(path)
-        inner_temporary = filesystem._strip_protocol(temporary)
-        try:
-            with filesystem.open(inner_temporary, "wb") as file:
-                yield file
-            filesystem.mv(inner_temporary, inner)
-        except BaseException:
-            with contextlib.suppress(Exception):
-                filesystem.rm(inner_temporary)
-            raise
-        return
+    with _write_remote(path) if is_remote(path) else _write_local(path) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _write_local(path: str) -> Iterator[IO[bytes]]:
+    temporary = _temporary(path)
     try:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         with open(temporary, "wb") as file:
@@ -125,6 +418,49 @@ def atomic_write(path: str) -> Iterator[IO[bytes]]:
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+
+
+def _temporary(path: str) -> str:
+    """A name of this writer's own in the folder of ``path``."""
+    return f"{path}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+
+
+@contextlib.contextmanager
+def _write_remote(path: str) -> Iterator[IO[bytes]]:
+    remote_filesystem(path)  # an unknown one is refused before the work
+    try:
+        with tempfile.TemporaryDirectory(prefix="bsssl-") as folder:
+            local = os.path.join(folder, "file")
+            with open(local, "wb") as file:
+                yield file
+            _upload(local, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"cannot write {path}: no space left in {tempfile.gettempdir()}, where it is put together; free some, "
+                "or set TMPDIR to another folder"
+            ) from error
+        raise UserError(
+            f"cannot write {path}: {_in_a_line(error)}; check the bucket or folder and the permissions"
+        ) from error
+
+
+def _upload(local: str, path: str) -> None:
+    """Copy a local file to a remote place, complete or not at all."""
+    filesystem, inner = remote_filesystem(path)
+    kinds = {filesystem.protocol} if isinstance(filesystem.protocol, str) else set(filesystem.protocol)
+    if kinds & _OBJECT_STORES:
+        attempt(path, lambda: filesystem.put_file(local, inner), doing="write")
+        return
+    temporary = filesystem._strip_protocol(_temporary(path))
+    try:
+        attempt(path, lambda: filesystem.makedirs(filesystem._parent(inner), exist_ok=True), doing="write")
+        attempt(path, lambda: filesystem.put_file(local, temporary), doing="write")
+        attempt(path, lambda: filesystem.mv(temporary, inner), doing="write")
+    except BaseException:
+        with contextlib.suppress(Exception):
+            filesystem.rm(temporary)
+        raise
 
 
 def unwritable(path: str, error: OSError) -> UserError:

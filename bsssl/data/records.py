@@ -1,6 +1,5 @@
 """Records: one row per item, with everything needed to read its bytes. Every source yields tables of them."""
 
-import errno
 import functools
 import os
 from collections.abc import Sequence
@@ -116,11 +115,12 @@ def read_records(path: str) -> pa.Table:
 def read_bytes(path: str, *, offset: int = 0, size: int = -1) -> bytes:
     """``size`` bytes of a file or URL from ``offset`` (-1: all that follow); a segment in ``path`` plays no part.
 
-    OSError when the file is missing or ends before the range does.
+    OSError when the file is missing or ends before the range does; of a URL ``fileio.Unreachable`` when that cannot be
+    told.
     """
     path = split_segment(path)[0]
     if fileio.is_remote(path):
-        data = _read_remote(path, offset, size)
+        data = fileio.read_range(path, offset, None if size == -1 else offset + size)
     else:
         data = _read_local(path, offset, size)
     if size >= 0 and len(data) < size:
@@ -156,11 +156,3 @@ class _OpenFile:
 
 
 _opened = functools.lru_cache(maxsize=_OPEN_FILES)(_OpenFile)
-
-
-def _read_remote(path: str, offset: int, size: int) -> bytes:
-    filesystem, inner = fileio.remote_filesystem(path)
-    try:
-        return bytes(filesystem.cat_file(inner, start=offset or None, end=None if size == -1 else offset + size))
-    except FileNotFoundError:
-        raise FileNotFoundError(errno.ENOENT, "No such file", path) from None
