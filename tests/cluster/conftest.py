@@ -33,7 +33,7 @@ def ask(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def wait_until(condition: Callable[[], object], *, seconds: float = 120.0) -> None:
+def wait_until(condition: Callable[[], object], *, seconds: float = 300.0) -> None:
     """Until ``condition()`` holds."""
     end = time.monotonic() + seconds
     while not condition():
@@ -68,7 +68,7 @@ class Cluster:
         """The last job of a stage."""
         return [job for job in read_jobs(str(output)) if job.stage == stage][-1]
 
-    def wait(self, output: Path, *, seconds: float = 300.0) -> None:
+    def wait(self, output: Path, *, seconds: float = 900.0) -> None:
         """Until no job of the run is in the queue; what waits after a requeue is started at once."""
 
         def over() -> bool:
