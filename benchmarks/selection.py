@@ -32,7 +32,6 @@ import pyarrow as pa
 from bsssl.selection import ScoreHeader, score_files, score_path, select_samples, write_scores, write_selection
 from bsssl.selection.rows import edge_counts, group
 
-SHARD_SAMPLES = 500_000  # opening a score file costs under a millisecond, whatever its size: 1,000 files are a second
 PICKS = "picks-{}.npy"
 PEER_ROWS = 300_000_000  # DuckDB needs 4 GiB for 100 million
 
@@ -54,10 +53,10 @@ def make_rows(number: int, samples: int, args: argparse.Namespace) -> tuple[np.n
     return classes.astype(dtype), scores
 
 
-def shards(samples: int) -> Iterator[tuple[int, int, int]]:
+def shards(args: argparse.Namespace) -> Iterator[tuple[int, int, int]]:
     """Number, base and size of every shard."""
-    for number, base in enumerate(range(0, samples, SHARD_SAMPLES)):
-        yield number, base, min(SHARD_SAMPLES, samples - base)
+    for number, base in enumerate(range(0, args.samples, args.shard_samples)):
+        yield number, base, min(args.shard_samples, args.samples - base)
 
 
 def timed(function: Callable[[], Any]) -> tuple[float, Any]:
@@ -80,7 +79,7 @@ def run_write(args: argparse.Namespace) -> dict[str, Any]:
     grouping = np.zeros(args.repeats)
     writing = 0.0
     names = tuple(f"class {number}" for number in range(args.classes))
-    for number, base, size in shards(args.samples):
+    for number, base, size in shards(args):
         classes, scores = make_rows(number, size, args)
         positions = np.arange(size)
 
@@ -91,7 +90,8 @@ def run_write(args: argparse.Namespace) -> dict[str, Any]:
         for repeat in range(args.repeats):
             grouping[repeat] += timed(group_rows)[0]
         header = ScoreHeader(
-            teacher="t", pool="p", class_names=names, top_p=args.top_p, num_shards=-(-args.samples // SHARD_SAMPLES),
+            **{"teacher": "t", "pool": "p", "class_names": names, "top_p": args.top_p},
+            num_shards=-(-args.samples // args.shard_samples),
             shard=f"{number:06d}.tar", number=number, base=base, num_records=size,
         )  # fmt: skip
         table = pa.table(
@@ -133,7 +133,7 @@ def peer_columns(args: argparse.Namespace) -> dict[str, np.ndarray]:
         "class": np.empty(count, np.int16 if args.classes < 2**15 else np.int32),
         "score": np.empty(count, np.float32),
     }
-    for number, base, size in shards(args.samples):
+    for number, base, size in shards(args):
         part = slice(base * args.top_p, (base + size) * args.top_p)
         classes, scores = make_rows(number, size, args)
         columns["class"][part], columns["score"][part] = classes.ravel(), scores.ravel()
@@ -286,6 +286,7 @@ def main() -> None:
     parser.add_argument("--top-p", type=int, default=10)
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--per-class", type=int, default=8000)
+    parser.add_argument("--shard-samples", type=int, default=500_000, help="samples of each score file")
     parser.add_argument("--growth", type=int, default=0, help="also select from a pool this many times as large")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)

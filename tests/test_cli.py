@@ -19,6 +19,7 @@ def plan_rows(text):
 def test_help(bsssl, command):
     outcome = bsssl(command, "--help")
     assert outcome.status == 0 and "key=value" in outcome.out and "--plan" in outcome.out
+    assert "--launch launcher.kind=slurm" in outcome.out
 
 
 def test_version(bsssl):
