@@ -65,6 +65,9 @@ _RANGE_NOT_SATISFIABLE = 416
 _READ_AHEAD = 2**20
 # Where a file appears once its upload is complete. A rename is a copy and a deletion there.
 _OBJECT_STORES = frozenset({"s3", "gs", "abfs", "oss"})
+# Kept for good: a forked process that lets go of one closes its connections. The system watches them for both processes
+# in one place, from which they are then gone: this process would wait for an answer until it gives up, minutes later.
+_filesystems: set[fsspec.AbstractFileSystem] = set()
 _Result = TypeVar("_Result")
 
 
@@ -192,6 +195,7 @@ def remote_filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
         raise UserError(f"cannot read {path}: {error} (pip install in the same environment)") from None
     except ValueError as error:
         raise UserError(f"cannot read {path}: {error}; check the part before ://") from None
+    _filesystems.add(filesystem)
     return filesystem, inner
 
 
