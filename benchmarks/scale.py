@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from timing import machine, photo, use_cores
 
-from bsssl.data import plan_tars, write_pool, write_tar
+from bsssl.data import Manifest, plan_tars, write_pool, write_tar
 from bsssl.data.sources import Tars
 from bsssl.selection import (
     SAMPLES_SCHEMA,
@@ -38,6 +40,7 @@ from bsssl.selection import (
 )
 
 CLASSES, TOP_P = 1000, 10
+MANIFEST_ROWS = 1_000_000
 
 
 def write_tars(folder: Path, tars: int, samples: int) -> None:
@@ -69,8 +72,9 @@ def size(folder: Path, pattern: str) -> int:
     return sum(path.stat().st_size for path in folder.glob(pattern))
 
 
-def score(folder: Path, pool: Any) -> None:
-    """Random scores of every record, as score files."""
+def score(folder: Path, pool: Any) -> float:
+    """Random scores of every record as score files; the seconds that writing took."""
+    seconds = 0.0
     random = np.random.default_rng(0)
     common = {"teacher": "t", "pool": pool.fingerprint, "top_p": TOP_P, "num_shards": len(pool.shards)}
     names = tuple(f"class {number}" for number in range(CLASSES))
@@ -90,7 +94,10 @@ def score(folder: Path, pool: Any) -> None:
             num_records=shard.num_records,
         )
         write_ledger(path, [])
+        began = time.perf_counter()
         write_scores(path, header=header, samples=samples, classes=classes, scores=scores)
+        seconds += time.perf_counter() - began
+    return seconds
 
 
 def main() -> None:
@@ -105,7 +112,7 @@ def main() -> None:
         write_tars(folder / "pool", args.tars, args.samples)
         source = Tars(path=str(folder / "pool" / f"{{00000..{args.tars - 1:05d}}}.tar"))
         listing, pool = timed(lambda: write_pool([source], folder=str(folder / "list")))
-        scoring, _ = timed(lambda: score(folder / "scores", pool))
+        scoring = score(folder / "scores", pool)
         paths = score_files(str(folder / "scores"))
         selecting, chosen = timed(lambda: select_samples(paths, top_k=count // CLASSES * 5))
         selection = str(folder / "selection.parquet")
@@ -117,7 +124,12 @@ def main() -> None:
         )
         copied = min(copies * 1000, len(plan.rows))
         pairs = len(read_selection(selection))
+        manifest = folder / "manifest.parquet"
+        many = {"path": ["/pool/00000.tar"] * MANIFEST_ROWS, "key": [f"{n:09d}.jpg" for n in range(MANIFEST_ROWS)]}
+        pq.write_table(pa.table({**many, "offset": range(MANIFEST_ROWS), "size": range(MANIFEST_ROWS)}), manifest)
+        streaming, _ = timed(lambda: write_pool([Manifest(path=str(manifest))], folder=str(folder / "many")))
         ours = {
+            "manifest_rows_listed_per_second": round(MANIFEST_ROWS / streaming),
             "tar_members_indexed_per_second": round(count / listing),
             "samples_written_to_score_files_per_second": round(count / scoring),
             "selecting_s": round(selecting, 3),

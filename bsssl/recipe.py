@@ -27,11 +27,12 @@ from bsssl.log import logger
 from bsssl.registry import DATASETS, UserError
 
 DONE = "done.json"
+HELD = "held.hashes"  # of the contents of labeled and test items, which the pool must not hold
 WEIGHTS, SELECTION, POOL = "model.safetensors", "selection.parquet", "pool"
 RESULTS: dict[str, dict[str, tuple[str, ...]]] = {
     "data": {
         "labels": ("classes.json", "labeled.csv", "rest.csv", "test.csv"),
-        "pool": (f"{POOL}/pool.json",),
+        "pool": (f"{POOL}/pool.json", HELD),
     },
     "train": {"weights": (WEIGHTS,)},
     "score": {"scores": ()},  # one file per shard of the pool, of what is read alone

@@ -58,7 +58,7 @@ def test_layout(finished_once):
     assert {path.name for path in run.iterdir()} == expected
     assert not list(finished_once.rglob("*.tmp"))
     assert {path.name for path in (run / "data").iterdir()} == {
-        "classes.json", "labeled.csv", "rest.csv", "test.csv", "pool", "done.json",
+        "classes.json", "labeled.csv", "rest.csv", "test.csv", "held.hashes", "pool", "done.json",
     }  # fmt: skip
     for name in TRAINED:
         files = {path.name for path in (run / name).iterdir()}

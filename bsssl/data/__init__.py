@@ -1,6 +1,6 @@
 """What a sample is, where samples come from, and how they are read and transformed."""
 
-from bsssl.data.dataset import Failure, ItemDataset, SparseTargets, Targets, collate
+from bsssl.data.dataset import HASH_BYTES, Failure, ItemDataset, SparseTargets, Targets, collate
 from bsssl.data.generated import Digits, MovingDigits
 from bsssl.data.loader import EvalBatches, TrainBatches, make_loader
 from bsssl.data.materialise import TarPlan, is_written, plan_tars, write_places, write_tar
@@ -16,6 +16,7 @@ from bsssl.data.video_sets import Hmdb51, Kinetics, Ucf101
 from bsssl.data.views import ClipViews, ImageViews, Views, make_views
 
 __all__ = [
+    "HASH_BYTES",
     "VIDEO_EXTENSIONS",
     "ClipViews",
     "Digits",

@@ -11,6 +11,7 @@ from bsssl import data, distributed, fileio
 from bsssl.engine.compute import Compute
 from bsssl.models import build_model
 from bsssl.models.weights import load_weights
+from bsssl.recipe import HELD as HELD
 from bsssl.recipe import POOL as POOL
 from bsssl.recipe import SELECTION as SELECTION
 from bsssl.recipe import WEIGHTS as WEIGHTS

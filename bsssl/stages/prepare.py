@@ -12,7 +12,7 @@ from bsssl import data, fileio
 from bsssl.log import logger, progress
 from bsssl.recipe import Run, Stage
 from bsssl.registry import DATASETS, UserError
-from bsssl.stages.inputs import OVERLAP_REMEDY, POOL
+from bsssl.stages.inputs import HELD, OVERLAP_REMEDY, POOL
 
 
 def data_stage(run: Run, stage: Stage) -> dict[str, Any]:
@@ -34,6 +34,10 @@ def data_stage(run: Run, stage: Stage) -> dict[str, Any]:
     if settings.pool_overlap == "refuse":
         shards = progress(pool.shards, unit="shard", title="comparing the pool with the labels")
         data.check_overlap((shard.records() for shard in shards), held, remedy=OVERLAP_REMEDY)
+    # Once, for all the tasks that score the pool.
+    hashes = data.content_hashes(held) if settings.pool_overlap != "allow" else set()
+    with fileio.atomic_write(str(folder / HELD)) as file:
+        file.write(b"".join(sorted(hashes)))
     return {
         "classes": len(classes),
         "labeled": len(labeled),

@@ -83,8 +83,8 @@ def test_a_task_of_scoring_is_killed(cluster, finished, tmp_path):
     cluster.launch("score", finished, "launcher.array_tasks=4")
     array = next(job for job in read_jobs(str(finished)) if job.tasks)
     wait_until(lambda: state_of(array.ids[1]) == "RUNNING")
-    wait_until(lambda: running_tasks(f"SLURM_ARRAY_JOB_ID={array.job_id}", "SLURM_ARRAY_TASK_ID=1"))
-    for pid in running_tasks(f"SLURM_ARRAY_JOB_ID={array.job_id}", "SLURM_ARRAY_TASK_ID=1"):
+    wait_until(lambda: computing(array.job_id, 1))
+    for pid in computing(array.job_id, 1):
         os.kill(pid, signal.SIGKILL)
     cluster.wait(finished)
     there = {path.name: path.stat().st_mtime_ns for path in (finished / "seed-0" / "score").glob("*.scores")}
@@ -150,10 +150,11 @@ def test_a_node_dies(cluster, recipe, tmp_path, what):
     node = ask("squeue", "-h", "-j", job.job_id, "-o", "%N")
     victims = [int((CLUSTER / f"slurmd-{node}.pid").read_text())]
     if what == "the node":
-        victims += [*steps_of(job.job_id), *running_tasks(f"SLURM_JOB_ID={job.job_id}")]
-        assert len(victims) >= 4  # the daemon, the steps of batch script and task, the training
-    for pid in victims:
-        os.kill(pid, signal.SIGKILL)
+        victims += [*steps_of(job.job_id), *processes_of(f"SLURM_JOB_ID={job.job_id}")]
+        assert len(victims) >= 6  # the daemon, two steps, the batch script, srun, the training
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # nobody may see the others die
+        for pid in victims:
+            os.kill(pid, number)
     # Slurm finds out, and gives the job to the other node, perhaps with the old process still at work.
     wait_until(lambda: cluster.restarts(job) == 1)
     cluster.wait(output)
@@ -163,17 +164,20 @@ def test_a_node_dies(cluster, recipe, tmp_path, what):
     assert all(torch.equal(value, teacher(output)[name]) for name, value in teacher(whole).items())
 
 
-def running_tasks(*variables: str) -> list[int]:
-    """Processes of jobs that compute, with these in their environment."""
+def processes_of(*variables: str) -> list[int]:
+    """Processes with all of these in their environment."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             environment = (folder / "environ").read_bytes().split(b"\0")
-            if b"submitit" in (folder / "cmdline").read_bytes() and all(
-                variable.encode() in environment for variable in (*variables, "SUBMITIT_EXECUTOR=slurm")
-            ):
+            if all(variable.encode() in environment for variable in variables):
                 found.append(int(folder.name))
     return found
+
+
+def computing(array_id: str, task: int) -> list[int]:
+    """The processes of a task of an array that compute."""
+    return processes_of(f"SLURM_ARRAY_JOB_ID={array_id}", f"SLURM_ARRAY_TASK_ID={task}", "SLURM_PROCID=0")
 
 
 def steps_of(job_id: str) -> list[int]:
@@ -209,6 +213,7 @@ def test_a_stage_that_fails_stops_the_chain_and_names_its_log(cluster, tmp_path)
 
 def test_what_cannot_be_submitted_leaves_nothing_behind(cluster, tmp_path):
     error = cluster.launch("run", tmp_path / "run", "launcher.stages={select: {partition: nowhere}}", status=1)
-    assert "the job of select cannot be submitted" in error and "nowhere" in error and error.count("error: ") == 1
+    assert "the job of select cannot be submitted" in error and "nowhere" in error
+    assert len([line for line in error.splitlines() if line.startswith("error: ")]) == 1
     wait_until(lambda: not ask("squeue", "-h"), seconds=20)
     assert SLURM[1] == "launcher.kind=slurm"
