@@ -34,7 +34,11 @@ setup(
     ],
     extras_require={
         "torchcodec": ["torchcodec>=0.7"],  # needs the shared libraries of FFmpeg
-        "dev": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.11", "torchcodec>=0.7"],
+        "s3": ["s3fs>=2024.2"],  # s3:// paths
+        "dev": [
+            *("pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.11", "torchcodec>=0.7"),
+            *("s3fs>=2024.2", "moto[s3,server]>=5"),  # a server that speaks S3, for the tests of remote data
+        ],
         "benchmarks": ["duckdb>=1.0", "polars>=1.0"],
     },
     entry_points={"console_scripts": ["bsssl=bsssl.cli:main"]},
