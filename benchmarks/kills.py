@@ -75,18 +75,18 @@ def has_checkpoint(folder: Path, stage: str) -> bool:
 
 
 class Command:
-    """The recipe as a user starts it, in a process of its own that writes to ``log.txt`` in ``folder``."""
+    """`bsssl run` as a user starts it, in a process of its own that writes to ``log.txt`` in ``folder``."""
 
-    def __init__(self, folder: Path, steps: int) -> None:
+    def __init__(self, folder: Path, arguments: list[str], **environment: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._log = folder / "log.txt"
         with open(self._log, "w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(REPOSITORY / "tools" / "run_recipe.py"), *recipe(steps)],
+                [sys.executable, str(REPOSITORY / "tools" / "run_recipe.py"), *arguments],
                 cwd=folder,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
             )
 
     def log(self) -> str:
@@ -109,7 +109,7 @@ class Command:
 
 def uninterrupted(folder: Path, steps: int) -> float:
     """Run once; seconds from the first line of its log to its end."""
-    command = Command(folder, steps)
+    command = Command(folder, recipe(steps))
     while not command.log() and not command.ended(0.05):
         pass
     started = time.monotonic()
@@ -125,7 +125,7 @@ def kill_until_done(folder: Path, steps: int, working: float) -> Iterator[tuple[
     sooner more often than later, so that the early stages, which a run passes once, have their share.
     """
     while True:
-        command = Command(folder, steps)
+        command = Command(folder, recipe(steps))
         if random.random() < 0.1:
             done = command.ended(random.uniform(0, 3))
         else:
