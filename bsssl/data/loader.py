@@ -1,5 +1,7 @@
 """Which rows make up which batch, and the loader that fetches them."""
 
+import multiprocessing
+import multiprocessing.util
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -117,6 +119,7 @@ def make_loader(
     """
     if workers == 0:
         return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, pin_memory=pin_memory)
+    multiprocessing.util.Finalize(None, _kill_workers, exitpriority=0)
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -134,3 +137,10 @@ def _leave_signals_to_the_main_process(worker: int) -> None:
     them; a worker that ended of one would fail the training first."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+
+
+def _kill_workers() -> None:
+    """At the end of the program, which else sends SIGTERM to those that an error has left behind and waits for them."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()

@@ -11,6 +11,7 @@ from bsssl.data.sources import Folder
 from bsssl.data.transforms import train_transform
 from bsssl.data.views import ImageViews
 from bsssl.registry import UserError
+from tests import processes
 
 
 def test_every_epoch_has_every_row_once():
@@ -105,3 +106,19 @@ def test_remote_files(picture_folder, memory, workers):
         assert torch.equal(one["input"], other["input"]) and torch.equal(one["index"], other["index"])
     failing = ItemDataset(remote, views=ImageViews(train_transform(size=16))).__getitems__([14, 15])
     assert failing[0][0]["index"] == 14 and "gone.jpg" in failing[1][0].reason
+
+
+LEFT_BEHIND = []
+
+
+def end_while_loading() -> None:
+    LEFT_BEHIND.append(iter(make_loader([0] * 100, EvalBatches(100, batch_size=1), workers=1)))
+    raise SystemExit(3)
+
+
+def test_a_program_ends_though_a_loader_is_left_behind(tmp_path):
+    process = processes.start(end_while_loading, folder=tmp_path)
+    process.join(60)
+    ended = process.exitcode
+    process.kill()
+    assert ended == 3
