@@ -227,14 +227,26 @@ class Run:
 
     def _lost(self, name: str) -> str | None:
         """Which files of a finished stage somebody has removed since; None when all are there."""
-        kind, folder = self.stages[name].kind, self.folder(name)
-        names, data_record = {file for files in RESULTS[kind].values() for file in files}, self.record("data")
-        if kind == "score" and data_record is not None:
-            shards = range(data_record["result"]["pool_shards"])
-            names = {Path(selection.score_path(str(folder), number)).name for number in shards}
+        folder, names = self.folder(name), self._left_by(name)
         there = set(os.listdir(folder))  # at once: a pool may have very many shards
+        if (folder / POOL).is_dir():
+            there |= {f"{POOL}/{file}" for file in os.listdir(folder / POOL)}
         lost = sorted(file for file in names if file not in there and not (folder / file).exists())
         return f"{lost[0]} is missing" + (f", and {len(lost) - 1} more" if lost[1:] else "") if lost else None
+
+    def _left_by(self, name: str) -> set[str]:
+        """The files of the finished stage ``name``, by their paths in its folder."""
+        kind, folder, data_record = self.stages[name].kind, str(self.folder(name)), self.record("data")
+        names = {file for files in RESULTS[kind].values() for file in files}
+        shards = range(data_record["result"]["pool_shards"]) if data_record is not None else range(0)
+        if kind == "data":
+            names |= {f"{POOL}/{data.shard_file(number)}" for number in shards}
+        elif kind == "score" and data_record is not None:
+            names = {Path(selection.score_path(folder, number)).name for number in shards}
+        elif kind == "materialise":
+            tars = range(self._finished(name)["result"]["tars"])
+            names |= {Path(data.tar_path(folder, number)).name for number in tars}
+        return names
 
     def execute(self, name: str) -> None:
         """Run stage ``name`` unless it is done; all it needs must be there."""

@@ -203,6 +203,15 @@ def test_a_lost_result_is_made_again(again, finished, finished_once):
     assert (weights.read_bytes(), scores.read_bytes()) == expected
 
 
+def test_a_lost_list_of_the_pool_is_made_again(again, finished, finished_once):
+    shard = finished / "seed-0" / "data" / "pool" / "shard-000002.parquet"
+    expected = shard.read_bytes()
+    shard.unlink()
+    outcome = again("run")
+    assert executed(outcome) == ["data"] and "data (pool/shard-000002.parquet is missing)" in outcome.err
+    assert shard.read_bytes() == expected
+
+
 def test_a_stage_that_was_killed_before_its_end_runs_again(again, finished, finished_once):
     (finished / "seed-0" / "select" / "done.json").unlink()
     (finished / "seed-0" / "select" / "selection.parquet.1-ab.tmp").write_text("half")

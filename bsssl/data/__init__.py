@@ -3,9 +3,9 @@
 from bsssl.data.dataset import HASH_BYTES, Failure, ItemDataset, SparseTargets, Targets, collate
 from bsssl.data.generated import Digits, MovingDigits
 from bsssl.data.loader import EvalBatches, TrainBatches, make_loader
-from bsssl.data.materialise import TarPlan, is_written, plan_tars, write_places, write_tar
+from bsssl.data.materialise import TarPlan, is_written, plan_tars, tar_path, write_places, write_tar
 from bsssl.data.overlap import check_overlap, content_hashes, find_overlap
-from bsssl.data.pool import Pool, Shard, read_pool, write_pool
+from bsssl.data.pool import Pool, Shard, read_pool, shard_file, write_pool
 from bsssl.data.readers import check_backend
 from bsssl.data.records import class_indices, class_names, concat_records, make_records, read_records, write_records
 from bsssl.data.selected import selected_training_set
@@ -55,7 +55,9 @@ __all__ = [
     "read_pool",
     "read_records",
     "selected_training_set",
+    "shard_file",
     "split_labels",
+    "tar_path",
     "test_transform",
     "train_transform",
     "write_places",

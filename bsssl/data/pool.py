@@ -73,7 +73,7 @@ def write_pool(
             left_out += len(records) - len(kept)
             records = kept
         number = len(shards)
-        path = fileio.join(folder, f"shard-{number:06d}.parquet")
+        path = fileio.join(folder, shard_file(number))
         write_records(path, records)
         digest.update(_digest(records))
         shard = Shard(name=name or f"shard-{number:06d}", number=number, base=base, num_records=len(records), path=path)
@@ -92,6 +92,11 @@ def write_pool(
         fileio.join(folder, "pool.json"), {"version": FORMAT_VERSION, "fingerprint": pool.fingerprint, "shards": rows}
     )
     return pool
+
+
+def shard_file(number: int) -> str:
+    """The name of the file that lists the records of shard ``number``."""
+    return f"shard-{number:06d}.parquet"
 
 
 def read_pool(folder: str) -> Pool:
