@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bsssl.data.dataset import ItemDataset
+from bsssl.data.dataset import Failure, ItemDataset
 from bsssl.data.loader import EvalBatches, TrainBatches, make_loader, permutation
 from bsssl.data.records import concat_records, make_records
 from bsssl.data.sources import Folder
@@ -112,7 +112,9 @@ LEFT_BEHIND = []
 
 
 def end_while_loading() -> None:
-    LEFT_BEHIND.append(iter(make_loader([0] * 100, EvalBatches(100, batch_size=1), workers=1)))
+    items = [[Failure(row, "cut short")] for row in range(100)]
+    LEFT_BEHIND.append(iter(make_loader(items, EvalBatches(100, batch_size=1), workers=1)))
+    next(LEFT_BEHIND[0])  # from here on, the process is at work and deaf to SIGTERM
     raise SystemExit(3)
 
 
