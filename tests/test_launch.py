@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,14 @@ def test_a_process_that_fails_ends_all(recipe, tmp_path):
     errors = {line for line in done.stderr.splitlines() if line.startswith("error: ")}
     assert errors and all("training diverged" in line for line in errors)
     assert "Traceback" not in done.stderr
+
+
+def test_an_error_ends_the_loaders_processes_too(recipe, tmp_path):
+    began = time.monotonic()
+    broken = ("stage=teacher", "teacher.base_lr=1e30", "teacher.warmup=0 steps", "system.workers=2")
+    done = run("train", recipe, tmp_path / "run", *broken)
+    assert done.returncode == 1 and "training diverged" in done.stderr
+    assert time.monotonic() - began < 120
 
 
 @pytest.mark.parametrize("count", [1, 4])

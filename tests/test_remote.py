@@ -330,9 +330,6 @@ def test_an_item_that_cannot_be_reached_stops_one_that_is_not_there_fails(s3, fa
 # Scores and selections
 
 
-@pytest.mark.xfail(
-    strict=True, reason="remote score files are read past fileio, with a call that S3 understands otherwise"
-)
 def test_scores_and_selection(s3, faults, tmp_path):
     pool = make_pool(0)
     selected = {}

@@ -1,8 +1,8 @@
 """Which rows make up which batch, and the loader that fetches them."""
 
-import multiprocessing
-import multiprocessing.util
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -119,7 +119,6 @@ def make_loader(
     """
     if workers == 0:
         return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, pin_memory=pin_memory)
-    multiprocessing.util.Finalize(None, _kill_workers, exitpriority=0)
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -134,13 +133,15 @@ def make_loader(
 
 def _leave_signals_to_the_main_process(worker: int) -> None:
     """Slurm sends these to every process of a job that is preempted or near its time limit. The main process answers
-    them; a worker that ended of one would fail the training first."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    them; a worker that ended of one would fail the training first. Its parent's SIGTERM still ends a worker."""
+    if not hasattr(signal, "sigwaitinfo"):  # not Linux, so not Slurm
+        return
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # so that who sent it can be asked for
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
 
 
-def _kill_workers() -> None:
-    """At the end of the program, which else sends SIGTERM to those that an error has left behind and waits for them."""
-    for child in multiprocessing.active_children():
-        if child.daemon:
-            child.kill()
+def _end_with_the_parent() -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)

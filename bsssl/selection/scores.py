@@ -26,7 +26,6 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -319,8 +318,7 @@ class ScoreFile:
         if start == stop:
             return np.empty(shape, _DTYPES[name][1])
         if fileio.is_remote(self.path):
-            filesystem, inner = fsspec.core.url_to_fs(self.path)
-            flat = np.frombuffer(filesystem.cat_file(inner, start, stop), _DTYPES[name][1])
+            flat = np.frombuffer(fileio.read_range(self.path, start, stop), _DTYPES[name][1])
         else:
             with open(self.path, "rb") as file:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -1,9 +1,14 @@
 import itertools
+import signal
+import subprocess
+import time
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader, Dataset
 
+from bsssl.data import loader as loader_module
 from bsssl.data.dataset import Failure, ItemDataset
 from bsssl.data.loader import EvalBatches, TrainBatches, make_loader, permutation
 from bsssl.data.records import concat_records, make_records
@@ -124,3 +129,34 @@ def test_a_program_ends_though_a_loader_is_left_behind(tmp_path):
     ended = process.exitcode
     process.kill()
     assert ended == 3
+
+
+class Sleeping(Dataset):
+    """One item that takes its time."""
+
+    def __len__(self):
+        return 1000
+
+    def __getitem__(self, row):
+        time.sleep(0.02)
+        return {"input": torch.zeros(1), "target": 0, "index": 0, "view": 0}
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="Slurm is for Linux")
+def test_a_worker_heeds_its_parents_signals_alone():
+    loader = DataLoader(
+        Sleeping(), batch_size=1, num_workers=1, worker_init_fn=loader_module._leave_signals_to_the_main_process
+    )
+    stream = iter(loader)
+    next(stream)
+    [worker] = stream._workers
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        subprocess.run(
+            ["kill", f"-{number.value}", str(worker.pid)], check=True
+        )  # from a process that is not its parent
+    for _ in range(20):
+        next(stream)
+    assert worker.is_alive()
+    worker.terminate()
+    worker.join(20)
+    assert worker.exitcode == 0
