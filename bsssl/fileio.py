@@ -1,10 +1,6 @@
 """Files, local or remote (any URL fsspec knows): reading, listing, and writes that are complete or absent.
 
-Every remote call goes through ``attempt``, whose policy is the only one of ours: what can pass by itself (a lost
-connection, a timeout, a server that is busy or throttles, an answer that is cut short) is tried ``ATTEMPTS`` times with
-growing waits, about half a minute together, on top of what the file system's own library does; what will stay as it is
-(no such file, no permission) is an OSError at once. When the attempts run out nothing is known about the file, so that
-this is never an OSError, which would make it an unreadable item, but ``Unreachable``, which ends the run.
+Every remote call goes through ``bsssl.retries.attempt``.
 """
 
 import contextlib
@@ -13,54 +9,20 @@ import hashlib
 import io
 import json
 import os
-import random
 import re
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, NoReturn, TypeVar
+from typing import IO, Any
 
 import fsspec
 from fsspec.utils import glob_translate
 
 from bsssl.registry import UserError
+from bsssl.retries import CutShort, attempt, causes, in_a_line, status_of
 
-ATTEMPTS = 6
-FIRST_WAIT = 1.0
-"""seconds, at most, before the second attempt; twice as many before each further one"""
-_sleep = time.sleep
-_jitter = random.SystemRandom()  # draws nothing from the generators that training depends on
-
-# Names, so that no library has to be imported to know its errors: Python's own, aiohttp's (https), botocore's (S3),
-# requests' and urllib3's, azure's, paramiko's (sftp).
-_TRANSIENT_NAMES = frozenset(
-    {
-        *("ConnectionError", "TimeoutError", "gaierror", "IncompleteRead"),
-        *("ClientConnectionError", "ClientPayloadError"),
-        *("HTTPClientError", "IncompleteReadError", "ResponseParserError"),
-        *("Timeout", "ChunkedEncodingError", "ProtocolError"),
-        *("ServiceRequestError", "ServiceResponseError"),
-        "SSHException",
-    }
-)
-_TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
-_TRANSIENT_ERRNOS = frozenset({errno.EBUSY, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH})
-# S3 says some of these with a status of 400 or 404; an upload that was completed twice is NoSuchUpload.
-_TRANSIENT_CODES = frozenset(
-    {
-        *("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "RequestTimeout", "InternalError"),
-        *("BadDigest", "IncompleteBody", "NoSuchUpload"),
-    }
-)
-# The same for every file, so never a matter of one item.
-_CREDENTIAL_CODES = frozenset(
-    {
-        *("ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId", "SignatureDoesNotMatch"),
-        "RequestTimeTooSkewed",
-    }
-)
 _RANGE_NOT_SATISFIABLE = 416
 _READ_AHEAD = 2**20
 # Where a file appears once its upload is complete. A rename is a copy and a deletion there.
@@ -68,104 +30,6 @@ _OBJECT_STORES = frozenset({"s3", "gs", "abfs", "oss"})
 # Kept for good: a forked process that lets go of one closes its connections. The system watches them for both processes
 # in one place, from which they are then gone: this process would wait for an answer until it gives up, minutes later.
 _filesystems: set[fsspec.AbstractFileSystem] = set()
-_Result = TypeVar("_Result")
-
-
-class Unreachable(UserError):
-    """A file of which nothing can be known now: its server did not answer as it should in any attempt, or refuses us.
-
-    Run again, what is finished is kept; an item that cannot be reached is not an unreadable one.
-    """
-
-    def __init__(self, message: str) -> None:
-        # A data-loading process hands its exceptions on as the text of their traceback: the message is the last line.
-        super().__init__(message.rstrip().rsplit("\n", 1)[-1].rpartition(f"{type(self).__qualname__}: ")[2])
-
-
-class _CutShort(ConnectionError):
-    """Fewer bytes than the file has where we asked."""
-
-
-def attempt(path: str, call: Callable[[], _Result], *, doing: str = "read") -> _Result:
-    """What ``call``, which does something with the remote ``path``, returns; tried again as the module says.
-
-    Raises:
-        OSError: What will not change: FileNotFoundError, PermissionError and the like, naming ``path``.
-        Unreachable: Every attempt failed, or it is not the file but our credentials that are refused.
-    """
-    for number in range(1, ATTEMPTS + 1):
-        try:
-            return call()
-        except Exception as error:
-            if not _is_transient(error):
-                _raise_lasting(path, error, doing)
-            if number == ATTEMPTS:
-                raise Unreachable(
-                    f"cannot {doing} {path}: {_in_a_line(error)} ({ATTEMPTS} attempts); check the connection and the "
-                    "server, then run the same command again: what is finished is kept"
-                ) from error
-        _sleep(FIRST_WAIT * 2 ** (number - 1) * _jitter.uniform(0.5, 1))
-    raise AssertionError("unreachable")
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """``error`` and what it was raised from, which tells what the libraries' translations leave out."""
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
-def _is_transient(error: Exception) -> bool:
-    return any(_is_transient_itself(cause) for cause in _causes(error))
-
-
-def _is_transient_itself(error: BaseException) -> bool:
-    if (status := _status(error)) is not None:
-        return status in _TRANSIENT_STATUSES or _code(error) in _TRANSIENT_CODES
-    if isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNOS:
-        return True
-    return any(base.__name__ in _TRANSIENT_NAMES for base in type(error).__mro__)
-
-
-def _status(error: BaseException) -> int | None:
-    """The HTTP status of an error; None if it has none."""
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):  # botocore
-        found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    else:
-        found = next((getattr(error, name) for name in ("status", "status_code", "code") if hasattr(error, name)), None)
-    return found if isinstance(found, int) and found >= 100 else None
-
-
-def _code(error: BaseException) -> str:
-    """What S3 calls an error; empty for others'."""
-    response = getattr(error, "response", None)
-    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
-
-
-def _raise_lasting(path: str, error: Exception, doing: str) -> NoReturn:
-    """Raise what an error means that another attempt would not mend."""
-    statuses = {_status(cause) for cause in _causes(error)}
-    if any(_code(cause) in _CREDENTIAL_CODES for cause in _causes(error)):
-        raise Unreachable(
-            f"cannot {doing} {path}: {_in_a_line(error)}; check the credentials, then run again"
-        ) from error
-    if isinstance(error, FileNotFoundError):
-        raise FileNotFoundError(errno.ENOENT, "No such file", path) from error
-    if isinstance(error, PermissionError) or statuses & {401, 403}:
-        raise PermissionError(errno.EACCES, _in_a_line(error), path) from error
-    if isinstance(error, OSError) or statuses != {None}:
-        raise OSError(f"{path}: {_in_a_line(error)}") from error
-    if type(error).__module__ in ("builtins", UserError.__module__):
-        raise error
-    # No credentials at all, a region that does not exist, and what else a library has words of its own for.
-    raise Unreachable(
-        f"cannot {doing} {path}: {_in_a_line(error)}; check how it is to be reached, then run again"
-    ) from error
-
-
-def _in_a_line(error: Exception) -> str:
-    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
 
 
 def is_remote(path: str) -> bool:
@@ -226,7 +90,7 @@ def _as_user_errors(path: str) -> Iterator[None]:
 
 
 def _refused(path: str, error: OSError) -> UserError:
-    return UserError(f"cannot read {path}: {_in_a_line(error)}; check the path and the permissions")
+    return UserError(f"cannot read {path}: {in_a_line(error)}; check the path and the permissions")
 
 
 class _RemoteFile(io.RawIOBase):
@@ -294,13 +158,13 @@ def read_range(path: str, start: int = 0, stop: int | None = None) -> bytes:
             # With a start even for whole files: without one, s3fs asks for each file's size first.
             data = bytes(filesystem.cat_file(inner, start=start, end=stop))
         except Exception as error:
-            if any(_status(cause) == _RANGE_NOT_SATISFIABLE for cause in _causes(error)):
+            if any(status_of(cause) == _RANGE_NOT_SATISFIABLE for cause in causes(error)):
                 return b""  # begins at the file's end or after it
             raise
         if stop is not None and len(data) < stop - start:
             size = filesystem.info(inner).get("size")
             if size is not None and len(data) < min(stop, size) - start:
-                raise _CutShort(f"{len(data)} of {stop - start} bytes came")
+                raise CutShort(f"{len(data)} of {stop - start} bytes came")
         return data
 
     return attempt(path, read)
@@ -445,7 +309,7 @@ def _write_remote(path: str) -> Iterator[IO[bytes]]:
                 "or set TMPDIR to another folder"
             ) from error
         raise UserError(
-            f"cannot write {path}: {_in_a_line(error)}; check the bucket or folder and the permissions"
+            f"cannot write {path}: {in_a_line(error)}; check the bucket or folder and the permissions"
         ) from error
 
 

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"registry", "fileio", "log", "distributed"},
+    {"registry", "retries", "fileio", "log", "distributed"},
     {"config", "checkpoint"},
     {"data", "models", "optim", "selection"},
     {"engine"},

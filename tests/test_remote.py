@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
 
-from bsssl import fileio, selection
+from bsssl import fileio, retries, selection
 from bsssl.data.dataset import ItemDataset
 from bsssl.data.loader import make_loader
 from bsssl.data.records import make_records, read_bytes
@@ -24,6 +24,7 @@ from bsssl.data.sources import Folder, Manifest, Tars
 from bsssl.data.transforms import train_transform
 from bsssl.data.views import ImageViews
 from bsssl.registry import UserError
+from bsssl.retries import Unreachable
 from tests.selection.pools import make_pool, write_pool
 
 pytest.importorskip("moto.server")
@@ -114,7 +115,7 @@ def faults(server, monkeypatch) -> Iterator[Faults]:
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
-    monkeypatch.setattr(fileio, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(retries, "FIRST_WAIT", 0.001)
     s3fs.S3FileSystem.clear_instance_cache()
     faults.clear()
     files = s3fs.S3FileSystem(use_listings_cache=False)
@@ -190,9 +191,7 @@ def test_what_lasts_is_one_line(s3, faults, fault):
             (lambda: fileio.write_text("s3://bucket/far/new", "text"), "write s3://bucket/far/new"),
         ]
     for call, what in calls:
-        with pytest.raises(
-            fileio.Unreachable, match=rf"^cannot {what}: .*\(6 attempts\); .*same command again"
-        ) as seen:
+        with pytest.raises(Unreachable, match=rf"^cannot {what}: .*\(6 attempts\); .*same command again") as seen:
             call()
         assert "\n" not in str(seen.value)
 
@@ -203,9 +202,9 @@ def test_a_server_that_is_not_there(faults, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", nowhere)
     s3fs.S3FileSystem.clear_instance_cache()
     for url in ("s3://bucket/file", f"{nowhere}/bucket/file"):
-        with pytest.raises(fileio.Unreachable, match=rf"^cannot read {url}: .*\(6 attempts\)"):
+        with pytest.raises(Unreachable, match=rf"^cannot read {url}: .*\(6 attempts\)"):
             read_bytes(url)
-        with pytest.raises(fileio.Unreachable, match=rf"^cannot read {url}: .*\(6 attempts\)"):
+        with pytest.raises(Unreachable, match=rf"^cannot read {url}: .*\(6 attempts\)"):
             fileio.exists(url)
 
 
@@ -226,10 +225,10 @@ def test_refused_credentials_stop_and_a_forbidden_file_is_one_item(s3, monkeypat
         return ClientError(described, "GetObject")
 
     refuse(answer("ExpiredToken"))
-    with pytest.raises(fileio.Unreachable, match=r"^cannot read s3://bucket/file: no; check the credentials"):
+    with pytest.raises(Unreachable, match=r"^cannot read s3://bucket/file: no; check the credentials"):
         read_bytes("s3://bucket/file")
     refuse(NoCredentialsError())
-    with pytest.raises(fileio.Unreachable, match=r"^cannot read s3://bucket/file: Unable to locate credentials; check"):
+    with pytest.raises(Unreachable, match=r"^cannot read s3://bucket/file: Unable to locate credentials; check"):
         read_bytes("s3://bucket/file")
     refuse(answer("AccessDenied"))
     with pytest.raises(PermissionError, match="no: 's3://bucket/file'"):
@@ -274,9 +273,9 @@ def test_an_upload_in_parts_is_whole_or_absent(s3, faults, monkeypatch):
     monkeypatch.setattr(s3fs.core, "calculate_chunksize", lambda *_, **__: 5 * 2**20)  # the least that S3 allows
     content = np.random.default_rng(0).bytes(11 * 2**20)
     faults.broken, faults.kinds = "partNumber=2", ("busy", "reset")
-    with pytest.raises(fileio.Unreachable), fileio.atomic_write("s3://bucket/large") as file:
+    with pytest.raises(Unreachable), fileio.atomic_write("s3://bucket/large") as file:
         file.write(content)
-    assert faults.given.total() >= fileio.ATTEMPTS
+    assert faults.given.total() >= retries.ATTEMPTS
     assert s3.ls("bucket", detail=False) == [] == s3.list_multipart_uploads("bucket")
     faults.clear()
     faults.broken, faults.times = "partNumber=2", 2
@@ -322,7 +321,7 @@ def test_an_item_that_cannot_be_reached_stops_one_that_is_not_there_fails(s3, fa
     try:  # not pytest.raises, which would keep the loader, and so its process, with the traceback
         load()
         message = "nothing was raised"
-    except fileio.Unreachable as error:
+    except Unreachable as error:
         message = str(error)
     assert re.fullmatch(r"cannot read s3://bucket/circle/1.jpg: .* what is finished is kept", message)
 

@@ -115,8 +115,8 @@ def read_records(path: str) -> pa.Table:
 def read_bytes(path: str, *, offset: int = 0, size: int = -1) -> bytes:
     """``size`` bytes of a file or URL from ``offset`` (-1: all that follow); a segment in ``path`` plays no part.
 
-    OSError when the file is missing or ends before the range does; of a URL ``fileio.Unreachable`` when that cannot be
-    told.
+    OSError when the file is missing or ends before the range does; of a URL ``bsssl.retries.Unreachable`` when that
+    cannot be told.
     """
     path = split_segment(path)[0]
     if fileio.is_remote(path):
