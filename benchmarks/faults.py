@@ -57,7 +57,7 @@ _CONTEXT.set_forkserver_preload(
 
 def run_command(arguments: list[str], folder: str, log: str) -> None:
     """`bsssl run` in ``folder``, as the leader of a process group of its own."""
-    from bsssl import cli, fileio
+    from bsssl import cli, retries
 
     os.setpgid(0, 0)
     os.chdir(folder)
@@ -67,13 +67,8 @@ def run_command(arguments: list[str], folder: str, log: str) -> None:
     sys.stdout = sys.stderr = output
     # Else loaders would start their workers through a server of their own, as this process was, and slowly.
     multiprocessing.set_start_method("fork", force=True)
-    fileio.FIRST_WAIT = 0.02  # an outage then takes a second instead of half a minute
-    try:
-        cli.main(arguments, command="run")
-    except SystemExit as ended:
-        code = ended.code
-    # The frames of an error, loaders among them, are gone by now, as they are when a program of its own exits.
-    sys.exit(code)
+    retries.FIRST_WAIT = 0.02  # an outage then takes a second instead of half a minute
+    cli.main(arguments, command="run")
 
 
 class Running:
@@ -364,7 +359,7 @@ SHARDS = {
 }
 """What holds many items and each stage reads."""
 FILES = {
-    "data": ("data/done.json", "data/classes.json"),
+    "data": ("data/done.json", "data/pool/pool.json"),
     "teacher": ("teacher/checkpoint-*.pt", "data/labeled.csv"),
     "score": ("teacher/model.safetensors", "data/pool/pool.json"),
     "select": ("score/000001.scores", "score/done.json"),
@@ -381,13 +376,14 @@ def unreadable_shard(trial: Trial) -> None:
 
 
 def cut_off_file(trial: Trial) -> None:
-    _damaged(trial, FILES[trial.stage][trial.turn % 2])
+    # The data stage has nothing before its end that would be read.
+    _damaged(trial, FILES[trial.stage][trial.turn % 2], interrupt=trial.stage != "data")
 
 
-def _damaged(trial: Trial, pattern: str) -> None:
-    """The command is stopped within the stage, the file damaged, the command given again."""
+def _damaged(trial: Trial, pattern: str, *, interrupt: bool = True) -> None:
+    """The command is stopped within the stage, or ends; the file is damaged, the command given again."""
     running = trial.begin()
-    if running.reaches(trial.stage):
+    if interrupt and running.reaches(trial.stage):
         time.sleep(trial.moment())
         running.send(signal.SIGKILL, group=True)
     running.end()
