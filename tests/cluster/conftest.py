@@ -29,8 +29,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def ask(*command: str) -> str:
-    """What one of Slurm's commands prints."""
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    """What one of Slurm's commands prints; on a busy machine its daemon does not always answer at once."""
+    for _ in range(5):
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode == 0:
+            return done.stdout.strip()
+        time.sleep(2)
+    raise AssertionError(f"{' '.join(command)}: {done.stderr}")
 
 
 def wait_until(condition: Callable[[], object], *, seconds: float = 300.0) -> None:
