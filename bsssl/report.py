@@ -56,7 +56,7 @@ def write(runs: Sequence[Run]) -> str:
     results = collect(runs)
     table = _table(results)
     fileio.write_json(str(folder / "results.json"), results)
-    fileio.write_text(str(folder / "results.md"), _markdown(table))
+    fileio.write_text(str(folder / "results.md"), markdown(table))
     picture = io.BytesIO()
     _draw(results, picture)
     with fileio.atomic_write(str(folder / "results.png")) as file:
@@ -134,7 +134,8 @@ def _aligned(table: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
-def _markdown(table: list[list[str]]) -> str:
+def markdown(table: list[list[str]]) -> str:
+    """A table with a header; rows with nothing but a first cell are notes below it."""
     lines = ["| " + " | ".join(row) + " |" for row in table if any(row[1:])]
     lines.insert(1, "|---|" + "---:|" * (len(table[0]) - 1))
     notes = [row[0] for row in table if not any(row[1:])]

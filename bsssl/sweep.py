@@ -10,10 +10,10 @@ import itertools
 import json
 import os
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from bsssl import fileio, report
@@ -37,7 +37,7 @@ class Point:
     @property
     def name(self) -> str:
         """Of its folder."""
-        return ",".join(f"{key}={value}" for key, value in self.values.items()).replace("/", "-") or "all"
+        return _folder_name(self.values)
 
 
 @dataclass(frozen=True)
@@ -64,28 +64,33 @@ class Sweep:
         return [self._point(dict(zip([key for key, _ in varied], values, strict=True)), seeds) for values in grid]
 
     def _point(self, values: dict[str, str], seeds: list[str] | None) -> Point:
-        each = [self._load({**values, "seed": seed}) for seed in seeds] if seeds else [self._load(values)]
-        name = Point(values, each[0], []).name
-        each = [config.model_copy(update={"output_dir": os.path.join(config.output_dir, name)}) for config in each]
-        return Point(
-            values, each[0], [run for config in each for run in all_seeds(config, config_path=self._text(values))]
-        )
+        values_of_all = {**values, "output_dir": os.path.join(self.output_dir(), _folder_name(values))}
+        each = [{**values_of_all, "seed": seed} for seed in seeds] if seeds else [values_of_all]
+        configs = [self._load(one) for one in each]
+        # The commands that errors name must lead to the same run.
+        texts = [shlex.join([self.config_path, *self._overrides(one)]) for one in each]
+        pairs = zip(configs, texts, strict=True)
+        return Point(values, configs[0], [run for config, text in pairs for run in all_seeds(config, config_path=text)])
 
     def _load(self, values: dict[str, str]) -> Config:
+        return load_config(self.config_path, self._overrides(values))
+
+    def _overrides(self, values: dict[str, str]) -> list[str]:
+        """Those that do not vary, then ``values``."""
         common = [override for override in self.overrides if len(_axis(override)[1]) == 1]
-        return load_config(self.config_path, [*common, *(f"{key}={value}" for key, value in values.items())])
-
-    def _text(self, values: dict[str, str]) -> str:
-        return " ".join([self.config_path, *(f"{key}={value}" for key, value in values.items())])
+        return [*common, *(f"{key}={value}" for key, value in values.items())]
 
 
-def share(points: Sequence[Point]) -> dict[Path, Path]:
-    """Link the folders of stages that other points do too; for every stage's folder the one where it is done."""
+def _folder_name(values: dict[str, str]) -> str:
+    return ",".join(f"{key}={value}" for key, value in values.items()).replace("/", "-") or "all"
+
+
+def share(points: Sequence[Point]) -> None:
+    """Make the folders of stages that several points have in common links to the one of them where it is done."""
     groups: dict[tuple[str, str], list[tuple[Run, str]]] = defaultdict(list)
     for run in (run for point in points for run in point.runs):
         for name in run.stages:
             groups[name, run.fingerprint(name)].append((run, name))
-    places: dict[Path, Path] = {}
     for group in groups.values():
         folders = {run.folder(name): run.pending(name) is None for run, name in group}
         owner = next((path for path, done in folders.items() if done and not path.is_symlink()), next(iter(folders)))
@@ -98,8 +103,6 @@ def share(points: Sequence[Point]) -> dict[Path, Path]:
             if not folder.exists():  # what an earlier run of its own left stays
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 folder.symlink_to(os.path.relpath(owner, folder.parent))
-            places[folder] = owner if folder.is_symlink() else folder
-    return places
 
 
 def describe(points: Sequence[Point]) -> str:
@@ -129,9 +132,7 @@ def write(points: Sequence[Point], *, output_dir: str) -> str:
         os.path.join(output_dir, "sweep.json"), [{"values": point.values, **found} for point, found in results]
     )
     table = [[*keys, *_SHOWN, "pairs"], *([*point.values.values(), *_cells(found)] for point, found in results)]
-    lines = ["| " + " | ".join(row) + " |" for row in table]
-    lines.insert(1, "|" + "---|" * len(table[0]))
-    fileio.write_text(os.path.join(output_dir, "sweep.md"), "\n".join(lines) + "\n")
+    fileio.write_text(os.path.join(output_dir, "sweep.md"), report.markdown(table))
     picture = io.BytesIO()
     _draw(results, picture)
     with fileio.atomic_write(os.path.join(output_dir, "sweep.png")) as file:

@@ -7,7 +7,15 @@ from bsssl.data.materialise import TarPlan, is_written, plan_tars, tar_path, wri
 from bsssl.data.overlap import check_overlap, content_hashes, find_overlap
 from bsssl.data.pool import Pool, Shard, read_pool, shard_file, write_pool
 from bsssl.data.readers import check_backend
-from bsssl.data.records import class_indices, class_names, concat_records, make_records, read_records, write_records
+from bsssl.data.records import (
+    class_indices,
+    class_names,
+    concat_records,
+    files_of,
+    make_records,
+    read_records,
+    write_records,
+)
 from bsssl.data.selected import selected_training_set
 from bsssl.data.sources import VIDEO_EXTENSIONS, Manifest, Source
 from bsssl.data.splits import split_labels
@@ -46,6 +54,7 @@ __all__ = [
     "collate",
     "concat_records",
     "content_hashes",
+    "files_of",
     "find_overlap",
     "is_written",
     "make_loader",

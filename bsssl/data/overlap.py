@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bsssl.data.dataset import content_hash
-from bsssl.data.records import concat_records, read_bytes
+from bsssl.data.records import concat_records, files_of, read_bytes
 from bsssl.data.segments import split_segment
 from bsssl.log import progress
 from bsssl.registry import UserError
@@ -21,14 +21,14 @@ class Places:
     """The set of places of some records: file and offset, and of a video the seconds from start to end."""
 
     def __init__(self, records: pa.Table) -> None:
-        self._files = pc.unique(_files(records))
+        self._files = pc.unique(files_of(records))
         self._places: dict[tuple[str, int], list[tuple[float, float]]] = {}
         for place, seconds in _places(records):
             self._places.setdefault(place, []).append(seconds)
 
     def mask(self, records: pa.Table) -> np.ndarray:
         """Which of ``records`` lie at one of the places, or overlap it in time: bool (rows,)."""
-        found = pc.is_in(_files(records), value_set=self._files).to_numpy(zero_copy_only=False).copy()
+        found = pc.is_in(files_of(records), value_set=self._files).to_numpy(zero_copy_only=False).copy()
         rows = np.flatnonzero(found)  # few, unless the pool is a split of the very tars that the labels are in
         if len(rows):
             found[rows] = [
@@ -36,11 +36,6 @@ class Places:
                 for place, (start, end) in _places(records.take(pa.array(rows)))
             ]
         return found
-
-
-def _files(records: pa.Table) -> pa.ChunkedArray:
-    """The paths of ``records`` without what may be a segment: more alike than they are, never less."""
-    return pc.replace_substring_regex(records["path"], pattern=r"#t=[0-9.,]*$", replacement="")
 
 
 def _places(records: pa.Table) -> Iterator[tuple[tuple[str, int], tuple[float, float]]]:

@@ -56,6 +56,11 @@ def concat_records(tables: Sequence[pa.Table]) -> pa.Table:
     return pa.concat_tables(tables) if tables else RECORD_SCHEMA.empty_table()
 
 
+def files_of(records: pa.Table) -> pa.ChunkedArray:
+    """The paths of ``records`` without what may be a segment: more alike than they are, never less."""
+    return pc.replace_substring_regex(records["path"], pattern=r"#t=[0-9.,]*$", replacement="")
+
+
 def class_names(records: pa.Table) -> list[str]:
     """The sorted distinct labels of ``records``; null labels do not count."""
     return sorted(pc.unique(records["label"]).drop_null().to_pylist())

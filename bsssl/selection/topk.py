@@ -7,7 +7,6 @@ ascending: a total order, so the result depends neither on how the pool is shard
 Memory is of the order of classes x K, whatever the pool's size and however many scores are equal.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from bsssl.distributed import cores
 from bsssl.registry import UserError, choices
 from bsssl.selection.picks import Progress, Selection, silent
 from bsssl.selection.rows import EDGES, Array, Float32, Int64, UInt32, UInt64, positions_of, ranges, scores_of
@@ -256,4 +256,4 @@ def _ahead(executor: ThreadPoolExecutor, function: Callable[[T], R], items: Iter
 
 
 def _threads() -> int:
-    return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return min(4, cores())

@@ -59,7 +59,7 @@ def _free_threads(kind: str, workers: int) -> int:
     """As many threads as torch would take, but on a CPU not the cores that the loader's processes need: torch's threads
     wait for each other busily, and one that has to share its core makes a step many times longer."""
     wanted = torch.get_num_threads()
-    return wanted if kind == "cuda" else max(1, min(wanted, distributed.cores() - workers))
+    return wanted if kind == "cuda" else max(1, min(wanted, distributed.own_cores() - workers))
 
 
 def loader(run: Run, dataset: data.ItemDataset, batches: data.TrainBatches | data.EvalBatches, compute: Compute) -> Any:

@@ -133,7 +133,7 @@ def _training_set(run: Run, stage: Stage, classes: list[str]) -> tuple[pa.Table,
 
 def _tars(records: pa.Table) -> np.ndarray:
     """The number of each record's file: int32 (rows,)."""
-    files = pc.replace_substring_regex(records["path"], pattern="#t=[0-9.,]*$", replacement="")
+    files = data.files_of(records)
     numbers: np.ndarray = pc.index_in(files, value_set=pc.unique(files)).to_numpy()
     return numbers
 

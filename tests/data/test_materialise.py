@@ -4,8 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from bsssl import data
 from bsssl.data import plan_tars, read_pool, selected_training_set, write_places, write_tar
-from bsssl.data.loader import permutation
+from bsssl.data.loader import TrainBatches, permutation
 from bsssl.data.records import read_bytes
 from bsssl.registry import UserError
 from bsssl.selection import ScoreHeader, read_selection, score_path, select_samples, write_scores, write_selection
@@ -114,6 +115,29 @@ def test_rows_of_a_group_stay_together():
         assert np.count_nonzero(np.diff(groups[order])) == 3
     assert len({tuple(order) for order in orders}) == 4
     assert len({tuple(dict.fromkeys(groups[order])) for order in orders}) > 1
+
+
+def test_batches_read_one_group_after_the_other():
+    groups = np.repeat([1, 0, 2], 6)
+    rows = [row for batch in TrainBatches(18, batch_size=3, num_batches=6, groups=groups) for row, _ in batch]
+    assert sorted(rows) == list(range(18)) and rows != sorted(rows)
+    assert np.count_nonzero(np.diff(groups[rows])) == 2
+
+
+def test_the_student_reads_tar_by_tar(bsssl, finished, recipe, monkeypatch):
+    given = []
+
+    class Recorded(data.TrainBatches):
+        def __init__(self, *arguments, groups=None, **options):
+            given.append(groups)
+            super().__init__(*arguments, groups=groups, **options)
+
+    monkeypatch.setattr(data, "TrainBatches", Recorded)
+    on = ("--config", recipe.config, f"output_dir={finished}", "materialise.samples_per_tar=4")
+    assert bsssl("run", *on).status == 0
+    copied = read_selection(str(finished / "seed-0" / "materialise" / "selection.parquet"))["path"].to_pylist()
+    [groups] = [groups for groups in given if groups is not None]  # of pre-training alone
+    assert len(set(zip(copied, groups.tolist(), strict=True))) == len(set(copied)) > 2
 
 
 def test_the_recipe_with_materialised_samples(bsssl, finished, recipe):
