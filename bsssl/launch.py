@@ -5,13 +5,16 @@ logs. A job names the config file and its stage, nothing else, so one that Slurm
 what is still missing. Every job waits for those of the stages that its own needs, and is dropped if one of them fails.
 """
 
+import contextlib
 import datetime
 import os
+import signal
 import subprocess
 import sys
+import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,7 @@ from bsssl.sweep import write as write_sweep
 
 REPORT = "report"
 _WARNING_SECONDS = 90  # between Slurm's signal and the time limit
+_KILL_SECONDS = 45  # Slurm looks for preempted jobs whose grace time is over every 30 seconds
 
 
 def run_locally(command: Sequence[str], *, processes: int) -> int:
@@ -64,6 +68,29 @@ class _Resumable(ABC):
         return submitit.helpers.DelayedSubmission(self)
 
 
+@contextlib.contextmanager
+def _outliving_preemption() -> Iterator[None]:
+    """Work on through SIGTERM, and if it came, wait at the end for the SIGKILL that should follow.
+
+    Slurm queues a preempted job again once it has killed it; one that ends by itself after its grace time counts as
+    timed out, and what depends on it is dropped. Queued again, it finds its work done.
+    """
+    warned = False
+
+    def warn(*_: object) -> None:
+        nonlocal warned
+        warned = True
+
+    before = signal.signal(signal.SIGTERM, warn)
+    try:
+        yield
+        if warned:
+            print(f"SIGTERM came during the work, which is done: waiting {_KILL_SECONDS} s to be killed", flush=True)
+            time.sleep(_KILL_SECONDS)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @dataclass(frozen=True)
 class StageJob(_Resumable):
     """What a job does; pickled by submitit, and unpickled each time that Slurm starts the job."""
@@ -85,10 +112,11 @@ class StageJob(_Resumable):
         if environment.world_size == environment.local_world_size:
             os.environ["MASTER_ADDR"] = "127.0.0.1"  # a host's own name need not resolve
         run = Run(load_config(self.config, []), seed=self.seed, config_path=self.config_path)
-        try:
-            execute([run], wanted=lambda name: name == self.stage, task=self.task, debug=self.debug)
-        except UserError as error:
-            sys.exit(log.describe(error))  # without a traceback at the end of the log
+        with _outliving_preemption():
+            try:
+                execute([run], wanted=lambda name: name == self.stage, task=self.task, debug=self.debug)
+            except UserError as error:
+                sys.exit(log.describe(error))  # without a traceback at the end of the log
 
 
 @dataclass(frozen=True)
