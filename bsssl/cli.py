@@ -128,7 +128,11 @@ def _add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     if command in RUN_COMMANDS:
         parser.add_argument("output_dir", help="the run's folder, the config's output_dir")
         if command == "status":
-            parser.add_argument("--shards", action="store_true", help="every shard of the pool instead")
+            parser.add_argument(
+                "--shards",
+                action="store_true",
+                help="every shard of the pool, and every tar of the copied selection, instead",
+            )
         return
     parser.add_argument("--config", required=True, help="a YAML file, e.g. projects/image/quickstart.yaml")
     parser.add_argument("--plan", action="store_true", help="print what would run, and run nothing")

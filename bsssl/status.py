@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import yaml
+
 from bsssl import fileio
 from bsssl.log import aligned
 from bsssl.registry import UserError
@@ -18,7 +20,7 @@ from bsssl.registry import UserError
 JOBS = "jobs"
 _LIST = "jobs.json"
 _DONE = "done.json"
-_SCORES = ".scores"
+_PARTS = {"score": (".scores", "shards"), "materialise": (".tar", "tars")}  # what the stages in parts write
 _LOG_LINES = 5
 _TAIL_BYTES = 8192
 
@@ -81,7 +83,7 @@ def cancel(output_dir: str) -> str:
 def status(output_dir: str, *, shards: bool = False) -> str:
     """A table of a run's stages, then the last lines of failed and running jobs' logs, as text.
 
-    ``shards``: instead, every shard of the pool. UserError when there is no such run.
+    ``shards``: instead, every shard of the pool and tar of a copied selection. UserError when there is no such run.
     """
     _require(output_dir)
     jobs = read_jobs(output_dir)
@@ -115,7 +117,9 @@ class _Stage:
         self.jobs = [job for job in jobs if (job.run, job.stage) == (self.run, self.name)]
         self._states = {task_id: states.get(task_id, "") for job in self.jobs for task_id in job.ids}
         self._files = set(os.listdir(folder)) if folder.is_dir() else set()
-        self._shards = _num_shards(folder.parent) if self.name.split("-")[0] == "score" else 0
+        kind = self.name.split("-")[0]
+        self._ending, self._unit = _PARTS.get(kind, ("", ""))
+        self._parts = _num_parts(folder.parent, self.name) if kind in _PARTS else 0
         self.state = self._state()
 
     def _state(self) -> str:
@@ -134,8 +138,8 @@ class _Stage:
         if self.state == "done":
             record = fileio.read_json(str(self.folder / _DONE)) if self._files else {}
             yield f"finished {record['finished']}, took {record['seconds']:,.0f} s" if record else ""
-        if self._shards:
-            yield f"{len(self._scored()):,} of {self._shards:,} shards"
+        if self._parts:
+            yield f"{len(self._written()):,} of {self._parts:,} {self._unit}"
         if self.state != "done" and len(self._states) > 1:
             counts = Counter(_kind(state) or "ended" for state in self._states.values())
             yield "tasks: " + ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
@@ -146,16 +150,16 @@ class _Stage:
             found = json.loads(last[0]) if last and last[0].endswith("}") else {}
             yield f"step {found['step']:,}, loss {found['loss']:.3f}" if found else ""
 
-    def _scored(self) -> set[int]:
-        return {int(name.removesuffix(_SCORES)) for name in self._files if name.endswith(_SCORES)}
+    def _written(self) -> set[int]:
+        return {int(name.removesuffix(self._ending)) for name in self._files if name.endswith(self._ending)}
 
     def shard_rows(self) -> Iterable[tuple[str, ...]]:
-        scored = self._scored()
+        written = self._written() if self._parts else ()
         array = next((job for job in self.jobs if job.tasks is not None), None)
-        for shard in range(self._shards):
-            task = array.ids[shard % len(array.ids)] if array else next(iter(self._states), "")
-            state = "done" if shard in scored else _kind(self._states.get(task, "")) or "not done"
-            yield self.run, self.name, str(shard), state if state != "ended" else "failed"
+        for part in range(self._parts):
+            task = array.ids[part % len(array.ids)] if array else next(iter(self._states), "")
+            state = "done" if part in written else _kind(self._states.get(task, "")) or "not done"
+            yield self.run, self.name, str(part), state if state != "ended" else "failed"
 
     def log_lines(self) -> Iterable[str]:
         """Of failed jobs, and the last line of running ones."""
@@ -229,9 +233,17 @@ def _folders(output_dir: str, jobs: Sequence[Job]) -> list[Path]:
     return sorted([*sorted(finished, key=finished.__getitem__), *rest], key=lambda path: path.parent)
 
 
-def _num_shards(run: Path) -> int:
-    done = run / "data" / _DONE
-    return int(fileio.read_json(str(done))["result"]["pool_shards"]) if done.exists() else 0
+def _num_parts(run: Path, stage: str) -> int:
+    """Of a stage in parts, how many there are to be; 0 before that is known."""
+    kind, _, number = stage.partition("-")
+    before = run / ("data" if kind == "score" else f"select-{number}" if number else "select") / _DONE
+    if not before.exists():
+        return 0
+    result = fileio.read_json(str(before))["result"]
+    if kind == "score":
+        return int(result["pool_shards"])
+    settings = yaml.safe_load((run / "config.yaml").read_text()).get("materialise")
+    return -(-int(result["samples"]) // settings["samples_per_tar"]) if settings else 0
 
 
 def _last_lines(path: Path, count: int) -> list[str]:

@@ -160,3 +160,13 @@ def test_the_recipe_with_materialised_samples(bsssl, finished, recipe):
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert bsssl("run", *on).status == 0
     assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+    tars = -(-samples // 4)
+    assert f"{tars} of {tars} tars" in bsssl("status", finished).out
+    for path in (folder / "done.json", folder / "000001.tar"):
+        path.unlink()
+    assert f"{tars - 1} of {tars} tars" in bsssl("status", finished).out
+    shown = [
+        line.split()[2:] for line in bsssl("status", finished, "--shards").out.splitlines() if "materialise" in line
+    ]
+    assert shown == [[str(tar), *(("not", "done") if tar == 1 else ("done",))] for tar in range(tars)]
