@@ -8,7 +8,7 @@ setup(
     description="A few labels and a very large unlabeled pool make a better small model (Yalniz et al. 2019)",
     license="Apache-2.0",
     packages=find_packages(include=["bsssl", "bsssl.*"]),
-    package_data={"bsssl": ["py.typed"]},
+    package_data={"bsssl": ["py.typed", "templates/*"]},
     python_requires=">=3.10",
     install_requires=[
         # torch and torchvision are left unpinned together: pip then takes builds that match.
@@ -29,7 +29,9 @@ setup(
         "fsspec[http]>=2024.2",
         "safetensors>=0.4.3",
         "scikit-learn>=1.4",
+        "scipy>=1.11",
         "matplotlib>=3.8",
+        "jinja2>=3.1",
         "tqdm>=4.66",
     ],
     extras_require={

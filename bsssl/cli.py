@@ -6,13 +6,16 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from bsssl import __version__
 from bsssl.config import TRAIN_STAGES, Config, load_config, options
 from bsssl.distributed import is_main
 from bsssl.log import describe
 from bsssl.registry import UserError
+
+if TYPE_CHECKING:
+    from bsssl.sweep import Grid
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": (
@@ -36,6 +39,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "a grid of settings",
         "Runs the recipe for every combination of the keys that have several values (select.top_k=1000,2000 "
         "seed=0,1,2), what they share once, and prints one table.",
+    ),
+    "reproduce": (
+        "the paper's tables and figures",
+        "Runs the recipe for every point of the config's experiments, what they share once, and writes one page: our "
+        "figures beside the paper's, and which of its recommendations hold.",
     ),
     "evaluate": (
         "test a trained stage",
@@ -78,7 +86,13 @@ def main(arguments: list[str] | None = None, *, command: str | None = None) -> N
         elif chosen in RUN_COMMANDS:
             _look_after(chosen, parsed)
         elif chosen == "sweep":
-            _sweep(parsed, given)
+            from bsssl.sweep import Sweep
+
+            _run_grid(Sweep(parsed.config, tuple(parsed.overrides)), parsed, given)
+        elif chosen == "reproduce":
+            from bsssl.reproduce import Reproduction
+
+            _run_grid(Reproduction(parsed.config, tuple(parsed.overrides)), parsed, given)
         else:
             _run(chosen, load_config(parsed.config, parsed.overrides), parsed, given)
     except KeyboardInterrupt:
@@ -190,10 +204,9 @@ def _run(command: str, config: Config, parsed: argparse.Namespace, given: list[s
         print(f"results.json, results.md and results.png are in {config.output_dir}")
 
 
-def _sweep(parsed: argparse.Namespace, given: list[str]) -> None:
+def _run_grid(grid: "Grid", parsed: argparse.Namespace, given: list[str]) -> None:
     from bsssl import sweep
 
-    grid = sweep.Sweep(parsed.config, tuple(parsed.overrides))
     points = grid.points()
     launcher = points[0].config.launcher
     if parsed.plan:
@@ -201,9 +214,9 @@ def _sweep(parsed: argparse.Namespace, given: list[str]) -> None:
             print(sweep.describe(points))
         return
     if parsed.launch and launcher.kind == "slurm":
-        from bsssl.launch import submit_sweep
+        from bsssl.launch import submit_grid
 
-        print(submit_sweep(grid, debug=parsed.debug))
+        print(submit_grid(grid, debug=parsed.debug))
         return
     if parsed.launch and launcher.processes > 1:
         _run_in_processes(given, launcher.processes)
@@ -213,8 +226,7 @@ def _sweep(parsed: argparse.Namespace, given: list[str]) -> None:
         sweep.share(points)
     execute([run for point in points for run in point.runs], wanted=lambda name: True, debug=parsed.debug)
     if is_main():
-        print(sweep.write(points, output_dir=grid.output_dir()))
-        print(f"sweep.csv, sweep.md, sweep.json and sweep.png are in {grid.output_dir()}")
+        print(grid.write())
 
 
 def _run_in_processes(given: list[str], processes: int) -> NoReturn:

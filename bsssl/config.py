@@ -180,6 +180,8 @@ class Data(Section):
     pool_overlap: Literal["refuse", "exclude", "allow"] = "refuse"
     """what to do when the pool holds a labeled or a test item: the same path (of videos: parts that overlap in time) or
     the same content (a copy of a video under another name is known only if it has the same segment, or none)"""
+    pool_fraction: float = Field(1.0, gt=0, le=1)
+    """share of the pool that is used, chosen by the seed; a larger share holds all items of a smaller one"""
     shard_size: int = Field(10_000, ge=1)
     """items per pool shard, for folders and manifests; a tar is always one shard"""
     max_failure_rate: float = Field(0.01, ge=0, le=1)
@@ -501,6 +503,11 @@ class Config(Section):
 
 
 def load_config(path: str, overrides: list[str]) -> Config:
+    """A recipe: see ``load_section``."""
+    return load_section(Config, path, overrides)
+
+
+def load_section(schema: type[S], path: str, overrides: list[str]) -> S:
     """Read ``path`` and the files it builds on, apply ``key.sub=value`` overrides, and check everything.
 
     Raises UserError with one line per problem.
@@ -509,9 +516,9 @@ def load_config(path: str, overrides: list[str]) -> Config:
     for override in overrides:
         _apply_override(values, override)
     try:
-        return Config.model_validate(values)
+        return schema.model_validate(values)
     except ValidationError as error:
-        problems = [line for problem in error.errors() for line in _describe(problem)]
+        problems = [line for problem in error.errors() for line in _describe(problem, schema)]
         raise UserError(f"{path}: " + f"\n{path}: ".join(problems)) from None
 
 
@@ -557,7 +564,7 @@ class _ConfigFile(CfgNode):
             values = yaml.safe_load(file)
         if not isinstance(values, dict):
             raise UserError(f"{filename} is not a config: it must hold 'key: value' lines")
-        return io.StringIO(yaml.dump(values, Dumper=_NoAliases))
+        return io.StringIO(yaml.dump(values, Dumper=_NoAliases, sort_keys=False))
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
@@ -575,13 +582,13 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         raise UserError(f"'{override}': the value is not valid YAML; quote it") from None
 
 
-def _describe(problem: Any) -> list[str]:
+def _describe(problem: Any, schema: type[Section]) -> list[str]:
     """A line for each thing that is wrong."""
     path = ".".join(str(part) for part in problem["loc"])
     given = problem["input"]
     shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
     if problem["type"] == "extra_forbidden":
-        valid = sorted(_section_at(problem["loc"][:-1]).model_fields)
+        valid = sorted(_section_at(schema, problem["loc"][:-1]).model_fields)
         near = get_close_matches(str(problem["loc"][-1]), valid, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
         return [f"unknown key '{path}': {hint}valid: {', '.join(valid)}"]
@@ -590,14 +597,14 @@ def _describe(problem: Any) -> list[str]:
     if problem["type"] == "list_type":
         return [f"{path} must be a list: write {path}='[{{dataset: folder, path: ...}}]'{shown}"]
     if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        first = next(iter(_section_at(problem["loc"]).model_fields))
+        first = next(iter(_section_at(schema, problem["loc"]).model_fields))
         return [f"{path} has keys of its own: write for example {path}.{first}=... ; see `bsssl options`{shown}"]
     messages = problem["msg"].removeprefix("Value error, ").splitlines()
     return [f"{path}: {message}{shown}" if path else message for message in messages]
 
 
-def _section_at(location: tuple[Any, ...]) -> type[BaseModel]:
-    section: type[BaseModel] = Config
+def _section_at(schema: type[Section], location: tuple[Any, ...]) -> type[Section]:
+    section = schema
     for part in location:
         if isinstance(part, str) and part in section.model_fields:
             section = _section_in(section.model_fields[part].annotation) or section

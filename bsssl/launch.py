@@ -29,8 +29,7 @@ from bsssl.registry import UserError
 from bsssl.stages import IN_PARTS
 from bsssl.stages.check import check
 from bsssl.status import JOBS, Job, active_jobs, job_table, save_jobs
-from bsssl.sweep import Sweep, share
-from bsssl.sweep import write as write_sweep
+from bsssl.sweep import Grid, share
 
 REPORT = "report"
 _WARNING_SECONDS = 90  # between Slurm's signal and the time limit
@@ -131,14 +130,14 @@ class ReportJob(_Resumable):
 
 
 @dataclass(frozen=True)
-class SweepJob(_Resumable):
-    """Makes the table of a finished sweep."""
+class GridJob(_Resumable):
+    """Writes the results of finished points."""
 
-    sweep: Sweep
+    grid: Grid
 
     def __call__(self) -> None:
-        """Print and write the table."""
-        print(write_sweep(self.sweep.points(), output_dir=self.sweep.output_dir()))
+        """Print and write them."""
+        print(self.grid.write())
 
 
 def submit(config: Config, *, config_path: str, wanted: Callable[[str], bool], whole: bool, debug: bool = False) -> str:
@@ -157,17 +156,17 @@ def submit(config: Config, *, config_path: str, wanted: Callable[[str], bool], w
     return submission.told()
 
 
-def submit_sweep(sweep: Sweep, *, debug: bool = False) -> str:
-    """Submit everything of a sweep that is not done, what points share once; what to tell the user."""
+def submit_grid(grid: Grid, *, debug: bool = False) -> str:
+    """Submit everything of a grid that is not done, what points share once; what to tell the user."""
     log.setup(debug=debug)
-    points, output_dir = sweep.points(), os.path.abspath(sweep.output_dir())
+    points, output_dir = grid.points(), os.path.abspath(grid.output_dir())
     with _Submission(output_dir, points[0].config.launcher, debug=debug) as submission:
         for point in points:
             check(point.config)
         share(points)
         for run in (run for point in points for run in point.runs):
             submission.add(run, lambda name: True)
-        submission.add_last(SweepJob(sweep))
+        submission.add_last(GridJob(grid))
     return submission.told()
 
 
@@ -215,7 +214,7 @@ class _Submission:
                 after = [self._submit(shares, kind=stage.kind, run=folder.parent, after=after)]
             self._ids[folder] = self._submit([job], kind=stage.kind, run=folder.parent, after=after)
 
-    def add_last(self, job: ReportJob | SweepJob) -> None:
+    def add_last(self, job: ReportJob | GridJob) -> None:
         """Submit what comes after everything else, unless there is nothing else."""
         if self._jobs:
             after = [job.job_id for job in self._jobs]

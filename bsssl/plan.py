@@ -56,6 +56,7 @@ def _sizes(run: Run) -> tuple[dict[str, int], str]:
             raise  # the data is there: something else is wrong
         return {}, f"sizes are unknown until the data is there: {error}"
     pool += len(rest) if settings.rest_in_pool else 0
+    pool = round(pool * settings.pool_fraction)
     return {"labeled": len(labeled), "rest": len(rest), "test": len(test), "pool": pool, "classes": len(classes)}, ""
 
 

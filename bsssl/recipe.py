@@ -130,6 +130,8 @@ def _data_settings(config: Config, seed: int) -> dict[str, Any]:
         {"seed": seed} if data.labels_per_class else {}
     )
     pool = data.model_dump(include={"pool", "rest_in_pool", "shard_size", "pool_overlap"})
+    if data.pool_fraction < 1:
+        pool |= {"fraction": data.pool_fraction, "seed": seed}
     return {"labels": labels, "pool": pool | {"files": _files_state(data.pool)}}
 
 
@@ -150,14 +152,15 @@ class Run:
         config: the recipe.
         seed: of this run.
         config_path: the file the config came from and its overrides, as in the commands that errors name.
+        only: names of the stages of interest; all when empty.
     """
 
-    def __init__(self, config: Config, *, seed: int, config_path: str) -> None:
+    def __init__(self, config: Config, *, seed: int, config_path: str, only: Container[str] = ()) -> None:
         self.config = config
         self.seed = seed
         self.config_path = config_path
         self.path = Path(config.output_dir) / f"seed-{seed}"
-        self.stages = {stage.name: stage for stage in stages(config, seed=seed)}
+        self.stages = {stage.name: stage for stage in stages(config, seed=seed) if not only or stage.name in only}
         self._fingerprints: dict[str, str] = {}
 
     def folder(self, name: str) -> Path:
@@ -355,9 +358,10 @@ def execute(
     distributed.shutdown()  # not after an error: the others may be waiting for this process, which torchrun ends
 
 
-def all_seeds(config: Config, *, config_path: str) -> list[Run]:
-    """One run per seed of ``config``."""
-    return [Run(config, seed=config.seed + number, config_path=config_path) for number in range(config.seeds)]
+def all_seeds(config: Config, *, config_path: str, only: Container[str] = ()) -> list[Run]:
+    """One run per seed of ``config``, of the stages ``only`` names, or all."""
+    seeds = range(config.seed, config.seed + config.seeds)
+    return [Run(config, seed=seed, config_path=config_path, only=only) for seed in seeds]
 
 
 def as_yaml(config: Config) -> str:

@@ -11,8 +11,9 @@ import json
 import os
 import re
 import shlex
+from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,12 +38,28 @@ class Point:
     @property
     def name(self) -> str:
         """Of its folder."""
-        return _folder_name(self.values)
+        return folder_name(self.values)
+
+
+class Grid(ABC):
+    """Points that are run together, what they share once, and what is made of them in the end."""
+
+    @abstractmethod
+    def output_dir(self) -> str:
+        """The folder of all points."""
+
+    @abstractmethod
+    def points(self) -> list[Point]:
+        """All of them, in the order in which they are shown."""
+
+    @abstractmethod
+    def write(self) -> str:
+        """Write the results of the finished points into ``output_dir``; what to print."""
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """All points of a grid, made anew from the command line wherever they are needed."""
+class Sweep(Grid):
+    """The combinations of some keys' values, made anew from the command line wherever they are needed."""
 
     config_path: str
     overrides: tuple[str, ...]
@@ -63,8 +80,12 @@ class Sweep:
         grid = itertools.product(*(values for _, values in varied))
         return [self._point(dict(zip([key for key, _ in varied], values, strict=True)), seeds) for values in grid]
 
+    def write(self) -> str:
+        """``sweep.json``, ``sweep.csv``, ``sweep.md`` and ``sweep.png``, and the table as text."""
+        return _write(self.points(), output_dir=self.output_dir())
+
     def _point(self, values: dict[str, str], seeds: list[str] | None) -> Point:
-        values_of_all = {**values, "output_dir": os.path.join(self.output_dir(), _folder_name(values))}
+        values_of_all = {**values, "output_dir": os.path.join(self.output_dir(), folder_name(values))}
         each = [{**values_of_all, "seed": seed} for seed in seeds] if seeds else [values_of_all]
         configs = [self._load(one) for one in each]
         # The commands that errors name must lead to the same run.
@@ -81,16 +102,16 @@ class Sweep:
         return [*common, *(f"{key}={value}" for key, value in values.items())]
 
 
-def _folder_name(values: dict[str, str]) -> str:
-    return ",".join(f"{key}={value}" for key, value in values.items()).replace("/", "-") or "all"
+def folder_name(values: dict[str, str]) -> str:
+    """The folder of a point with these ``values``."""
+    return ",".join(f"{key}={value}" for key, value in values.items()).replace("/", "-").replace(" ", "_") or "all"
 
 
 def share(points: Sequence[Point]) -> None:
     """Make the folders of stages that several points have in common links to the one of them where it is done."""
     groups: dict[tuple[str, str], list[tuple[Run, str]]] = defaultdict(list)
-    for run in (run for point in points for run in point.runs):
-        for name in run.stages:
-            groups[name, run.fingerprint(name)].append((run, name))
+    for run, name in _stages(points):
+        groups[name, run.fingerprint(name)].append((run, name))
     for group in groups.values():
         folders = {run.folder(name): run.pending(name) is None for run, name in group}
         owner = next((path for path, done in folders.items() if done and not path.is_symlink()), next(iter(folders)))
@@ -105,22 +126,25 @@ def share(points: Sequence[Point]) -> None:
                 folder.symlink_to(os.path.relpath(owner, folder.parent))
 
 
+def _stages(points: Sequence[Point]) -> Iterator[tuple[Run, str]]:
+    for point in points:
+        yield from ((run, name) for run in point.runs for name in run.stages)
+
+
 def describe(points: Sequence[Point]) -> str:
     """The points, and how much of the work they share, as text. Changes nothing."""
     counts: dict[str, int] = defaultdict(int)
     distinct: dict[str, set[str]] = defaultdict(set)
-    for run in (run for point in points for run in point.runs):
-        for name in run.stages:
-            counts[name] += 1
-            distinct[name].add(run.fingerprint(name))
+    for run, name in _stages(points):
+        counts[name] += 1
+        distinct[name].add(run.fingerprint(name))
     rows = [("stage", "runs", "to compute"), *((name, str(counts[name]), str(len(distinct[name]))) for name in counts)]
     seeds = [run.seed for run in points[0].runs]
     names = "\n".join(f"  {point.name}" for point in points)
     return "\n".join([f"{len(points)} points, seeds {', '.join(map(str, seeds))}:", names, "", *aligned(rows)])
 
 
-def write(points: Sequence[Point], *, output_dir: str) -> str:
-    """Write ``sweep.json``, ``sweep.csv``, ``sweep.md`` and ``sweep.png`` into ``output_dir``; the table as text."""
+def _write(points: Sequence[Point], *, output_dir: str) -> str:
     results = [(point, report.collect(point.runs)) for point in points]
     keys = list(points[0].values)
     header = [*keys, *(f"{name} {part}" for name in _SHOWN for part in ("top1", "std")), "pairs", "precision"]
@@ -137,7 +161,8 @@ def write(points: Sequence[Point], *, output_dir: str) -> str:
     _draw(results, picture)
     with fileio.atomic_write(os.path.join(output_dir, "sweep.png")) as file:
         file.write(picture.getbuffer())
-    return "\n".join(aligned(table))
+    files = f"sweep.csv, sweep.md, sweep.json and sweep.png are in {output_dir}"
+    return "\n".join([*aligned(table), files])
 
 
 def _axis(override: str) -> tuple[str, list[str]]:

@@ -15,7 +15,7 @@ LAYERS = [
     {"config", "checkpoint"},
     {"data", "models", "optim", "selection"},
     {"engine"},
-    {"recipe", "stages", "plan", "report", "launch", "status", "sweep"},
+    {"recipe", "stages", "plan", "report", "launch", "status", "sweep", "paper", "page", "reproduce"},
     {"cli"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

@@ -13,6 +13,7 @@ from bsssl.config import load_config
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "projects").rglob("*.yaml"))
 RUN_TOOLS = ["tools/cancel_run.py", "tools/status_run.py"]
+GRIDS = [path for path in CONFIGS if path.endswith("reproduce.yaml")]
 TOOLS = sorted({str(path.relative_to(ROOT)) for path in (ROOT / "tools").glob("*.py")} - set(RUN_TOOLS))
 COMMAND_OF_TOOL = {
     "run_recipe": "run",
@@ -20,6 +21,7 @@ COMMAND_OF_TOOL = {
     "score_pool": "score",
     "select_samples": "select",
     "test_net": "evaluate",
+    "reproduce": "reproduce",
 }
 
 
@@ -48,7 +50,16 @@ def test_a_project_opens_with_command_needs_time_and_expectation(path):
         assert word in opening, f"{path}: its opening comment lacks '{word}'"
 
 
-@pytest.mark.parametrize("path", CONFIGS)
+@pytest.mark.parametrize("path", GRIDS)
+def test_a_reproduction_plans_every_point(path, bsssl, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    planned = bsssl("reproduce", "--config", ROOT / path, "--plan", "seeds=1")
+    assert planned.status == 0, planned.err
+    assert re.match(r"\d\d points, seeds 0:\n", planned.out) and re.search(r"\npretrain +\d\d", planned.out)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", sorted(set(CONFIGS) - set(GRIDS)))
 def test_a_project_loads_and_plans_without_its_data(path, bsssl, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where no project finds its data
     config = load_config(str(ROOT / path), [])

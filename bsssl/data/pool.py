@@ -53,13 +53,20 @@ class Pool:
 
 
 def write_pool(
-    sources: Sequence[Source], *, folder: str, shard_size: int = 10_000, exclude: pa.Table | None = None
+    sources: Sequence[Source],
+    *,
+    folder: str,
+    shard_size: int = 10_000,
+    exclude: pa.Table | None = None,
+    fraction: float = 1.0,
+    seed: int = 0,
 ) -> Pool:
     """List the items of ``sources`` in shards below ``folder``; memory does not grow with the pool.
 
     Every shard is a Parquet file of records, ``shard-000000.parquet`` and so on; ``pool.json`` is written last and says
     that the pool is complete. Each tar is one shard, of which the headers are read here, so that every record's number
-    in the pool is known before any is scored. Items of ``exclude`` (same path and offset) are left out.
+    in the pool is known before any is scored. Items of ``exclude`` (same path and offset) are left out; of the others a
+    random ``fraction`` stays, by ``seed`` and key: a larger one holds all items of a smaller.
 
     UserError when a source is missing or nothing is left.
     """
@@ -72,6 +79,8 @@ def write_pool(
             kept = records.filter(pa.array(~excluded.mask(records)))
             left_out += len(records) - len(kept)
             records = kept
+        if fraction < 1:
+            records = records.filter(_chosen(records, fraction, seed))
         number = len(shards)
         path = fileio.join(folder, shard_file(number))
         write_records(path, records)
@@ -150,6 +159,13 @@ def _in_threads(index: Callable[[str], pa.Table], tars: Iterable[str]) -> Iterat
         finally:
             for _, future in running:
                 future.cancel()
+
+
+def _chosen(records: pa.Table, fraction: float, seed: int) -> pa.Array:
+    """Whether each item is of a random ``fraction`` of all there are: bool (rows,)."""
+    limit, salt = int(fraction * 2**64), seed.to_bytes(16, "little")
+    digests = (hashlib.blake2b(key.encode(), digest_size=8, salt=salt).digest() for key in records["key"].to_pylist())
+    return pa.array([int.from_bytes(digest, "little") < limit for digest in digests], pa.bool_())
 
 
 def _digest(records: pa.Table) -> bytes:

@@ -30,6 +30,8 @@ def data_stage(run: Run, stage: Stage) -> dict[str, Any]:
         folder=str(folder / POOL),
         shard_size=settings.shard_size,
         exclude=held if settings.pool_overlap == "exclude" else None,
+        fraction=settings.pool_fraction,
+        seed=run.seed,
     )
     if settings.pool_overlap == "refuse":
         shards = progress(pool.shards, unit="shard", title="comparing the pool with the labels")

@@ -1,0 +1,153 @@
+"""The page of a reproduction: our tables and curves beside the paper's, as Markdown, as HTML and as JSON."""
+
+import base64
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bsssl import fileio
+from bsssl.log import aligned
+from bsssl.paper import EXPERIMENTS, FIGURES
+
+HOW_JUDGED = (
+    "A difference is taken seed by seed. The advice holds when the two-sided 95 % interval of Student's t around the "
+    "mean difference lies above 0, does not hold when it lies below, and is not decidable when it has 0 inside, or "
+    "with fewer than three seeds."
+)
+_PAPER_UNITS = {"pool_size": 1e6, "samples": 1e9, "top_k": 1e3}  # of the places on the paper's axes
+_Rows = Sequence[Sequence[str]]
+
+
+@dataclass
+class _Section:
+    """A part of the page, in this order."""
+
+    title: str
+    text: str = ""
+    tables: list[tuple[str, _Rows]] = field(default_factory=list)
+    """caption, then header and rows"""
+    picture: tuple[str, bytes] | None = None
+    """file name and PNG"""
+
+    def embedded(self) -> str:
+        """The picture as a URL that holds it."""
+        return f"data:image/png;base64,{base64.b64encode(self.picture[1]).decode()}" if self.picture else ""
+
+
+def write(found: Mapping[str, Any], *, folder: str) -> str:
+    """Write ``found``, as ``bsssl.reproduce.collect`` makes it, into ``folder``; the verdicts as text.
+
+    ``reproduce.json`` has the figures of every seed, ``reproduce.md`` and ``reproduce.html`` the page, and each
+    experiment that is a curve in the paper a picture ``<name>.png``.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    advice, options = _advice(found["advice"]), _options(found["options"])
+    sections = [advice, *(_experiment(name, points) for name, points in found["experiments"].items())]
+    sections += [options] if found["options"] else []
+    for section in sections:
+        if section.picture:
+            with fileio.atomic_write(os.path.join(folder, section.picture[0])) as file:
+                file.write(section.picture[1])
+    for name in ("reproduce.md", "reproduce.html"):
+        environment = Environment(
+            loader=PackageLoader("bsssl"),
+            autoescape=name.endswith(".html"),
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        text = environment.get_template(f"{name}.jinja").render(found, sections=sections)
+        fileio.write_text(os.path.join(folder, name), text)
+    fileio.write_json(os.path.join(folder, "reproduce.json"), dict(found))
+    tables = [rows for section in (advice, options) for _, rows in section.tables if len(rows) > 1]
+    files = f"reproduce.html, reproduce.md and reproduce.json are in {folder}"
+    return "\n\n".join([*("\n".join(aligned(rows)) for rows in tables), files])
+
+
+def _advice(verdicts: Sequence[Mapping[str, Any]]) -> _Section:
+    header = ["advice", "compared", "difference", "verdict"]
+    rows = [[entry["advice"], entry["compared"], _difference(entry), entry["verdict"]] for entry in verdicts]
+    return _Section("The six recommendations", HOW_JUDGED, [("", [header, *rows])])
+
+
+def _options(options: Sequence[Mapping[str, Any]]) -> _Section:
+    header = ["option", "with", "without", "difference", "verdict"]
+    rows = [
+        [
+            entry["label"],
+            _mean(entry["top1"]["with"]),
+            _mean(entry["top1"]["without"]),
+            _difference(entry),
+            entry["verdict"],
+        ]
+        for entry in options
+    ]
+    return _Section(
+        "Beyond the paper", "The fine-tuned student with an option and without it.", [("", [header, *rows])]
+    )
+
+
+def _experiment(name: str, points: Sequence[Mapping[str, Any]]) -> _Section:
+    experiment = EXPERIMENTS[name]
+    header = ["", *([experiment.axis] if experiment.axis else []), *(FIGURES[name] for name in experiment.figures)]
+    rows = [
+        [
+            point["label"],
+            *([f"{point['place']:,}"] if experiment.axis else []),
+            *(_mean(point["top1"][figure], signed=figure == "gain") for figure in experiment.figures),
+        ]
+        for point in points
+    ]
+    theirs = [[cell if isinstance(cell, str) else f"{cell:g}" for cell in row] for row in experiment.rows]
+    is_curve = name in _PAPER_UNITS
+    return _Section(
+        experiment.title,
+        tables=[("here", [header, *rows]), ("the paper", [list(experiment.header), *theirs])],
+        picture=(f"{name}.png", _draw(name, points)) if is_curve else None,
+    )
+
+
+def _difference(verdict: Mapping[str, Any]) -> str:
+    mean, half = verdict["difference"], verdict["half_width"]
+    return "" if mean is None else f"{mean:+.1f}" + (f" ± {half:.1f}" if half is not None else "")
+
+
+def _mean(values: Sequence[float], *, signed: bool = False) -> str:
+    """Mean and standard deviation over the seeds."""
+    spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{np.mean(values):{'+' if signed else ''}.1f}{spread}"
+
+
+def _draw(name: str, points: Sequence[Mapping[str, Any]]) -> bytes:
+    """Top-1 of the student over what varies, ours on the left and the paper's on the right: a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    experiment = EXPERIMENTS[name]
+    figure, (ours, theirs) = pyplot.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    places = [point["place"] for point in points]
+    for kind, style in (("finetuned", "o-"), ("supervised", "--")):
+        values = [point["top1"][kind] for point in points]
+        spread = [np.std(value, ddof=1) if len(value) > 1 else 0.0 for value in values]
+        ours.errorbar(places, np.mean(values, axis=1), yerr=spread, fmt=style, capsize=3, label=FIGURES[kind])
+    ours.set_title("here")
+    ours.legend()
+    x, y = (np.array(column, float) for column in zip(*experiment.rows, strict=True))
+    theirs.plot(x * _PAPER_UNITS[name], y, "o-", color="tab:green")
+    theirs.set_title("the paper, ImageNet")
+    for axes in (ours, theirs):
+        axes.set_xscale("log")
+        axes.set_xlabel(experiment.axis)
+        axes.set_ylabel("top-1 accuracy, %")
+        axes.spines[["top", "right"]].set_visible(False)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120)
+    pyplot.close(figure)
+    return file.getvalue()

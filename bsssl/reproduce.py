@@ -1,0 +1,227 @@
+"""Every table and figure of the paper on one's own data: runs that differ in one thing, and one page of results.
+
+A recipe is varied as each experiment of ``bsssl.paper`` asks; what several points have in common is done once, as in a
+sweep. The page shows our figures beside the paper's, and for each of its six recommendations whether it holds here.
+"""
+
+import json
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from pydantic import BeforeValidator, Field, model_validator
+from typing_extensions import Annotated, Self  # noqa: UP035 - typing has Self from Python 3.11 on
+
+from bsssl import page, report
+from bsssl.config import Config, Section, load_config, load_section
+from bsssl.paper import EXPERIMENTS, WEAK, Found
+from bsssl.recipe import all_seeds
+from bsssl.registry import UserError, choices
+from bsssl.sweep import Grid, Point, folder_name
+
+OPTIONS = "options"
+LEVEL = 0.95
+HOLDS, FAILS, OPEN, UNTRIED = "holds", "does not hold", "not decidable at this size", "not tried"
+Values = dict[str, Any]
+Label = Annotated[str, BeforeValidator(str)]  # YAML takes 1000 for a number
+
+
+class Option(Section):
+    """Something that the paper does not have."""
+
+    set: Values
+    """keys of the recipe and their values"""
+    against: Values = Field({})
+    """those of the recipe that it is compared with, when that is not the plain one"""
+
+
+class Settings(Section):
+    """What to vary, and on top of which recipe. Keys of the recipe are written as in overrides: ``select.top_k``."""
+
+    recipe: str
+    """the recipe's config; its path starts from this file's folder"""
+    output_dir: str
+    """folder of all runs and of the page"""
+    seeds: int = Field(3, ge=1)
+    """of every point; with fewer than three nothing is decidable"""
+    set: Values = Field({})
+    """keys of the recipe and their values, in every run"""
+    weak: Values = Field({})
+    """those that add the pre-training on hashtags, for the column of weak pre-training"""
+    experiments: dict[str, dict[Label, Values] | None] = Field({})
+    """by the experiment's name (`bsssl.paper`) and the point's label: the keys and values of the point; null leaves an
+    experiment out"""
+    options: dict[Label, Option | None] = Field({})
+    """options beyond the paper, each compared with the recipe without it; null leaves one out"""
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for name, rows in self.experiments.items():
+            if name not in EXPERIMENTS:
+                raise ValueError(f"unknown experiment '{name}': {choices(name, EXPERIMENTS)}")
+            if rows and WEAK in EXPERIMENTS[name].figures and not self.weak:
+                raise ValueError(f"experiment '{name}' compares with {WEAK}: say under `weak` which keys turn that on")
+        return self
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a difference is there: Student's t on the paired differences of the seeds."""
+
+    text: str
+    mean: float | None = None
+    """points of top-1"""
+    half: float | None = None
+    """half the width of the interval around the mean; None for a single seed"""
+
+
+def judge(differences: np.ndarray) -> Verdict:
+    """The verdict on paired ``differences``, float64 (seeds,), of which those above 0 are in favour.
+
+    It holds when the two-sided 95 % interval of Student's t lies above 0, does not hold when it lies below, and is not
+    decidable when it has 0 inside, or with fewer than three seeds.
+    """
+    from scipy import stats
+
+    count, mean = len(differences), float(np.mean(differences))
+    if count < 2:
+        return Verdict(OPEN, mean)
+    error = float(np.std(differences, ddof=1)) / count**0.5
+    half = float(stats.t.ppf((1 + LEVEL) / 2, count - 1)) * error
+    if count < 3 or abs(mean) <= half:
+        return Verdict(OPEN, mean, half)
+    return Verdict(HOLDS if mean > 0 else FAILS, mean, half)
+
+
+@dataclass(frozen=True)
+class Reproduction(Grid):
+    """All runs of a reproduction, made anew from the command line wherever they are needed."""
+
+    config_path: str
+    overrides: tuple[str, ...]
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The checked config; UserError with a line per problem."""
+        return load_section(Settings, self.config_path, list(self.overrides))
+
+    def output_dir(self) -> str:
+        """The folder of all points and of the page."""
+        return self.settings.output_dir
+
+    def points(self) -> list[Point]:
+        """Every point of every experiment, then the options; several may be the same runs under other names."""
+        found: list[Point] = []
+        for name, rows in self.settings.experiments.items():
+            for label, values in (rows or {}).items():
+                found.append(self._point({name: label}, values))
+                if WEAK in EXPERIMENTS[name].figures:
+                    found.append(self._weak_point(name, label, values))
+        for label, option in self.settings.options.items():
+            if option is not None:
+                found.append(self._point({OPTIONS: label}, {**option.against, **option.set}))
+                found.append(self._point({OPTIONS: f"{label}, without"}, option.against))
+        if not found:
+            raise UserError(f"{self.config_path}: nothing to reproduce; name some experiments or options")
+        return found
+
+    def write(self) -> str:
+        """``reproduce.json``, ``reproduce.md`` and ``reproduce.html`` with their pictures; the verdicts as text."""
+        return page.write(collect(self), folder=self.output_dir())
+
+    def _weak_point(self, name: str, label: str, values: Values) -> Point:
+        """The student pre-trained on hashtags itself: it takes the place of the teacher, and nothing else is run."""
+        student = self._config({}, values).models.student.model_dump(exclude_defaults=True)
+        swapped = {**values, **self.settings.weak, "models.teacher": student}
+        only = ("data", "tags", "weak", "teacher", "evaluate-teacher")
+        return self._point({name: f"{label}, {WEAK}"}, swapped, only=only)
+
+    def _point(self, name: dict[str, str], values: Values, *, only: tuple[str, ...] = ()) -> Point:
+        config = self._config(name, values)
+        command = shlex.join([self._recipe, *self._recipe_overrides(name, values)])
+        return Point(name, config, all_seeds(config, config_path=command, only=only))
+
+    def _config(self, name: dict[str, str], values: Values) -> Config:
+        return load_config(self._recipe, self._recipe_overrides(name, values))
+
+    @property
+    def _recipe(self) -> str:
+        return os.path.normpath(os.path.join(os.path.dirname(self.config_path), self.settings.recipe))
+
+    def _recipe_overrides(self, name: dict[str, str], values: Values) -> list[str]:
+        folder = os.path.join(self.output_dir(), folder_name(name))
+        chosen = {**self.settings.set, **values, "seeds": self.settings.seeds, "output_dir": folder}
+        return [f"{key}={json.dumps(value)}" for key, value in chosen.items()]
+
+
+PLACES: Mapping[str, Any] = {
+    "pool_size": lambda run: run.result("data")["pool"],
+    "samples": lambda run: run.result("pretrain")["samples"],
+    "top_k": lambda run: run.config.select.top_k,
+    "top_p": lambda run: run.config.score.top_p,
+}
+"""Where a point lies on the axis of an experiment that is a figure in the paper."""
+
+
+def collect(reproduction: Reproduction) -> dict[str, Any]:
+    """The figures of a finished reproduction, as JSON.
+
+    ``experiments``: by name, a list of points with ``label``, ``place`` on the axis (of figures) and ``top1`` (by
+    figure, a value per seed, percent); ``advice``: the paper's recommendations with their verdicts; ``options``: the
+    options with theirs, of the fine-tuned student.
+    """
+    points = {item: point for point in reproduction.points() for item in point.values.items()}
+    top1 = {item: _top1(point) for item, point in points.items()}
+    experiments: dict[str, list[dict[str, Any]]] = {}
+    for (name, label), point in points.items():
+        if name == OPTIONS or label.endswith(WEAK):
+            continue
+        found = top1[name, label] | top1.get((name, f"{label}, {WEAK}"), {})
+        place = PLACES[name](point.runs[0]) if name in PLACES else None
+        experiments.setdefault(name, []).append({"label": label, "place": place, "top1": found})
+    return {
+        "recipe": reproduction.settings.recipe,
+        "seeds": [run.seed for run in next(iter(points.values())).runs],
+        "experiments": experiments,
+        "advice": [_verdict(name, experiments.get(name, [])) for name in EXPERIMENTS if EXPERIMENTS[name].advice],
+        "options": [
+            _compared(label, top1[OPTIONS, label], top1[OPTIONS, f"{label}, without"])
+            for label, option in reproduction.settings.options.items()
+            if option is not None
+        ],
+    }
+
+
+def _top1(point: Point) -> dict[str, list[float]]:
+    """By figure, a value per seed."""
+    if "finetune" not in point.runs[0].stages:
+        return {WEAK: [run.result("evaluate-teacher")["top1"] for run in point.runs]}
+    found = report.collect(point.runs)
+    figures = ("teacher", "supervised", "pretrained", "finetuned", "gain")
+    return {name: found[name]["per_seed"] for name in figures}
+
+
+def _verdict(name: str, points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    advice = EXPERIMENTS[name].advice
+    assert advice is not None
+    found: Found = {
+        point["label"]: {figure: np.array(values) for figure, values in point["top1"].items()} for point in points
+    }
+    told = {"advice": advice.text, "compared": advice.compared}
+    if len(points) < advice.least or any(label not in found for label in advice.points):
+        return told | _as_json(Verdict(UNTRIED))
+    return told | _as_json(judge(advice.difference(found)))
+
+
+def _compared(label: str, with_it: Mapping[str, Any], without: Mapping[str, Any]) -> dict[str, Any]:
+    differences = np.subtract(with_it["finetuned"], without["finetuned"])
+    top1 = {"with": with_it["finetuned"], "without": without["finetuned"]}
+    return {"label": label, "top1": top1, **_as_json(judge(differences))}
+
+
+def _as_json(verdict: Verdict) -> dict[str, Any]:
+    return {"verdict": verdict.text, "difference": verdict.mean, "half_width": verdict.half}

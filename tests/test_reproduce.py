@@ -1,0 +1,168 @@
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from bsssl.paper import BALANCED, EXPERIMENTS, UNBALANCED, WITH_TAGS, WITHOUT_TAGS
+from bsssl.reproduce import FAILS, HOLDS, OPEN, judge
+
+EXPERIMENTS_HERE = {
+    "students": {"narrow": {}, "wide": {"models.student.options.width": 6}},
+    "top_k": {4: {"select.top_k": 4}, 6: {}},
+    "pool_size": {"half": {"data.pool_fraction": 0.5}, "all": {}},
+    "variants": {BALANCED: {}, UNBALANCED: {"select.variant": "unbalanced"}},
+}
+
+
+@pytest.fixture
+def reproduce(bsssl, recipe, tmp_path):
+    """``reproduce(*arguments, **values)``: the command with a config of these values, at ``tmp_path / "out"``."""
+
+    def call(*arguments, **values):
+        config = tmp_path / "reproduce.yaml"
+        given = {"recipe": str(recipe.config), "output_dir": str(tmp_path / "out"), "seeds": 2, **values}
+        config.write_text(yaml.safe_dump(given, sort_keys=False))
+        return bsssl("reproduce", "--config", config, *arguments)
+
+    return call
+
+
+def computed(folder: Path, stage: str) -> int:
+    """How many times a stage was computed: results that are not links."""
+    return sum(not path.is_symlink() for path in folder.glob(f"*/seed-*/{stage}"))
+
+
+def test_the_page_has_what_the_runs_found(reproduce, tmp_path):
+    options = {"K 3": {"set": {"select.top_k": 3}}}
+    outcome = reproduce(experiments=EXPERIMENTS_HERE, options=options)
+    assert outcome.status == 0, outcome.err
+    out = tmp_path / "out"
+    assert computed(out, "teacher") == computed(out, "baseline") - 2 == 2  # two students, two seeds
+    # Seven ways to pre-train (wide, K 4, half the pool, unbalanced, K 3, plain), two seeds.
+    assert computed(out, "pretrain") == 12
+
+    found = json.loads((out / "reproduce.json").read_text())
+    assert found["seeds"] == [0, 1]
+    assert [point["label"] for point in found["experiments"]["pool_size"]] == ["half", "all"]
+    half, whole = (point["place"] for point in found["experiments"]["pool_size"])
+    assert whole == 52 and 15 < half < 37
+    assert [point["place"] for point in found["experiments"]["top_k"]] == [4, 6]
+    wide = found["experiments"]["students"][1]
+    for seed, top1 in enumerate(wide["top1"]["finetuned"]):
+        metrics = json.loads(
+            (out / "students=wide" / f"seed-{seed}" / "evaluate-finetune" / "metrics.json").read_text()
+        )
+        assert metrics["top1"] == pytest.approx(top1, abs=0.01)
+    plain = found["experiments"]["students"][0]["top1"]["finetuned"]
+    assert found["options"][0]["top1"]["without"] == plain
+    verdicts = {entry["advice"]: entry["verdict"] for entry in found["advice"]}
+    assert len(verdicts) == 6
+    assert set(verdicts.values()) == {OPEN, "not tried"}  # two seeds decide nothing
+
+    page = (out / "reproduce.md").read_text()
+    mean = np.mean(wide["top1"]["finetuned"])
+    assert re.search(rf"^\| wide \|.*\| {mean:.1f} ± ", page, re.MULTILINE)
+    assert "| ResNet-50 | 75.9 | 79.1 | 76.4 | 2.7 |" in page
+    assert "![K, samples kept per class](top_k.png)" in page
+    html = (out / "reproduce.html").read_text()
+    assert html.count("data:image/png;base64,") == 2 and f"<td>{mean:.1f} ± " in html
+    assert (out / "top_k.png").stat().st_size > 5000 and (out / "pool_size.png").exists()
+    assert "Build" not in outcome.out and "Balance the distribution" in outcome.out
+
+
+def test_a_plan_runs_nothing_and_a_second_call_does_nothing_again(reproduce, tmp_path):
+    experiments = {"top_k": {4: {"select.top_k": 4}, 6: {}}}
+    planned = reproduce("--plan", experiments=experiments, seeds=1)
+    assert planned.out.startswith("2 points, seeds 0:\n  top_k=4\n  top_k=6\n")
+    assert not (tmp_path / "out").exists()
+    assert reproduce(experiments=experiments, seeds=1).status == 0
+    records = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("done.json")}
+    assert reproduce(experiments=experiments, seeds=1).status == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("done.json")} == records
+
+
+def test_a_larger_share_of_the_pool_holds_the_smaller(bsssl, recipe, tmp_path):
+    keys = {}
+    for share in (0.3, 0.6, 1.0):
+        output = tmp_path / str(share)
+        assert bsssl("train", "--config", recipe.config, "stage=teacher", f"output_dir={output}",
+                     f"data.pool_fraction={share}").status == 0  # fmt: skip
+        from bsssl.data import read_pool
+
+        pool = read_pool(str(output / "seed-0" / "data" / "pool"))
+        keys[share] = {(shard.name, key) for shard in pool.shards for key in shard.records()["key"].to_pylist()}
+    keys = {share: {key for _, key in found} for share, found in keys.items()}
+    assert keys[0.3] < keys[0.6] < keys[1.0]
+
+
+@pytest.mark.parametrize(
+    ("differences", "verdict"),
+    [
+        ([1.0, 1.2, 0.9], HOLDS),
+        ([-1.0, -1.2, -0.9], FAILS),
+        ([1.0, -0.5, 2.0], OPEN),
+        ([3.0, 3.1], OPEN),  # too few
+        ([3.0], OPEN),
+        ([0.0, 0.0, 0.0], OPEN),
+        ([0.5, 0.5, 0.5], HOLDS),
+    ],
+)
+def test_verdicts(differences, verdict):
+    assert judge(np.array(differences)).text == verdict
+
+
+def test_the_interval_is_students():
+    found = judge(np.array([1.0, 2.0, 3.0]))
+    assert found.mean == 2.0
+    assert found.half == pytest.approx(4.3027 / 3**0.5, abs=1e-3)  # t of 2 degrees of freedom, 97.5 %
+
+
+def point(**top1: float) -> dict[str, np.ndarray]:
+    return {name: np.array([value, value + 1]) for name, value in top1.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("students", {"a": point(finetuned=80, pretrained=77), "b": point(finetuned=70, pretrained=69)}),
+        ("self_training", {"a": point(finetuned=80, supervised=77), "b": point(finetuned=70, supervised=69)}),
+        ("pool_size", {"small": point(finetuned=70), "middle": point(finetuned=1), "all": point(finetuned=72)}),
+        ("samples", {"few": point(finetuned=70), "many": point(finetuned=72)}),
+        ("variants", {UNBALANCED: point(finetuned=70), BALANCED: point(finetuned=72)}),
+        ("weak", {WITHOUT_TAGS: point(finetuned=70), WITH_TAGS: point(finetuned=72)}),
+    ],
+)
+def test_the_six_recommendations_compare_the_right_things(name, found):
+    assert EXPERIMENTS[name].advice.difference(found).tolist() == [2.0, 2.0]
+    assert sum(experiment.advice is not None for experiment in EXPERIMENTS.values()) == 6
+
+
+def test_an_option_may_have_its_own_plain_recipe(reproduce, tmp_path):
+    option = {"set": {"select.top_k": 3}, "against": {"score.top_p": 1}}
+    assert reproduce(options={"few": option, "left out": None}, seeds=1).status == 0
+    config = yaml.safe_load((tmp_path / "out" / "options=few" / "seed-0" / "config.yaml").read_text())
+    assert (config["select"]["top_k"], config["score"]["top_p"]) == (3, 1)
+    without = yaml.safe_load((tmp_path / "out" / "options=few,_without" / "seed-0" / "config.yaml").read_text())
+    assert (without["select"]["top_k"], without["score"]["top_p"]) == (6, 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "error"),
+    [
+        ({"experiments": {"student": {"a": {}}}}, "unknown experiment 'student': did you mean 'students'?"),
+        ({"experiments": {"top_k": {"4": {"select.top": 4}}}}, "unknown key 'select.top': did you mean"),
+        ({"experiments": {"videos": {"18": {}}}}, "say under `weak` which keys turn that on"),
+        ({"experiments": {}}, "nothing to reproduce"),
+        ({"recipe": "none.yaml"}, "no such config"),
+        ({"seeds": 0, "experiments": {"top_k": {"4": {}}}}, "seeds: Input should be greater than or equal to 1"),
+        ({"experiment": {}}, "unknown key 'experiment': did you mean 'experiments'?"),
+    ],
+)
+def test_bad_configs(reproduce, tmp_path, values, error):
+    outcome = reproduce(**{"experiments": {"top_k": {"4": {}}}, **values})
+    assert outcome.status == 1
+    assert len(outcome.errors) == 1 and error in outcome.errors[0]
+    assert not (tmp_path / "out").exists()
