@@ -13,8 +13,8 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from bsssl import fileio
-from bsssl.registry import UserError
+from bsssl import distributed, fileio
+from bsssl.log import logger
 
 KEPT = 2
 
@@ -22,7 +22,7 @@ KEPT = 2
 class Checkpoints:
     """The resumable checkpoints of one training.
 
-    Every process of a run may look for the latest one at any time; only the main one saves and clears.
+    Only the main process of a run saves and clears.
 
     Args:
         folder: where they lie.
@@ -45,14 +45,26 @@ class Checkpoints:
                 path.unlink(missing_ok=True)
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
-        """The newest checkpoint of this training as (step, state), or None; UserError when it is damaged."""
-        for path in self._own()[:1]:
+        """The newest checkpoint of this training that can be read, as (step, state), or None.
+
+        Every process of a run calls this; the main one chooses, and all load the same.
+        """
+        path, saved = self._newest() if distributed.is_main() else (None, None)
+        path = distributed.from_main(lambda: path)
+        if path is not None and saved is None:
+            saved = _load(path)
+        return None if saved is None else (saved["step"], saved["state"])
+
+    def _newest(self) -> tuple[Path | None, dict[str, Any] | None]:
+        """Path and content of the newest checkpoint that can be read; a warning names those that cannot."""
+        for path in self._own():
             try:
-                saved = torch.load(path, map_location="cpu", weights_only=True)
-                return saved["step"], saved["state"]
+                return path, _load(path)
+            except FileNotFoundError:
+                continue  # another copy of this training has replaced it
             except Exception:
-                raise UserError(f"{path} is damaged; delete it to resume from the one before it") from None
-        return None
+                logger.warning("%s is damaged; going on from the one before it, or from the start", path)
+        return None, None
 
     def clear(self) -> None:
         """Remove all checkpoints of the folder: the stage is done."""
@@ -66,6 +78,13 @@ class Checkpoints:
 
     def _all(self) -> list[Path]:
         return list(self._folder.glob("checkpoint-*.pt"))
+
+
+def _load(path: Path) -> dict[str, Any]:
+    saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    if not {"step", "state"} <= saved.keys():
+        raise ValueError(f"{path} is no checkpoint")
+    return saved
 
 
 def save_model(path: str, state_dict: dict[str, torch.Tensor], *, name: str, classes: list[str], **facts: Any) -> None:

@@ -122,16 +122,16 @@ def _parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argp
 def _parser(command: str | None) -> argparse.ArgumentParser:
     if command is not None:
         title, text = (COMMANDS | RUN_COMMANDS)[command]
-        parser = argparse.ArgumentParser(description=f"{title[0].upper()}{title[1:]}. {text}")
+        parser = argparse.ArgumentParser(allow_abbrev=False, description=f"{title[0].upper()}{title[1:]}. {text}")
         _add_arguments(parser, command)
         return parser
     parser = argparse.ArgumentParser(
-        prog="bsssl", description="A few labels and a very large pool make a better small model."
+        prog="bsssl", allow_abbrev=False, description="A few labels and a very large pool make a better small model."
     )
     parser.add_argument("--version", action="version", version=f"bsssl {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, (title, text) in (COMMANDS | RUN_COMMANDS).items():
-        _add_arguments(commands.add_parser(name, help=title, description=text), name)
+        _add_arguments(commands.add_parser(name, help=title, description=text, allow_abbrev=False), name)
     listing = commands.add_parser("options", help="every key of a config, its default and what it means")
     listing.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
     return parser
@@ -177,6 +177,8 @@ def _look_after(command: str, parsed: argparse.Namespace) -> None:
 
 def _run(command: str, config: Config, parsed: argparse.Namespace, given: list[str]) -> None:
     task = getattr(parsed, "task", None)
+    if task and parsed.launch:
+        raise UserError("--task is for schedulers of your own; with --launch set launcher.array_tasks instead")
     wanted = _stage_names(command, config) if task is None else lambda name: name == command
     # The commands that errors name must lead to the same run, so they carry the overrides too.
     kept = [override for override in parsed.overrides if not override.startswith("stage=")]
@@ -184,8 +186,9 @@ def _run(command: str, config: Config, parsed: argparse.Namespace, given: list[s
     if parsed.plan:
         from bsssl.plan import plan
 
+        processes = config.launcher.nodes * config.launcher.processes if parsed.launch else None
         if is_main():
-            print(plan(config, config_path=parsed.config, wanted=wanted))
+            print(plan(config, config_path=parsed.config, wanted=wanted, processes=processes))
         return
     if parsed.launch and config.launcher.kind == "slurm":
         from bsssl.launch import submit
@@ -226,7 +229,7 @@ def _run_grid(grid: "Grid", parsed: argparse.Namespace, given: list[str]) -> Non
         sweep.share(points)
     execute([run for point in points for run in point.runs], wanted=lambda name: True, debug=parsed.debug)
     if is_main():
-        print(grid.write())
+        print(grid.write(points))
 
 
 def _run_in_processes(given: list[str], processes: int) -> NoReturn:

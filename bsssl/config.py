@@ -437,14 +437,20 @@ class Launcher(Section):
         problems = []
         if self.kind == "local" and self.nodes > 1:
             problems.append(f"kind is local, which has one node, not {self.nodes}; set kind=slurm or nodes=1")
-        if self.cpus_per_node is not None and self.cpus_per_node < self.processes:
-            problems.append(f"cpus_per_node ({self.cpus_per_node}) is below the {self.processes} processes of a node")
+        cpus = self._training.cpus_per_node or self.cpus_per_node
+        if cpus is not None and cpus < self.processes:
+            problems.append(f"cpus_per_node ({cpus}) is below the {self.processes} processes of a training's node")
         return _without(problems, self)
 
     @property
     def processes(self) -> int:
         """Of a training, on each node."""
-        return self.processes_per_node or max(1, self.gpus_per_node)
+        gpus = self._training.gpus_per_node
+        return self.processes_per_node or max(1, self.gpus_per_node if gpus is None else gpus)
+
+    @property
+    def _training(self) -> StageResources:
+        return self.stages.get("train", StageResources())
 
 
 class Config(Section):

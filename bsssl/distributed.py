@@ -2,6 +2,7 @@
 
 import datetime
 import os
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -62,6 +63,13 @@ def barrier() -> None:
         import torch
 
         torch.distributed.barrier()
+
+
+def from_main(answer: Callable[[], T]) -> T:
+    """What ``answer`` (picklable) returns on the main process, which alone calls it, on every process."""
+    if world_size() == 1:
+        return answer()
+    return gather(answer() if is_main() else None)[0]  # type: ignore[return-value]
 
 
 def gather(value: T) -> list[T]:

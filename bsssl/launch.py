@@ -8,10 +8,12 @@ what is still missing. Every job waits for those of the stages that its own need
 import contextlib
 import datetime
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import traceback
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -28,16 +30,18 @@ from bsssl.recipe import Run, Task, all_seeds, as_yaml, execute
 from bsssl.registry import UserError
 from bsssl.stages import IN_PARTS
 from bsssl.stages.check import check
-from bsssl.status import JOBS, Job, active_jobs, job_table, save_jobs
-from bsssl.sweep import Grid, share
+from bsssl.status import JOBS, REPORT, Job, active_jobs, job_table, save_jobs
+from bsssl.sweep import Grid, Point, share
 
-REPORT = "report"
 _WARNING_SECONDS = 90  # between Slurm's signal and the time limit
-_KILL_SECONDS = 45  # Slurm looks for preempted jobs whose grace time is over every 30 seconds
+_KILL_SECONDS = (
+    600  # Slurm looks for preempted jobs whose grace time is over every 30 seconds, and then asks them first
+)
 
 
 def run_locally(command: Sequence[str], *, processes: int) -> int:
     """Run ``command`` in so many processes of one group, which ends as a whole when one fails; the exit status."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -54,6 +58,10 @@ def run_locally(command: Sequence[str], *, processes: int) -> int:
         elastic_launch(config, command[0])(*command[1:])
     except ChildFailedError:
         return 1  # the process has said why
+    except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        return 128 + error.sigval
     return 0
 
 
@@ -69,10 +77,10 @@ class _Resumable(ABC):
 
 @contextlib.contextmanager
 def _outliving_preemption() -> Iterator[None]:
-    """Work on through SIGTERM, and if it came, wait at the end for the SIGKILL that should follow.
+    """Work on through SIGTERM, and if it came and the job's time is over, wait in the end for the SIGKILL that follows.
 
-    Slurm queues a preempted job again once it has killed it; one that ends by itself after its grace time counts as
-    timed out, and what depends on it is dropped. Queued again, it finds its work done.
+    Preemption cuts a job's time to a grace time. Once Slurm has killed it, it is queued again, and finds its work done;
+    one that ends by itself between the two counts as timed out, and what depends on it is dropped.
     """
     warned = False
 
@@ -83,11 +91,23 @@ def _outliving_preemption() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, warn)
     try:
         yield
-        if warned:
-            print(f"SIGTERM came during the work, which is done: waiting {_KILL_SECONDS} s to be killed", flush=True)
+        if warned and _time_is_over():
+            print("the work is done, but this job's time is over: waiting for Slurm to end it", flush=True)
             time.sleep(_KILL_SECONDS)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _time_is_over() -> bool:
+    """Whether Slurm would call this job timed out if it ended now; no where Slurm does not say."""
+    command = ["scontrol", "show", "job", "--oneliner", os.environ.get("SLURM_JOB_ID", "")]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True).stdout
+    except OSError:
+        return False
+    end = re.search(r" EndTime=(\d{4}-\S+)", told)
+    soon = datetime.datetime.now() + datetime.timedelta(seconds=5)
+    return end is not None and datetime.datetime.fromisoformat(end[1]) < soon
 
 
 @dataclass(frozen=True)
@@ -114,8 +134,10 @@ class StageJob(_Resumable):
         with _outliving_preemption():
             try:
                 execute([run], wanted=lambda name: name == self.stage, task=self.task, debug=self.debug)
-            except UserError as error:
-                sys.exit(log.describe(error))  # without a traceback at the end of the log
+            except Exception as error:
+                if self.debug:
+                    traceback.print_exc()
+                sys.exit(log.describe(error))  # the last line of the log says what is wrong
 
 
 @dataclass(frozen=True)
@@ -134,10 +156,12 @@ class GridJob(_Resumable):
     """Writes the results of finished points."""
 
     grid: Grid
+    points: list[Point]
+    """as they were submitted, whatever becomes of the config"""
 
     def __call__(self) -> None:
         """Print and write them."""
-        print(self.grid.write())
+        print(self.grid.write(self.points))
 
 
 def submit(config: Config, *, config_path: str, wanted: Callable[[str], bool], whole: bool, debug: bool = False) -> str:
@@ -148,11 +172,11 @@ def submit(config: Config, *, config_path: str, wanted: Callable[[str], bool], w
     """
     log.setup(debug=debug)
     with _Submission(config.output_dir, config.launcher, debug=debug) as submission:
-        check(config)
+        _check(config)
         for run in all_seeds(config, config_path=config_path):
             submission.add(run, wanted)
         if whole:
-            submission.add_last(ReportJob(submission.save(config)))
+            submission.add_last(ReportJob(submission.save(config)), leaves="results.md")
     return submission.told()
 
 
@@ -162,12 +186,16 @@ def submit_grid(grid: Grid, *, debug: bool = False) -> str:
     points, output_dir = grid.points(), os.path.abspath(grid.output_dir())
     with _Submission(output_dir, points[0].config.launcher, debug=debug) as submission:
         for point in points:
-            check(point.config)
+            _check(point.config)
         share(points)
         for run in (run for point in points for run in point.runs):
             submission.add(run, lambda name: True)
-        submission.add_last(GridJob(grid))
+        submission.add_last(GridJob(grid, points), leaves=grid.leaves)
     return submission.told()
+
+
+def _check(config: Config) -> None:
+    check(config, processes=config.launcher.nodes * config.launcher.processes)
 
 
 class _Submission:
@@ -214,9 +242,9 @@ class _Submission:
                 after = [self._submit(shares, kind=stage.kind, run=folder.parent, after=after)]
             self._ids[folder] = self._submit([job], kind=stage.kind, run=folder.parent, after=after)
 
-    def add_last(self, job: ReportJob | GridJob) -> None:
-        """Submit what comes after everything else, unless there is nothing else."""
-        if self._jobs:
+    def add_last(self, job: ReportJob | GridJob, *, leaves: str) -> None:
+        """Submit what comes after everything else, unless there is nothing else and what it ``leaves`` is there."""
+        if self._jobs or not Path(self._output_dir, leaves).exists():
             after = [job.job_id for job in self._jobs]
             self._submit([job], kind=REPORT, run=Path(self._output_dir).resolve(), after=after)
 

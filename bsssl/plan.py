@@ -13,13 +13,15 @@ from bsssl.stages.check import check_settings
 from bsssl.stages.prepare import pool_sources, split
 
 
-def plan(config: configs.Config, *, config_path: str, wanted: Callable[[str], bool]) -> str:
+def plan(
+    config: configs.Config, *, config_path: str, wanted: Callable[[str], bool], processes: int | None = None
+) -> str:
     """The networks with their exact costs, then every stage with its sizes and whether it is done, as text.
 
     Data that is not there yet does not hinder the plan when the config says ``data.num_classes``; what depends on its
-    size is then shown as unknown.
+    size is then shown as unknown. ``processes``: that a training will have; default: those of this run.
     """
-    check_settings(config)
+    check_settings(config, processes=processes)
     runs = all_seeds(config, config_path=config_path)
     sizes, remark = _sizes(runs[0])
     classes = sizes.get("classes", config.data.num_classes)

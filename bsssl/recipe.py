@@ -255,8 +255,8 @@ class Run:
         """Run stage ``name`` unless it is done; all it needs must be there."""
         from bsssl.stages import clean_up, run_stage  # imports torch
 
-        reason = self.pending(name)
-        distributed.barrier()  # nobody may look after somebody has begun to write
+        # One answer for all: nobody may look after somebody has begun to write, or see less of a network's file system.
+        reason = distributed.from_main(lambda: self.pending(name))
         if reason is None:
             logger.info("seed %d: %s is done already", self.seed, name)
             return
@@ -282,6 +282,8 @@ class Run:
             return
         self.require_inputs(name)
         logger.info("seed %d: task %d of %d of %s (%s)", self.seed, task.number, task.count, name, reason)
+        # What another config finished is about to be written over.
+        (self.folder(name) / DONE).unlink(missing_ok=True)
         run_task(self, self.stages[name], task)
 
     def require_inputs(self, name: str, *, besides: Container[str] = ()) -> None:
@@ -354,7 +356,10 @@ def execute(
             if task is None:
                 run.execute(name)
             else:
-                run.execute_task(name, task)
+                share = Task(
+                    task.number * distributed.world_size() + distributed.rank(), task.count * distributed.world_size()
+                )
+                run.execute_task(name, share)
     distributed.shutdown()  # not after an error: the others may be waiting for this process, which torchrun ends
 
 

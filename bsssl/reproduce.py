@@ -101,6 +101,7 @@ def judge(differences: np.ndarray) -> Verdict:
 class Reproduction(Grid):
     """All runs of a reproduction, made anew from the command line wherever they are needed."""
 
+    leaves = "reproduce.md"
     config_path: str
     overrides: tuple[str, ...]
 
@@ -129,9 +130,9 @@ class Reproduction(Grid):
             raise UserError(f"{self.config_path}: nothing to reproduce; name some experiments or options")
         return found
 
-    def write(self) -> str:
+    def write(self, points: Sequence[Point]) -> str:
         """``reproduce.json``, ``reproduce.md`` and ``reproduce.html`` with their pictures; the verdicts as text."""
-        return page.write(collect(self), folder=self.output_dir())
+        return page.write(collect(self.settings, points), folder=self.output_dir())
 
     def _weak_point(self, name: str, label: str, values: Values) -> Point:
         """The student pre-trained on hashtags itself: it takes the place of the teacher, and nothing else is run."""
@@ -167,30 +168,30 @@ PLACES: Mapping[str, Any] = {
 """Where a point lies on the axis of an experiment that is a figure in the paper."""
 
 
-def collect(reproduction: Reproduction) -> dict[str, Any]:
-    """The figures of a finished reproduction, as JSON.
+def collect(settings: Settings, points: Sequence[Point]) -> dict[str, Any]:
+    """The figures of the finished ``points`` of a reproduction, as JSON.
 
     ``experiments``: by name, a list of points with ``label``, ``place`` on the axis (of figures) and ``top1`` (by
     figure, a value per seed, percent); ``advice``: the paper's recommendations with their verdicts; ``options``: the
     options with theirs, of the fine-tuned student.
     """
-    points = {item: point for point in reproduction.points() for item in point.values.items()}
-    top1 = {item: _top1(point) for item, point in points.items()}
+    by_name = {item: point for point in points for item in point.values.items()}
+    top1 = {item: _top1(point) for item, point in by_name.items()}
     experiments: dict[str, list[dict[str, Any]]] = {}
-    for (name, label), point in points.items():
+    for (name, label), point in by_name.items():
         if name == OPTIONS or label.endswith(WEAK):
             continue
         found = top1[name, label] | top1.get((name, f"{label}, {WEAK}"), {})
         place = PLACES[name](point.runs[0]) if name in PLACES else None
         experiments.setdefault(name, []).append({"label": label, "place": place, "top1": found})
     return {
-        "recipe": reproduction.settings.recipe,
-        "seeds": [run.seed for run in next(iter(points.values())).runs],
+        "recipe": settings.recipe,
+        "seeds": [run.seed for run in points[0].runs],
         "experiments": experiments,
         "advice": [_verdict(name, experiments.get(name, [])) for name in EXPERIMENTS if EXPERIMENTS[name].advice],
         "options": [
             _compared(label, top1[OPTIONS, label], top1[OPTIONS, f"{label}, without"])
-            for label, option in reproduction.settings.options.items()
+            for label, option in settings.options.items()
             if option is not None
         ],
     }

@@ -17,7 +17,7 @@ from bsssl import fileio
 from bsssl.log import aligned
 from bsssl.registry import UserError
 
-JOBS = "jobs"
+JOBS, REPORT = "jobs", "report"
 _LIST = "jobs.json"
 _DONE = "done.json"
 _PARTS = {"score": (".scores", "shards"), "materialise": (".tar", "tars")}  # what the stages in parts write
@@ -46,6 +46,12 @@ class Job:
     def log(self, task_id: str) -> Path:
         """What the first process of one of ``ids`` printed."""
         return Path(self.folder) / f"{task_id}_0_log.out"
+
+    def failed_log(self, task_id: str) -> Path:
+        """What that of its processes printed which ended with an error; else the first."""
+        logs = sorted(Path(self.folder).glob(f"{task_id}_*_log.out"))
+        told = (path for path in logs if any(line.startswith("error: ") for line in _last_lines(path, _LOG_LINES)))
+        return next(told, self.log(task_id))
 
 
 def save_jobs(folder: str, jobs: Sequence[Job]) -> None:
@@ -129,6 +135,8 @@ class _Stage:
                 return kind
         if _DONE in self._files:
             return "done"
+        if self.name == REPORT and kinds == {"ended"}:
+            return "done"  # it leaves no record
         return "cancelled" if "cancelled" in kinds else "failed" if "ended" in kinds else "not done"
 
     def row(self) -> tuple[str, ...]:
@@ -170,10 +178,9 @@ class _Stage:
                 if kind != self.state or kind not in ("failed", "running") or shown == 3:
                     continue
                 shown += 1
-                yield f"\n{self.run}: {self.name}, {kind}: {job.log(task_id)}"
-                yield from (
-                    "    " + line for line in _last_lines(job.log(task_id), _LOG_LINES if kind == "failed" else 1)
-                )
+                log = job.failed_log(task_id) if kind == "failed" else job.log(task_id)
+                yield f"\n{self.run}: {self.name}, {kind}: {log}"
+                yield from ("    " + line for line in _last_lines(log, _LOG_LINES if kind == "failed" else 1))
 
 
 def _kind(state: str) -> str:
@@ -211,7 +218,16 @@ def _ended(job_ids: Sequence[str]) -> dict[str, str]:
         f"--jobs={','.join(job_ids)}",
     ]
     lines = _ask(command) if job_ids else None
-    return dict(line.split("|", 1) for line in lines or [])
+    return {task_id: state for ids, _, state in (line.partition("|") for line in lines or []) for task_id in _each(ids)}
+
+
+def _each(ids: str) -> Iterable[str]:
+    """The tasks that accounting names at once, such as ``9_[0-2,5]``, one by one."""
+    job_id, bracket, tasks = ids.partition("_[")
+    if not bracket:
+        return [ids]
+    spans = [span.split("-") for span in tasks.rstrip("]").split("%")[0].split(",")]
+    return [f"{job_id}_{task}" for span in spans for task in range(int(span[0]), int(span[-1]) + 1)]
 
 
 def _ask(command: list[str]) -> list[str] | None:
@@ -242,7 +258,8 @@ def _num_parts(run: Path, stage: str) -> int:
     result = fileio.read_json(str(before))["result"]
     if kind == "score":
         return int(result["pool_shards"])
-    settings = yaml.safe_load((run / "config.yaml").read_text()).get("materialise")
+    config = run / "config.yaml"  # of the stages that this very run has done; there may be none
+    settings = yaml.safe_load(config.read_text()).get("materialise") if config.exists() else None
     return -(-int(result["samples"]) // settings["samples_per_tar"]) if settings else 0
 
 

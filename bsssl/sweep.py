@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from bsssl import fileio, report
 from bsssl.config import Config, load_config
@@ -44,6 +44,9 @@ class Point:
 class Grid(ABC):
     """Points that are run together, what they share once, and what is made of them in the end."""
 
+    leaves: ClassVar[str]
+    """a file that ``write`` leaves"""
+
     @abstractmethod
     def output_dir(self) -> str:
         """The folder of all points."""
@@ -53,14 +56,15 @@ class Grid(ABC):
         """All of them, in the order in which they are shown."""
 
     @abstractmethod
-    def write(self) -> str:
-        """Write the results of the finished points into ``output_dir``; what to print."""
+    def write(self, points: Sequence[Point]) -> str:
+        """Write the results of the finished ``points`` into ``output_dir``; what to print."""
 
 
 @dataclass(frozen=True)
 class Sweep(Grid):
     """The combinations of some keys' values, made anew from the command line wherever they are needed."""
 
+    leaves = "sweep.md"
     config_path: str
     overrides: tuple[str, ...]
     """``key=value``, or ``key=value,value,...`` for a key to vary"""
@@ -80,9 +84,9 @@ class Sweep(Grid):
         grid = itertools.product(*(values for _, values in varied))
         return [self._point(dict(zip([key for key, _ in varied], values, strict=True)), seeds) for values in grid]
 
-    def write(self) -> str:
+    def write(self, points: Sequence[Point]) -> str:
         """``sweep.json``, ``sweep.csv``, ``sweep.md`` and ``sweep.png``, and the table as text."""
-        return _write(self.points(), output_dir=self.output_dir())
+        return _write(points, output_dir=os.path.dirname(points[0].config.output_dir))
 
     def _point(self, values: dict[str, str], seeds: list[str] | None) -> Point:
         values_of_all = {**values, "output_dir": os.path.join(self.output_dir(), folder_name(values))}
@@ -114,16 +118,15 @@ def share(points: Sequence[Point]) -> None:
         groups[name, run.fingerprint(name)].append((run, name))
     for group in groups.values():
         folders = {run.folder(name): run.pending(name) is None for run, name in group}
-        owner = next((path for path, done in folders.items() if done and not path.is_symlink()), next(iter(folders)))
-        if owner.is_symlink():
-            owner.unlink()
+        # Where it is done already, if only in a point that is not of this grid; else where most may be done.
+        owner = next((path for path, done in folders.items() if done), next(iter(folders))).resolve()
         owner.mkdir(parents=True, exist_ok=True)
         for folder in folders:
             if folder.is_symlink():
                 folder.unlink()
             if not folder.exists():  # what an earlier run of its own left stays
                 folder.parent.mkdir(parents=True, exist_ok=True)
-                folder.symlink_to(os.path.relpath(owner, folder.parent))
+                folder.symlink_to(os.path.relpath(owner, folder.parent.resolve()))
 
 
 def _stages(points: Sequence[Point]) -> Iterator[tuple[Run, str]]:

@@ -62,6 +62,10 @@ def test_a_grid_that_grows_keeps_what_is_done(sweep, tmp_path):
     assert computed(tmp_path / "sweep")["teacher"] == 1
     assert (tmp_path / "sweep" / "select.top_k=2" / "seed-0" / "teacher").resolve() == teacher
     assert len(json.loads((tmp_path / "sweep" / "sweep.json").read_text())) == 3
+    # Without the points that did the work, too.
+    assert sweep("select.top_k=4,5", "score.top_p=2").status == sweep("select.top_k=5,6").status == 0
+    assert (teacher / "done.json").read_bytes() == before
+    assert computed(tmp_path / "sweep")["teacher"] == computed(tmp_path / "sweep")["score"] == 1
 
 
 def test_values_with_commas(recipe):

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -85,6 +86,7 @@ def write_tar(plan: TarPlan, number: int, *, folder: str, identity: str) -> None
     rows = plan.table.take(pa.array(plan.rows[numbers.start : numbers.stop])).to_pylist()
     notes = _notes(plan, numbers)
     offsets, sizes = [], []
+    Path(_index_path(folder, number)).unlink(missing_ok=True)  # another selection's must not vouch for this tar
     with fileio.atomic_write(tar_path(folder, number)) as file, tarfile.open(fileobj=file, mode="w|") as tar:
         for sample, row, content in zip(numbers, rows, _contents(rows), strict=True):
             name = f"{sample:09d}"

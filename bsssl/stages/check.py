@@ -8,11 +8,11 @@ from bsssl.models import RELEASED, profile
 from bsssl.registry import UserError, choices
 
 
-def check(config: configs.Config) -> None:
+def check(config: configs.Config, *, processes: int | None = None) -> None:
     """UserError for what ``check_settings`` refuses, an ``init_from`` that is not there, or an output folder inside a
     data folder, which every run would change.
     """
-    check_settings(config)
+    check_settings(config, processes=processes)
     for section in configs.TRAIN_STAGES:
         settings: configs.Train | None = getattr(config, section)
         origin = settings.init_from if settings is not None else None
@@ -28,9 +28,9 @@ def check(config: configs.Config) -> None:
             raise UserError(f"output_dir {config.output_dir} lies inside the data folder {source.path}; choose another")
 
 
-def check_settings(config: configs.Config) -> None:
-    """UserError for networks that cannot be made, unknown released weights, a batch the processes cannot share, or a
-    reader of videos that is not installed.
+def check_settings(config: configs.Config, *, processes: int | None = None) -> None:
+    """UserError for networks that cannot be made, unknown released weights, a batch that the processes of a training
+    (default: those of this run) cannot share, or a reader of videos that is not installed.
     """
     if config.data.clips is not None:
         data.check_backend(config.data.clips.reader)
@@ -46,7 +46,7 @@ def check_settings(config: configs.Config) -> None:
             raise UserError(
                 f"models.{role}.weights: unknown released weights '{model.weights}': {choices(model.weights, RELEASED)}"
             )
-    processes = distributed.world_size()
+    processes = processes or distributed.world_size()
     for section in configs.TRAIN_STAGES:
         settings: configs.Train | None = getattr(config, section)
         if settings is None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from benchmarks.kills import differences, digests
 from bsssl.status import read_jobs
-from tests.cluster.conftest import CLUSTER, SLURM, ask, state_of, wait_until
+from tests.cluster.conftest import CLUSTER, ask, state_of, wait_until
 
 LONG = ("stage=teacher", "teacher.length=600 steps", "system.checkpoint_steps=20")
 
@@ -216,4 +216,3 @@ def test_what_cannot_be_submitted_leaves_nothing_behind(cluster, tmp_path):
     assert "the job of select cannot be submitted" in error and "nowhere" in error
     assert len([line for line in error.splitlines() if line.startswith("error: ")]) == 1
     wait_until(lambda: not ask("squeue", "-h"), seconds=20)
-    assert SLURM[1] == "launcher.kind=slurm"

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from bsssl import data
-from bsssl.data import plan_tars, read_pool, selected_training_set, write_places, write_tar
+from bsssl.data import is_written, plan_tars, read_pool, selected_training_set, write_places, write_tar
 from bsssl.data.loader import TrainBatches, permutation
 from bsssl.data.records import read_bytes
 from bsssl.registry import UserError
@@ -54,6 +54,20 @@ def copy(selection, folder, *, per_tar=4, order=1):
     path = str(folder / "selection.parquet")
     write_places(plan, folder=str(folder), path=path)
     return plan, path
+
+
+def test_an_index_does_not_vouch_for_another_tar(selection, tmp_path, monkeypatch):
+    folder = tmp_path / "tars"
+    copy(selection, folder)
+    assert is_written(str(folder), 1, identity="i")
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pyarrow.parquet.write_table", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_tar(plan_tars(selection, per_tar=4, seed=9), 1, folder=str(folder), identity="other")
+    assert not is_written(str(folder), 1, identity="i") and not is_written(str(folder), 1, identity="other")
 
 
 def contents(records):
