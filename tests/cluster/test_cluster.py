@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -35,10 +36,14 @@ def teacher(output: Path) -> dict[str, torch.Tensor]:
 def undisturbed(recipe, tmp_path_factory) -> Path:
     """The long training of two processes on this machine, not as a job."""
     output = tmp_path_factory.mktemp("undisturbed") / "run"
-    command = [".venv/bin/bsssl", "train", "--config", str(recipe.config), f"output_dir={output}", *LONG]
-    command[0] = str(Path(os.sys.executable).parent / "bsssl")
-    subprocess.run([*command, "--launch", "launcher.processes_per_node=2", "system.workers=1"], check=True)
+    train_here(recipe, output, *LONG, "--launch", "launcher.processes_per_node=2")
     return output
+
+
+def train_here(recipe, output: Path, *arguments: str) -> None:
+    """The training on this machine, not as a job."""
+    command = [str(Path(sys.executable).parent / "bsssl"), "train", "--config", str(recipe.config)]
+    subprocess.run([*command, f"output_dir={output}", *arguments, "system.workers=1"], check=True)
 
 
 def test_the_whole_recipe_as_a_chain(cluster, finished_once, tmp_path):
@@ -56,7 +61,8 @@ def test_the_whole_recipe_as_a_chain(cluster, finished_once, tmp_path):
     assert set(cluster.ends(output).values()) == {"COMPLETED"}
     assert differences(digests(tmp_path), digests(finished_once.parent)) == []
     text = cluster.status(output)
-    assert text.count(" done ") == len(jobs) - 2 and "6 of 6 shards" in text  # score has two jobs, the report no folder
+    assert text.count(" done ") == len(jobs) - 1 and "6 of 6 shards" in text  # score has two jobs
+    assert "failed" not in text
     assert "not done" not in cluster.status(output, "--shards")
     assert "everything is done already" in cluster.launch("run", output)
 
@@ -136,6 +142,7 @@ def test_two_nodes_are_interrupted(cluster, undisturbed, tmp_path, how):
         wait_until(lambda: cluster.restarts(job) == 1)
     cluster.wait(output)
     assert cluster.ends(output)["teacher"] == "COMPLETED"
+    assert cluster.ends(output)["evaluate-teacher"] == "COMPLETED"  # what depends on it is not dropped
     assert all(torch.equal(value, teacher(output)[name]) for name, value in teacher(undisturbed).items())
 
 
@@ -159,9 +166,20 @@ def test_a_node_dies(cluster, recipe, tmp_path, what):
     wait_until(lambda: cluster.restarts(job) == 1)
     cluster.wait(output)
     assert cluster.ends(output)["teacher"] == "COMPLETED"
-    command = [str(Path(os.sys.executable).parent / "bsssl"), "train", "--config", str(recipe.config)]
-    subprocess.run([*command, f"output_dir={whole}", *long, "system.workers=1"], check=True)
+    train_here(recipe, whole, *long)
     assert all(torch.equal(value, teacher(output)[name]) for name, value in teacher(whole).items())
+
+
+def test_a_job_reaches_its_time_limit(cluster, recipe, tmp_path):
+    long = (*LONG, "teacher.length=1500 steps")
+    cluster.launch("train", tmp_path / "run", *long, "launcher.minutes=1")
+    cluster.wait(tmp_path / "run")
+    assert cluster.restarts(cluster.job(tmp_path / "run", "teacher")) >= 1
+    assert cluster.ends(tmp_path / "run")["teacher"] == "COMPLETED"
+    train_here(recipe, tmp_path / "whole", *long)
+    assert all(
+        torch.equal(value, teacher(tmp_path / "run")[name]) for name, value in teacher(tmp_path / "whole").items()
+    )
 
 
 def processes_of(*variables: str) -> list[int]:
