@@ -17,7 +17,7 @@ class Loss(nn.Module):
     Args:
         label_smoothing: share of each target that is spread over all classes.
         q: of generalised cross-entropy, ``(1 - p ** q) / q`` instead of ``-log p`` (Zhang and Sabuncu 2018, arXiv
-            1805.07836); its limit 0 is cross-entropy.
+            1805.07836), weighted by the target where it is a vector; its limit 0 is cross-entropy.
         adjustment: (C,), added to the logits, see ``logit_adjustment``.
         early_learning: added to the loss.
 
