@@ -47,7 +47,7 @@ from bsssl import data
 from bsssl.checkpoint import Checkpoints
 from bsssl.data.sources import Folder
 from bsssl.engine.compute import Compute
-from bsssl.engine.loss import cross_entropy
+from bsssl.engine.loss import Loss
 from bsssl.engine.train import Failures, train
 from bsssl.models import build_model
 from bsssl.optim import build_optimizer, build_schedule
@@ -71,7 +71,7 @@ def train_ours(
             steps=steps,
             normalize=data.Normalize().to(compute.device),
             mix=None,
-            loss_function=cross_entropy(0.0),
+            loss_function=Loss(),
             optimizer=sgd(network),
             schedule=build_schedule(
                 kind="cosine", base_lr=LR, batch_size=256, gamma=0.5, intervals=1, steps=steps, warmup_steps=0,
@@ -93,6 +93,7 @@ def loop_sides(compute: Compute, args: argparse.Namespace) -> dict[str, Callable
         {
             "input": torch.randint(256, shape, dtype=torch.uint8),
             "target": torch.randint(CLASSES, (args.batch_size,)),
+            "index": torch.arange(args.batch_size),
             "failures": [],
         }
         for _ in range(4)

@@ -1,8 +1,8 @@
 """Saving and resuming. What is saved is complete or absent; what is loaded is never unpickled as code.
 
-Two kinds of files: resumable checkpoints of a training in progress (model, optimiser, gradient scaler, averaged
-weights; the step alone fixes the schedule, the sampler and all random numbers, see ``bsssl.engine.train``), and the
-final weights of a stage as safetensors with the network's name and classes.
+Two kinds of files: resumable checkpoints of a training in progress (model, optimiser, gradient scaler, what the loss
+remembers, averaged weights; the step alone fixes the schedule, the sampler and all random numbers, see
+``bsssl.engine.train``), and the final weights of a stage as safetensors with the network's name and classes.
 """
 
 import io

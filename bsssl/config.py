@@ -108,8 +108,6 @@ class Transforms(Section):
     """how far `padded` shifts, pixels"""
     flip: bool = True
     """mirror half of the training images"""
-    randaugment: int | None = Field(None, ge=0, le=30)
-    """magnitude of RandAugment (two operations per image); off when not given"""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """per channel, of pixel values in 0..1"""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -175,6 +173,9 @@ class Data(Section):
     """how many classes there are; checked against the data, and lets --plan work before the data is there"""
     labels_per_class: int | None = Field(None, ge=1)
     """keep only so many labels of each class of `train`, chosen by the seed; all when not given"""
+    imbalance: float = Field(1.0, ge=1)
+    """with labels_per_class, to try out long tails: labels kept of the first class over those of the last (by name);
+    they fall geometrically from labels_per_class, rounded, to 1 at least (Cui et al. 2019, arXiv 1901.05555)"""
     rest_in_pool: bool = True
     """with labels_per_class: the items whose labels were dropped join the pool"""
     pool_overlap: Literal["refuse", "exclude", "allow"] = "refuse"
@@ -275,12 +276,25 @@ class Train(Section):
     """rate that warm-up starts at (not scaled with the batch); default: base_lr, as in the paper"""
     clip_norm: float | None = Field(None, gt=0)
     """clip the gradient's norm"""
+    randaugment: int | None = Field(None, ge=0, le=30)
+    """magnitude of RandAugment (two operations per image), after data.transforms; off when not given"""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """share of each target that is spread over all classes"""
     mixup: float = Field(0.0, ge=0)
     """alpha of mixup; 0 is off"""
     cutmix: float = Field(0.0, ge=0)
     """alpha of CutMix; 0 is off. With mixup too, each batch takes one of the two"""
+    gce: float = Field(0.0, ge=0, le=1)
+    """q of generalised cross-entropy, for noisy targets (Zhang and Sabuncu 2018, arXiv 1805.07836: 0.7): 0 is plain
+    cross-entropy, 1 the absolute error"""
+    elr: float = Field(0.0, ge=0)
+    """weight of early-learning regularisation, for noisy targets (Liu et al. 2020, arXiv 2007.00151: 3); 0 is off. It
+    remembers a prediction per row of the training set: 4 bytes x rows x classes of memory and of every checkpoint"""
+    elr_beta: float = Field(0.7, ge=0, lt=1)
+    """elr: share that stays of the remembered prediction when its row comes again"""
+    logit_adjustment: float = Field(0.0, ge=0)
+    """tau of logit adjustment, for long-tailed labels (Menon et al. 2021, arXiv 2007.07314: 1); 0 is off. In the loss,
+    tau x the logarithm of each class's share of the stage's targets is added to its logit"""
     average_decay: float | None = Field(None, gt=0, lt=1)
     """keep an exponential moving average of the weights with this decay, and use it as the result"""
 
@@ -291,6 +305,8 @@ class Train(Section):
             problems.append(f"accumulate ({self.accumulate}) must divide batch_size ({self.batch_size})")
         if self.nesterov and not self.momentum:
             problems.append("nesterov needs momentum; set it above 0")
+        if self.elr and (self.mixup or self.cutmix):
+            problems.append("elr remembers a prediction per sample, which mixup and cutmix blend; set it or these to 0")
         warmup, length = self.warmup, self.length
         if warmup.unit != length.unit and "epochs" not in (warmup.unit, length.unit):
             warmup, length = (part.in_samples(self.batch_size) for part in (warmup, length))
@@ -348,6 +364,16 @@ class Select(Section):
     variant: Literal["balanced", "unbalanced", "random"] = "balanced"
     """balanced: the best K of each class; unbalanced: the best K x classes over all classes; random: any K of those
     that kept the class (the paper's comparisons)"""
+    min_score: float = Field(0.0, ge=0, le=1)
+    """for pools with samples of no class: the least score with which a sample is selected for a class; 0 is off. (A
+    threshold on the energy would need all logits, and score files hold the softmax scores of P classes alone.)"""
+    grow: bool = False
+    """K grows from round to round: round r of R takes K r / R, rounded down, 1 at least (the curriculum of
+    Cascante-Bonilla et al. 2020, arXiv 2001.06001)"""
+
+    def top_k_of(self, number: int, *, rounds: int) -> int:
+        """K of round ``number``, from 1 on."""
+        return max(1, self.top_k * number // rounds) if self.grow else self.top_k
 
 
 class Materialise(Section):
@@ -495,6 +521,8 @@ class Config(Section):
                 problems.append(f"models.{role}.frames is for videos; set data.clips, or leave it out")
         if classes is not None and self.score.top_p > classes:
             problems.append(f"score.top_p ({self.score.top_p}) is above data.num_classes ({classes}); lower it")
+        if self.data.imbalance > 1 and not self.data.labels_per_class:
+            problems.append("data.imbalance needs data.labels_per_class; set it, or leave imbalance out")
         if not self.data.pool and not (self.data.labels_per_class and self.data.rest_in_pool):
             problems.append("there is no pool: set data.pool, or data.labels_per_class with rest_in_pool")
         for number, section in enumerate(TRAIN_STAGES):

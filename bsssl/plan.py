@@ -109,7 +109,9 @@ def _selected(run: Run, name: str, sizes: dict[str, int]) -> str:
     if run.pending(name) is None:
         return f"{run.result(name)['pairs']:,}"
     classes = sizes.get("classes", run.config.data.num_classes)
-    return "unknown" if classes is None else f"at most {classes * run.config.select.top_k:,}"
+    stage = run.stages[name]
+    select = stage if stage.kind == "select" else run.stages[stage.needs[0]]
+    return "unknown" if classes is None else f"at most {classes * select.settings['top_k']:,}"
 
 
 def _state(runs: list[Run], name: str) -> str:

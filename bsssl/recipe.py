@@ -87,7 +87,9 @@ def stages(config: Config, *, seed: int) -> list[Stage]:
         score_settings = {"top_p": config.score.top_p, "pool_overlap": config.data.pool_overlap}
         score_settings |= _seen_by(model, config, "score")
         planned.append(Stage(score, "score", "score", ("data", teacher), score_settings))
-        planned.append(Stage(select, "select", "select", (score,), {**config.select.model_dump(), "seed": seed}))
+        chosen_by = config.select.model_dump(exclude={"grow"})
+        chosen_by |= {"top_k": config.select.top_k_of(round_number, rounds=config.rounds), "seed": seed}
+        planned.append(Stage(select, "select", "select", (score,), chosen_by))
         chosen = select
         if config.materialise is not None:
             chosen = f"materialise{suffix}"
@@ -125,7 +127,7 @@ def _trained(config: Config, seed: int, section: str, suffix: str = "", sources:
 def _data_settings(config: Config, seed: int) -> dict[str, Any]:
     """Apart, since only scoring reads the pool: another pool does not change the teacher."""
     data = config.data
-    labels = data.model_dump(include={"train", "test", "num_classes", "labels_per_class"})
+    labels = data.model_dump(include={"train", "test", "num_classes", "labels_per_class", "imbalance"})
     labels |= {"videos": data.clips is not None, "files": _files_state([data.train, data.test])} | (
         {"seed": seed} if data.labels_per_class else {}
     )

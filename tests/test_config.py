@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bsssl.config import Config, Length, Train, check_warmup, load_config, options
+from bsssl.config import Config, Length, Select, Train, check_warmup, load_config, options
 from bsssl.registry import UserError
 
 SOURCE = {"dataset": "folder", "path": "pictures"}
@@ -131,11 +131,23 @@ def test_every_problem_is_reported_at_once_with_its_path(problems):
     assert any(line.startswith("unknown key 'teacher.base_lrr': did you mean 'base_lr'? valid: ") for line in lines)
 
 
+def test_k_grows_evenly_with_the_rounds():
+    growing = Select(top_k=7, grow=True)
+    assert [growing.top_k_of(number, rounds=5) for number in range(1, 6)] == [1, 2, 4, 5, 7]
+    assert [Select(top_k=2, grow=True).top_k_of(number, rounds=5) for number in (1, 2, 5)] == [1, 1, 2]
+    assert Select(top_k=7).top_k_of(1, rounds=5) == 7
+
+
 def test_every_impossible_combination_is_reported_at_once(problems):
     lines = problems("data.num_classes=3", "data.pool=[]", "output_dir=s3://bucket")
     assert [line.split(" ")[0] for line in lines] == ["output_dir:", "score.top_p", "there"]
     lines = problems("teacher={accumulate: 5, warmup: 91 epochs}")
     assert [line.split(" ")[1] for line in lines] == ["accumulate", "warmup"]
+    lines = problems("pretrain.elr=3", "pretrain.cutmix=1")
+    assert [line.split(", ")[0] for line in lines] == ["pretrain: elr remembers a prediction per sample"]
+    assert problems("data.imbalance=10") == [
+        "data.imbalance needs data.labels_per_class; set it, or leave imbalance out"
+    ]
 
 
 @pytest.mark.parametrize(

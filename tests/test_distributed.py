@@ -34,8 +34,8 @@ def train_together(folder: Path, *, interrupt_before: int | None = None, **chang
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"accumulate": 2, "clip_norm": 0.5, "average_decay": 0.8}, {"workers": 1, "unreadable": (3, 4)}],
-    ids=["plain", "accumulated", "unreadable"],
+    [{}, {"accumulate": 2, "clip_norm": 0.5, "average_decay": 0.8}, {"workers": 1, "unreadable": (3, 4)}, {"elr": 3.0}],
+    ids=["plain", "accumulated", "unreadable", "early learning"],
 )
 def test_two_processes_train_like_one(tmp_path, changes):
     train_together(tmp_path / "two", **changes)
@@ -46,7 +46,7 @@ def test_two_processes_train_like_one(tmp_path, changes):
 
 
 def test_resume_with_two_processes(tmp_path):
-    changes = {"average_decay": 0.9, "checkpoint_steps": 2, "dropout": 0.3}
+    changes = {"average_decay": 0.9, "checkpoint_steps": 2, "dropout": 0.3, "elr": 3.0}
     train_together(tmp_path / "whole", **changes)
     resumed = tmp_path / "resumed"
     # What another training left is nothing to any of the processes.

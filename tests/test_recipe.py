@@ -348,6 +348,62 @@ def test_other_ways_to_select(again, finished, finished_once, variant):
         assert sorted(table["score"].to_pylist(), reverse=True) == pytest.approx(best.tolist())
 
 
+def test_k_that_grows_from_round_to_round(bsssl, recipe, tmp_path):
+    arguments = ("--config", recipe.config, f"output_dir={tmp_path}", "rounds=3", "select.grow=true", "select.top_k=6")
+    planned = bsssl("run", *arguments, "--plan").out
+    assert re.findall(r"^select\S* +at most (\d+) ", planned, re.M) == ["6", "12", "18"]
+    assert bsssl("run", *arguments).status == 0
+    counts = [record(tmp_path, stage)["result"]["pairs"] for stage in ("select", "select-2", "select-3")]
+    assert counts == [6, 12, 18]  # of three classes
+    outcome = bsssl("run", *arguments[:-1], "select.top_k=7")
+    assert executed(outcome)[:2] == ["select-3", "pretrain-3"]  # 7 * 1 // 3 and 7 * 2 // 3 are what they were
+    assert "select-3 (top_k: 6 -> 7)" in outcome.err
+
+
+def test_a_minimum_score_for_open_set_pools(again, finished, finished_once):
+    scores = selected(finished_once)["score"].to_numpy()
+    least = float(np.median(scores))
+    outcome = again("run", f"select.min_score={least}")
+    assert outcome.status == 0, outcome.err
+    assert executed(outcome)[0] == "select" and "score" not in executed(outcome)
+    dropped = int((scores < np.float32(least)).sum())
+    assert f"{dropped} pairs fewer than without select.min_score" in outcome.err
+    assert "classes have fewer than K = 6 samples" in outcome.err
+    assert (
+        record(finished, "select")["result"] | {"pairs": 18 - dropped, "dropped": dropped}
+        == (record(finished, "select")["result"])
+    )
+    summary = json.loads((finished / "seed-0" / "select" / "selection.json").read_text())
+    assert summary["dropped"] == dropped and summary["min_score"] == least
+    outcome = again("select", "select.min_score=1")
+    assert outcome.errors == ["error: nothing to select: no score of the pool reaches min_score=1; lower it"]
+
+
+@pytest.mark.parametrize("change", ["randaugment=9", "mixup=0.2", "gce=0.7", "elr=3"])
+def test_what_one_training_has_of_its_own(again, finished, finished_once, change):
+    key, value = change.split("=")
+    outcome = again("run", f"pretrain.{change}")
+    assert outcome.status == 0, outcome.err
+    assert executed(outcome)[0] == "pretrain" and "teacher" not in executed(outcome)
+    assert re.search(rf"pretrain \(pretrain\.{key}: \S+ -> {value}", outcome.err)
+    name = "seed-0/pretrain/model.safetensors"
+    assert (finished / name).read_bytes() != (finished_once / name).read_bytes()
+
+
+def test_long_tailed_labels(bsssl, recipe, tmp_path):
+    def call(*overrides):
+        arguments = ("data.labels_per_class=4", "data.imbalance=4", "data.rest_in_pool=false", *overrides)
+        return bsssl("train", "--config", recipe.config, f"output_dir={tmp_path}", "stage=teacher", *arguments)
+
+    assert call().status == 0
+    with open(tmp_path / "seed-0" / "data" / "labeled.csv") as file:
+        labels = [row["label"] for row in csv.DictReader(file)]
+    assert [labels.count(name) for name in ("circle", "square", "triangle")] == [4, 2, 1]
+    before = (tmp_path / "seed-0" / "teacher" / "model.safetensors").read_bytes()
+    assert executed(call("teacher.logit_adjustment=1")) == ["teacher", "evaluate-teacher"]
+    assert (tmp_path / "seed-0" / "teacher" / "model.safetensors").read_bytes() != before
+
+
 def test_labeled_items_can_be_left_out_of_the_pool(bsssl, recipe, tmp_path):
     copies = tmp_path / "copies"
     shutil.copytree(recipe.folder / "train" / "circle", copies)  # known by content alone

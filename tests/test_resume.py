@@ -68,13 +68,14 @@ def train(folder: Path, *, accumulate: int = 1, momentum: float = 0.9, dropout: 
         {},
         {"momentum": 0.0},
         {"average_decay": 0.9},
+        {"elr": 3.0},
         {"accumulate": 2, "clip_norm": 0.1},
         {"dropout": 0.5, "mix": mixing(mixup=0.5, cutmix=0.5, num_classes=CLASSES)},
         {"compute": Compute(device=CPU.device, precision="float16", channels_last=True)},
         {"unreadable": (3, 4, 5)},
         {"schedule": lambda step: 0.5 / (step + 1)},
     ],
-    ids=["momentum", "plain", "average", "accumulate", "random", "float16", "unreadable", "schedule"],
+    ids=["momentum", "plain", "average", "early learning", "accumulate", "random", "float16", "unreadable", "schedule"],
 )
 def test_interrupted_anywhere(tmp_path, changes):
     # Five steps are an epoch: both interruptions, and all checkpoints but one, are in the middle of one.

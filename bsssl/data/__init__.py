@@ -1,6 +1,6 @@
 """What a sample is, where samples come from, and how they are read and transformed."""
 
-from bsssl.data.dataset import HASH_BYTES, Failure, ItemDataset, SparseTargets, Targets, collate
+from bsssl.data.dataset import HASH_BYTES, Failure, ItemDataset, SparseTargets, Targets, class_counts, collate
 from bsssl.data.generated import Digits, MovingDigits
 from bsssl.data.loader import EvalBatches, TrainBatches, make_loader
 from bsssl.data.materialise import TarPlan, is_written, plan_tars, tar_path, write_places, write_tar
@@ -49,6 +49,7 @@ __all__ = [
     "Views",
     "check_backend",
     "check_overlap",
+    "class_counts",
     "class_indices",
     "class_names",
     "collate",

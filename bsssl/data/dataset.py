@@ -59,6 +59,15 @@ class SparseTargets:
 Targets = np.ndarray | SparseTargets
 
 
+def class_counts(targets: Targets, *, num_classes: int) -> np.ndarray:
+    """How many rows each class has, a row of several classes counting for each by its share: float64 (num_classes,)."""
+    if isinstance(targets, SparseTargets):
+        return np.bincount(targets.classes, weights=targets.weights, minlength=num_classes)
+    if targets.ndim == 2:
+        return targets.sum(axis=0, dtype=np.float64)
+    return np.bincount(targets, minlength=num_classes).astype(np.float64)
+
+
 class ItemDataset(Dataset[list[dict[str, Any] | Failure]]):
     """The items of a table of records, as the samples that ``views`` makes of each.
 

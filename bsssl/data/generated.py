@@ -3,7 +3,7 @@
 import io
 import tarfile
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -77,11 +77,21 @@ class _Written(Source):
 class Digits(_Written):
     """scikit-learn's 1,797 handwritten digits (8x8, grey), written once as PNGs into a tar per split in ``path``.
 
-    ``split`` is ``train`` (1,297 items) or ``test`` (500, stratified, the same ones always).
+    ``split`` is ``train`` (1,297 items) or ``test`` (500, stratified, the same ones always); ``classes`` are the digits
+    to have, all by default.
     """
 
     name = "digits"
     unit = "pictures"
+
+    def __init__(self, *, path: str, split: str, classes: Sequence[int] = range(10)) -> None:
+        super().__init__(path=path, split=split)
+        self._labels = pa.array([str(digit) for digit in classes])
+
+    def batches(self) -> Iterator[pa.Table]:
+        """See ``Source``; writes the tar first if it is not there."""
+        for records in super().batches():
+            yield records.filter(pc.is_in(records["label"], value_set=self._labels))
 
     def members(self, rows: np.ndarray, images: np.ndarray, digits: np.ndarray) -> Iterator[tuple[str, bytes]]:
         """``<digit>/<row>.png``, 8x8, 256 grey levels."""

@@ -8,8 +8,13 @@ from bsssl.data.records import class_indices, class_names
 from bsssl.registry import UserError
 
 
-def split_labels(records: pa.Table, *, labels_per_class: int, seed: int) -> tuple[pa.Table, pa.Table]:
+def split_labels(
+    records: pa.Table, *, labels_per_class: int, seed: int, imbalance: float = 1.0
+) -> tuple[pa.Table, pa.Table]:
     """``labels_per_class`` items of every class drawn at random, and all the others.
+
+    With ``imbalance`` (at least 1), class i of L has ``labels_per_class / imbalance ** (i / (L - 1))`` items instead,
+    rounded, 1 at least: a long tail as in Cui et al. 2019 (arXiv 1901.05555), the classes in the order of their names.
 
     The draw depends on the keys, the labels and ``seed``, not on the order of ``records``; both tables come sorted by
     key. Every record needs a label. UserError when a class has fewer items than that.
@@ -18,7 +23,10 @@ def split_labels(records: pa.Table, *, labels_per_class: int, seed: int) -> tupl
     order = pc.sort_indices(records, sort_keys=[("key", "ascending"), ("path", "ascending"), ("offset", "ascending")])
     records = records.take(order)
     classes = class_indices(records, names, what="the labeled set")
-    small = [(count, name) for name, count in zip(names, np.bincount(classes), strict=True) if count < labels_per_class]
+    steps = np.arange(len(names)) / max(len(names) - 1, 1)
+    wanted = np.maximum(np.rint(labels_per_class / imbalance**steps), 1).astype(int)
+    counted = zip(names, np.bincount(classes), wanted, strict=True)
+    small = [(count, name) for name, count, least in counted if count < least]
     if small:
         count, name = min(small)
         raise UserError(
@@ -27,7 +35,7 @@ def split_labels(records: pa.Table, *, labels_per_class: int, seed: int) -> tupl
         )
     generator = np.random.default_rng(seed)
     chosen = np.zeros(len(records), dtype=bool)
-    for index in range(len(names)):
+    for index, size in enumerate(wanted):
         members = np.flatnonzero(classes == index)
-        chosen[generator.choice(members, size=labels_per_class, replace=False)] = True
+        chosen[generator.choice(members, size=size, replace=False)] = True
     return records.filter(pa.array(chosen)), records.filter(pa.array(~chosen))

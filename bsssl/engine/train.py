@@ -1,8 +1,8 @@
 """The one training loop, for every stage.
 
 Nothing random has a state of its own: the permutation of an epoch, the augmentation of a sample and the random numbers
-of a step (dropout, mixup) all follow from the seed and the step. A checkpoint therefore holds weights and optimiser
-alone, and a run resumed at any step goes on as if it had never stopped.
+of a step (dropout, mixup) all follow from the seed and the step. A checkpoint therefore holds weights, optimiser and
+what the loss remembers alone, and a run resumed at any step goes on as if it had never stopped.
 """
 
 import contextlib
@@ -62,7 +62,7 @@ def train(
     steps: int,
     normalize: Callable[[Tensor], Tensor],
     mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None,
-    loss_function: Callable[[Tensor, Tensor], Tensor],
+    loss_function: nn.Module,
     optimizer: torch.optim.Optimizer,
     schedule: Callable[[int], float],
     compute: Compute,
@@ -82,11 +82,11 @@ def train(
     Args:
         model: maps a float batch to logits (B, classes).
         batches: given the first step, yields ``accumulate`` batches per step: ``input`` uint8 (B, C, ...), ``target``
-            int64 (B,) or float32 (B, classes) that sums to 1, and ``failures``.
+            int64 (B,) or float32 (B, classes) that sums to 1, ``index`` int64 (B,), and ``failures``.
         steps: optimiser steps in all.
         normalize: uint8 on the device -> float.
         mix: mixup or CutMix of a batch, or None.
-        loss_function: (logits, target) -> mean loss.
+        loss_function: (logits, target, index) -> mean loss, on its device; its state is saved and resumed.
         optimizer: over ``model``'s parameters; its rate is set before each step.
         schedule: optimiser step -> learning rate.
         compute: device, precision, memory format.
@@ -109,7 +109,8 @@ def train(
         else None
     )
     scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision == "float16")
-    parts = {"model": model, "optimizer": optimizer, "scaler": scaler, **({"average": average} if average else {})}
+    parts = {"model": model, "optimizer": optimizer, "scaler": scaler, "loss": loss_function}
+    parts |= {"average": average} if average else {}
     first = _resume(checkpoints, parts, failures)
     network = _parallel(torch.compile(model) if compute.compile else model, compute.device)
 
@@ -133,7 +134,7 @@ def train(
                 inputs, target = mix(inputs, target)
             with _sync_on_last(network, part, accumulate), compute.autocast():
                 logits = network(inputs)
-                loss = loss_function(logits, target)
+                loss = loss_function(logits, target, batch["index"])
                 scaler.scale(loss / accumulate).backward()
             tally.add(loss, logits, target)
         if clip_norm is not None:

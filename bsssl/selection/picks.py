@@ -54,6 +54,7 @@ class Selection:
     """The score files it comes from, by shard number."""
     variant: str
     top_k: int
+    min_score: float
     seed: int
     per_class: Int64
     """(L,): picks of each class."""
@@ -61,6 +62,8 @@ class Selection:
     """(M,): index of the sample among all records of the pool."""
     score: Float32
     """(M,): the teacher's softmax score of the sample for the class."""
+    dropped: int
+    """How many more picks there would be without ``min_score``."""
 
     @cached_property
     def header(self) -> ScoreHeader:
@@ -98,6 +101,7 @@ class Selection:
             "preprocessing": self.header.preprocessing,
             "variant": self.variant,
             "top_k": self.top_k,
+            **({"min_score": self.min_score} if self.min_score else {}),
             "seed": self.seed,
             "class_names": list(self.header.class_names),
         }
@@ -116,6 +120,7 @@ class Selection:
             "scored": sum(file.num_rows for file in self.files) // self.header.top_p,
             "pairs": len(self.sample),
             "pairs_wanted": self.top_k * len(names),
+            "dropped": self.dropped,
             "samples": int(np.count_nonzero(np.diff(np.sort(self.sample)))) + 1,
             "short_classes": self.short_classes(),
             "classes": {

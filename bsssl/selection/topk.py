@@ -4,7 +4,8 @@ Rows are never all read. The files' counts at fixed score edges are added up; pe
 K rows in the pool is the threshold; each file's own counts then say how long the prefix of its rows down to that edge
 is. These candidates, little more than K per class, are ordered by score descending, then global sample index
 ascending: a total order, so the result depends neither on how the pool is sharded nor on the order of the files.
-Memory is of the order of classes x K, whatever the pool's size and however many scores are equal.
+Memory is of the order of classes x K, whatever the pool's size and however many scores are equal. A minimum score
+cuts off the tail of a ranking: the best K of what reaches it are what reaches it of the best K.
 """
 
 from collections import deque
@@ -30,6 +31,7 @@ def select_samples(
     *,
     top_k: int,
     variant: str = "balanced",
+    min_score: float = 0.0,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Selection:
@@ -41,6 +43,7 @@ def select_samples(
         variant: ``balanced``: per class, the K best of the samples that kept it. ``unbalanced``: the K x L best rows
             whatever their class (equal scores: by sample, then class). ``random``: per class, K of the samples that
             kept it, drawn by a hash of seed, class and global sample index; their rank is the order of the draw.
+        min_score: Rows with a score below this, in float32, do not count: as if their samples had not kept the class.
         seed: For ``random`` only.
         progress: ``bsssl.log.progress`` or the like, called with items, total, unit and title.
 
@@ -54,19 +57,33 @@ def select_samples(
         raise UserError(f"unknown selection variant '{variant}': {choices(variant, VARIANTS)}")
     if top_k < 1:
         raise UserError(f"top_k must be at least 1, not {top_k}; set the number of samples per class")
+    if not 0 <= min_score <= 1:
+        raise UserError(f"min_score must be from 0 to 1, not {min_score}; it is compared with softmax scores")
     files = open_scores(paths)
     if not any(file.num_rows for file in files):
         raise UserError(f"nothing to select: no sample of the pool was scored ({files[0].path}); see the ledgers")
     choose = {"balanced": _balanced, "unbalanced": _unbalanced, "random": _random}[variant]
     with ThreadPoolExecutor(_threads()) as executor:
-        per_class, sample, score = choose(_Reader(files, executor, progress or silent), top_k=top_k, seed=seed)
+        reader = _Reader(files, executor, progress or silent)
+        per_class, sample, score, without = choose(reader, top_k=top_k, min_score=min_score, seed=seed)
+    if not len(sample):
+        raise UserError(f"nothing to select: no score of the pool reaches min_score={min_score:g}; lower it")
     return Selection(
-        files=files, variant=variant, top_k=top_k, seed=seed, per_class=per_class, sample=sample, score=score
+        files=files,
+        variant=variant,
+        top_k=top_k,
+        min_score=min_score,
+        seed=seed,
+        per_class=per_class,
+        sample=sample,
+        score=score,
+        dropped=without - len(sample),
     )
 
 
-Chosen = tuple[Int64, UInt32, Float32]
-"""Picks per class (L,), then their global sample indices and scores by class and rank."""
+Chosen = tuple[Int64, UInt32, Float32, int]
+"""Picks per class (L,), their global sample indices and scores by class and rank, and how many picks there would be
+without a minimum score."""
 
 
 class _Reader:
@@ -89,7 +106,7 @@ class _Reader:
         return best.take()
 
 
-def _balanced(reader: _Reader, *, top_k: int, seed: int) -> Chosen:
+def _balanced(reader: _Reader, *, top_k: int, min_score: float, seed: int) -> Chosen:
     totals = _total_counts(reader)
     edge = _first_edge(totals, top_k)
     everyone = np.arange(reader.num_classes)
@@ -101,11 +118,12 @@ def _balanced(reader: _Reader, *, top_k: int, seed: int) -> Chosen:
     for blocks in reader.map(candidates, title="selecting"):
         for lengths, keys in blocks:
             best.add(lengths, keys)
-    per_class, keys, _ = reader.sort(best)
-    return per_class, positions_of(keys), scores_of(keys)
+    lengths, keys, _ = reader.sort(best)
+    per_class, good = _at_least(min_score, lengths, keys)
+    return per_class, positions_of(good), scores_of(good), len(keys)
 
 
-def _unbalanced(reader: _Reader, *, top_k: int, seed: int) -> Chosen:
+def _unbalanced(reader: _Reader, *, top_k: int, min_score: float, seed: int) -> Chosen:
     wanted = top_k * reader.num_classes
     totals = _total_counts(reader).sum(axis=1, keepdims=True, dtype=np.int64)
     edge = int(_first_edge(totals, wanted)[0])
@@ -120,24 +138,25 @@ def _unbalanced(reader: _Reader, *, top_k: int, seed: int) -> Chosen:
     _, keys, kept = reader.sort(best)
     assert kept is not None
     order = np.argsort(kept, kind="stable")
-    per_class = np.bincount(kept, minlength=reader.num_classes).astype(np.int64)
-    return per_class, positions_of(keys)[order], scores_of(keys)[order]
+    lengths = np.bincount(kept, minlength=reader.num_classes).astype(np.int64)
+    per_class, good = _at_least(min_score, lengths, keys[order])
+    return per_class, positions_of(good), scores_of(good), len(keys)
 
 
-def _random(reader: _Reader, *, top_k: int, seed: int) -> Chosen:
+def _random(reader: _Reader, *, top_k: int, min_score: float, seed: int) -> Chosen:
     def draw(file: ScoreFile) -> tuple[Int64, UInt64, Array]:
-        lengths, rows = np.diff(file.offsets()), file.rows()
+        lengths, rows = _at_least(min_score, np.diff(file.offsets()), file.rows())
         owners = np.repeat(np.arange(reader.num_classes, dtype=np.uint64), lengths)
         samples = positions_of(rows).astype(np.uint64) + np.uint64(file.base)
         return lengths, _hash(seed, owners, samples) << np.uint64(32) | samples, scores_of(rows)
 
-    available = sum(reader.map(lambda file: np.diff(file.offsets()), title="counting"))
-    best = _Best(keep=top_k, expected=np.asarray(available), payload=True)
+    available = np.asarray(sum(reader.map(lambda file: np.diff(file.offsets()), title="counting")))
+    best = _Best(keep=top_k, expected=available, payload=True)
     for lengths, keys, scores in reader.map(draw, title="selecting"):
         best.add(lengths, keys, scores.view(np.uint32))
     per_class, keys, bits = reader.sort(best)
     assert bits is not None
-    return per_class, positions_of(keys), bits.view(np.float32)
+    return per_class, positions_of(keys), bits.view(np.float32), int(np.minimum(available, top_k).sum())
 
 
 def _total_counts(reader: _Reader) -> UInt32:
@@ -156,6 +175,21 @@ def _first_edge(totals: Array, wanted: int) -> Int64:
 def _best_rows(file: ScoreFile, lengths: Int64) -> list[tuple[Int64, UInt64]]:
     """The first ``lengths[l]`` rows of every class l as in ``ScoreFile.best_rows``, with global sample indices."""
     return [(wanted, rows + np.uint64(file.base)) for wanted, rows in file.best_rows(lengths)]
+
+
+def _at_least(min_score: float, lengths: Int64, rows: UInt64) -> tuple[Int64, UInt64]:
+    """Of ``lengths[l]`` rows of every class l, those that score ``min_score`` or more."""
+    if not min_score:
+        return lengths, rows
+    kept = scores_of(rows) >= np.float32(min_score)
+    return _count(kept, lengths), rows[kept]
+
+
+def _count(kept: Array, lengths: Int64) -> Int64:
+    """How many are ``kept``, a mask, of each of the groups with these ``lengths``."""
+    running = np.concatenate([[0], np.cumsum(kept)])
+    ends = np.cumsum(lengths)
+    return running[ends] - running[ends - lengths]
 
 
 def _hash(seed: int, owners: UInt64, samples: UInt64) -> UInt64:
@@ -240,8 +274,7 @@ class _Best:
             block = slice(ends[group] - lengths[group], ends[group])
             order = np.lexsort((keys[block],) if payload is None else (payload[block], keys[block]))
             kept[block][order[self._keep :]] = False
-        running = np.concatenate([[0], np.cumsum(kept)])
-        return running[ends] - running[ends - lengths], kept
+        return _count(kept, lengths), kept
 
 
 def _ahead(executor: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

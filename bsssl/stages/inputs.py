@@ -90,6 +90,7 @@ def views(run: Run, stage: Stage, purpose: configs.Purpose) -> data.Views:
     settings = configs.Model(**stage.settings["model"]).view_of(run.config.data)
     transforms = settings.transforms
     if purpose == "train":
+        magnitude = getattr(run.config, stage.section).randaugment
         transform = data.train_transform(
             size=transforms.size,
             crop=transforms.train_crop,
@@ -97,8 +98,8 @@ def views(run: Run, stage: Stage, purpose: configs.Purpose) -> data.Views:
             short_side=transforms.short_side,
             padding=transforms.padding,
             hflip=transforms.flip,
-            randaugment_ops=2 if transforms.randaugment is not None else 0,
-            randaugment_magnitude=transforms.randaugment or 0,
+            randaugment_ops=2 if magnitude is not None else 0,
+            randaugment_magnitude=magnitude or 0,
         )
     else:
         seen = transforms.for_testing()

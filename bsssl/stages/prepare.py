@@ -63,7 +63,9 @@ def split(settings: configs.Data, *, seed: int) -> tuple[pa.Table, pa.Table, pa.
     data.class_indices(test, classes, what="data.test")
     labeled, rest = train_records, train_records.slice(0, 0)
     if settings.labels_per_class is not None:
-        labeled, rest = data.split_labels(train_records, labels_per_class=settings.labels_per_class, seed=seed)
+        labeled, rest = data.split_labels(
+            train_records, labels_per_class=settings.labels_per_class, imbalance=settings.imbalance, seed=seed
+        )
     return labeled, rest, test, classes
 
 

@@ -15,18 +15,27 @@ def select_stage(run: Run, stage: Stage) -> dict[str, Any]:
     """Choose the student's training set from the scores."""
     settings = run.config.select
     paths = selection.score_files(str(run.folder(stage.needs[0])))
+    top_k: int = stage.settings["top_k"]  # of this round
     chosen = selection.select_samples(
-        paths, top_k=settings.top_k, variant=settings.variant, seed=run.seed, progress=progress
+        paths,
+        top_k=top_k,
+        variant=settings.variant,
+        min_score=settings.min_score,
+        seed=run.seed,
+        progress=progress,
     )
     path = str(run.folder(stage.name) / inputs.SELECTION)
     selection.write_selection(path, chosen, progress=progress)
     summary, short = chosen.summary(), chosen.short_classes()
     if short:
-        logger.warning("%d classes have fewer than K = %d samples: %s", len(short), settings.top_k, _some(short))
+        logger.warning("%d classes have fewer than K = %d samples: %s", len(short), top_k, _some(short))
+    if chosen.dropped:
+        logger.info("%d pairs fewer than without select.min_score = %g", chosen.dropped, settings.min_score)
     return {
         "pairs": summary["pairs"],
         "samples": summary["samples"],
         "short_classes": len(short),
+        "dropped": chosen.dropped,
         "precision": None if run.config.data.pool else _precision(run, selection.read_selection(path)),
     }
 

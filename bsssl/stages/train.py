@@ -12,7 +12,7 @@ from bsssl import config as configs
 from bsssl import data, distributed, fileio, selection
 from bsssl.checkpoint import Checkpoints, save_model
 from bsssl.engine.compute import Compute
-from bsssl.engine.loss import cross_entropy, mixing
+from bsssl.engine.loss import EarlyLearning, Loss, logit_adjustment, mixing
 from bsssl.engine.train import Failures, train
 from bsssl.models import build_model
 from bsssl.models.released import load_released
@@ -47,7 +47,7 @@ def train_stage(run: Run, stage: Stage) -> dict[str, Any]:
         steps=steps,
         normalize=inputs.normalize(run, compute),
         mix=mixing(mixup=settings.mixup, cutmix=settings.cutmix, num_classes=len(classes)),
-        loss_function=cross_entropy(settings.label_smoothing),
+        loss_function=_loss(settings, targets, num_classes=len(classes)).to(compute.device),
         optimizer=build_optimizer(
             model,
             kind=settings.optimizer,
@@ -128,6 +128,20 @@ def _training_set(run: Run, stage: Stage, classes: list[str]) -> tuple[pa.Table,
     path = fileio.join(folders.get("materialise") or folders["select"], inputs.SELECTION)
     return data.selected_training_set(
         path, mode=settings.targets, temperature=settings.temperature, scores=scores, classes=classes
+    )
+
+
+def _loss(settings: configs.Train, targets: data.Targets, *, num_classes: int) -> Loss:
+    adjustment = early_learning = None
+    if settings.logit_adjustment:
+        counts = data.class_counts(targets, num_classes=num_classes)
+        adjustment = logit_adjustment(counts, tau=settings.logit_adjustment)
+    if settings.elr:
+        early_learning = EarlyLearning(
+            rows=len(targets), num_classes=num_classes, weight=settings.elr, beta=settings.elr_beta
+        )
+    return Loss(
+        label_smoothing=settings.label_smoothing, q=settings.gce, adjustment=adjustment, early_learning=early_learning
     )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bsssl.data.dataset import Failure, ItemDataset, SparseTargets, collate, content_hash
+from bsssl.data.dataset import Failure, ItemDataset, SparseTargets, class_counts, collate, content_hash
 from bsssl.data.records import class_indices, class_names, make_records
 from bsssl.data.sources import Folder
 from bsssl.data.transforms import test_transform as make_test_transform
@@ -27,6 +27,16 @@ def test_sample(records):
     assert ItemDataset(records, views=ImageViews(make_test_transform(size=32)))[5][0]["target"] == -1
     with pytest.raises(ValueError, match="3 targets for 15"):
         ItemDataset(records, targets=targets[:3], views=ImageViews(make_test_transform(size=32)))
+
+
+def test_class_counts():
+    assert class_counts(np.array([2, 0, 2]), num_classes=4).tolist() == [1, 0, 2, 0]
+    vectors = np.array([[0.5, 0.5, 0, 0], [0, 0.25, 0.75, 0]], np.float32)
+    assert class_counts(vectors, num_classes=4).tolist() == [0.5, 0.75, 0.75, 0]
+    sparse = SparseTargets(
+        np.array([0, 2, 4]), np.array([0, 1, 1, 2], np.int32), vectors[[0, 0, 1, 1], [0, 1, 1, 2]], num_classes=4
+    )
+    assert class_counts(sparse, num_classes=4).tolist() == [0.5, 0.75, 0.75, 0]
 
 
 def test_augmentation_depends_on_seed_and_draw_alone(records):

@@ -37,6 +37,8 @@ def test_digits(tmp_path):
     assert image.shape == (3, 8, 8) and image.max() == 239  # 15 of 16 grey levels
     Digits(path=str(tmp_path / "again"), split="test").records()
     assert (tmp_path / "again/digits-test.tar").read_bytes() == (tmp_path / "digits-test.tar").read_bytes()
+    some = Digits(path=str(tmp_path), split="train", classes=[7, 3]).records()
+    assert some.equals(train.filter([label in "37" for label in train["label"].to_pylist()]))
     with pytest.raises(UserError, match="digits has no split 'val'; valid: test, train"):
         Digits(path=str(tmp_path), split="val")
 

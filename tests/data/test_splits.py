@@ -28,6 +28,15 @@ def test_depends_on_the_seed_and_not_on_the_order():
     assert not split_labels(records, labels_per_class=3, seed=1)[0].equals(first)
 
 
+@pytest.mark.parametrize(
+    ("labels_per_class", "imbalance", "kept"), [(4, 1.0, [4, 4, 4]), (8, 4.0, [8, 4, 2]), (9, 100.0, [9, 1, 1])]
+)
+def test_a_long_tail(labels_per_class, imbalance, kept):
+    labeled, rest = split_labels(_labeled(), labels_per_class=labels_per_class, imbalance=imbalance, seed=0)
+    assert [labeled["label"].to_pylist().count(name) for name in "abc"] == kept
+    assert sorted(labeled["key"].to_pylist() + rest["key"].to_pylist()) == _labeled()["key"].to_pylist()
+
+
 def test_too_few():
     with pytest.raises(UserError, match=r"labels_per_class=5 is more than 1 of 3 classes have \(fewest: 'c' with 4\)"):
         split_labels(_labeled(), labels_per_class=5, seed=0)

@@ -129,12 +129,13 @@ def test_mixing(tmp_path):
 def test_a_loss_that_is_not_finite(tmp_path):
     calls = []
 
-    def diverging(logits, target):
-        calls.append(1)
-        return logits.sum() * (float("nan") if len(calls) > 5 else 0.0)
+    class Diverging(nn.Module):
+        def forward(self, logits, target, index):
+            calls.append(1)
+            return logits.sum() * (float("nan") if len(calls) > 5 else 0.0)
 
     with pytest.raises(UserError, match="the loss is nan by step 6: training diverged; lower base_lr"):
-        run(tmp_path, loss_function=diverging, checkpoint_steps=1)
+        run(tmp_path, loss_function=Diverging(), checkpoint_steps=1)
     assert latest_step(tmp_path) == 5
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5]
 

@@ -15,7 +15,7 @@ from bsssl.data.dataset import Failure
 from bsssl.data.loader import TrainBatches, make_loader
 from bsssl.data.transforms import Normalize
 from bsssl.engine.compute import Compute
-from bsssl.engine.loss import cross_entropy
+from bsssl.engine.loss import EarlyLearning, Loss
 from bsssl.engine.train import Failures, train
 
 CLASSES = 3
@@ -75,7 +75,8 @@ def run(
     interrupt_before: int | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     schedule: Callable[[int], float] = lambda step: 0.3,
-    loss_function: Callable[[Tensor, Tensor], Tensor] | None = None,
+    loss_function: nn.Module | None = None,
+    elr: float = 0.0,
     compute: Compute = CPU,
     mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
     accumulate: int = 1,
@@ -85,6 +86,7 @@ def run(
     """Train ``model`` in ``folder``; ``interrupt_before`` is the step whose batches never come."""
     model = compute.place_model(model or make_model(dropout=dropout))
     dataset = Stripes(unreadable=unreadable)
+    early_learning = EarlyLearning(rows=ROWS, num_classes=CLASSES, weight=elr, beta=0.7)
 
     def batches(first: int) -> Iterator[dict[str, Any]]:
         sampler = TrainBatches(
@@ -106,7 +108,7 @@ def run(
         steps=steps,
         normalize=normalize,
         mix=mix,
-        loss_function=loss_function or cross_entropy(0.0),
+        loss_function=loss_function or Loss(early_learning=early_learning if elr else None),
         optimizer=optimizer or sgd(model),
         schedule=schedule,
         compute=compute,

@@ -87,9 +87,10 @@ def pairs(pool: Pool) -> list[tuple[int, float, int]]:
     ]
 
 
-def oracle(pool: Pool, *, top_k: int, variant: str = "balanced") -> list[Pick]:
+def oracle(pool: Pool, *, top_k: int, variant: str = "balanced", min_score: float = 0.0) -> list[Pick]:
     """The picks by brute force."""
-    ranked = sorted(pairs(pool), key=lambda pair: (-pair[1], pair[2], pair[0]))
+    good = (pair for pair in pairs(pool) if pair[1] >= np.float32(min_score))
+    ranked = sorted(good, key=lambda pair: (-pair[1], pair[2], pair[0]))
     if variant == "unbalanced":
         ranked, top_k = ranked[: top_k * pool.num_classes], len(ranked)
     picks = []

@@ -33,7 +33,59 @@ def test_against_brute_force(tmp_path: Path, seed: int, variant: str) -> None:
     )
     top_k = int(random.choice([1, 2, 10, 50, 1000]))
     paths = write_pool(tmp_path, pool, cuts=random_cuts(seed, pool.num_records, int(random.integers(1, 9))))
-    assert picks_of(select_samples(paths, top_k=top_k, variant=variant)) == oracle(pool, top_k=top_k, variant=variant)
+    everything = oracle(pool, top_k=top_k, variant=variant)
+    assert picks_of(select_samples(paths, top_k=top_k, variant=variant)) == everything
+    # Thresholds between the scores, at one of them, and at edges that the files count at; the best score is reached.
+    scores = np.sort(pool.scores.ravel())
+    for min_score in {*np.float32([0.001, 0.5, 0.75]).tolist(), *random.choice(scores, 2).tolist(), float(scores[-1])}:
+        if min_score <= scores[-1]:
+            found = select_samples(paths, top_k=top_k, variant=variant, min_score=min_score)
+            expected = oracle(pool, top_k=top_k, variant=variant, min_score=min_score)
+            assert picks_of(found) == expected, min_score
+            assert found.dropped == found.summary()["dropped"] == len(everything) - len(expected)
+
+
+@pytest.mark.parametrize("top_k", [3, 40, 10_000])
+@pytest.mark.parametrize("min_score", [0.01, 0.3])
+def test_random_draws_from_what_reaches_the_minimum_score(tmp_path: Path, min_score: float, top_k: int) -> None:
+    """As if the samples had not kept the classes for which they score less."""
+    pool = make_pool(8, records=600)
+    good = np.argwhere(pool.scores >= np.float32(min_score))
+    index, column = good.T
+    alone = Pool(pool.index[index], pool.classes[index, column, None], pool.scores[index, column, None], 600, 7)
+    paths = write_pool(tmp_path, pool, cuts=[100, 350])
+    found = select_samples(paths, top_k=top_k, variant="random", min_score=min_score, seed=1)
+    available = np.bincount(alone.classes.ravel(), minlength=7)
+    assert found.per_class.tolist() == np.minimum(available, top_k).tolist()
+    assert {(label, index) for label, _, index, _ in picks_of(found)} <= {pair[::2] for pair in pairs(alone)}
+    without = select_samples(paths, top_k=top_k, variant="random", seed=1)
+    assert found.dropped == len(without.sample) - len(found.sample)
+    if top_k == 10_000:
+        both = ({pick[::2] for pick in picks_of(selection)} for selection in (found, without))
+        assert set.issubset(*both)
+
+
+@pytest.mark.parametrize("variant", ["balanced", "random"])
+def test_a_minimum_score_leaves_classes_short(tmp_path: Path, variant: str) -> None:
+    pool = make_pool(9, records=60, top_p=1, num_classes=2, unreadable=0)
+    pool.classes[:, 0] = np.arange(60) % 2
+    pool.scores[:, 0] = np.where(np.arange(60) % 2, 0.9, np.arange(60) / 100)
+    paths = write_pool(tmp_path, pool, cuts=[30])
+    selection = select_samples(paths, top_k=10, variant=variant, min_score=0.54)
+    assert selection.per_class.tolist() == [3, 10] and selection.dropped == 7
+    summary = selection.summary()
+    assert summary["short_classes"] == {"c0": 3} and summary["min_score"] == 0.54 and summary["dropped"] == 7
+    assert summary["classes"]["c0"]["lowest_score"] == pytest.approx(0.54)
+    assert "min_score" not in select_samples(paths, top_k=10, variant=variant).facts()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_minimum_score_that_nothing_reaches(tmp_path: Path, variant: str) -> None:
+    pool = make_pool(0)
+    pool.scores *= np.float32(0.5)
+    paths = write_pool(tmp_path, pool)
+    with pytest.raises(UserError, match=r"nothing to select: no score of the pool reaches min_score=0\.6; lower it"):
+        select_samples(paths, top_k=1, variant=variant, min_score=0.6)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -146,6 +198,7 @@ def test_progress_is_told_the_shards(tmp_path: Path) -> None:
     [
         ({"top_k": 0}, "top_k must be at least 1"),
         ({"top_k": 5, "variant": "balancd"}, "did you mean 'balanced'"),
+        ({"top_k": 5, "min_score": 1.5}, "min_score must be from 0 to 1, not 1.5"),
     ],
 )
 def test_impossible_arguments(tmp_path: Path, options: dict[str, object], message: str) -> None:
