@@ -29,6 +29,7 @@ setup(
         "fsspec[http]>=2024.2",
         "safetensors>=0.4.3",
         "scikit-learn>=1.4",
+        "scipy>=1.11",
         "matplotlib>=3.8",
         "tqdm>=4.66",
     ],

@@ -105,7 +105,7 @@ def initial_model(run: Run, stage: Stage, classes: list[str]) -> nn.Module:
     spec = stage.settings["model"]
     torch.manual_seed(_stage_seed(run.seed, stage.section))
     model = build_model(spec["name"], num_classes=len(classes), **spec["options"])
-    source = getattr(run.config, stage.section).init_from
+    source = stage.settings[stage.section]["init_from"]
     if source in configs.TRAIN_STAGES:
         origin = next(need for need in stage.needs if need.split("-")[0] == source)
         load_weights(model, str(run.folder(origin) / inputs.WEIGHTS), classes=classes)
@@ -122,7 +122,7 @@ def _training_set(run: Run, stage: Stage, classes: list[str]) -> tuple[pa.Table,
         if stage.section == "ceiling":
             records = data.concat_records([records, inputs.split_records(run, "rest")])
         return records, data.class_indices(records, classes, what=f"the labels of {stage.name}")
-    settings = run.config.pretrain
+    settings: configs.Pretrain = getattr(run.config, stage.section)
     folders = {need.split("-")[0]: str(run.folder(need)) for need in stage.needs}
     scores = selection.score_files(folders["score"]) if "score" in folders else ()
     path = fileio.join(folders.get("materialise") or folders["select"], inputs.SELECTION)
