@@ -251,11 +251,9 @@ def _parameters(launcher: Launcher, kind: str, *, name: str, after: Sequence[str
     training = kind == "train"
     shares = 1 if training else max(1, launcher.gpus_per_node)
     processes = launcher.processes if training else 1
-    gpus = (
-        launcher.gpus_per_node
-        if training
-        else min(1, launcher.gpus_per_node) * (kind in ("score", "probe", "evaluate"))
-    )
+    gpus = launcher.gpus_per_node
+    if not training:
+        gpus = min(1, gpus) if kind in ("score", "probe", "evaluate") else 0
     if own.gpus_per_node is not None:
         gpus = own.gpus_per_node
     cpus = own.cpus_per_node or (launcher.cpus_per_node and max(1, launcher.cpus_per_node // shares))

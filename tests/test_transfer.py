@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 
+from bsssl.config import Transfer, load_config
 from bsssl.models import build_model
+from bsssl.stages.probe import hold_out
 
 NETWORK = {"name": "small_resnet", "options": {"width": 4, "blocks": [1]}}
 CLASSES = ("001.Disc", "002.Box", "003.Tent")
@@ -81,7 +84,7 @@ def refused(transfer, tmp_path):
     return call
 
 
-def test_both_settings_of_every_checkpoint(transfer, tmp_path):
+def test_both_settings_of_every_checkpoint(transfer, config, tmp_path):
     outcome = transfer("seeds=2")
     assert outcome.status == 0, outcome.err
     lines = outcome.out.splitlines()
@@ -113,6 +116,9 @@ def test_both_settings_of_every_checkpoint(transfer, tmp_path):
     assert (out / "transfer.png").stat().st_size > 5000
     predictions = out / "seed-0" / "evaluate-fc_only-semi"
     assert (predictions / "per_class.csv").exists() and (predictions / "predictions.parquet").exists()
+
+    resolved = load_config(str(out / "seed-1" / "config.yaml"), [], Transfer)
+    assert resolved == load_config(str(config), ["seeds=2"], Transfer)
 
     again = transfer("seeds=2")
     assert again.out == outcome.out and again.err.count("is done already") == 2 * 9
@@ -152,10 +158,26 @@ def test_full_fine_tuning_starts_from_the_checkpoint_with_a_new_classifier(trans
     source = Path(values["checkpoints"]["semi"]) / "model.safetensors"
     start, trained = load_file(source), load_file(tmp_path / "out" / "seed-0" / "full_ft-semi" / "model.safetensors")
     assert all(torch.equal(start[name], trained[name]) for name in start if not name.startswith("fc."))
-    assert not torch.equal(start["fc.weight"], trained["fc.weight"])  # other classes: a new classifier
+    assert not torch.equal(start["fc.weight"], trained["fc.weight"])
     assert transfer("fc_only=null", f"output_dir={tmp_path / 'more'}").status == 0
     trained = load_file(tmp_path / "more" / "seed-0" / "full_ft-semi" / "model.safetensors")
     assert not torch.equal(start["conv1.weight"], trained["conv1.weight"])
+
+
+def test_classes_of_the_same_names_get_a_new_classifier_too(transfer, recipe, config, tmp_path):
+    same = [f"data.{part}={{dataset: folder, path: {recipe.folder / part}}}" for part in ("train", "test")]
+    assert transfer("fc_only=null", "full_ft.length=0 epochs", *same).status == 0
+    start = load_file(Path(yaml.safe_load(config.read_text())["checkpoints"]["semi"]) / "model.safetensors")
+    trained = load_file(tmp_path / "out" / "seed-0" / "full_ft-semi" / "model.safetensors")
+    assert not torch.equal(start["fc.weight"], trained["fc.weight"])
+
+
+def test_held_out_items_are_a_share_of_every_class():
+    targets = np.repeat([0, 1, 2, 3], [50, 10, 2, 1])
+    held = hold_out(targets, share=0.2, seed=0)
+    assert [int(held[targets == target].sum()) for target in range(4)] == [10, 2, 1, 0]
+    assert (held == hold_out(targets, share=0.2, seed=0)).all()
+    assert (held != hold_out(targets, share=0.2, seed=1)).any()
 
 
 def test_a_checkpoint_of_each_seed_and_a_file_with_its_model(transfer, finished_once, tmp_path):

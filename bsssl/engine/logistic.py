@@ -1,6 +1,6 @@
 """Multinomial logistic regression, on whatever device the features are."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,6 +26,11 @@ class Logistic:
     def logits(self, features: Tensor) -> Tensor:
         """float64 (N, C) of features (N, D)."""
         return features.double() @ self.weight.T + self.bias
+
+    def unstandardised(self, mean: Tensor, std: Tensor) -> "Logistic":
+        """Of features as they are the same classifier as this is of (features - mean) / std."""
+        weight = self.weight / std
+        return replace(self, weight=weight, bias=self.bias - weight @ mean.double())
 
 
 def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:

@@ -37,25 +37,12 @@ def probe_stage(run: Run, stage: Stage) -> dict[str, Any]:
     failures = Failures(rows=len(records), max_rate=run.config.data.max_failure_rate)
     features, rows = _features(run, stage, model, layer, records, compute=compute, failures=failures)
     targets = torch.from_numpy(data.class_indices(records, classes, what="data.train"))[rows].to(features.device)
-    tried = _search(features, targets, settings, num_classes=len(classes), seed=run.seed)
-    best = (
-        max(tried, key=lambda one: (one["holdout_top1"], -one["holdout_loss"]))["c"] if tried else settings.c_values[0]
-    )
-    mean, std = standardisation(features)
-    fitted = (features - mean) / std
-    found = fit(fitted, targets, num_classes=len(classes), c=best, max_iterations=settings.max_iterations)
-    at_edge = bool(tried) and best in (settings.c_values[0], settings.c_values[-1])
-    if at_edge:
-        logger.warning("%s: the best C, %g, is at the edge of fc_only.c_values; widen them", stage.name, best)
-    if not found.converged:
-        logger.warning("%s: not converged at C = %g; raise fc_only.max_iterations", stage.name, best)
-    weight = found.weight / std
+    found, figures = _fit(features, targets, settings, num_classes=len(classes), seed=run.seed, title=stage.name)
     with torch.no_grad():
-        layer.weight.copy_(weight.reshape(layer.weight.shape))
-        layer.bias.copy_(found.bias - weight @ mean.double())
+        layer.weight.copy_(found.weight.reshape(layer.weight.shape))
+        layer.bias.copy_(found.bias)
     path = str(run.folder(stage.name) / inputs.WEIGHTS)
     save_model(path, model.state_dict(), name=spec["name"], classes=classes, options=spec["options"])
-    figures = {"c": best, "at_edge": at_edge, "converged": found.converged, "tried": tried}
     return {"rows": len(rows), "features": features.shape[1], **figures, "unreadable": len(failures.reasons)}
 
 
@@ -86,6 +73,27 @@ def _features(
     if not features.isfinite().all():
         raise UserError(f"{stage.name}: features are not numbers; the checkpoint is broken, or try precision=float32")
     return features, rows
+
+
+def _fit(
+    features: Tensor, targets: Tensor, settings: configs.FcOnly, *, num_classes: int, seed: int, title: str
+) -> tuple[Logistic, dict[str, Any]]:
+    """The classifier of features as they are, with the best value of C; and the figures to remember."""
+    tried = _search(features, targets, settings, num_classes=num_classes, seed=seed)
+    best = settings.c_values[0]
+    if tried:
+        best = max(tried, key=lambda one: (one["holdout_top1"], -one["holdout_loss"]))["c"]
+    mean, std = standardisation(features)
+    found = fit(
+        (features - mean) / std, targets, num_classes=num_classes, c=best, max_iterations=settings.max_iterations
+    )
+    at_edge = bool(tried) and best in (settings.c_values[0], settings.c_values[-1])
+    if at_edge:
+        logger.warning("%s: the best C, %g, is at the edge of fc_only.c_values; widen them", title, best)
+    if not found.converged:
+        logger.warning("%s: not converged at C = %g; raise fc_only.max_iterations", title, best)
+    figures = {"c": best, "at_edge": at_edge, "converged": found.converged, "tried": tried}
+    return found.unstandardised(mean, std), figures
 
 
 def _search(

@@ -60,3 +60,14 @@ def test_standardisation_is_that_of_scikit_learn():
     np.testing.assert_allclose(mean.numpy(), theirs.mean_, rtol=1e-5)
     np.testing.assert_allclose(std.numpy(), theirs.scale_, rtol=1e-5)
     assert std[2] == 1
+
+
+def test_a_classifier_of_standardised_features_becomes_one_of_the_features_themselves():
+    features, targets = blobs(50, 6, 3)
+    features = 100 + 5 * features
+    mean, std = standardisation(features)
+    standardised = (features - mean) / std
+    found = fit(standardised, targets, num_classes=3, c=1.0, max_iterations=500)
+    torch.testing.assert_close(
+        found.unstandardised(mean, std).logits(features), found.logits(standardised), rtol=1e-4, atol=1e-4
+    )
