@@ -108,7 +108,7 @@ def _notes(config: Transfer, results: dict[str, Any]) -> list[str]:
         share = f"{100 * config.fc_only.holdout:g} % of the training items"
         notes.append(f"fc-only: standardised features, C chosen on {share}, then fitted to all of them")
         if any(one["fc_only"]["at_edge"] for one in found.values()):
-            notes.append("* at the edge of fc_only.c_values: widen them")
+            notes.append("C with a star: at the edge of fc_only.c_values, widen them")
         if not all(one["fc_only"]["converged"] for one in found.values()):
             notes.append("not every fit of fc-only has converged: raise fc_only.max_iterations")
     return [*notes, f"seeds: {', '.join(map(str, results['seeds']))}"]

@@ -225,7 +225,7 @@ def test_the_best_c_at_the_edge_and_too_few_iterations_are_told(transfer):
     outcome = transfer("full_ft=null", "fc_only={c_values: [1.0e-7, 1.0e-6], max_iterations: 1}")
     assert outcome.status == 0
     assert "is at the edge of fc_only.c_values; widen them" in outcome.err and "not converged at C = " in outcome.err
-    assert "* at the edge of fc_only.c_values: widen them" in outcome.out
+    assert "C with a star: at the edge of fc_only.c_values, widen them" in outcome.out
     assert "not every fit of fc-only has converged: raise fc_only.max_iterations" in outcome.out
 
 
