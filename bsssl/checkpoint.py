@@ -98,6 +98,22 @@ def save_model(path: str, state_dict: dict[str, torch.Tensor], *, name: str, cla
         file.write(_in_order(safetensors.torch.save(tensors, metadata)))
 
 
+def saved_facts(path: str) -> dict[str, Any]:
+    """What ``save_model`` wrote beside the weights: ``model``, ``classes`` and the facts; nothing for others' files.
+
+    ``path`` is local or remote, and only its beginning is read. UserError when it does not exist.
+    """
+    with fileio.open_read(path) as file:
+        start = file.read(9)
+        if start[8:] != b"{":
+            return {}
+        try:
+            metadata = json.loads(b"{" + file.read(int.from_bytes(start[:8], "little") - 1)).get("__metadata__", {})
+            return {key: json.loads(value) for key, value in metadata.items()} if "model" in metadata else {}
+        except (ValueError, OverflowError, MemoryError):
+            return {}  # damage is told when the weights are loaded
+
+
 def _in_order(content: bytes) -> bytes:
     """A safetensors file with its metadata sorted by name: the library keeps them in an order that changes every time.
 

@@ -6,10 +6,10 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from bsssl import __version__
-from bsssl.config import TRAIN_STAGES, Config, load_config, options
+from bsssl.config import TRAIN_STAGES, Config, Experiment, Transfer, load_config, options
 from bsssl.distributed import is_main
 from bsssl.log import describe
 from bsssl.registry import UserError
@@ -45,6 +45,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Runs the recipe for every point of the config's experiments, what they share once, and writes one page: our "
         "figures beside the paper's, and which of its recommendations hold.",
     ),
+    "transfer": (
+        "compare checkpoints on another labeled set",
+        "Fine-tunes every checkpoint and fits logistic regression to its features, and prints one table.",
+    ),
     "evaluate": (
         "test a trained stage",
         "Tests the stage named by the config's `stage` (default: finetune) on data.test.",
@@ -52,6 +56,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+TABLES = {
+    "run": "results.json, results.md and results.png",
+    "transfer": "transfer.json, transfer.csv, transfer.md and transfer.png",
+}
 RUN_COMMANDS: dict[str, tuple[str, str]] = {
     "status": (
         "what a launched run is doing",
@@ -94,7 +102,8 @@ def main(arguments: list[str] | None = None, *, command: str | None = None) -> N
 
             _run_grid(Reproduction(parsed.config, tuple(parsed.overrides)), parsed, given)
         else:
-            _run(chosen, load_config(parsed.config, parsed.overrides), parsed, given)
+            schema = Transfer if chosen == "transfer" else Config
+            _run(chosen, load_config(parsed.config, parsed.overrides, schema), parsed, given)
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
@@ -175,7 +184,7 @@ def _look_after(command: str, parsed: argparse.Namespace) -> None:
     print(cancel(parsed.output_dir) if command == "cancel" else status(parsed.output_dir, shards=parsed.shards))
 
 
-def _run(command: str, config: Config, parsed: argparse.Namespace, given: list[str]) -> None:
+def _run(command: str, config: Experiment, parsed: argparse.Namespace, given: list[str]) -> None:
     task = getattr(parsed, "task", None)
     if task and parsed.launch:
         raise UserError("--task is for schedulers of your own; with --launch set launcher.array_tasks instead")
@@ -190,21 +199,24 @@ def _run(command: str, config: Config, parsed: argparse.Namespace, given: list[s
         if is_main():
             print(plan(config, config_path=parsed.config, wanted=wanted, processes=processes))
         return
+    from bsssl import report, transfer
+
+    writers: dict[str, Callable[[Any], str]] = {"run": report.write, "transfer": transfer.write}
+    table = writers.get(command)
     if parsed.launch and config.launcher.kind == "slurm":
         from bsssl.launch import submit
 
-        print(submit(config, config_path=config_path, wanted=wanted, whole=command == "run", debug=parsed.debug))
+        print(submit(config, config_path=config_path, wanted=wanted, table=table, debug=parsed.debug))
         return
     if parsed.launch and config.launcher.processes > 1:
         _run_in_processes(given, config.launcher.processes)
-    from bsssl import report
     from bsssl.recipe import Task, all_seeds, execute
 
     runs = all_seeds(config, config_path=config_path)
     execute(runs, wanted=wanted, task=Task(*task) if task else None, debug=parsed.debug)
-    if command == "run" and is_main():
-        print(report.write(runs))
-        print(f"results.json, results.md and results.png are in {config.output_dir}")
+    if table is not None and is_main():
+        print(table(runs))
+        print(f"{TABLES[command]} are in {config.output_dir}")
 
 
 def _run_grid(grid: "Grid", parsed: argparse.Namespace, given: list[str]) -> None:
@@ -240,11 +252,11 @@ def _run_in_processes(given: list[str], processes: int) -> NoReturn:
     sys.exit(run_locally(again, processes=processes))
 
 
-def _stage_names(command: str, config: Config) -> Callable[[str], bool]:
-    """Which of a recipe's stages ``command`` runs."""
-    stage = config.stage
-    if command == "run":
+def _stage_names(command: str, config: Experiment) -> Callable[[str], bool]:
+    """Which of its stages ``command`` runs."""
+    if command == "run" or not isinstance(config, Config):
         return lambda name: True
+    stage = config.stage
     if command == "materialise":
         if config.materialise is None:
             raise UserError("the config has no materialise section; add for example materialise.samples_per_tar=10000")
@@ -263,5 +275,9 @@ def _stage_names(command: str, config: Config) -> Callable[[str], bool]:
 
 
 def _print_options() -> None:
-    for path, kind, default, meaning in options():
-        print(f"{path}: {kind} = {default}" + (f"\n    {meaning}" if meaning else ""))
+    keys = {path: line for path, *line in options()}
+    of_transfers = {path: line for path, *line in options(Transfer) if path not in keys}
+    for title, listed in (("", keys), ("\nof a transfer alone (`bsssl transfer`):\n\n", of_transfers)):
+        print(title, end="")
+        for path, (kind, default, meaning) in listed.items():
+            print(f"{path}: {kind} = {default}" + (f"\n    {meaning}" if meaning else ""))

@@ -6,11 +6,12 @@ Everything that is wrong with it is reported at once, each line with the key's p
 """
 
 import io
+import itertools
 import os
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import yaml
 from fvcore.common.config import CfgNode
@@ -80,7 +81,7 @@ class Source(Section):
     """Where images or videos come from."""
 
     dataset: str
-    """folder, manifest, tars, digits, of videos kinetics, ucf101, hmdb51, moving_digits; any registered in DATASETS"""
+    """folder, manifest, tars, cub, digits, of videos kinetics, ucf101, hmdb51, moving_digits; any of DATASETS"""
     path: str
     """folder, manifest file, tar (a glob or a {000..099} range names many), or a URL of any of these"""
     options: dict[str, Any] = {}
@@ -160,15 +161,13 @@ class Clips(Section):
         return _without(problems, self)
 
 
-class Data(Section):
-    """Labels, pool and test set."""
+class LabeledData(Section):
+    """Labels and test set, and how items are seen."""
 
     train: Source
     """labeled items: their classes are the classes"""
     test: Source
     """held-out labeled items, used for evaluation alone"""
-    pool: list[Source] = []
-    """unlabeled items; labels that are there are never read by training or selection"""
     num_classes: int | None = Field(None, ge=2)
     """how many classes there are; checked against the data, and lets --plan work before the data is there"""
     labels_per_class: int | None = Field(None, ge=1)
@@ -176,15 +175,6 @@ class Data(Section):
     imbalance: float = Field(1.0, ge=1)
     """with labels_per_class, to try out long tails: labels kept of the first class over those of the last (by name);
     they fall geometrically from labels_per_class, rounded, to 1 at least (Cui et al. 2019, arXiv 1901.05555)"""
-    rest_in_pool: bool = True
-    """with labels_per_class: the items whose labels were dropped join the pool"""
-    pool_overlap: Literal["refuse", "exclude", "allow"] = "refuse"
-    """what to do when the pool holds a labeled or a test item: the same path (of videos: parts that overlap in time) or
-    the same content (a copy of a video under another name is known only if it has the same segment, or none)"""
-    pool_fraction: float = Field(1.0, gt=0, le=1)
-    """share of the pool that is used, chosen by the seed; a larger share holds all items of a smaller one"""
-    shard_size: int = Field(10_000, ge=1)
-    """items per pool shard, for folders and manifests; a tar is always one shard"""
     max_failure_rate: float = Field(0.01, ge=0, le=1)
     """share of unreadable items that is tolerated when training and scoring; they are listed in either case"""
     max_missing_rate: float = Field(0.0, ge=0, le=1)
@@ -216,6 +206,33 @@ class Data(Section):
         clips = self.clips_for(purpose)
         return seen if clips is None else {**seen, "clips": {**clips, "deadline": None}}  # decides nothing
 
+    def sources(self) -> list[Source]:
+        """All that is read."""
+        return [self.train, self.test]
+
+
+class Data(LabeledData):
+    """Labels, pool and test set."""
+
+    pool: list[Source] = []
+    """unlabeled items; labels that are there are never read by training or selection"""
+    rest_in_pool: bool = True
+    """with labels_per_class: the items whose labels were dropped join the pool"""
+    pool_overlap: Literal["refuse", "exclude", "allow"] = "refuse"
+    """what to do when the pool holds a labeled or a test item: the same path (of videos: parts that overlap in time) or
+    the same content (a copy of a video under another name is known only if it has the same segment, or none)"""
+    pool_fraction: float = Field(1.0, gt=0, le=1)
+    """share of the pool that is used, chosen by the seed; a larger share holds all items of a smaller one"""
+    shard_size: int = Field(10_000, ge=1)
+    """items per pool shard, for folders and manifests; a tar is always one shard"""
+
+    def sources(self) -> list[Source]:
+        """All that is read."""
+        return [*super().sources(), *self.pool]
+
+
+D = TypeVar("D", bound=LabeledData)
+
 
 class Model(Section):
     """A network."""
@@ -229,7 +246,7 @@ class Model(Section):
     frames: int | None = Field(None, ge=1)
     """frames of the clips that this network sees, instead of data.clips.frames"""
 
-    def view_of(self, data: Data) -> Data:
+    def view_of(self, data: D) -> D:
         """``data`` as this network sees it."""
         if self.frames is None or data.clips is None:
             return data
@@ -455,7 +472,9 @@ class Launcher(Section):
     """further arguments of sbatch, e.g. {exclude: n7, exclusive: true}"""
     setup: list[str] = []
     """lines of shell before a job's processes start"""
-    stages: dict[Literal["data", "train", "score", "select", "materialise", "evaluate", "report"], StageResources] = {}
+    stages: dict[
+        Literal["data", "train", "score", "select", "materialise", "probe", "evaluate", "report"], StageResources
+    ] = {}
     """what jobs of one kind of stage have instead, e.g. {select: {partition: cpu, memory_gb: 64}}"""
 
     @model_validator(mode="after")
@@ -479,19 +498,49 @@ class Launcher(Section):
         return self.stages.get("train", StageResources())
 
 
-class Config(Section):
-    """A recipe: data, two networks, and the settings of each stage."""
+class Experiment(Section):
+    """What a recipe and a transfer have in common."""
+
+    tool: ClassVar[str]
+    """the script that runs all of it"""
+    leaves: ClassVar[str]
+    """the file with its table of results"""
 
     output_dir: str
     """the run's folder"""
+    seed: int = Field(0, ge=0)
+    """of everything random; stages of different seeds live side by side"""
+    seeds: int = Field(1, ge=1)
+    """how many seeds run, from `seed` on"""
+    data: LabeledData
+    system: System = System()
+    launcher: Launcher = Launcher()
+
+    def trainings(self) -> dict[str, Train]:
+        """Every section of a training that may run, by its key."""
+        raise NotImplementedError
+
+    def eval_batch(self) -> int:
+        """Views of items that a process tests at a time."""
+        raise NotImplementedError
+
+    def _problems(self) -> list[str]:
+        """What is wrong with the whole."""
+        if "://" not in self.output_dir:
+            return []
+        return [f"output_dir: {self.output_dir} is a URL; results go to a local or mounted folder"]
+
+
+class Config(Experiment):
+    """A recipe: data, two networks, and the settings of each stage."""
+
+    tool = "run_recipe.py"
+    leaves = "results.md"
+
     stage: (
         Literal["teacher", "score", "select", "materialise", "pretrain", "finetune", "baseline", "ceiling"] | None
     ) = None
     """the one stage that a single-stage command runs"""
-    seed: int = Field(0, ge=0)
-    """of everything random; stages of different seeds live side by side"""
-    seeds: int = Field(1, ge=1)
-    """how many seeds the whole recipe runs, from `seed` on"""
     rounds: int = Field(1, ge=1)
     """in round 2 and later, the fine-tuned student of the round before is the teacher"""
     data: Data
@@ -508,14 +557,19 @@ class Config(Section):
     select: Select = Select()
     materialise: Materialise | None = None
     """off when not given; worth it where the pool lies on slow or distant storage"""
-    system: System = System()
-    launcher: Launcher = Launcher()
+
+    def trainings(self) -> dict[str, Train]:
+        """See ``Experiment``."""
+        sections = {section: getattr(self, section) for section in TRAIN_STAGES}
+        return {section: settings for section, settings in sections.items() if settings is not None}
+
+    def eval_batch(self) -> int:
+        """See ``Experiment``."""
+        return self.score.batch_size
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        classes, problems = self.data.num_classes, []
-        if "://" in self.output_dir:
-            problems.append(f"output_dir: {self.output_dir} is a URL; results go to a local or mounted folder")
+        classes, problems = self.data.num_classes, self._problems()
         for role, model in (("teacher", self.models.teacher), ("student", self.models.student)):
             if model.frames is not None and self.data.clips is None:
                 problems.append(f"models.{role}.frames is for videos; set data.clips, or leave it out")
@@ -536,12 +590,99 @@ class Config(Section):
         return _without(problems, self)
 
 
-def load_config(path: str, overrides: list[str]) -> Config:
-    """A recipe: see ``load_section``."""
-    return load_section(Config, path, overrides)
+class Checkpoint(Section):
+    """A network to transfer: trained weights, released ones (``model.weights``), or with a model alone from scratch.
+
+    A path alone stands for ``init_from``.
+    """
+
+    init_from: str | None = None
+    """the folder of a trained stage, e.g. outputs/quickstart/seed-{seed}/finetune, or a file of weights; {seed} stands
+    for the seed"""
+    model: Model | None = None
+    """the network; may be left out where init_from names weights that a stage left"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_path(cls, value: Any) -> Any:
+        return {"init_from": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        problems = []
+        if self.init_from is None and self.model is None:
+            problems.append("give init_from (the folder of a trained stage or a file of weights), model, or both")
+        if self.init_from is not None and self.model is not None and self.model.weights is not None:
+            problems.append("init_from and model.weights are two origins; give one of them")
+        return _without(problems, self)
 
 
-def load_section(schema: type[S], path: str, overrides: list[str]) -> S:
+class FullFt(Train):
+    """Fine-tuning of all layers, with a new classifier. The paper does not say how; these are common settings."""
+
+    length: LengthField = Length(amount=100, unit="epochs")
+    batch_size: int = Field(64, ge=1)
+    base_lr: float = Field(0.04, gt=0)
+    schedule: Literal["step", "cosine", "constant"] = "cosine"
+
+
+class FcOnly(Section):
+    """Multinomial logistic regression on the standardised inputs of a fixed network's classifier. The paper does not
+    say how it regularises; here C is chosen on a part of `data.train`, then all of it is used."""
+
+    c_values: list[float] = Field([1e-6, 1e-5, 1e-4, 1e-3, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 10, 100], min_length=1)
+    """inverse strengths of regularisation to choose from, as scikit-learn's C (times the sum of the losses, against
+    half the squared norm of the weights)"""
+    holdout: float = Field(0.2, gt=0, lt=1)
+    """share of each class of `data.train` that chooses C"""
+    max_iterations: int = Field(2000, ge=1)
+    """of L-BFGS, for each value of C"""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        rising = all(low < high for low, high in itertools.pairwise([0.0, *self.c_values]))
+        return _without([] if rising else [f"c_values {self.c_values} must be above 0 and rise"], self)
+
+
+class Transfer(Experiment):
+    """Several checkpoints on another labeled set, each fine-tuned (full_ft) and as fixed features (fc_only)."""
+
+    tool = "transfer_net.py"
+    leaves = "transfer.md"
+
+    checkpoints: dict[str, Checkpoint] = Field(min_length=1)
+    """what is compared, by the names of the table's rows"""
+    full_ft: FullFt | None = FullFt()
+    """null turns it off"""
+    fc_only: FcOnly | None = FcOnly()
+    """null turns it off"""
+    batch_size: int = Field(256, ge=1)
+    """samples per forward pass and process in testing and for features, of videos clips; at least those of one video"""
+
+    def trainings(self) -> dict[str, Train]:
+        """See ``Experiment``."""
+        return {} if self.full_ft is None else {"full_ft": self.full_ft}
+
+    def eval_batch(self) -> int:
+        """See ``Experiment``."""
+        return self.batch_size
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        problems = self._problems()
+        if self.full_ft is None and self.fc_only is None:
+            problems.append("nothing to do: give full_ft, fc_only or both")
+        if self.full_ft is not None and self.full_ft.init_from is not None:
+            problems.append("full_ft.init_from: `checkpoints` says what to start from; leave it out")
+        for name, checkpoint in self.checkpoints.items():
+            if not re.fullmatch(r"[\w+-]+", name):
+                problems.append(f"checkpoints: '{name}' names folders too: use letters, digits, _, + and - alone")
+            if checkpoint.model is not None and checkpoint.model.frames is not None and self.data.clips is None:
+                problems.append(f"checkpoints.{name}.model.frames is for videos; set data.clips, or leave it out")
+        return _without(problems, self)
+
+
+def load_config(path: str, overrides: list[str], schema: type[S] = Config) -> S:  # type: ignore[assignment]
     """Read ``path`` and the files it builds on, apply ``key.sub=value`` overrides, and check everything.
 
     Raises UserError with one line per problem.
@@ -565,9 +706,9 @@ def check_warmup(section: str, settings: Train, *, steps: int, warmup_steps: int
         )
 
 
-def options() -> Iterator[tuple[str, str, str, str]]:
+def options(schema: type[Experiment] = Config) -> Iterator[tuple[str, str, str, str]]:
     """Every key of the config: (path, type, default, what it means)."""
-    yield from _options(Config, "")
+    yield from _options(schema, "")
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
@@ -622,7 +763,7 @@ def _describe(problem: Any, schema: type[Section]) -> list[str]:
     given = problem["input"]
     shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
     if problem["type"] == "extra_forbidden":
-        valid = sorted(_section_at(schema, problem["loc"][:-1]).model_fields)
+        valid = sorted(_section_at(problem["loc"][:-1], schema).model_fields)
         near = get_close_matches(str(problem["loc"][-1]), valid, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
         return [f"unknown key '{path}': {hint}valid: {', '.join(valid)}"]
@@ -631,14 +772,13 @@ def _describe(problem: Any, schema: type[Section]) -> list[str]:
     if problem["type"] == "list_type":
         return [f"{path} must be a list: write {path}='[{{dataset: folder, path: ...}}]'{shown}"]
     if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        first = next(iter(_section_at(schema, problem["loc"]).model_fields))
+        first = next(iter(_section_at(problem["loc"], schema).model_fields))
         return [f"{path} has keys of its own: write for example {path}.{first}=... ; see `bsssl options`{shown}"]
     messages = problem["msg"].removeprefix("Value error, ").splitlines()
     return [f"{path}: {message}{shown}" if path else message for message in messages]
 
 
-def _section_at(schema: type[Section], location: tuple[Any, ...]) -> type[Section]:
-    section = schema
+def _section_at(location: tuple[Any, ...], section: type[BaseModel]) -> type[BaseModel]:
     for part in location:
         if isinstance(part, str) and part in section.model_fields:
             section = _section_in(section.model_fields[part].annotation) or section
@@ -666,4 +806,5 @@ def _options(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, 
         meaning = next(filter(None, (base.model_fields[name].description for base in bases)), "")
         yield prefix + name, kind, default, " ".join(meaning.split())
         if inner is not None:  # a list of sections, or one that may be left out
-            yield from _options(inner, f"{prefix}{name}[]." if kind.startswith("list") else f"{prefix}{name}.")
+            entry = {"list": "[]", "dict": ".NAME"}.get(kind.partition("[")[0], "")
+            yield from _options(inner, f"{prefix}{name}{entry}.")

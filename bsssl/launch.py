@@ -24,8 +24,8 @@ from typing import Any
 import submitit
 from typing_extensions import Self
 
-from bsssl import fileio, log, report
-from bsssl.config import Config, Launcher, StageResources, load_config
+from bsssl import fileio, log
+from bsssl.config import Config, Experiment, Launcher, StageResources, load_config
 from bsssl.recipe import Run, Task, all_seeds, as_yaml, execute
 from bsssl.registry import UserError
 from bsssl.stages import IN_PARTS
@@ -122,6 +122,7 @@ class StageJob(_Resumable):
     stage: str
     task: Task | None = None
     debug: bool = False
+    schema: type[Experiment] = Config
 
     def __call__(self) -> None:
         """Run the stage, this process being one of the job's."""
@@ -130,7 +131,7 @@ class StageJob(_Resumable):
         )
         if environment.world_size == environment.local_world_size:
             os.environ["MASTER_ADDR"] = "127.0.0.1"  # a host's own name need not resolve
-        run = Run(load_config(self.config, []), seed=self.seed, config_path=self.config_path)
+        run = Run(load_config(self.config, [], self.schema), seed=self.seed, config_path=self.config_path)
         with _outliving_preemption():
             try:
                 execute([run], wanted=lambda name: name == self.stage, task=self.task, debug=self.debug)
@@ -145,10 +146,12 @@ class ReportJob(_Resumable):
     """Makes the table of results of finished runs."""
 
     config: str
+    write: Callable[[Sequence[Run[Any]]], str]
+    schema: type[Experiment]
 
     def __call__(self) -> None:
         """Print and write the table."""
-        print(report.write(all_seeds(load_config(self.config, []), config_path=self.config)))
+        print(self.write(all_seeds(load_config(self.config, [], self.schema), config_path=self.config)))
 
 
 @dataclass(frozen=True)
@@ -164,19 +167,26 @@ class GridJob(_Resumable):
         print(self.grid.write(self.points))
 
 
-def submit(config: Config, *, config_path: str, wanted: Callable[[str], bool], whole: bool, debug: bool = False) -> str:
+def submit(
+    config: Experiment,
+    *,
+    config_path: str,
+    wanted: Callable[[str], bool],
+    table: Callable[[Sequence[Run[Any]]], str] | None,
+    debug: bool = False,
+) -> str:
     """Submit the stages that ``wanted`` names and that are not done, of every seed, to Slurm; what to tell the user.
 
-    ``whole``: with the table of results at the end. UserError when jobs of the same run are still in the queue, or when
-    one cannot be submitted (those submitted before it are then cancelled).
+    ``table``: what writes the table of results at the end. UserError when jobs of the same run are still in the queue,
+    or when one cannot be submitted (those submitted before it are then cancelled).
     """
     log.setup(debug=debug)
     with _Submission(config.output_dir, config.launcher, debug=debug) as submission:
         _check(config)
         for run in all_seeds(config, config_path=config_path):
             submission.add(run, wanted)
-        if whole:
-            submission.add_last(ReportJob(submission.save(config)), leaves="results.md")
+        if table is not None:
+            submission.add_last(ReportJob(submission.save(config), table, type(config)), leaves=config.leaves)
     return submission.told()
 
 
@@ -194,7 +204,7 @@ def submit_grid(grid: Grid, *, debug: bool = False) -> str:
     return submission.told()
 
 
-def _check(config: Config) -> None:
+def _check(config: Experiment) -> None:
     check(config, processes=config.launcher.nodes * config.launcher.processes)
 
 
@@ -234,7 +244,7 @@ class _Submission:
             if not wanted(stage.name) or folder in self._ids or (run.pending(stage.name) is None and not coming):
                 continue
             run.require_inputs(stage.name, besides=coming)
-            job = StageJob(config, run.config_path, run.seed, stage.name, debug=self._debug)
+            job = StageJob(config, run.config_path, run.seed, stage.name, debug=self._debug, schema=type(run.config))
             after, tasks = list(coming.values()), self._launcher.array_tasks
             if stage.kind in IN_PARTS and tasks > 1:
                 # The array does the work; the job after it finds all parts there and finishes the stage.
@@ -248,7 +258,7 @@ class _Submission:
             after = [job.job_id for job in self._jobs]
             self._submit([job], kind=REPORT, run=Path(self._output_dir).resolve(), after=after)
 
-    def save(self, config: Config) -> str:
+    def save(self, config: Experiment) -> str:
         """The file in which the jobs find ``config``."""
         text = as_yaml(config.model_copy(update={"output_dir": os.path.abspath(config.output_dir)}))
         if text not in self._saved:
@@ -296,7 +306,9 @@ def _parameters(launcher: Launcher, kind: str, *, name: str, after: Sequence[str
     training = kind == "train"
     shares = 1 if training else max(1, launcher.gpus_per_node)
     processes = launcher.processes if training else 1
-    gpus = launcher.gpus_per_node if training else min(1, launcher.gpus_per_node) * (kind in ("score", "evaluate"))
+    gpus = launcher.gpus_per_node
+    if not training:
+        gpus = min(1, gpus) if kind in ("score", "probe", "evaluate") else 0
     if own.gpus_per_node is not None:
         gpus = own.gpus_per_node
     cpus = own.cpus_per_node or (launcher.cpus_per_node and max(1, launcher.cpus_per_node // shares))

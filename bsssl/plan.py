@@ -1,20 +1,21 @@
 """What a recipe would do, before it does it: ``--plan``."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from bsssl import config as configs
 from bsssl import fileio
 from bsssl.distributed import world_size
 from bsssl.log import aligned
 from bsssl.models import profile
-from bsssl.recipe import Run, Stage, all_seeds
+from bsssl.recipe import Run, Stage, all_seeds, networks
 from bsssl.registry import DATASETS, UserError
 from bsssl.stages.check import check_settings
 from bsssl.stages.prepare import pool_sources, split
 
 
 def plan(
-    config: configs.Config, *, config_path: str, wanted: Callable[[str], bool], processes: int | None = None
+    config: configs.Experiment, *, config_path: str, wanted: Callable[[str], bool], processes: int | None = None
 ) -> str:
     """The networks with their exact costs, then every stage with its sizes and whether it is done, as text.
 
@@ -33,9 +34,9 @@ def plan(
     return "\n".join([*lines, *aligned([header, *rows]), *(["", remark] if remark else [])])
 
 
-def _networks(config: configs.Config, classes: int | None) -> Iterable[tuple[str, ...]]:
-    for role in ("teacher", "student"):
-        model: configs.Model = getattr(config.models, role)
+def _networks(config: configs.Experiment, classes: int | None) -> Iterable[tuple[str, ...]]:
+    for key, model in networks(config, seed=config.seed).items():
+        role = key.split(".")[1]
         if classes is None:
             yield role, model.name, "unknown", "unknown (set data.num_classes)"
             continue
@@ -51,15 +52,17 @@ def _sizes(run: Run) -> tuple[dict[str, int], str]:
     settings = run.config.data
     try:
         labeled, rest, test, classes = split(settings, seed=run.seed)
-        pool = sum(len(records) for source in pool_sources(settings, None) for records in source.batches())
+        sizes = {"labeled": len(labeled), "rest": len(rest), "test": len(test), "classes": len(classes)}
+        if isinstance(settings, configs.Data):
+            pool = sum(len(records) for source in pool_sources(settings, None) for records in source.batches())
+            pool += len(rest) if settings.rest_in_pool else 0
+            sizes["pool"] = round(pool * settings.pool_fraction)
     except (UserError, OSError) as error:
-        sources = (settings.train, settings.test, *settings.pool)
+        sources = settings.sources()
         if all(DATASETS.get(source.dataset).makes_files or fileio.exists(source.path) for source in sources):
             raise  # the data is there: something else is wrong
         return {}, f"sizes are unknown until the data is there: {error}"
-    pool += len(rest) if settings.rest_in_pool else 0
-    pool = round(pool * settings.pool_fraction)
-    return {"labeled": len(labeled), "rest": len(rest), "test": len(test), "pool": pool, "classes": len(classes)}, ""
+    return sizes, ""
 
 
 def _row(run: Run, name: str, sizes: dict[str, int]) -> tuple[str, ...]:
@@ -69,11 +72,13 @@ def _row(run: Run, name: str, sizes: dict[str, int]) -> tuple[str, ...]:
     rows: int | None = sizes.get("test")
     if stage.kind == "score":
         rows = sizes.get("pool")
-        return name, _number(rows), str(config.score.batch_size), "", _number(rows), ""
+        return name, _number(rows), str(config.eval_batch()), "", _number(rows), ""
     if stage.kind in ("select", "materialise"):
         return name, _selected(run, name, sizes), "", "", "", ""
+    if stage.kind == "probe":
+        rows = sizes.get("labeled")
     if stage.kind == "data":
-        rows = sizes["labeled"] + sizes["test"] + sizes["pool"] if sizes else None
+        rows = sizes["labeled"] + sizes["test"] + sizes.get("pool", 0) if sizes else None
     return name, _number(rows), "", "", "", ""
 
 
@@ -105,7 +110,7 @@ def _check_warmup(section: str, settings: configs.Train, steps: int, rows: int |
     configs.check_warmup(section, settings, steps=steps, warmup_steps=warmup)
 
 
-def _selected(run: Run, name: str, sizes: dict[str, int]) -> str:
+def _selected(run: Run[Any], name: str, sizes: dict[str, int]) -> str:
     if run.pending(name) is None:
         return f"{run.result(name)['pairs']:,}"
     classes = sizes.get("classes", run.config.data.num_classes)
@@ -114,7 +119,7 @@ def _selected(run: Run, name: str, sizes: dict[str, int]) -> str:
     return "unknown" if classes is None else f"at most {classes * select.settings['top_k']:,}"
 
 
-def _state(runs: list[Run], name: str) -> str:
+def _state(runs: Sequence[Run], name: str) -> str:
     reasons = {run.seed: run.pending(name) for run in runs}
     waiting = {seed: reason for seed, reason in reasons.items() if reason is not None}
     if not waiting:

@@ -3,6 +3,10 @@
     data -> teacher -> score -> select (-> materialise) -> pretrain -> finetune     (more rounds: from score on again)
       \\-> baseline, ceiling                    evaluate-* after every trained network
 
+and of a transfer, for each of its checkpoints:
+
+    data -> full_ft-NAME, fc_only-NAME         evaluate-* after each of them
+
 Each stage of each seed has a folder; its ``done.json`` appears last, with the fingerprint of the stage's settings and
 inputs and digests of what it read and left. A stage whose fingerprint is what the config asks for is not run again,
 unless something it read has been made anew and come out differently.
@@ -16,25 +20,30 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, cast
 
 import yaml
+from typing_extensions import TypeVar
 
 from bsssl import data as data  # registers the datasets
 from bsssl import distributed, fileio, log, selection
-from bsssl.config import TRAIN_STAGES, Config, Model, Purpose, Source
+from bsssl.config import TRAIN_STAGES, Config, Experiment, Model, Purpose, Source, Transfer
 from bsssl.log import logger
+from bsssl.origins import DONE as DONE
+from bsssl.origins import WEIGHTS, origin
 from bsssl.registry import DATASETS, UserError
 
-DONE = "done.json"
+C = TypeVar("C", bound=Experiment, covariant=True, default=Experiment)
+E = TypeVar("E", bound=Experiment)
 HELD = "held.hashes"  # of the contents of labeled and test items, which the pool must not hold
-WEIGHTS, SELECTION, POOL = "model.safetensors", "selection.parquet", "pool"
+SELECTION, POOL = "selection.parquet", "pool"
 RESULTS: dict[str, dict[str, tuple[str, ...]]] = {
     "data": {
         "labels": ("classes.json", "labeled.csv", "rest.csv", "test.csv"),
         "pool": (f"{POOL}/pool.json", HELD),
     },
     "train": {"weights": (WEIGHTS,)},
+    "probe": {"weights": (WEIGHTS,)},
     "score": {"scores": ()},  # one file per shard of the pool, of what is read alone
     "select": {"selection": (SELECTION,)},
     "materialise": {"selection": (SELECTION,)},  # and the tars that it names
@@ -58,7 +67,7 @@ class Stage:
     name: str
     """unique in a run: teacher, score, select-2, evaluate-finetune, ..."""
     kind: str
-    """data, train, score, select, materialise or evaluate"""
+    """data, train, score, select, materialise, probe or evaluate"""
     section: str
     """the config's section that sets it: teacher, score, ... ; of an evaluation, the trained stage's"""
     needs: tuple[str, ...]
@@ -75,8 +84,23 @@ class Task:
     count: int
 
 
-def stages(config: Config, *, seed: int) -> list[Stage]:
+def stages(config: Experiment, *, seed: int) -> list[Stage]:
     """All stages of ``config`` for one seed, each after those it needs."""
+    if isinstance(config, Transfer):
+        return _transfer_stages(config, seed)
+    return _recipe_stages(cast(Config, config), seed)
+
+
+def networks(config: Experiment, *, seed: int) -> dict[str, Model]:
+    """Every network of ``config``, by the key that sets it."""
+    if isinstance(config, Transfer):
+        named = config.checkpoints.items()
+        return {f"checkpoints.{name}.model": origin(name, checkpoint, seed=seed).model for name, checkpoint in named}
+    models = cast(Config, config).models
+    return {"models.teacher": models.teacher, "models.student": models.student}
+
+
+def _recipe_stages(config: Config, seed: int) -> list[Stage]:
     planned = [Stage("data", "data", "data", (), _data_settings(config, seed))]
     planned += _trained(config, seed, "teacher")
     teacher = "teacher"
@@ -116,48 +140,71 @@ def _trained(config: Config, seed: int, section: str, suffix: str = "", sources:
         needs += (train.init_from + (suffix if train.init_from in ("pretrain", "finetune") else ""),)
     elif train.init_from is not None:
         settings["init_from"] = fileio.state(train.init_from)
-    name = section + suffix
+    stage = Stage(section + suffix, "train", section, needs, settings)
+    return [stage, _evaluation(config, stage, model)]
+
+
+def _evaluation(config: Experiment, stage: Stage, model: Model) -> Stage:
     tested = {**_seen_by(model, config, "test"), "max_missing_rate": config.data.max_missing_rate}
-    return [
-        Stage(name, "train", section, needs, settings),
-        Stage(f"evaluate-{name}", "evaluate", section, ("data", name), tested),
-    ]
+    return Stage(f"evaluate-{stage.name}", "evaluate", stage.section, ("data", stage.name), tested)
 
 
-def _data_settings(config: Config, seed: int) -> dict[str, Any]:
-    """Apart, since only scoring reads the pool: another pool does not change the teacher."""
+def _transfer_stages(config: Transfer, seed: int) -> list[Stage]:
+    planned = [Stage("data", "data", "data", (), {"labels": _labels_settings(config, seed)})]
+    for name, checkpoint in config.checkpoints.items():
+        start = origin(name, checkpoint, seed=seed)
+        common = {"model": start.model.model_dump(), "seed": seed, "precision": config.system.precision}
+        common["init_from"] = start.path and fileio.state(start.path)
+        seen = start.model.view_of(config.data)
+        for section, kind, purpose in (("full_ft", "train", "train"), ("fc_only", "probe", "test")):
+            if getattr(config, section) is None:
+                continue
+            own = {**getattr(config, section).model_dump(), "init_from": start.path}
+            settings = {section: own, **common, **seen.preprocessing(cast(Purpose, purpose))}
+            stage = Stage(f"{section}-{name}", kind, section, ("data",), settings)
+            planned += [stage, _evaluation(config, stage, start.model)]
+    return planned
+
+
+def _labels_settings(config: Experiment, seed: int) -> dict[str, Any]:
     data = config.data
     labels = data.model_dump(include={"train", "test", "num_classes", "labels_per_class", "imbalance"})
     labels |= {"videos": data.clips is not None, "files": _files_state([data.train, data.test])} | (
         {"seed": seed} if data.labels_per_class else {}
     )
+    return labels
+
+
+def _data_settings(config: Config, seed: int) -> dict[str, Any]:
+    """Apart, since only scoring reads the pool: another pool does not change the teacher."""
+    data = config.data
     pool = data.model_dump(include={"pool", "rest_in_pool", "shard_size", "pool_overlap"})
     if data.pool_fraction < 1:
         pool |= {"fraction": data.pool_fraction, "seed": seed}
-    return {"labels": labels, "pool": pool | {"files": _files_state(data.pool)}}
+    return {"labels": _labels_settings(config, seed), "pool": pool | {"files": _files_state(data.pool)}}
 
 
 def _files_state(sources: Sequence[Source]) -> list[Any]:
     return [fileio.state(source.path) for source in sources if not DATASETS.get(source.dataset).makes_files]
 
 
-def _seen_by(model: Model, config: Config, purpose: Purpose) -> dict[str, Any]:
+def _seen_by(model: Model, config: Experiment, purpose: Purpose) -> dict[str, Any]:
     """What decides the scores that a trained ``model`` gives."""
     seen = model.view_of(config.data).preprocessing(purpose)
     return {"model": model.model_dump(), "precision": config.system.precision, **seen}
 
 
-class Run:
-    """One seed of a recipe, in ``output_dir/seed-<seed>``.
+class Run(Generic[C]):
+    """One seed of a recipe or of a transfer, in ``output_dir/seed-<seed>``.
 
     Args:
-        config: the recipe.
+        config: the recipe, or the transfer.
         seed: of this run.
         config_path: the file the config came from and its overrides, as in the commands that errors name.
         only: names of the stages of interest; all when empty.
     """
 
-    def __init__(self, config: Config, *, seed: int, config_path: str, only: Container[str] = ()) -> None:
+    def __init__(self, config: C, *, seed: int, config_path: str, only: Container[str] = ()) -> None:
         self.config = config
         self.seed = seed
         self.config_path = config_path
@@ -242,8 +289,8 @@ class Run:
     def _left_by(self, name: str) -> set[str]:
         """The files of the finished stage ``name``, by their paths in its folder."""
         kind, folder, data_record = self.stages[name].kind, str(self.folder(name)), self.record("data")
-        names = {file for files in RESULTS[kind].values() for file in files}
-        shards = range(data_record["result"]["pool_shards"]) if data_record is not None else range(0)
+        names = {file for files in _results(self.stages[name]).values() for file in files}
+        shards = range(data_record["result"].get("pool_shards", 0)) if data_record is not None else range(0)
         if kind == "data":
             names |= {f"{POOL}/{data.shard_file(number)}" for number in shards}
         elif kind == "score" and data_record is not None:
@@ -305,7 +352,7 @@ class Run:
         """The command line that runs stage ``name``."""
         stage = self.stages[name]
         if name not in (stage.section, f"evaluate-{stage.section}") or stage.kind == "data":
-            return f"python tools/run_recipe.py --config {self.config_path}"
+            return f"python tools/{self.config.tool} --config {self.config_path}"
         line = f"python tools/{COMMANDS[stage.kind]} --config {self.config_path}"
         return line if stage.kind in ("score", "select", "materialise") else f"{line} stage={stage.section}"
 
@@ -313,7 +360,7 @@ class Run:
         stage, read = self.stages[name], self._read(name)
         digests = {
             part: fileio.digest(str(self.folder(name) / file) for file in files)
-            for part, files in RESULTS[stage.kind].items()
+            for part, files in _results(stage).items()
         }
         if stage.kind == "score":
             digests["scores"] = fileio.fingerprint([stage.settings, read])
@@ -334,6 +381,12 @@ class Run:
                 "git": _revision(),
             },
         )
+
+
+def _results(stage: Stage) -> dict[str, tuple[str, ...]]:
+    """The files that ``stage`` leaves, by part; of the data those parts that are asked for."""
+    files = RESULTS[stage.kind]
+    return {part: files[part] for part in files if stage.kind != "data" or part in stage.settings}
 
 
 def execute(
@@ -365,13 +418,13 @@ def execute(
     distributed.shutdown()  # not after an error: the others may be waiting for this process, which torchrun ends
 
 
-def all_seeds(config: Config, *, config_path: str, only: Container[str] = ()) -> list[Run]:
+def all_seeds(config: E, *, config_path: str, only: Container[str] = ()) -> list[Run[E]]:
     """One run per seed of ``config``, of the stages ``only`` names, or all."""
     seeds = range(config.seed, config.seed + config.seeds)
     return [Run(config, seed=seed, config_path=config_path, only=only) for seed in seeds]
 
 
-def as_yaml(config: Config) -> str:
+def as_yaml(config: Experiment) -> str:
     """The resolved config as YAML."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 

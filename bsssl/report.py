@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bsssl import fileio
+from bsssl.config import Config
 from bsssl.recipe import Run
 
 TITLES = {
@@ -19,7 +20,7 @@ TITLES = {
 }
 
 
-def collect(runs: Sequence[Run]) -> dict[str, Any]:
+def collect(runs: Sequence[Run[Config]]) -> dict[str, Any]:
     """The figures of finished runs that differ in their seed alone.
 
     Returns ``teacher``, ``supervised``, ``pretrained``, ``finetuned`` and, where it was asked for, ``ceiling``, each
@@ -33,16 +34,16 @@ def collect(runs: Sequence[Run]) -> dict[str, Any]:
     suffixes = ["", *(f"-{number}" for number in range(2, config.rounds + 1))]
     rounds = [
         {
-            "pretrained": _accuracy(runs, f"pretrain{suffix}"),
-            "finetuned": _accuracy(runs, f"finetune{suffix}"),
+            "pretrained": accuracy(runs, f"pretrain{suffix}"),
+            "finetuned": accuracy(runs, f"finetune{suffix}"),
             "selection": _selection(runs, f"select{suffix}"),
         }
         for suffix in suffixes
     ]
-    results: dict[str, Any] = {"teacher": _accuracy(runs, "teacher"), "supervised": _accuracy(runs, "baseline")}
+    results: dict[str, Any] = {"teacher": accuracy(runs, "teacher"), "supervised": accuracy(runs, "baseline")}
     results |= {name: rounds[-1][name] for name in ("pretrained", "finetuned")}
     if config.ceiling is not None:
-        results["ceiling"] = _accuracy(runs, "ceiling")
+        results["ceiling"] = accuracy(runs, "ceiling")
     gains = np.subtract(results["finetuned"]["per_seed"], results["supervised"]["per_seed"])
     results["gain"] = {"top1": round(float(gains.mean()), 2), **_spread(gains)}
     results["selection"] = rounds[-1]["selection"]
@@ -50,7 +51,7 @@ def collect(runs: Sequence[Run]) -> dict[str, Any]:
     return results | ({"rounds": rounds} if config.rounds > 1 else {})
 
 
-def write(runs: Sequence[Run]) -> str:
+def write(runs: Sequence[Run[Config]]) -> str:
     """Write ``results.json``, ``results.md`` and ``results.png`` into the runs' common folder; the table as text."""
     folder = Path(runs[0].config.output_dir)
     results = collect(runs)
@@ -64,7 +65,8 @@ def write(runs: Sequence[Run]) -> str:
     return _aligned(table)
 
 
-def _accuracy(runs: Sequence[Run], stage: str) -> dict[str, Any]:
+def accuracy(runs: Sequence[Run], stage: str) -> dict[str, Any]:
+    """Of the trained ``stage`` on the test set: means over the seeds, and top-1's spread."""
     found = [run.result(f"evaluate-{stage}") for run in runs]
     names = [name for name in found[0] if name.endswith(("top1", "top5", "ece", "missing"))]
     means = {name: round(float(np.mean([result[name] for result in found])), 2) for name in names}
@@ -76,7 +78,7 @@ def _spread(values: Any) -> dict[str, Any]:
     return {**deviation, "per_seed": [round(float(value), 2) for value in values]}
 
 
-def _selection(runs: Sequence[Run], stage: str) -> dict[str, Any]:
+def _selection(runs: Sequence[Run[Config]], stage: str) -> dict[str, Any]:
     found = [run.result(stage) for run in runs]
     means = {name: round(float(np.mean([result[name] for result in found]))) for name in ("pairs", "samples")}
     precisions = [result["precision"] for result in found if result["precision"] is not None]

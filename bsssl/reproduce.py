@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from typing_extensions import Annotated, Self  # noqa: UP035 - typing has Self from Python 3.11 on
 
 from bsssl import page, report
-from bsssl.config import Config, Section, load_config, load_section
+from bsssl.config import Config, Section, load_config
 from bsssl.paper import EXPERIMENTS, WEAK, Found
 from bsssl.recipe import all_seeds
 from bsssl.registry import UserError, choices
@@ -108,7 +108,7 @@ class Reproduction(Grid):
     @cached_property
     def settings(self) -> Settings:
         """The checked config; UserError with a line per problem."""
-        return load_section(Settings, self.config_path, list(self.overrides))
+        return load_config(self.config_path, list(self.overrides), Settings)
 
     def output_dir(self) -> str:
         """The folder of all points and of the page."""

@@ -32,7 +32,7 @@ class Point:
 
     values: dict[str, str]
     config: Config
-    runs: list[Run]
+    runs: list[Run[Config]]
     """one per seed"""
 
     @property

@@ -102,7 +102,10 @@ def test_a_warm_up_that_turns_out_too_long(refused, tmp_path):
             "models.student.weights=resnet18.fb",
             "models.student.weights: unknown released weights 'resnet18.fb': valid: ",
         ),
-        ("data.pool=[{dataset: foldr, path: x}]", "unknown dataset 'foldr': did you mean 'folder'? valid: digits, "),
+        (
+            "data.pool=[{dataset: foldr, path: x}]",
+            "unknown dataset 'foldr': did you mean 'folder'? valid: cub, digits, ",
+        ),
         ("finetune.init_from=pretrian", "finetune.init_from: 'pretrian' is neither a stage (teacher, "),
     ],
 )

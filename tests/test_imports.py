@@ -15,7 +15,10 @@ LAYERS = [
     {"config", "checkpoint"},
     {"data", "models", "optim", "selection"},
     {"engine"},
-    {"recipe", "stages", "plan", "report", "launch", "status", "sweep", "paper", "page", "reproduce"},
+    {
+        *("recipe", "stages", "plan", "report", "transfer", "origins", "launch", "status", "sweep"),
+        *("paper", "page", "reproduce"),
+    },
     {"cli"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
@@ -120,7 +123,10 @@ def test_no_tool_hides_a_module_of_the_standard_library():
     assert [path.name for path in (ROOT / "tools").glob("*.py") if path.stem in sys.stdlib_module_names] == []
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["options"], ["run", "--config", "nowhere.yaml"], ["run", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["options"], ["run", "--config", "nowhere.yaml"], ["run", "--help"], ["transfer", "--help"]],
+)
 def test_help_and_config_errors_come_before_heavy_imports(arguments):
     program = (
         "import sys\n"

@@ -87,6 +87,35 @@ def test_a_student_says_what_it_lacks(bsssl, config):
     assert f"run first: python tools/select_samples.py --config {config}" in outcome.err
 
 
+def test_transfer(bsssl, videos, tmp_path):
+    """Features of video networks, the mean over the clips of a video; a network may see other clips than the rest."""
+    values = {
+        "output_dir": str(tmp_path / "transfer"),
+        "data": {
+            "train": {"dataset": "folder", "path": str(videos / "train")},
+            "test": {"dataset": "folder", "path": str(videos / "test")},
+            "transforms": {"size": 24, "train_crop": "short_side", "flip": False},
+            "clips": {"frames": 4, "stride": 2, "test_clips": 3},
+        },
+        "checkpoints": {"short": {"model": NETWORK}, "long": {"model": {**NETWORK, "frames": 6}}},
+        "full_ft": {"length": "2 steps", "batch_size": 8},
+        "fc_only": {"c_values": [0.1, 1]},
+        "system": {"device": "cpu", "threads": 1, "workers": 0},
+    }
+    path = tmp_path / "transfer.yaml"
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    outcome = bsssl("transfer", "--config", path)
+    assert outcome.status == 0, outcome.err
+    for name, frames in (("short", 4), ("long", 6)):
+        seen = f"preprocessing of {name}: 3 clips of {frames} frames, stride 2, short side 27, centre crop to 24x24, "
+        assert seen in outcome.out
+        for section in ("full_ft", "fc_only"):
+            metrics = read(tmp_path / "transfer" / "seed-0" / f"evaluate-{section}-{name}" / "metrics.json")
+            assert metrics["clips"] == 3 and metrics["items"] == 16
+    found = read(tmp_path / "transfer" / "transfer.json")["checkpoints"]
+    assert found["long"]["preprocessing"]["clips"]["frames"] == 6
+
+
 def test_the_plan_shows_what_each_network_sees(bsssl, config):
     outcome = bsssl("run", "--config", config, "--plan")
     assert outcome.status == 0, outcome.err

@@ -1,5 +1,6 @@
 """What a sample is, where samples come from, and how they are read and transformed."""
 
+from bsssl.data.cub import Cub
 from bsssl.data.dataset import HASH_BYTES, Failure, ItemDataset, SparseTargets, Targets, class_counts, collate
 from bsssl.data.generated import Digits, MovingDigits
 from bsssl.data.loader import EvalBatches, TrainBatches, make_loader
@@ -27,6 +28,7 @@ __all__ = [
     "HASH_BYTES",
     "VIDEO_EXTENSIONS",
     "ClipViews",
+    "Cub",
     "Digits",
     "EvalBatches",
     "Failure",

@@ -12,15 +12,16 @@ from bsssl.recipe import Run, Stage, Task
 from bsssl.stages.evaluate import evaluate_stage
 from bsssl.stages.materialise import materialise_stage, materialise_task
 from bsssl.stages.prepare import data_stage
+from bsssl.stages.probe import probe_stage
 from bsssl.stages.score import score_stage, score_task
 from bsssl.stages.select import select_stage
 from bsssl.stages.train import train_stage
 
-Work = Callable[[Run, Stage], dict[str, Any]]
+Work = Callable[[Run[Any], Stage], dict[str, Any]]
 SHARED: dict[str, Work] = {"train": train_stage, "score": score_stage, "materialise": materialise_stage}
-ALONE: dict[str, Work] = {"data": data_stage, "select": select_stage, "evaluate": evaluate_stage}
+ALONE: dict[str, Work] = {"data": data_stage, "select": select_stage, "probe": probe_stage, "evaluate": evaluate_stage}
 
-IN_PARTS: dict[str, Callable[[Run, Stage, Task], None]] = {"score": score_task, "materialise": materialise_task}
+IN_PARTS: dict[str, Callable[[Run[Any], Stage, Task], None]] = {"score": score_task, "materialise": materialise_task}
 """Stages of independent parts, which any number of tasks may share."""
 
 

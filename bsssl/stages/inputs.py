@@ -75,8 +75,8 @@ def loader(run: Run, dataset: data.ItemDataset, batches: data.TrainBatches | dat
 
 
 def eval_batches(run: Run, dataset: data.ItemDataset, views: data.Views) -> data.EvalBatches:
-    """Every item once, as many at a time as make ``score.batch_size`` views; processes share the batches."""
-    return data.EvalBatches(len(dataset), batch_size=max(1, run.config.score.batch_size // views.count))
+    """Every item once, as many at a time as make ``eval_batch`` views; processes share the batches."""
+    return data.EvalBatches(len(dataset), batch_size=max(1, run.config.eval_batch() // views.count))
 
 
 def normalize(run: Run, compute: Compute) -> data.Normalize:

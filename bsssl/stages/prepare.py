@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +17,8 @@ from bsssl.stages.inputs import HELD, OVERLAP_REMEDY, POOL
 
 
 def data_stage(run: Run, stage: Stage) -> dict[str, Any]:
-    """Write the split as manifests (labeled.csv, rest.csv, test.csv), the class list, and the pool's shard list."""
+    """Write the split as manifests (labeled.csv, rest.csv, test.csv), the class list and, for a recipe, the list of the
+    pool's shards."""
     settings, folder = run.config.data, run.folder(stage.name)
     labeled, rest, test, classes = split(settings, seed=run.seed)
     _check_classes(run.config, classes, data.concat_records([labeled, rest]))
@@ -24,14 +26,23 @@ def data_stage(run: Run, stage: Stage) -> dict[str, Any]:
     for name, records in {"labeled": labeled, "rest": rest, "test": test}.items():
         data.write_records(str(folder / f"{name}.csv"), records)
     fileio.write_json(str(folder / "classes.json"), classes)
-    held = data.concat_records([labeled, test])
+    counts = {"classes": len(classes), "labeled": len(labeled), "rest": len(rest), "test": len(test)}
+    if isinstance(settings, configs.Data):
+        rest_path = str(folder / "rest.csv") if len(rest) else None
+        held = data.concat_records([labeled, test])
+        counts |= _write_pool(settings, held, rest=rest_path, folder=folder, seed=run.seed)
+    return counts
+
+
+def _write_pool(settings: configs.Data, held: pa.Table, *, rest: str | None, folder: Path, seed: int) -> dict[str, int]:
+    """``held`` are the labeled and test items, which it must not hold."""
     pool = data.write_pool(
-        pool_sources(settings, str(folder / "rest.csv") if len(rest) else None),
+        pool_sources(settings, rest),
         folder=str(folder / POOL),
         shard_size=settings.shard_size,
         exclude=held if settings.pool_overlap == "exclude" else None,
         fraction=settings.pool_fraction,
-        seed=run.seed,
+        seed=seed,
     )
     if settings.pool_overlap == "refuse":
         shards = progress(pool.shards, unit="shard", title="comparing the pool with the labels")
@@ -40,17 +51,10 @@ def data_stage(run: Run, stage: Stage) -> dict[str, Any]:
     hashes = data.content_hashes(held) if settings.pool_overlap != "allow" else set()
     with fileio.atomic_write(str(folder / HELD)) as file:
         file.write(b"".join(sorted(hashes)))
-    return {
-        "classes": len(classes),
-        "labeled": len(labeled),
-        "rest": len(rest),
-        "test": len(test),
-        "pool": pool.num_records,
-        "pool_shards": len(pool.shards),
-    }
+    return {"pool": pool.num_records, "pool_shards": len(pool.shards)}
 
 
-def split(settings: configs.Data, *, seed: int) -> tuple[pa.Table, pa.Table, pa.Table, list[str]]:
+def split(settings: configs.LabeledData, *, seed: int) -> tuple[pa.Table, pa.Table, pa.Table, list[str]]:
     """The labeled records, those whose labels are set aside, the test records, and the classes."""
     train_records = open_source(settings.train, settings).records()
     test = open_source(settings.test, settings).records()
@@ -69,7 +73,7 @@ def split(settings: configs.Data, *, seed: int) -> tuple[pa.Table, pa.Table, pa.
     return labeled, rest, test, classes
 
 
-def open_source(source: configs.Source, settings: configs.Data) -> data.Source:
+def open_source(source: configs.Source, settings: configs.LabeledData) -> data.Source:
     """The source that the config names, of videos where it has clips; UserError for an unknown dataset or option."""
     factory = DATASETS.get(source.dataset)
     kind = {"extensions": "videos"} if settings.clips and "extensions" in signature(factory).parameters else {}
@@ -96,7 +100,7 @@ def _warn_of_shared_items(train: Sequence[pa.Table], test: pa.Table) -> None:
         )
 
 
-def _check_classes(config: configs.Config, classes: Sequence[str], train: pa.Table) -> None:
+def _check_classes(config: configs.Experiment, classes: Sequence[str], train: pa.Table) -> None:
     expected = config.data.num_classes
     if expected is not None and expected != len(classes):
         counts = Counter(train["label"].to_pylist())
@@ -105,7 +109,7 @@ def _check_classes(config: configs.Config, classes: Sequence[str], train: pa.Tab
             f"data.train has {len(classes)} classes, but data.num_classes says {expected}; correct one of them (the "
             f"classes with the fewest items: {rarest})"
         )
-    if config.score.top_p > len(classes):
+    if isinstance(config, configs.Config) and config.score.top_p > len(classes):
         raise UserError(
             f"score.top_p ({config.score.top_p}) is above the {len(classes)} classes of data.train; lower it"
         )

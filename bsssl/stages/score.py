@@ -7,6 +7,7 @@ import pyarrow as pa
 import torch
 
 from bsssl import data, distributed, fileio, selection
+from bsssl.config import Config
 from bsssl.engine.predict import predict
 from bsssl.engine.score import EXCLUDED, save_shard, score_shard
 from bsssl.log import logger, progress
@@ -15,7 +16,7 @@ from bsssl.registry import UserError
 from bsssl.stages import inputs
 
 
-def score_stage(run: Run, stage: Stage) -> dict[str, Any]:
+def score_stage(run: Run[Config], stage: Stage) -> dict[str, Any]:
     """Score what no task has scored yet, processes sharing the shards, and add up the ledgers."""
     pool = data.read_pool(str(run.folder("data") / inputs.POOL))
     if distributed.is_main():
@@ -25,7 +26,7 @@ def score_stage(run: Run, stage: Stage) -> dict[str, Any]:
     return _scored(run, stage, pool)
 
 
-def score_task(run: Run, stage: Stage, task: Task) -> None:
+def score_task(run: Run[Config], stage: Stage, task: Task) -> None:
     """Score the task's shards that have no score file of this teacher and pool yet."""
     pool = data.read_pool(str(run.folder("data") / inputs.POOL))
     common = _common_header(run, stage, pool)
@@ -36,7 +37,7 @@ def score_task(run: Run, stage: Stage, task: Task) -> None:
 
 
 def _score_shards(
-    run: Run, stage: Stage, shards: list[tuple[int, data.Shard]], *, pool: data.Pool, common: dict[str, Any]
+    run: Run[Config], stage: Stage, shards: list[tuple[int, data.Shard]], *, pool: data.Pool, common: dict[str, Any]
 ) -> None:
     settings = run.config.data
     compute = inputs.make_compute(run.config.system)
@@ -65,7 +66,7 @@ def _teacher(stage: Stage) -> str:
     return next(need for need in stage.needs if need != "data")
 
 
-def _common_header(run: Run, stage: Stage, pool: data.Pool) -> dict[str, Any]:
+def _common_header(run: Run[Config], stage: Stage, pool: data.Pool) -> dict[str, Any]:
     """What the headers of all the stage's score files share."""
     classes, top_p = inputs.class_list(run), run.config.score.top_p
     if top_p > len(classes):
@@ -80,14 +81,14 @@ def _common_header(run: Run, stage: Stage, pool: data.Pool) -> dict[str, Any]:
     }
 
 
-def _held_hashes(run: Run) -> frozenset[bytes]:
+def _held_hashes(run: Run[Config]) -> frozenset[bytes]:
     """Of the contents of the labeled and test items, which the pool must not hold; none where that is allowed."""
     with fileio.open_read(str(run.folder("data") / inputs.HELD)) as file:
         content = file.read()
     return frozenset(content[start : start + data.HASH_BYTES] for start in range(0, len(content), data.HASH_BYTES))
 
 
-def _remove_surplus(run: Run, stage: Stage, pool: data.Pool) -> None:
+def _remove_surplus(run: Run[Config], stage: Stage, pool: data.Pool) -> None:
     """Remove the score files of shards that only an earlier, larger pool had."""
     folder = run.folder(stage.name)
     wanted = {Path(selection.score_path(str(folder), number)) for number in range(len(pool.shards))}
@@ -96,7 +97,7 @@ def _remove_surplus(run: Run, stage: Stage, pool: data.Pool) -> None:
         path.unlink()
 
 
-def _is_scored(run: Run, stage: Stage, number: int, common: dict[str, Any]) -> bool:
+def _is_scored(run: Run[Config], stage: Stage, number: int, common: dict[str, Any]) -> bool:
     """Whether the shard's score file is there, of this teacher and pool; a stale or damaged one is to be replaced."""
     path = selection.score_path(str(run.folder(stage.name)), number)
     if not fileio.exists(path):
@@ -123,7 +124,7 @@ def _check_unreadable(unreadable: int, total: int, max_rate: float, reasons: lis
         )
 
 
-def _scored(run: Run, stage: Stage, pool: data.Pool) -> dict[str, Any]:
+def _scored(run: Run[Config], stage: Stage, pool: data.Pool) -> dict[str, Any]:
     """Totals over all shards, from their ledgers; too many unreadable items in all is an error here at the latest."""
     if not distributed.is_main():
         return {}

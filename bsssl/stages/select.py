@@ -6,12 +6,13 @@ import numpy as np
 import pyarrow as pa
 
 from bsssl import selection
+from bsssl.config import Config
 from bsssl.log import logger, progress
 from bsssl.recipe import Run, Stage
 from bsssl.stages import inputs
 
 
-def select_stage(run: Run, stage: Stage) -> dict[str, Any]:
+def select_stage(run: Run[Config], stage: Stage) -> dict[str, Any]:
     """Choose the student's training set from the scores."""
     settings = run.config.select
     paths = selection.score_files(str(run.folder(stage.needs[0])))

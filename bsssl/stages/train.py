@@ -100,19 +100,20 @@ def initial_model(run: Run, stage: Stage, classes: list[str]) -> nn.Module:
     """The stage's network before its first step: from ``init_from``, else released weights, else scratch.
 
     (A resumed run then replaces it by its checkpoint: resuming comes first.) The classifier starts afresh when a file's
-    classes are others; from another stage of the run they must be the same.
+    classes are others, and in a transfer; from another stage of the run they must be the same.
     """
     spec = stage.settings["model"]
     torch.manual_seed(_stage_seed(run.seed, stage.section))
     model = build_model(spec["name"], num_classes=len(classes), **spec["options"])
-    source = getattr(run.config, stage.section).init_from
+    source, afresh = stage.settings[stage.section]["init_from"], isinstance(run.config, configs.Transfer)
     if source in configs.TRAIN_STAGES:
         origin = next(need for need in stage.needs if need.split("-")[0] == source)
         load_weights(model, str(run.folder(origin) / inputs.WEIGHTS), classes=classes)
     elif source is not None:
-        load_weights(model, source, new_head=not has_classes(model, source, classes), classes=classes)
+        afresh = afresh or not has_classes(model, source, classes)
+        load_weights(model, source, new_head=afresh, classes=classes)
     elif spec["weights"] is not None:
-        load_released(model, spec["weights"], new_head=len(classes) != 1000)
+        load_released(model, spec["weights"], new_head=afresh or len(classes) != 1000)
     return model
 
 
@@ -122,7 +123,7 @@ def _training_set(run: Run, stage: Stage, classes: list[str]) -> tuple[pa.Table,
         if stage.section == "ceiling":
             records = data.concat_records([records, inputs.split_records(run, "rest")])
         return records, data.class_indices(records, classes, what=f"the labels of {stage.name}")
-    settings = run.config.pretrain
+    settings: configs.Pretrain = getattr(run.config, stage.section)
     folders = {need.split("-")[0]: str(run.folder(need)) for need in stage.needs}
     scores = selection.score_files(folders["score"]) if "score" in folders else ()
     path = fileio.join(folders.get("materialise") or folders["select"], inputs.SELECTION)

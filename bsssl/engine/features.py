@@ -1,0 +1,69 @@
+"""What a network says of an item just before its classifier."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bsssl.engine.compute import Compute
+from bsssl.engine.train import Failures
+
+
+@torch.inference_mode()
+def extract(
+    model: nn.Module,
+    layer: nn.Module,
+    batches: Iterable[dict[str, Any]],
+    *,
+    rows: int,
+    normalize: Callable[[Tensor], Tensor],
+    compute: Compute,
+    failures: Failures,
+) -> tuple[Tensor, Tensor]:
+    """The inputs of ``layer``, the classifier of ``model``, for every item that can be read.
+
+    Where the classifier sees a map or several tokens, their mean counts; so does the mean over an item's views.
+
+    Args:
+        model: on its device.
+        layer: a linear layer or a 1x1(x1) convolution within it.
+        batches: ``input`` uint8 (B, C, ...), ``index`` int64 (B,), ``failures``.
+        rows: N, of the data set.
+        normalize: uint8 on the device -> float.
+        compute: device, precision, memory format.
+        failures: tolerance for unreadable items.
+
+    Returns the features, float32 (M, D) on the device, and the items' rows in order, int64 (M,) on the CPU.
+    """
+    model.eval()
+    seen: list[Tensor] = []
+    sums: Tensor | None = None
+    views = torch.zeros(rows, dtype=torch.int64, device=compute.device)
+    hook = layer.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    try:
+        for batch in batches:
+            failures.add(batch["failures"])
+            if "input" not in batch:
+                continue
+            with compute.autocast():
+                model(normalize(compute.place(batch["input"])))
+            found = _pooled(seen.pop().float(), layer)
+            index = batch["index"].to(compute.device)
+            if sums is None:
+                sums = torch.zeros(rows, found.shape[1], device=compute.device)
+            sums.index_add_(0, index, found)
+            views.index_add_(0, index, torch.ones_like(index))
+    finally:
+        hook.remove()
+    there = torch.nonzero(views).flatten()
+    if sums is None:
+        return torch.zeros(0, 0, device=compute.device), there.cpu()
+    return sums[there] / views[there, None], there.cpu()
+
+
+def _pooled(inputs: Tensor, layer: nn.Module) -> Tensor:
+    """(B, D), the mean over positions: those of a linear layer lie between B and D, those of a convolution behind D."""
+    if isinstance(layer, nn.Linear):
+        return inputs.reshape(len(inputs), -1, inputs.shape[-1]).mean(1)
+    return inputs.flatten(2).mean(2)
