@@ -11,6 +11,7 @@ from bsssl import fileio
 from bsssl.recipe import Run
 
 TITLES = {
+    "weak": "teacher's network, on tags alone",
     "teacher": "teacher",
     "supervised": "student, labels only",
     "pretrained": "student, pre-trained on the selection",
@@ -22,12 +23,13 @@ TITLES = {
 def collect(runs: Sequence[Run]) -> dict[str, Any]:
     """The figures of finished runs that differ in their seed alone.
 
-    Returns ``teacher``, ``supervised``, ``pretrained``, ``finetuned`` and, where it was asked for, ``ceiling``, each
-    with the mean over the seeds of ``top1``, ``top5`` and ``ece`` (percent), the standard deviation ``std`` of top1
-    and its values ``per_seed``; ``gain`` of finetuned over supervised (points of top1); ``selection`` (means of
-    ``pairs``, ``samples`` and, where the pool's true labels are known, ``precision`` in percent); ``seeds``; and with
-    several rounds ``rounds``, one pretrained / finetuned / selection each. The unnumbered ones are of the last round.
-    Where items have several views, ``clip_top1``, ``clip_top5``, ``video_top1`` and ``video_top5`` stand beside them.
+    Returns ``teacher``, ``supervised``, ``pretrained``, ``finetuned`` and, where it was asked for, ``weak`` and
+    ``ceiling``, each with the mean over the seeds of ``top1``, ``top5`` and ``ece`` (percent), the standard deviation
+    ``std`` of top1 and its values ``per_seed``; ``gain`` of finetuned over supervised (points of top1); ``selection``
+    (means of ``pairs``, ``samples`` and, where the pool's true labels are known, ``precision`` in percent); ``seeds``;
+    and with several rounds ``rounds``, one pretrained / finetuned / selection each. The unnumbered ones are of the last
+    round. Where items have several views, ``clip_top1``, ``clip_top5``, ``video_top1`` and ``video_top5`` stand beside
+    them.
     """
     config = runs[0].config
     suffixes = ["", *(f"-{number}" for number in range(2, config.rounds + 1))]
@@ -39,7 +41,8 @@ def collect(runs: Sequence[Run]) -> dict[str, Any]:
         }
         for suffix in suffixes
     ]
-    results: dict[str, Any] = {"teacher": _accuracy(runs, "teacher"), "supervised": _accuracy(runs, "baseline")}
+    results: dict[str, Any] = {"weak": _accuracy(runs, "weak")} if "evaluate-weak" in runs[0].stages else {}
+    results |= {"teacher": _accuracy(runs, "teacher"), "supervised": _accuracy(runs, "baseline")}
     results |= {name: rounds[-1][name] for name in ("pretrained", "finetuned")}
     if config.ceiling is not None:
         results["ceiling"] = _accuracy(runs, "ceiling")

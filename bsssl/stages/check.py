@@ -22,7 +22,8 @@ def check(config: configs.Config) -> None:
                 "that exists; correct it"
             )
     output = Path(config.output_dir).resolve()
-    for source in (config.data.train, config.data.test, *config.data.pool):
+    weak = config.weak.sources if config.weak is not None else []
+    for source in (config.data.train, config.data.test, *config.data.pool, *weak):
         folder = Path(source.path).resolve()
         if not fileio.is_remote(source.path) and folder.is_dir() and output.is_relative_to(folder):
             raise UserError(f"output_dir {config.output_dir} lies inside the data folder {source.path}; choose another")

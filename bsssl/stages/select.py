@@ -22,18 +22,13 @@ def select_stage(run: Run, stage: Stage) -> dict[str, Any]:
     selection.write_selection(path, chosen, progress=progress)
     summary, short = chosen.summary(), chosen.short_classes()
     if short:
-        logger.warning("%d classes have fewer than K = %d samples: %s", len(short), settings.top_k, _some(short))
+        logger.warning("%d classes have fewer than K = %d samples: %s", len(short), settings.top_k, inputs.some(short))
     return {
         "pairs": summary["pairs"],
         "samples": summary["samples"],
         "short_classes": len(short),
         "precision": None if run.config.data.pool else _precision(run, selection.read_selection(path)),
     }
-
-
-def _some(counts: dict[str, int], most: int = 5) -> str:
-    shown = ", ".join(f"{name} ({count})" for name, count in list(counts.items())[:most])
-    return shown + (", ..." if len(counts) > most else "")
 
 
 def _precision(run: Run, chosen: pa.Table) -> float:
