@@ -1,6 +1,6 @@
 """The tags stage: hashtags become the classes of the weakly supervised training; and what to see of them beforehand."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def tags_stage(run: Run, stage: Stage) -> dict[str, Any]:
 
 
 def inspect_tags(config: configs.Config, *, most: int | None) -> str:
-    """Counts, coverage per class, unmapped tags and what is dropped, as text, from the sources themselves.
+    """Counts, coverage per class, unmapped tags, plurals and what is dropped, as text, from the sources themselves.
 
     ``most``: rows of each table; None shows all.
     """
@@ -77,6 +77,7 @@ def inspect_tags(config: configs.Config, *, most: int | None) -> str:
         (found.tags[tag], f"{found.tag_samples[tag]:,}") for tag in _by_samples(found) if found.tag_classes[tag] < 0
     ]
     lines += _table(("unmapped tag", "samples"), unmapped, most)
+    lines += _table(("perhaps a plural", "samples", "of", "samples"), _plurals(found), most)
     fate = "refused class" if targets else "dropped class"
     lines += _table((fate, "samples"), [(name, f"{count:,}") for name, count in short.items()], most)
     return "\n".join(lines)
@@ -185,6 +186,21 @@ def _by_samples(found: data.TaggedSamples) -> list[int]:
     return sorted(range(len(found.tags)), key=lambda tag: (-found.tag_samples[tag], found.tags[tag]))
 
 
+def _plurals(found: data.TaggedSamples) -> list[tuple[str, str, str, str]]:
+    """Tags that are another and an s, as ``weak.tags.spelling`` may want to know, unless they mean the same class."""
+    number = {tag: place for place, tag in enumerate(found.tags)}
+    pairs = [
+        (tag, number[found.tags[tag][:-1]])
+        for tag in _by_samples(found)
+        if found.tags[tag].endswith("s") and found.tags[tag][:-1] in number
+    ]
+    return [
+        (found.tags[many], f"{found.tag_samples[many]:,}", found.tags[one], f"{found.tag_samples[one]:,}")
+        for many, one in pairs
+        if found.tag_classes[many] != found.tag_classes[one]
+    ]
+
+
 def _fates(found: data.TaggedSamples, classes: list[str], min_samples: int) -> Iterator[tuple[str, str, str, str]]:
     """A row for each tag: what it is, samples, class, and what became of it."""
     yield "tag", "samples", "class", "fate"
@@ -212,7 +228,7 @@ def _coverage(found: data.TaggedSamples, classes: list[str], power: float) -> li
     ]
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]], most: int | None) -> list[str]:
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], most: int | None) -> list[str]:
     """A titled table, but nothing for no rows; how many are not shown is said."""
     if not rows:
         return []
