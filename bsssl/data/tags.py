@@ -269,7 +269,7 @@ def read_tags(tables: Iterable[pa.Table], rules: TagRules) -> TaggedSamples:
         seen = np.bincount(tags, minlength=len(tag_classes))
         seen[: len(tag_samples)] += tag_samples
         tag_samples = seen
-        untagged += len(table) - np.count_nonzero(np.diff(rows, prepend=-1))
+        untagged += len(table) - int(np.count_nonzero(np.diff(rows, prepend=-1)))
         classes = np.array(tag_classes, np.int64)[tags]
         rows, classes = _distinct(rows[classes >= 0], classes[classes >= 0])
         counts.append(np.bincount(rows, minlength=len(table)).astype(np.int32))
