@@ -260,7 +260,7 @@ def _stage_names(command: str, config: Config) -> Callable[[str], bool]:
         raise UserError("the config has no weak section; add weak.sources and teacher.init_from=weak")
     if stage == "ceiling" and config.ceiling is None:
         raise UserError("the config has no ceiling; add for example ceiling.length='90 epochs'")
-    if stage == "weak" and command == "evaluate" and config.weak is not None and config.weak.tags.classes == "tags":
+    if command == "evaluate" and stage == "weak" and config.weak is not None and not config.weak.is_tested:
         raise UserError("weak has classes of its own, which data.test has not; set weak.tags.classes=targets")
     if command == "evaluate":
         return lambda name: name == f"evaluate-{stage if stage in TRAIN_STAGES else 'finetune'}"

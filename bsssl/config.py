@@ -342,6 +342,11 @@ class Weak(Train):
     intervals: int = Field(13, ge=1)
     warmup: LengthField = Length(amount=5e6, unit="samples")
 
+    @property
+    def is_tested(self) -> bool:
+        """Whether the network has the classes of the test set."""
+        return self.tags.classes == "targets"
+
 
 class Pretrain(Train):
     """Student pre-training on the selection. Defaults: the paper's (1 billion samples, 13 halvings)."""

@@ -122,7 +122,7 @@ def _trained(config: Config, seed: int, section: str, suffix: str = "", sources:
         settings["init_from"] = fileio.state(train.init_from)
     name = section + suffix
     training = Stage(name, "train", section, needs, settings)
-    if isinstance(train, Weak) and train.tags.classes == "tags":
+    if isinstance(train, Weak) and not train.is_tested:
         return [training]
     tested = {**_seen_by(model, config, "test"), "max_missing_rate": config.data.max_missing_rate}
     return [training, Stage(f"evaluate-{name}", "evaluate", section, ("data", name), tested)]

@@ -41,7 +41,9 @@ def collect(runs: Sequence[Run]) -> dict[str, Any]:
         }
         for suffix in suffixes
     ]
-    results: dict[str, Any] = {"weak": _accuracy(runs, "weak")} if "evaluate-weak" in runs[0].stages else {}
+    results: dict[str, Any] = (
+        {"weak": _accuracy(runs, "weak")} if config.weak is not None and config.weak.is_tested else {}
+    )
     results |= {"teacher": _accuracy(runs, "teacher"), "supervised": _accuracy(runs, "baseline")}
     results |= {name: rounds[-1][name] for name in ("pretrained", "finetuned")}
     if config.ceiling is not None:
