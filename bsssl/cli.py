@@ -67,6 +67,13 @@ RUN_COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "cancel": ("end a launched run", "Cancels the jobs of a run that are waiting or running."),
 }
+TAG_COMMANDS: dict[str, tuple[str, str]] = {
+    "inspect": (
+        "what the hashtags of a config's `weak` section mean",
+        "Reads weak.sources and prints counts, samples per class, unmapped tags and what is dropped; writes nothing.",
+    ),
+}
+_MOST = 20  # rows of each table of `tags inspect`
 EPILOG = """several GPUs of one machine:
   add --launch launcher.gpus_per_node=8 (or call the script through torchrun)
 a Slurm cluster:
@@ -101,6 +108,8 @@ def main(arguments: list[str] | None = None, *, command: str | None = None) -> N
             from bsssl.reproduce import Reproduction
 
             _run_grid(Reproduction(parsed.config, tuple(parsed.overrides)), parsed, given)
+        elif chosen in ("tags", *TAG_COMMANDS):
+            _inspect(load_config(parsed.config, parsed.overrides), parsed)
         else:
             schema = Transfer if chosen == "transfer" else Config
             _run(chosen, load_config(parsed.config, parsed.overrides, schema), parsed, given)
@@ -130,7 +139,7 @@ def _parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argp
 
 def _parser(command: str | None) -> argparse.ArgumentParser:
     if command is not None:
-        title, text = (COMMANDS | RUN_COMMANDS)[command]
+        title, text = (COMMANDS | RUN_COMMANDS | TAG_COMMANDS)[command]
         parser = argparse.ArgumentParser(allow_abbrev=False, description=f"{title[0].upper()}{title[1:]}. {text}")
         _add_arguments(parser, command)
         return parser
@@ -141,6 +150,10 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, (title, text) in (COMMANDS | RUN_COMMANDS).items():
         _add_arguments(commands.add_parser(name, help=title, description=text, allow_abbrev=False), name)
+    tags = commands.add_parser("tags", help="the hashtags of a config", description="The hashtags of a config.")
+    actions = tags.add_subparsers(dest="action", required=True, metavar="action")
+    for name, (title, text) in TAG_COMMANDS.items():
+        _add_arguments(actions.add_parser(name, help=title, description=text, allow_abbrev=False), name)
     listing = commands.add_parser("options", help="every key of a config, its default and what it means")
     listing.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
     return parser
@@ -158,8 +171,13 @@ def _add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
             )
         return
     parser.add_argument("--config", required=True, help="a YAML file, e.g. projects/image/quickstart.yaml")
-    parser.add_argument("--plan", action="store_true", help="print what would run, and run nothing")
-    parser.add_argument("--launch", action="store_true", help="start processes or submit jobs as `launcher` says")
+    if command in TAG_COMMANDS:
+        parser.add_argument("--all", action="store_true", help="every class and tag, not the most frequent alone")
+    else:
+        parser.add_argument("--plan", action="store_true", help="print what would run, and run nothing")
+        parser.add_argument("--launch", action="store_true", help="start processes or submit jobs as `launcher` says")
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+        parser.epilog = EPILOG
     if command in ("score", "materialise"):
         parser.add_argument(
             "--task", metavar="I/N", type=_task, help="do the I-th of N shares of the work (from 0), no more"
@@ -167,8 +185,6 @@ def _add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="e.g. output_dir=outputs/try finetune.base_lr=0.001"
     )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = EPILOG
 
 
 def _task(text: str) -> tuple[int, int]:
@@ -182,6 +198,14 @@ def _look_after(command: str, parsed: argparse.Namespace) -> None:
     from bsssl.status import cancel, status
 
     print(cancel(parsed.output_dir) if command == "cancel" else status(parsed.output_dir, shards=parsed.shards))
+
+
+def _inspect(config: Config, parsed: argparse.Namespace) -> None:
+    from bsssl.log import setup
+    from bsssl.stages.tags import inspect_tags
+
+    setup(debug=parsed.debug)
+    print(inspect_tags(config, most=None if parsed.all else _MOST))
 
 
 def _run(command: str, config: Experiment, parsed: argparse.Namespace, given: list[str]) -> None:
@@ -263,15 +287,20 @@ def _stage_names(command: str, config: Experiment) -> Callable[[str], bool]:
         return lambda name: name == command
     if command in ("score", "select"):
         return lambda name: name in ("data", command)
+    if stage == "weak" and config.weak is None:
+        raise UserError("the config has no weak section; add weak.sources and teacher.init_from=weak")
     if stage == "ceiling" and config.ceiling is None:
         raise UserError("the config has no ceiling; add for example ceiling.length='90 epochs'")
+    if command == "evaluate" and stage == "weak" and config.weak is not None and not config.weak.is_tested:
+        raise UserError("weak has classes of its own, which data.test has not; set weak.tags.classes=targets")
     if command == "evaluate":
         return lambda name: name == f"evaluate-{stage if stage in TRAIN_STAGES else 'finetune'}"
     if stage not in TRAIN_STAGES:
         raise UserError(
             f"train needs a training stage, not stage={stage}; add stage=NAME, one of {', '.join(TRAIN_STAGES)}"
         )
-    return lambda name: name in ("data", stage, f"evaluate-{stage}")
+    wanted = {"data", stage, f"evaluate-{stage}"} | ({"tags"} if stage == "weak" else set())
+    return lambda name: name in wanted
 
 
 def _print_options() -> None:

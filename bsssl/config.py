@@ -22,7 +22,7 @@ from typing_extensions import Annotated, Self  # noqa: UP035 - typing has Self f
 from bsssl.registry import UserError
 
 Purpose = Literal["train", "score", "test"]
-TRAIN_STAGES = ("teacher", "pretrain", "finetune", "baseline", "ceiling")  # in the order of the recipe
+TRAIN_STAGES = ("weak", "teacher", "pretrain", "finetune", "baseline", "ceiling")  # in the order of the recipe
 
 
 class Length(BaseModel):
@@ -341,6 +341,48 @@ class Supervised(Train):
     warmup: LengthField = Length(amount=5, unit="epochs")
 
 
+class Tags(Section):
+    """Which classes hashtags mean. They are compared without regard to case, `#`, blanks, `_`, `-` and `.`; accents
+    count."""
+
+    file: str | None = None
+    """tags by sample (CSV, JSONL or Parquet; columns `key` and `tags`, in CSV joined by ;), instead of the sources'
+    own; held in memory"""
+    classes: Literal["tags", "targets"] = "tags"
+    """tags: a label space of their own; targets: the classes of data.train, and the result is evaluated"""
+    map: dict[str, str] | str | None = None
+    """tag -> class, inline or a file (YAML, or CSV, JSONL, Parquet with columns `tag` and `class`); other tags are left
+    out, but for those that are a target's name. Default: with `tags` every tag is a class, with `targets` the names"""
+    spelling: dict[str, str] | str = {}
+    """plural and spelling variants: variant -> tag, inline or a file (as `map`, columns `tag` and `spelling`); applied
+    once, before `map`"""
+    min_samples: int = Field(10, ge=0)
+    """classes with fewer samples are left out and listed with `tags`, refused with `targets`; 0 tolerates targets
+    without samples"""
+
+
+class Weak(Train):
+    """Pre-training of the teacher's network on samples with hashtags. The paper does not give the settings; the
+    defaults are those of the student's pre-training."""
+
+    sources: list[Source] = Field(min_length=1)
+    """samples with tags: manifests with a column `tags`, tars with `tags` in their .json, or any with `tags.file`"""
+    tags: Tags = Tags()
+    resample: float = Field(0.5, ge=0, le=1)
+    """samples are drawn in proportion to 1 / frequency of their rarest class to this power: 0.5 is the square root
+    (Mahajan et al. 2018), 0 draws all alike, 1 evens the classes out"""
+    length: LengthField = Length(amount=1e9, unit="samples")
+    base_lr: float = Field(0.1, gt=0)
+    gamma: float = Field(0.5, gt=0, le=1)
+    intervals: int = Field(13, ge=1)
+    warmup: LengthField = Length(amount=5e6, unit="samples")
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether the network has the classes of the test set."""
+        return self.tags.classes == "targets"
+
+
 class Pretrain(Train):
     """Student pre-training on the selection. Defaults: the paper's (1 billion samples, 13 halvings)."""
 
@@ -473,7 +515,8 @@ class Launcher(Section):
     setup: list[str] = []
     """lines of shell before a job's processes start"""
     stages: dict[
-        Literal["data", "train", "score", "select", "materialise", "probe", "evaluate", "report"], StageResources
+        Literal["data", "tags", "train", "score", "select", "materialise", "probe", "evaluate", "report"],
+        StageResources,
     ] = {}
     """what jobs of one kind of stage have instead, e.g. {select: {partition: cpu, memory_gb: 64}}"""
 
@@ -538,13 +581,16 @@ class Config(Experiment):
     leaves = "results.md"
 
     stage: (
-        Literal["teacher", "score", "select", "materialise", "pretrain", "finetune", "baseline", "ceiling"] | None
+        Literal["weak", "teacher", "score", "select", "materialise", "pretrain", "finetune", "baseline", "ceiling"]
+        | None
     ) = None
     """the one stage that a single-stage command runs"""
     rounds: int = Field(1, ge=1)
     """in round 2 and later, the fine-tuned student of the round before is the teacher"""
     data: Data
     models: Models
+    weak: Weak | None = None
+    """pre-training of the teacher on hashtags, for teacher.init_from: weak; off when not given"""
     teacher: Supervised = Supervised()
     """training of the teacher on the labels"""
     baseline: Supervised = Supervised()
@@ -579,6 +625,7 @@ class Config(Experiment):
             problems.append("data.imbalance needs data.labels_per_class; set it, or leave imbalance out")
         if not self.data.pool and not (self.data.labels_per_class and self.data.rest_in_pool):
             problems.append("there is no pool: set data.pool, or data.labels_per_class with rest_in_pool")
+        problems += self._weak_problems()
         for number, section in enumerate(TRAIN_STAGES):
             origin = getattr(getattr(self, section), "init_from", None)
             if origin in TRAIN_STAGES[number:]:
@@ -588,6 +635,19 @@ class Config(Experiment):
                     "or a file"
                 )
         return _without(problems, self)
+
+    def _weak_problems(self) -> list[str]:
+        students = [getattr(self, section) for section in TRAIN_STAGES[2:]]
+        problems = [
+            f"{section}.init_from: weak is for the teacher alone; the student never sees a tag"
+            for section, settings in zip(TRAIN_STAGES[2:], students, strict=True)
+            if settings is not None and settings.init_from == "weak"
+        ]
+        if self.weak is None and self.teacher.init_from == "weak":
+            problems.append("teacher.init_from is weak, but there is no weak section; add weak.sources")
+        if self.weak is not None and self.teacher.init_from != "weak":
+            problems.append("weak is trained, but the teacher does not start from it; set teacher.init_from=weak")
+        return problems
 
 
 class Checkpoint(Section):

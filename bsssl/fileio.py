@@ -4,6 +4,7 @@ Every remote call goes through ``bsssl.retries.attempt``.
 """
 
 import contextlib
+import csv
 import errno
 import hashlib
 import io
@@ -13,7 +14,7 @@ import re
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -404,3 +405,10 @@ def as_json(value: Any) -> Any:
 def write_json_lines(path: str, values: Iterable[Any]) -> None:
     """Write one JSON value per line, complete or not at all."""
     write_text(path, "".join(json.dumps(value) + "\n" for value in values))
+
+
+def write_csv(path: str, rows: Iterable[Sequence[Any]]) -> None:
+    """Write rows as CSV, complete or not at all."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())

@@ -77,6 +77,8 @@ def _row(run: Run, name: str, sizes: dict[str, int]) -> tuple[str, ...]:
         return name, _selected(run, name, sizes), "", "", "", ""
     if stage.kind == "probe":
         rows = sizes.get("labeled")
+    if stage.kind == "tags":
+        return name, _number(_tagged(run)), "", "", "", ""
     if stage.kind == "data":
         rows = sizes["labeled"] + sizes["test"] + sizes.get("pool", 0) if sizes else None
     return name, _number(rows), "", "", "", ""
@@ -88,6 +90,9 @@ def _training_row(run: Run, stage: Stage, sizes: dict[str, int]) -> tuple[str, .
     rows = sizes.get("labeled")
     if stage.section == "ceiling" and sizes:
         rows = sizes["labeled"] + sizes["rest"]
+        shown = _number(rows)
+    if stage.section == "weak":
+        rows = _tagged(run)
         shown = _number(rows)
     if stage.section == "pretrain":
         selected = next(need for need in stage.needs if need.startswith(("select", "materialise")))
@@ -101,6 +106,11 @@ def _training_row(run: Run, stage: Stage, sizes: dict[str, int]) -> tuple[str, .
     processes = f" over {world_size()} processes" if world_size() > 1 else ""
     batch = f"{settings.batch_size}{processes}"
     return stage.name, shown, batch, f"{steps:,}", f"{steps * settings.batch_size:,}", f"{rate:g}"
+
+
+def _tagged(run: Run) -> int | None:
+    """The samples with tags to train on, which only the tags stage can tell."""
+    return run.result("tags")["samples"] if run.pending("tags") is None else None
 
 
 def _check_warmup(section: str, settings: configs.Train, steps: int, rows: int | None) -> None:

@@ -1,6 +1,7 @@
 """The paper's stages in order: what each needs and leaves, what is already done, and why something runs again.
 
     data -> teacher -> score -> select (-> materialise) -> pretrain -> finetune     (more rounds: from score on again)
+      \\-> tags -> weak, before teacher
       \\-> baseline, ceiling                    evaluate-* after every trained network
 
 and of a transfer, for each of its checkpoints:
@@ -27,7 +28,7 @@ from typing_extensions import TypeVar
 
 from bsssl import data as data  # registers the datasets
 from bsssl import distributed, fileio, log, selection
-from bsssl.config import TRAIN_STAGES, Config, Experiment, Model, Purpose, Source, Transfer
+from bsssl.config import TRAIN_STAGES, Config, Data, Experiment, Model, Purpose, Source, Transfer, Weak
 from bsssl.log import logger
 from bsssl.origins import DONE as DONE
 from bsssl.origins import WEIGHTS, origin
@@ -37,11 +38,13 @@ C = TypeVar("C", bound=Experiment, covariant=True, default=Experiment)
 E = TypeVar("E", bound=Experiment)
 HELD = "held.hashes"  # of the contents of labeled and test items, which the pool must not hold
 SELECTION, POOL = "selection.parquet", "pool"
+CLASSES, TAGGED = "classes.json", "tagged.parquet"
 RESULTS: dict[str, dict[str, tuple[str, ...]]] = {
     "data": {
-        "labels": ("classes.json", "labeled.csv", "rest.csv", "test.csv"),
+        "labels": (CLASSES, "labeled.csv", "rest.csv", "test.csv"),
         "pool": (f"{POOL}/pool.json", HELD),
     },
+    "tags": {"tagged": (TAGGED, CLASSES, "tags.csv")},
     "train": {"weights": (WEIGHTS,)},
     "probe": {"weights": (WEIGHTS,)},
     "score": {"scores": ()},  # one file per shard of the pool, of what is read alone
@@ -67,7 +70,7 @@ class Stage:
     name: str
     """unique in a run: teacher, score, select-2, evaluate-finetune, ..."""
     kind: str
-    """data, train, score, select, materialise, probe or evaluate"""
+    """data, tags, train, score, select, materialise, probe or evaluate"""
     section: str
     """the config's section that sets it: teacher, score, ... ; of an evaluation, the trained stage's"""
     needs: tuple[str, ...]
@@ -102,6 +105,9 @@ def networks(config: Experiment, *, seed: int) -> dict[str, Model]:
 
 def _recipe_stages(config: Config, seed: int) -> list[Stage]:
     planned = [Stage("data", "data", "data", (), _data_settings(config, seed))]
+    if config.weak is not None:
+        planned.append(Stage("tags", "tags", "weak", ("data",), _tags_settings(config.weak, config.data)))
+        planned += _trained(config, seed, "weak", sources=("tags",))
     planned += _trained(config, seed, "teacher")
     teacher = "teacher"
     for round_number in range(1, config.rounds + 1):
@@ -130,18 +136,19 @@ def _recipe_stages(config: Config, seed: int) -> list[Stage]:
 
 
 def _trained(config: Config, seed: int, section: str, suffix: str = "", sources: tuple[str, ...] = ()) -> list[Stage]:
-    """A training and the evaluation of its result."""
+    """A training and, where its classes are those of the test set, the evaluation of its result."""
     train = getattr(config, section)
-    model = config.models.teacher if section == "teacher" else config.models.student
+    model = config.models.teacher if section in ("weak", "teacher") else config.models.student
     needs = ("data", *sources)
-    settings = {section: train.model_dump(), "model": model.model_dump(), "seed": seed}
+    settings = {section: train.model_dump(exclude={"sources", "tags"}), "model": model.model_dump(), "seed": seed}
     settings |= {**model.view_of(config.data).preprocessing("train"), "precision": config.system.precision}
     if train.init_from in TRAIN_STAGES:
         needs += (train.init_from + (suffix if train.init_from in ("pretrain", "finetune") else ""),)
     elif train.init_from is not None:
         settings["init_from"] = fileio.state(train.init_from)
     stage = Stage(section + suffix, "train", section, needs, settings)
-    return [stage, _evaluation(config, stage, model)]
+    is_tested = not isinstance(train, Weak) or train.is_tested
+    return [stage, _evaluation(config, stage, model)] if is_tested else [stage]
 
 
 def _evaluation(config: Experiment, stage: Stage, model: Model) -> Stage:
@@ -182,6 +189,17 @@ def _data_settings(config: Config, seed: int) -> dict[str, Any]:
     if data.pool_fraction < 1:
         pool |= {"fraction": data.pool_fraction, "seed": seed}
     return {"labels": _labels_settings(config, seed), "pool": pool | {"files": _files_state(data.pool)}}
+
+
+def _tags_settings(weak: Weak, data: Data) -> dict[str, Any]:
+    tags = weak.tags
+    named = [path for path in (tags.file, tags.map, tags.spelling) if isinstance(path, str)]
+    return {
+        **weak.model_dump(include={"sources", "tags"}),
+        "videos": data.clips is not None,
+        "overlap": data.pool_overlap,
+        "files": [*_files_state(weak.sources), *map(fileio.state, named)],
+    }
 
 
 def _files_state(sources: Sequence[Source]) -> list[Any]:

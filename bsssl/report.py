@@ -12,6 +12,7 @@ from bsssl.config import Config
 from bsssl.recipe import Run
 
 TITLES = {
+    "weak": "teacher's network, on tags alone",
     "teacher": "teacher",
     "supervised": "student, labels only",
     "pretrained": "student, pre-trained on the selection",
@@ -23,12 +24,13 @@ TITLES = {
 def collect(runs: Sequence[Run[Config]]) -> dict[str, Any]:
     """The figures of finished runs that differ in their seed alone.
 
-    Returns ``teacher``, ``supervised``, ``pretrained``, ``finetuned`` and, where it was asked for, ``ceiling``, each
-    with the mean over the seeds of ``top1``, ``top5`` and ``ece`` (percent), the standard deviation ``std`` of top1
-    and its values ``per_seed``; ``gain`` of finetuned over supervised (points of top1); ``selection`` (means of
-    ``pairs``, ``samples`` and, where the pool's true labels are known, ``precision`` in percent); ``seeds``; and with
-    several rounds ``rounds``, one pretrained / finetuned / selection each. The unnumbered ones are of the last round.
-    Where items have several views, ``clip_top1``, ``clip_top5``, ``video_top1`` and ``video_top5`` stand beside them.
+    Returns ``teacher``, ``supervised``, ``pretrained``, ``finetuned`` and, where it was asked for, ``weak`` and
+    ``ceiling``, each with the mean over the seeds of ``top1``, ``top5`` and ``ece`` (percent), the standard deviation
+    ``std`` of top1 and its values ``per_seed``; ``gain`` of finetuned over supervised (points of top1); ``selection``
+    (means of ``pairs``, ``samples`` and, where the pool's true labels are known, ``precision`` in percent); ``seeds``;
+    and with several rounds ``rounds``, one pretrained / finetuned / selection each. The unnumbered ones are of the last
+    round. Where items have several views, ``clip_top1``, ``clip_top5``, ``video_top1`` and ``video_top5`` stand beside
+    them.
     """
     config = runs[0].config
     suffixes = ["", *(f"-{number}" for number in range(2, config.rounds + 1))]
@@ -40,7 +42,10 @@ def collect(runs: Sequence[Run[Config]]) -> dict[str, Any]:
         }
         for suffix in suffixes
     ]
-    results: dict[str, Any] = {"teacher": accuracy(runs, "teacher"), "supervised": accuracy(runs, "baseline")}
+    results: dict[str, Any] = (
+        {"weak": accuracy(runs, "weak")} if config.weak is not None and config.weak.is_tested else {}
+    )
+    results |= {"teacher": accuracy(runs, "teacher"), "supervised": accuracy(runs, "baseline")}
     results |= {name: rounds[-1][name] for name in ("pretrained", "finetuned")}
     if config.ceiling is not None:
         results["ceiling"] = accuracy(runs, "ceiling")

@@ -106,7 +106,7 @@ def test_a_warm_up_that_turns_out_too_long(refused, tmp_path):
             "data.pool=[{dataset: foldr, path: x}]",
             "unknown dataset 'foldr': did you mean 'folder'? valid: cub, digits, ",
         ),
-        ("finetune.init_from=pretrian", "finetune.init_from: 'pretrian' is neither a stage (teacher, "),
+        ("finetune.init_from=pretrian", "finetune.init_from: 'pretrian' is neither a stage (weak, teacher, "),
     ],
 )
 def test_unknown_names_are_found_before_anything_runs(refused, tmp_path, override, message):
@@ -136,7 +136,7 @@ def test_no_gpu(refused, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train"], "train needs a training stage, not stage=None; add stage=NAME, one of teacher, "),
+        (["train"], "train needs a training stage, not stage=None; add stage=NAME, one of weak, teacher, "),
         (["train", "stage=select"], "train needs a training stage, not stage=select; "),
         (["train", "stage=ceiling"], "the config has no ceiling; add for example ceiling.length='90 epochs'"),
         (["evaluate", "stage=ceiling"], "the config has no ceiling; add for example ceiling.length='90 epochs'"),

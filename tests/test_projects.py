@@ -14,7 +14,8 @@ ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "projects").rglob("*.yaml"))
 RUN_TOOLS = ["tools/cancel_run.py", "tools/status_run.py"]
 GRIDS = [path for path in CONFIGS if path.endswith("reproduce.yaml")]
-TOOLS = sorted({str(path.relative_to(ROOT)) for path in (ROOT / "tools").glob("*.py")} - set(RUN_TOOLS))
+TAG_TOOLS = ["tools/inspect_tags.py"]  # tested in test_weak.py
+TOOLS = sorted({str(path.relative_to(ROOT)) for path in (ROOT / "tools").glob("*.py")} - {*RUN_TOOLS, *TAG_TOOLS})
 COMMAND_OF_TOOL = {
     "run_recipe": "run",
     "train_net": "train",

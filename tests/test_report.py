@@ -22,7 +22,7 @@ def made_run(output, *, seed=0, top1=80.0, gain=5.0, rounds=1, ceiling=False, pr
         name: value if isinstance(value, dict) else {"top1": value, "top5": 100.0, "ece": 2.5, "items": 500}
         for name, value in results.items()
     }
-    config = SimpleNamespace(output_dir=str(output), rounds=rounds, ceiling=object() if ceiling else None)
+    config = SimpleNamespace(output_dir=str(output), rounds=rounds, ceiling=object() if ceiling else None, weak=None)
     return SimpleNamespace(config=config, seed=seed, result=figures.__getitem__)
 
 

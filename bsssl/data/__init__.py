@@ -5,10 +5,11 @@ from bsssl.data.dataset import HASH_BYTES, Failure, ItemDataset, SparseTargets, 
 from bsssl.data.generated import Digits, MovingDigits
 from bsssl.data.loader import EvalBatches, TrainBatches, make_loader
 from bsssl.data.materialise import TarPlan, is_written, plan_tars, tar_path, write_places, write_tar
-from bsssl.data.overlap import check_overlap, content_hashes, find_overlap
+from bsssl.data.overlap import Places, check_overlap, content_hashes, find_overlap
 from bsssl.data.pool import Pool, Shard, read_pool, shard_file, write_pool
 from bsssl.data.readers import check_backend
 from bsssl.data.records import (
+    RECORD_SCHEMA,
     class_indices,
     class_names,
     concat_records,
@@ -20,12 +21,24 @@ from bsssl.data.records import (
 from bsssl.data.selected import selected_training_set
 from bsssl.data.sources import VIDEO_EXTENSIONS, Manifest, Source
 from bsssl.data.splits import split_labels
+from bsssl.data.tags import (
+    TaggedSamples,
+    TagRules,
+    read_pairs,
+    read_tags,
+    resampling,
+    tag_rules,
+    tagged_training_set,
+    tags_from_file,
+    write_tagged,
+)
 from bsssl.data.transforms import Normalize, Transform, test_transform, train_transform
 from bsssl.data.video_sets import Hmdb51, Kinetics, Ucf101
 from bsssl.data.views import ClipViews, ImageViews, Views, make_views
 
 __all__ = [
     "HASH_BYTES",
+    "RECORD_SCHEMA",
     "VIDEO_EXTENSIONS",
     "ClipViews",
     "Cub",
@@ -39,10 +52,13 @@ __all__ = [
     "Manifest",
     "MovingDigits",
     "Normalize",
+    "Places",
     "Pool",
     "Shard",
     "Source",
     "SparseTargets",
+    "TagRules",
+    "TaggedSamples",
     "TarPlan",
     "Targets",
     "TrainBatches",
@@ -64,16 +80,23 @@ __all__ = [
     "make_records",
     "make_views",
     "plan_tars",
+    "read_pairs",
     "read_pool",
     "read_records",
+    "read_tags",
+    "resampling",
     "selected_training_set",
     "shard_file",
     "split_labels",
+    "tag_rules",
+    "tagged_training_set",
+    "tags_from_file",
     "tar_path",
     "test_transform",
     "train_transform",
     "write_places",
     "write_pool",
     "write_records",
+    "write_tagged",
     "write_tar",
 ]

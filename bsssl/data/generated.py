@@ -27,17 +27,42 @@ _CONTRAST = 120.0  # grey levels that the strongest stroke adds
 _H264 = {"preset": "veryfast", "tune": "zerolatency", "crf": "18"}  # zerolatency: looks ahead in no further threads
 
 
+_WORDS = {  # for each label, the most frequent first
+    "0": ("zero", "null", "cero", "zeros"),
+    "1": ("one", "eins", "uno", "ones"),
+    "2": ("two", "zwei", "dos", "twos"),
+    "3": ("three", "drei", "tres", "threes"),
+    "4": ("four", "vier", "cuatro", "fours"),
+    "5": ("five", "f\u00fcnf", "cinco", "fives"),
+    "6": ("six", "sechs", "seis", "sixes"),
+    "7": ("seven", "sieben", "siete", "sevens"),
+    "8": ("eight", "acht", "ocho", "eights"),
+    "9": ("nine", "neun", "nueve", "nines"),
+    "left": ("left", "to the left", "links", "izquierda"),
+    "right": ("right", "to the right", "rechts", "derecha"),
+    "up": ("up", "upwards", "hinauf", "arriba"),
+    "down": ("down", "downwards", "hinab", "abajo"),
+    "clockwise": ("clockwise", "clock-wise", "im Uhrzeigersinn", "horario"),
+    "anticlockwise": ("anticlockwise", "counterclockwise", "gegen den Uhrzeigersinn", "antihorario"),
+}
+_IDLE_WORDS = ("love", "instagood", "handwriting", "nofilter", "photo of the day", "math", "school", "cute", "monday")
+
+
 class _Written(Source):
-    """Two splits of scikit-learn's 1,797 digits, each written to a tar in the folder ``path`` when first asked for."""
+    """Two splits of scikit-learn's 1,797 digits, each written to a tar in the folder ``path`` when first asked for.
+
+    With ``tags``, most items have hashtags that tell of the label, see ``noisy_tags``.
+    """
 
     makes_files = True
     name: str
     unit: str
 
-    def __init__(self, *, path: str, split: str) -> None:
+    def __init__(self, *, path: str, split: str, tags: bool = False) -> None:
         if split not in ("train", "test"):
             raise UserError(f"{self.name} has no split '{split}'; valid: test, train")
         self._split = split
+        self._tags = tags
         self._tar = fileio.join(path, f"{self.name}-{split}.tar")
 
     @abstractmethod
@@ -54,7 +79,18 @@ class _Written(Source):
         """See ``Source``; writes the tar first if it is not there."""
         if not fileio.exists(self._tar):
             self._write()
-        yield from Tars(path=self._tar, extensions="any").batches()
+        for records in Tars(path=self._tar, extensions="any").batches():
+            labeled = self.with_labels(records)
+            if self._tags:
+                names = [key.rsplit("/", 1)[-1].split(".")[0] for key in labeled["key"].to_pylist()]
+                pairs = zip(labeled["label"].to_pylist(), names, strict=True)
+                tags = [noisy_tags(label, generator=np.random.default_rng([2, int(name)])) for label, name in pairs]
+                labeled = _replaced(labeled, "tags", pa.array(tags, pa.list_(pa.string())))
+            yield labeled
+
+    def with_labels(self, records: pa.Table) -> pa.Table:
+        """The tar's records with the labels asked for; by default its outermost folders."""
+        return records
 
     def _write(self) -> None:
         from sklearn.datasets import load_digits
@@ -117,8 +153,8 @@ class MovingDigits(_Written):
     name = "moving_digits"
     unit = "videos"
 
-    def __init__(self, *, path: str, split: str, label: str = "digit") -> None:
-        super().__init__(path=path, split=split)
+    def __init__(self, *, path: str, split: str, label: str = "digit", tags: bool = False) -> None:
+        super().__init__(path=path, split=split, tags=tags)
         levels = {"digit": 1, "motion": 2}
         if label not in levels:
             raise UserError(f"{self.name} has no label '{label}': {choices(label, levels)}")
@@ -133,12 +169,33 @@ class MovingDigits(_Written):
             frames = moving_digit(images[row], motion=motion, generator=np.random.default_rng([1, row]))
             yield f"{digits[row]}/{motion}/{row:04d}.mp4", _encode_video(frames)
 
-    def batches(self) -> Iterator[pa.Table]:
-        """See ``Source``; writes the tar first if it is not there."""
-        for records in super().batches():
-            folders = pc.split_pattern(records["key"], "/")  # the tar, the digit, the motion, the file
-            label = pc.list_element(folders, self._level)
-            yield records.set_column(records.schema.get_field_index("label"), "label", label)
+    def with_labels(self, records: pa.Table) -> pa.Table:
+        """The tar's records with the digit or the motion as their label."""
+        folders = pc.split_pattern(records["key"], "/")  # the tar, the digit, the motion, the file
+        return _replaced(records, "label", pc.list_element(folders, self._level))
+
+
+def _replaced(records: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
+    column = records.schema.get_field_index(name)
+    return records.set_column(column, records.schema.field(column), values)
+
+
+def noisy_tags(label: str, *, generator: np.random.Generator) -> list[str]:
+    """Hashtags as people might write them to an item with ``label``, a digit or one of ``MOTIONS``.
+
+    In one item of ten there are none. Else there is a word for the label, in one case of five for another label,
+    sometimes a second word, and up to two that say nothing; each in one of several languages and spellings, of which
+    some are rare.
+    """
+    if generator.random() < 0.1:
+        return []
+    labels = MOTIONS if label in MOTIONS else tuple("0123456789")
+    meant = str(generator.choice(labels)) if generator.random() < 0.2 else label
+    words = [str(generator.choice(_WORDS[meant], p=(0.6, 0.2, 0.15, 0.05))) for _ in range(generator.integers(1, 3))]
+    frequency = 1 / np.arange(1, len(_IDLE_WORDS) + 1)
+    words += generator.choice(_IDLE_WORDS, generator.integers(0, 3), p=frequency / frequency.sum()).tolist()
+    spellings = (str, str.upper, str.title, lambda word: "#" + word.replace(" ", "_"))
+    return [spellings[generator.integers(len(spellings))](word) for word in words]
 
 
 def moving_digit(image: np.ndarray, *, motion: str, generator: np.random.Generator) -> np.ndarray:

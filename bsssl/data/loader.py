@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ class TrainBatches(Sampler[list[tuple[int, int]]]):
 
     The batches of all ranks are cut from one long sequence of draws, epoch after epoch, nothing dropped::
 
-        draw      0 1 2 ... n-1 | n n+1 ...           row = permutation(n, seed, draw // n, groups)[draw % n]
+        draw      0 1 2 ... n-1 | n n+1 ...           row = permutation(n, seed, draw // n, ...)[draw % n]
         batch b   draws b * batch_size ... (b + 1) * batch_size - 1; rank r of R takes the r-th of R equal slices
 
     ``batch_size`` counts the samples of one batch over all ranks; with gradient accumulation, one batch is one
@@ -37,6 +38,7 @@ class TrainBatches(Sampler[list[tuple[int, int]]]):
         rank: int = 0,
         world_size: int = 1,
         groups: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
     ) -> None:
         if num_rows < 1:
             raise UserError("there is nothing to train on: the training set is empty")
@@ -46,10 +48,9 @@ class TrainBatches(Sampler[list[tuple[int, int]]]):
         self._batch_size = batch_size
         self._num_batches = num_batches
         self._start = start
-        self._seed = seed
         self._rank = rank
         self._world_size = world_size
-        self._groups = groups
+        self._order = partial(permutation, num_rows, seed=seed, groups=groups, weights=weights)
 
     def __len__(self) -> int:
         if self._num_batches is None:
@@ -66,17 +67,25 @@ class TrainBatches(Sampler[list[tuple[int, int]]]):
             for draw in range(first, first + each):
                 if draw // self._num_rows != epoch:
                     epoch = draw // self._num_rows
-                    order = permutation(self._num_rows, seed=self._seed, epoch=epoch, groups=self._groups)
+                    order = self._order(epoch=epoch)
                 rows.append((int(order[draw % self._num_rows]), draw))
             yield rows
             batch += 1
 
 
-def permutation(num_rows: int, *, seed: int, epoch: int, groups: np.ndarray | None = None) -> np.ndarray:
+def permutation(
+    num_rows: int,
+    *,
+    seed: int,
+    epoch: int,
+    groups: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+) -> np.ndarray:
     """The order of one epoch: uint32 (num_rows,), the same on every machine.
 
     With ``groups``, integers (num_rows,) from 0 on, rows of a group stay together: the groups are shuffled, and the
-    rows of each.
+    rows of each. With ``weights`` instead, float (num_rows,) above 0, each row comes as often as its share of the draws
+    says, rounded down or up at random; so another epoch has other rows.
     """
     generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
     if groups is not None:
@@ -84,6 +93,13 @@ def permutation(num_rows: int, *, seed: int, epoch: int, groups: np.ndarray | No
         return np.lexsort((generator.random(num_rows, np.float32), places[groups])).astype(np.uint32)
     order = np.arange(num_rows, dtype=np.uint32)
     generator.shuffle(order)
+    if weights is not None:
+        # Systematic sampling of the shuffled rows: neighbours in the list must not take turns.
+        shares = np.cumsum(weights[order], dtype=np.float64)
+        marks = np.floor(shares * (num_rows / shares[-1]) + generator.random()).astype(np.int64)
+        marks[-1] = num_rows  # which rounding might miss by one
+        order = np.repeat(order, np.diff(marks, prepend=0))
+        generator.shuffle(order)
     return order
 
 

@@ -50,12 +50,17 @@ def find_overlap(shards: Iterable[pa.Table], held: pa.Table) -> pa.Table:
     return concat_records([records.filter(pa.array(places.mask(records))) for records in shards])
 
 
-def check_overlap(shards: Iterable[pa.Table], held: pa.Table, *, remedy: str) -> None:
-    """UserError, ending in ``remedy``, when a record in ``shards`` lies where one of the ``held`` records does."""
+def check_overlap(
+    shards: Iterable[pa.Table], held: pa.Table, *, remedy: str, what: str = "the pool", holds: str = "labeled or test"
+) -> None:
+    """UserError, ending in ``remedy``, when a record in ``shards`` lies where one of the ``held`` records does.
+
+    ``what`` and ``holds`` are what it calls the two.
+    """
     overlap = find_overlap(shards, held)
     if len(overlap):
         keys = ", ".join(overlap["key"].slice(0, 3).to_pylist())
-        raise UserError(f"the pool contains {len(overlap)} labeled or test items (such as {keys}); {remedy}")
+        raise UserError(f"{what} contains {len(overlap)} {holds} items (such as {keys}); {remedy}")
 
 
 def content_hashes(records: pa.Table) -> set[bytes]:

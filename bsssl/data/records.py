@@ -61,6 +61,13 @@ def files_of(records: pa.Table) -> pa.ChunkedArray:
     return pc.replace_substring_regex(records["path"], pattern=r"#t=[0-9.,]*$", replacement="")
 
 
+def tag_lists(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of tags as lists of strings: of text, what stands between ``;``."""
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return pc.split_pattern(column.cast(pa.string()), TAG_SEPARATOR)
+    return column.cast(pa.list_(pa.string()))
+
+
 def class_names(records: pa.Table) -> list[str]:
     """The sorted distinct labels of ``records``; null labels do not count."""
     return sorted(pc.unique(records["label"]).drop_null().to_pylist())

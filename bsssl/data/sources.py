@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bsssl import fileio
-from bsssl.data.records import RECORD_SCHEMA, TAG_SEPARATOR, concat_records, make_records
+from bsssl.data.records import RECORD_SCHEMA, concat_records, make_records, tag_lists
 from bsssl.data.segments import with_segment
 from bsssl.data.tables import BATCH_ROWS, column, read_tables, reading_table
 from bsssl.data.tars import index_tar, is_cut
@@ -145,7 +145,7 @@ class Manifest(Source):
             "offset": offset,
             "size": self._numbers(table, "size", missing=-1),
             "label": column(table, self._columns["label"], pa.string()),
-            "tags": _tags(table, self._columns["tags"]),
+            "tags": tag_lists(table[tags]) if (tags := self._columns["tags"]) in table.column_names else None,
         }
         empty = pa.nulls(len(table))
         arrays = [
@@ -223,15 +223,6 @@ def _endings(extensions: str | Sequence[str]) -> tuple[str, ...]:
     if extensions not in _ENDINGS:
         raise UserError(f"unknown extensions '{extensions}': {choices(extensions, _ENDINGS)}, or a list such as [mp4]")
     return _ENDINGS[extensions]
-
-
-def _tags(table: pa.Table, name: str) -> Any:
-    if name not in table.column_names:
-        return None
-    tags = table[name]
-    if pa.types.is_string(tags.type) or pa.types.is_large_string(tags.type):
-        return pc.split_pattern(tags.cast(pa.string()), TAG_SEPARATOR)
-    return tags.cast(pa.list_(pa.string()))
 
 
 def _expand_braces(pattern: str) -> list[str]:

@@ -15,11 +15,18 @@ from bsssl.stages.prepare import data_stage
 from bsssl.stages.probe import probe_stage
 from bsssl.stages.score import score_stage, score_task
 from bsssl.stages.select import select_stage
+from bsssl.stages.tags import tags_stage
 from bsssl.stages.train import train_stage
 
 Work = Callable[[Run[Any], Stage], dict[str, Any]]
 SHARED: dict[str, Work] = {"train": train_stage, "score": score_stage, "materialise": materialise_stage}
-ALONE: dict[str, Work] = {"data": data_stage, "select": select_stage, "probe": probe_stage, "evaluate": evaluate_stage}
+ALONE: dict[str, Work] = {
+    "data": data_stage,
+    "tags": tags_stage,
+    "select": select_stage,
+    "probe": probe_stage,
+    "evaluate": evaluate_stage,
+}
 
 IN_PARTS: dict[str, Callable[[Run[Any], Stage, Task], None]] = {"score": score_task, "materialise": materialise_task}
 """Stages of independent parts, which any number of tasks may share."""

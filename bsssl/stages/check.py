@@ -28,7 +28,8 @@ def check(config: configs.Experiment, *, processes: int | None = None) -> None:
     if isinstance(config, configs.Transfer):
         _check_checkpoints(config)
     output = Path(config.output_dir).resolve()
-    for source in config.data.sources():
+    weak = config.weak.sources if isinstance(config, configs.Config) and config.weak is not None else []
+    for source in (*config.data.sources(), *weak):
         folder = Path(source.path).resolve()
         if not fileio.is_remote(source.path) and folder.is_dir() and output.is_relative_to(folder):
             raise UserError(f"output_dir {config.output_dir} lies inside the data folder {source.path}; choose another")

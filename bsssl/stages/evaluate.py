@@ -1,8 +1,5 @@
 """The evaluate stages: a trained network on the test set."""
 
-import csv
-import io
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -77,16 +74,10 @@ def _write_evaluation(
         pq.write_table(predictions, file)
     items, lost = (np.bincount(chosen, minlength=len(classes)).tolist() for chosen in (targets, targets[missing]))
     accuracies = zip(classes, items, lost, found.per_class.tolist(), strict=True)
-    _write_csv(fileio.join(folder, "per_class.csv"), [["class", "items", "missing", "top1"], *accuracies])
+    fileio.write_csv(fileio.join(folder, "per_class.csv"), [["class", "items", "missing", "top1"], *accuracies])
     confusion = [[name, *row] for name, row in zip(classes, found.confusion.tolist(), strict=True)]
-    _write_csv(fileio.join(folder, "confusion.csv"), [["true \\ predicted", *classes], *confusion])
+    fileio.write_csv(fileio.join(folder, "confusion.csv"), [["true \\ predicted", *classes], *confusion])
 
 
 def _lists(rows: list[list[Any]], missing: np.ndarray) -> pa.Array:
     return pa.array([None if gone else row for row, gone in zip(rows, missing, strict=True)])
-
-
-def _write_csv(path: str, rows: Sequence[Sequence[Any]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    fileio.write_text(path, text.getvalue())

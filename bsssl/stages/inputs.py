@@ -1,5 +1,6 @@
 """What several stages start from: the split, the networks, the device, the loaders."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -11,9 +12,11 @@ from bsssl import data, distributed, fileio
 from bsssl.engine.compute import Compute
 from bsssl.models import build_model
 from bsssl.models.weights import load_weights
+from bsssl.recipe import CLASSES as CLASSES
 from bsssl.recipe import HELD as HELD
 from bsssl.recipe import POOL as POOL
 from bsssl.recipe import SELECTION as SELECTION
+from bsssl.recipe import TAGGED as TAGGED
 from bsssl.recipe import WEIGHTS as WEIGHTS
 from bsssl.recipe import Run, Stage
 from bsssl.registry import UserError
@@ -21,15 +24,21 @@ from bsssl.registry import UserError
 OVERLAP_REMEDY = "take them out, set data.pool_overlap=exclude to have them left out, or set it to allow to keep them"
 
 
-def class_list(run: Run) -> list[str]:
-    """The classes that the data stage found, in the order of the network's outputs."""
-    classes: list[str] = fileio.read_json(str(run.folder("data") / "classes.json"))
+def class_list(run: Run, stage: str = "data") -> list[str]:
+    """The classes that the data or the tags stage found, in the order of the network's outputs."""
+    classes: list[str] = fileio.read_json(str(run.folder(stage) / CLASSES))
     return classes
 
 
 def split_records(run: Run, name: str) -> pa.Table:
     """One part of the split: labeled, rest or test."""
     return data.read_records(str(run.folder("data") / f"{name}.csv"))
+
+
+def some(counts: Mapping[str, int], most: int = 5) -> str:
+    """The first of some counted names, for a message."""
+    shown = ", ".join(f"{name} ({count})" for name, count in list(counts.items())[:most])
+    return shown + (", ..." if len(counts) > most else "")
 
 
 def trained_model(run: Run, name: str) -> nn.Module:

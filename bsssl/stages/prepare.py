@@ -13,7 +13,7 @@ from bsssl import data, fileio
 from bsssl.log import logger, progress
 from bsssl.recipe import Run, Stage
 from bsssl.registry import DATASETS, UserError
-from bsssl.stages.inputs import HELD, OVERLAP_REMEDY, POOL
+from bsssl.stages.inputs import CLASSES, HELD, OVERLAP_REMEDY, POOL
 
 
 def data_stage(run: Run, stage: Stage) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def data_stage(run: Run, stage: Stage) -> dict[str, Any]:
     _warn_of_shared_items([labeled, rest], test)
     for name, records in {"labeled": labeled, "rest": rest, "test": test}.items():
         data.write_records(str(folder / f"{name}.csv"), records)
-    fileio.write_json(str(folder / "classes.json"), classes)
+    fileio.write_json(str(folder / CLASSES), classes)
     counts = {"classes": len(classes), "labeled": len(labeled), "rest": len(rest), "test": len(test)}
     if isinstance(settings, configs.Data):
         rest_path = str(folder / "rest.csv") if len(rest) else None

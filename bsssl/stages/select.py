@@ -29,7 +29,7 @@ def select_stage(run: Run[Config], stage: Stage) -> dict[str, Any]:
     selection.write_selection(path, chosen, progress=progress)
     summary, short = chosen.summary(), chosen.short_classes()
     if short:
-        logger.warning("%d classes have fewer than K = %d samples: %s", len(short), top_k, _some(short))
+        logger.warning("%d classes have fewer than K = %d samples: %s", len(short), top_k, inputs.some(short))
     if chosen.dropped:
         logger.info("%d pairs fewer than without select.min_score = %g", chosen.dropped, settings.min_score)
     return {
@@ -39,11 +39,6 @@ def select_stage(run: Run[Config], stage: Stage) -> dict[str, Any]:
         "dropped": chosen.dropped,
         "precision": None if run.config.data.pool else _precision(run, selection.read_selection(path)),
     }
-
-
-def _some(counts: dict[str, int], most: int = 5) -> str:
-    shown = ", ".join(f"{name} ({count})" for name, count in list(counts.items())[:most])
-    return shown + (", ..." if len(counts) > most else "")
 
 
 def _precision(run: Run, chosen: pa.Table) -> float:

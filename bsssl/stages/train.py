@@ -1,4 +1,4 @@
-"""The training stages: teacher, baseline, ceiling, pretrain, finetune."""
+"""The training stages: weak, teacher, baseline, ceiling, pretrain, finetune."""
 
 from typing import Any
 
@@ -23,15 +23,18 @@ from bsssl.stages import inputs
 
 
 def train_stage(run: Run, stage: Stage) -> dict[str, Any]:
-    """Train a network on the labels or on the selection; its weights are the result."""
+    """Train a network on tags, on the labels or on the selection; its weights are the result."""
     settings: configs.Train = getattr(run.config, stage.section)
-    classes, folder = inputs.class_list(run), run.folder(stage.name)
+    classes, folder = inputs.class_list(run, "tags" if "tags" in stage.needs else "data"), run.folder(stage.name)
     records, targets = _training_set(run, stage, classes)
     tars = _tars(records) if any(need.startswith("materialise") for need in stage.needs) else None
     steps, warmup_steps = (
         length.steps(batch_size=settings.batch_size, rows=len(records)) for length in (settings.length, settings.warmup)
     )
     configs.check_warmup(stage.section, settings, steps=steps, warmup_steps=warmup_steps)
+    weights = None
+    if isinstance(settings, configs.Weak) and isinstance(targets, data.SparseTargets) and settings.resample:
+        weights = data.resampling(targets, power=settings.resample)
     compute = inputs.make_compute(run.config.system)
     model = compute.place_model(initial_model(run, stage, classes))
     seed = _stage_seed(run.seed, stage.name)
@@ -42,7 +45,7 @@ def train_stage(run: Run, stage: Stage) -> dict[str, Any]:
     trained = train(
         model=model,
         batches=lambda first: _train_loader(
-            run, dataset, settings, compute, first=first, steps=steps, seed=seed, groups=tars
+            run, dataset, settings, compute, first=first, steps=steps, seed=seed, groups=tars, weights=weights
         ),
         steps=steps,
         normalize=inputs.normalize(run, compute),
@@ -99,8 +102,8 @@ def train_stage(run: Run, stage: Stage) -> dict[str, Any]:
 def initial_model(run: Run, stage: Stage, classes: list[str]) -> nn.Module:
     """The stage's network before its first step: from ``init_from``, else released weights, else scratch.
 
-    (A resumed run then replaces it by its checkpoint: resuming comes first.) The classifier starts afresh when a file's
-    classes are others, and in a transfer; from another stage of the run they must be the same.
+    (A resumed run then replaces it by its checkpoint: resuming comes first.) The classifier starts afresh after weak,
+    in a transfer, and when a file's classes are others; from any other stage of the run they must be the same.
     """
     spec = stage.settings["model"]
     torch.manual_seed(_stage_seed(run.seed, stage.section))
@@ -108,7 +111,7 @@ def initial_model(run: Run, stage: Stage, classes: list[str]) -> nn.Module:
     source, afresh = stage.settings[stage.section]["init_from"], isinstance(run.config, configs.Transfer)
     if source in configs.TRAIN_STAGES:
         origin = next(need for need in stage.needs if need.split("-")[0] == source)
-        load_weights(model, str(run.folder(origin) / inputs.WEIGHTS), classes=classes)
+        load_weights(model, str(run.folder(origin) / inputs.WEIGHTS), new_head=source == "weak", classes=classes)
     elif source is not None:
         afresh = afresh or not has_classes(model, source, classes)
         load_weights(model, source, new_head=afresh, classes=classes)
@@ -118,6 +121,8 @@ def initial_model(run: Run, stage: Stage, classes: list[str]) -> nn.Module:
 
 
 def _training_set(run: Run, stage: Stage, classes: list[str]) -> tuple[pa.Table, data.Targets]:
+    if stage.section == "weak":
+        return data.tagged_training_set(str(run.folder("tags") / inputs.TAGGED), num_classes=len(classes))
     if stage.section != "pretrain":
         records = inputs.split_records(run, "labeled")
         if stage.section == "ceiling":
@@ -163,6 +168,7 @@ def _train_loader(
     steps: int,
     seed: int,
     groups: np.ndarray | None,
+    weights: np.ndarray | None,
 ) -> Any:
     parts = settings.accumulate
     batches = data.TrainBatches(
@@ -174,6 +180,7 @@ def _train_loader(
         rank=distributed.rank(),
         world_size=distributed.world_size(),
         groups=groups,
+        weights=weights,
     )
     return inputs.loader(run, dataset, batches, compute)
 

@@ -8,6 +8,7 @@ from bsssl.data import generated
 from bsssl.data.decode import decode_image
 from bsssl.data.generated import MOTIONS, Digits, MovingDigits, moving_digit
 from bsssl.data.records import class_names, read_bytes
+from bsssl.data.tags import normalize
 from bsssl.registry import DATASETS, UserError
 
 
@@ -41,6 +42,18 @@ def test_digits(tmp_path):
     assert some.equals(train.filter([label in "37" for label in train["label"].to_pylist()]))
     with pytest.raises(UserError, match="digits has no split 'val'; valid: test, train"):
         Digits(path=str(tmp_path), split="val")
+
+
+def test_tags_of_digits(tmp_path):
+    plain = Digits(path=str(tmp_path), split="train").records()
+    tagged = Digits(path=str(tmp_path), split="train", tags=True).records()
+    assert plain["tags"].null_count == len(plain) and tagged.drop(["tags"]).equals(plain.drop(["tags"]))
+    assert tagged.equals(Digits(path=str(tmp_path), split="train", tags=True).records())
+    tags = [[normalize(tag) for tag in row] for row in tagged["tags"].to_pylist()]
+    assert sum(not row for row in tags) / len(tags) == pytest.approx(0.1, abs=0.03)
+    sevens = [row for row, label in zip(tags, tagged["label"].to_pylist(), strict=True) if label == "7" and row]
+    named = [bool({"seven", "sieben", "siete", "sevens"} & set(row)) for row in sevens]
+    assert np.mean(named) == pytest.approx(0.82, abs=0.1)  # 0.8, and one in ten of the wrong ones by chance
 
 
 @pytest.fixture(scope="module")

@@ -56,6 +56,28 @@ def test_seeds_differ():
     assert permutation(1000, seed=0, epoch=0).dtype == np.uint32
 
 
+def test_weighted_rows_come_as_often_as_their_share():
+    weights = np.array([1, 2, 0.5, 4, 0.25, 1], np.float32)
+    shares = 6 * weights / weights.sum()
+    counts = np.array([np.bincount(permutation(6, seed=0, epoch=n, weights=weights), minlength=6) for n in range(4000)])
+    assert np.all(counts.sum(axis=1) == 6)  # an epoch is as long as without
+    assert np.all(counts >= np.floor(shares)) and np.all(counts <= np.ceil(shares))
+    assert counts.mean(axis=0) == pytest.approx(shares, abs=0.03)
+    # Rows of equal weights do not take turns, wherever they lie.
+    halves = np.array(
+        [permutation(8, seed=0, epoch=n, weights=np.array([1, 1, 1, 1, 0.01, 0.01, 0.01, 0.01])) for n in range(9)]
+    )
+    assert len({tuple(row) for row in halves.tolist()}) == 9
+
+
+def test_weighted_rows_resume_anywhere_and_are_shared():
+    weights = np.arange(1, 8)
+    whole = list(TrainBatches(7, batch_size=6, num_batches=20, seed=3, weights=weights))
+    assert list(TrainBatches(7, batch_size=6, num_batches=20, start=5, seed=3, weights=weights)) == whole[5:]
+    alike = TrainBatches(7, batch_size=7, num_batches=1, weights=np.ones(7))
+    assert sorted(row for row, _ in next(iter(alike))) == list(range(7))
+
+
 def test_refused():
     with pytest.raises(UserError, match="training set is empty"):
         TrainBatches(0, batch_size=4)

@@ -1,0 +1,236 @@
+"""The tags stage: hashtags become the classes of the weakly supervised training; and what to see of them beforehand."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bsssl import config as configs
+from bsssl import data, fileio
+from bsssl.log import aligned, logger, progress
+from bsssl.recipe import Run, Stage
+from bsssl.registry import UserError
+from bsssl.stages import inputs
+from bsssl.stages.prepare import open_source
+
+_LISTED = pa.schema([field for field in data.RECORD_SCHEMA if field.name not in ("label", "tags")])
+_HINT = "`bsssl tags inspect` shows the tags"
+
+
+def tags_stage(run: Run[configs.Config], stage: Stage) -> dict[str, Any]:
+    """Write the samples that have a class (tagged.parquet), the classes, and every tag with its fate (tags.csv).
+
+    The sources are streamed once, by way of a local file; see ``data.read_tags`` for what memory grows with.
+    """
+    config, folder = run.config, run.folder(stage.name)
+    settings, test = _weak(config), inputs.split_records(run, "test")
+    targets = inputs.class_list(run) if settings.tags.classes == "targets" else None
+    exclude = test if config.data.pool_overlap == "exclude" else None
+    listed = folder / "listed.tmp"  # a name that is cleared away when the stage is killed
+    try:
+        found = data.read_tags(_copied(_samples(config, exclude), listed), _rules(settings.tags, targets))
+        if config.data.pool_overlap == "refuse":
+            data.check_overlap(_listed(listed), test, remedy=inputs.OVERLAP_REMEDY, what="weak.sources", holds="test")
+        classes = _classes(found, settings.tags, targets)
+        rows, offsets, members = found.of_classes(classes)
+        data.write_tagged(str(folder / inputs.TAGGED), _listed(listed), rows=rows, offsets=offsets, classes=members)
+    finally:
+        listed.unlink(missing_ok=True)
+    fileio.write_json(str(folder / inputs.CLASSES), classes)
+    fileio.write_csv(str(folder / "tags.csv"), _fates(found, classes, settings.tags.min_samples))
+    return {
+        "samples": len(rows),
+        "listed": len(found.counts),
+        "untagged": found.untagged,
+        "classes": len(classes),
+        "dropped_classes": len(found.classes) - len(set(classes) & set(found.classes)),
+        "tags": len(found.tags),
+    }
+
+
+def inspect_tags(config: configs.Config, *, most: int | None) -> str:
+    """Counts, coverage per class, unmapped tags, plurals and what is dropped, as text, from the sources themselves.
+
+    ``most``: rows of each table; None shows all.
+    """
+    settings = _weak(config)
+    targets = None
+    if settings.tags.classes == "targets":
+        targets = data.class_names(open_source(config.data.train, config.data).records())
+    found = data.read_tags(_samples(config, None), _rules(settings.tags, targets))
+    short = _short(found, settings.tags, targets)
+    kept = [name for name in targets or sorted(found.classes) if name not in short]
+    rows, _, members = found.of_classes(targets or kept)
+    total, mapped = len(found.counts), int(np.count_nonzero(found.counts))
+    lines = [
+        f"samples: {total:,}; without tags {found.untagged:,}; with tags that mean no class "
+        f"{total - found.untagged - mapped:,}; of dropped classes alone {mapped - len(rows):,}; "
+        f"to train on {len(rows):,}",
+        f"tags: {len(found.tags):,}; with a class {np.count_nonzero(found.tag_classes >= 0):,}",
+        f"classes: {len(targets or kept):,}, {len(members) / max(1, len(rows)):.2f} per sample",
+    ]
+    lines += _table(("class", "samples", "%", "% drawn"), _coverage(found, targets or kept, settings.resample), most)
+    unmapped = [
+        (found.tags[tag], f"{found.tag_samples[tag]:,}") for tag in _by_samples(found) if found.tag_classes[tag] < 0
+    ]
+    lines += _table(("unmapped tag", "samples"), unmapped, most)
+    lines += _table(("perhaps a plural", "samples", "of", "samples"), _plurals(found), most)
+    fate = "refused class" if targets else "dropped class"
+    lines += _table((fate, "samples"), [(name, f"{count:,}") for name, count in short.items()], most)
+    return "\n".join(lines)
+
+
+def _weak(config: configs.Config) -> configs.Weak:
+    if config.weak is None:
+        raise UserError("the config has no weak section; add weak.sources and teacher.init_from=weak")
+    return config.weak
+
+
+def _rules(tags: configs.Tags, targets: list[str] | None) -> data.TagRules:
+    return data.tag_rules(
+        spelling=_pairs(tags.spelling),
+        mapping=None if tags.map is None else _pairs(tags.map),
+        targets=targets,
+        spelling_name=tags.spelling if isinstance(tags.spelling, str) else "weak.tags.spelling",
+        mapping_name=tags.map if isinstance(tags.map, str) else "weak.tags.map",
+    )
+
+
+def _pairs(given: Mapping[str, str] | str) -> Mapping[str, str]:
+    return data.read_pairs(given) if isinstance(given, str) else given
+
+
+def _samples(config: configs.Config, exclude: pa.Table | None) -> Iterator[pa.Table]:
+    """The records of all sources with their tags, without those of ``exclude``."""
+    settings = _weak(config)
+    tables: Iterable[pa.Table] = _sources(config, settings)
+    if settings.tags.file is not None:
+        tables = data.tags_from_file(tables, settings.tags.file)
+    places, left_out = None if exclude is None else data.Places(exclude), 0
+    for table in progress(tables, unit="tables", title="reading tags"):
+        if places is not None:
+            kept = table.filter(pa.array(~places.mask(table)))
+            left_out += len(table) - len(kept)
+            table = kept
+        yield table
+    if left_out:
+        logger.info("%d test items left out of weak.sources", left_out)
+
+
+def _sources(config: configs.Config, settings: configs.Weak) -> Iterator[pa.Table]:
+    for number, source in enumerate(settings.sources):
+        tagged = settings.tags.file is not None
+        for table in open_source(source, config.data).batches():
+            tagged = tagged or table["tags"].null_count < len(table)
+            yield table
+        if not tagged:
+            raise UserError(
+                f"weak.sources.{number}: no sample of {source.path} has tags; give it a column of tags, or set "
+                "weak.tags.file"
+            )
+
+
+def _copied(tables: Iterable[pa.Table], path: Path) -> Iterator[pa.Table]:
+    """``tables``, which are written to ``path`` without their tags as they pass."""
+    with pq.ParquetWriter(path, _LISTED) as writer:
+        for table in tables:
+            writer.write_table(table.select(_LISTED.names))
+            yield table
+
+
+def _listed(path: Path) -> Iterator[pa.Table]:
+    for batch in pq.ParquetFile(path).iter_batches():
+        yield pa.Table.from_batches([batch])
+
+
+def _short(found: data.TaggedSamples, tags: configs.Tags, targets: list[str] | None) -> dict[str, int]:
+    """The classes with too few samples, fewest first."""
+    counts = found.samples_of(targets or found.classes)
+    return {name: counts[name] for name in sorted(counts, key=counts.__getitem__) if counts[name] < tags.min_samples}
+
+
+def _classes(found: data.TaggedSamples, tags: configs.Tags, targets: list[str] | None) -> list[str]:
+    """The classes to train, in the order of the network's outputs."""
+    short = _short(found, tags, targets)
+    if targets is None:
+        classes = sorted(set(found.classes) - set(short))
+        if short:
+            logger.warning(
+                "%d of %d classes have fewer than weak.tags.min_samples = %d samples and are left out: %s (all: "
+                "tags.csv)", len(short), len(found.classes), tags.min_samples, inputs.some(short),
+            )  # fmt: skip
+        if len(classes) < 2:
+            raise UserError(
+                f"weak: {len(classes)} classes have {tags.min_samples} samples, two at least are needed; map more tags "
+                f"or lower weak.tags.min_samples ({_HINT})"
+            )
+        return classes
+    if short:
+        raise UserError(
+            f"weak: {len(short)} of {len(targets)} classes have fewer than weak.tags.min_samples = {tags.min_samples} "
+            f"tagged samples: {inputs.some(short)}; map more tags to them or lower it, to 0 for none at all ({_HINT})"
+        )
+    empty = {name: 0 for name, count in found.samples_of(targets).items() if not count}
+    if len(empty) == len(targets):
+        raise UserError(f"weak: no tag means a class of data.train; set weak.tags.map ({_HINT})")
+    if empty:
+        logger.warning("%d classes have no tagged sample: %s", len(empty), inputs.some(empty))
+    return targets
+
+
+def _by_samples(found: data.TaggedSamples) -> list[int]:
+    """The tags, most frequent first."""
+    return sorted(range(len(found.tags)), key=lambda tag: (-found.tag_samples[tag], found.tags[tag]))
+
+
+def _plurals(found: data.TaggedSamples) -> list[tuple[str, str, str, str]]:
+    """Tags that are another and an s, as ``weak.tags.spelling`` may want to know, unless they mean the same class."""
+    number = {tag: place for place, tag in enumerate(found.tags)}
+    pairs = [
+        (tag, number[found.tags[tag][:-1]])
+        for tag in _by_samples(found)
+        if found.tags[tag].endswith("s") and found.tags[tag][:-1] in number
+    ]
+    return [
+        (found.tags[many], f"{found.tag_samples[many]:,}", found.tags[one], f"{found.tag_samples[one]:,}")
+        for many, one in pairs
+        if found.tag_classes[many] != found.tag_classes[one]
+    ]
+
+
+def _fates(found: data.TaggedSamples, classes: list[str], min_samples: int) -> Iterator[tuple[str, str, str, str]]:
+    """A row for each tag: what it is, samples, class, and what became of it."""
+    yield "tag", "samples", "class", "fate"
+    kept = set(classes)
+    for tag in _by_samples(found):
+        number = found.tag_classes[tag]
+        name = found.classes[number] if number >= 0 else ""
+        fate = "kept" if name in kept else f"fewer than {min_samples} samples" if name else "unmapped"
+        yield found.tags[tag], str(found.tag_samples[tag]), name, fate
+
+
+def _coverage(found: data.TaggedSamples, classes: list[str], power: float) -> list[tuple[str, ...]]:
+    """Each class with its samples, its share of the samples, and its share of what resampling draws of them."""
+    rows, offsets, members = found.of_classes(classes)
+    if not len(rows):
+        return []
+    weights = np.repeat(1 / np.diff(offsets), np.diff(offsets)).astype(np.float32)
+    targets = data.SparseTargets(offsets, members, weights, len(classes))
+    factors = data.resampling(targets, power=power)
+    drawn = np.bincount(members, weights * np.repeat(factors, np.diff(offsets)), minlength=len(classes)) / factors.sum()
+    samples = np.bincount(members, minlength=len(classes))
+    order = np.argsort(-samples, kind="stable")
+    return [
+        (classes[i], f"{samples[i]:,}", f"{100 * samples[i] / len(rows):.2f}", f"{100 * drawn[i]:.2f}") for i in order
+    ]
+
+
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], most: int | None) -> list[str]:
+    """A titled table, but nothing for no rows; how many are not shown is said."""
+    if not rows:
+        return []
+    left = [] if most is None or len(rows) <= most else [f"... {len(rows) - most:,} more, shown with --all"]
+    return ["", *aligned([header, *rows[:most]]), *left]
