@@ -120,8 +120,8 @@ class Digits(_Written):
     name = "digits"
     unit = "pictures"
 
-    def __init__(self, *, path: str, split: str, classes: Sequence[int] = range(10)) -> None:
-        super().__init__(path=path, split=split)
+    def __init__(self, *, path: str, split: str, classes: Sequence[int] = range(10), tags: bool = False) -> None:
+        super().__init__(path=path, split=split, tags=tags)
         self._labels = pa.array([str(digit) for digit in classes])
 
     def batches(self) -> Iterator[pa.Table]:
