@@ -185,6 +185,11 @@ class LabeledData(Section):
     clips: Clips | None = None
     """when given, the items are videos"""
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        lost = self.imbalance > 1 and not self.labels_per_class
+        return _without(["imbalance needs labels_per_class; set it, or leave imbalance out"] if lost else [], self)
+
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Of one input of a network: channels, frames of a clip, height, width."""
@@ -621,8 +626,8 @@ class Config(Experiment):
                 problems.append(f"models.{role}.frames is for videos; set data.clips, or leave it out")
         if classes is not None and self.score.top_p > classes:
             problems.append(f"score.top_p ({self.score.top_p}) is above data.num_classes ({classes}); lower it")
-        if self.data.imbalance > 1 and not self.data.labels_per_class:
-            problems.append("data.imbalance needs data.labels_per_class; set it, or leave imbalance out")
+        if self.select.grow and self.rounds == 1:
+            problems.append("select.grow is about several rounds; set rounds, or leave it out")
         if not self.data.pool and not (self.data.labels_per_class and self.data.rest_in_pool):
             problems.append("there is no pool: set data.pool, or data.labels_per_class with rest_in_pool")
         problems += self._weak_problems()

@@ -45,12 +45,20 @@ def origin(name: str, checkpoint: Checkpoint, *, seed: int) -> Origin:
     facts = saved_facts(path)
     if not facts:
         raise UserError(f"{key}: {path} does not say which network it is of; add {key}.model.name=...")
-    return Origin(Model(name=facts["model"], options=facts.get("options", {})), path, _trained_with(path))
+    frames = _settings(path).get("model", {}).get("frames")
+    model = Model(name=facts["model"], options=facts.get("options", {}), frames=frames)
+    return Origin(model, path, _trained_with(path))
 
 
 def _trained_with(path: str) -> dict[str, Any]:
+    found: dict[str, Any] = _settings(path).get("transforms", {})
+    return found
+
+
+def _settings(path: str) -> dict[str, Any]:
+    """Of the stage that left the weights ``path``; empty where that is unknown."""
     record = fileio.join(os.path.dirname(path), DONE)
     if fileio.is_remote(path) or not os.path.exists(record):
         return {}
-    found: dict[str, Any] = fileio.read_json(record).get("settings", {}).get("transforms", {})
+    found: dict[str, Any] = fileio.read_json(record).get("settings", {})
     return found

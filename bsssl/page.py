@@ -15,8 +15,10 @@ from bsssl.paper import EXPERIMENTS, FIGURES
 
 HOW_JUDGED = (
     "A difference is taken seed by seed. The advice holds when the two-sided 95 % interval of Student's t around the "
-    "mean difference lies above 0, does not hold when it lies below, and is not decidable when it has 0 inside, or "
-    "with fewer than three seeds."
+    "mean difference, no narrower than one test item, lies above 0, does not hold when it lies below, and is "
+    "not decidable when it has 0 inside, or with fewer than three seeds. All seeds share one test set, so the interval "
+    "is about labels drawn and training, not about other test items; and of twenty comparisons without any effect, one "
+    "comes out at this level by chance."
 )
 _PAPER_UNITS = {"pool_size": 1e6, "samples": 1e9, "top_k": 1e3}  # of the places on the paper's axes
 _Rows = Sequence[Sequence[str]]
@@ -88,7 +90,9 @@ def _options(options: Sequence[Mapping[str, Any]]) -> _Section:
         for entry in options
     ]
     return _Section(
-        "Beyond the paper", "The fine-tuned student with an option and without it.", [("", [header, *rows])]
+        "Beyond the paper",
+        "The fine-tuned student with an option and without it, judged in the same way.",
+        [("", [header, *rows])],
     )
 
 

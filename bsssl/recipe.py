@@ -41,7 +41,8 @@ SELECTION, POOL = "selection.parquet", "pool"
 CLASSES, TAGGED = "classes.json", "tagged.parquet"
 RESULTS: dict[str, dict[str, tuple[str, ...]]] = {
     "data": {
-        "labels": (CLASSES, "labeled.csv", "rest.csv", "test.csv"),
+        "items": (CLASSES, "test.csv"),
+        "labels": ("labeled.csv", "rest.csv"),
         "pool": (f"{POOL}/pool.json", HELD),
     },
     "tags": {"tagged": (TAGGED, CLASSES, "tags.csv")},
@@ -151,13 +152,18 @@ def _trained(config: Config, seed: int, section: str, suffix: str = "", sources:
     return [stage, _evaluation(config, stage, model)] if is_tested else [stage]
 
 
+def _reads(stage: Stage, part: str) -> bool:
+    """Whether ``stage`` depends on this part of the data stage."""
+    return part == "items" or stage.kind == "score" or (part == "labels" and stage.section != "weak")
+
+
 def _evaluation(config: Experiment, stage: Stage, model: Model) -> Stage:
     tested = {**_seen_by(model, config, "test"), "max_missing_rate": config.data.max_missing_rate}
     return Stage(f"evaluate-{stage.name}", "evaluate", stage.section, ("data", stage.name), tested)
 
 
 def _transfer_stages(config: Transfer, seed: int) -> list[Stage]:
-    planned = [Stage("data", "data", "data", (), {"labels": _labels_settings(config, seed)})]
+    planned = [Stage("data", "data", "data", (), _labels_settings(config, seed))]
     for name, checkpoint in config.checkpoints.items():
         start = origin(name, checkpoint, seed=seed)
         common = {"model": start.model.model_dump(), "seed": seed, "precision": config.system.precision}
@@ -175,20 +181,19 @@ def _transfer_stages(config: Transfer, seed: int) -> list[Stage]:
 
 def _labels_settings(config: Experiment, seed: int) -> dict[str, Any]:
     data = config.data
-    labels = data.model_dump(include={"train", "test", "num_classes", "labels_per_class", "imbalance"})
-    labels |= {"videos": data.clips is not None, "files": _files_state([data.train, data.test])} | (
-        {"seed": seed} if data.labels_per_class else {}
-    )
-    return labels
+    items = data.model_dump(include={"train", "test", "num_classes"})
+    items |= {"videos": data.clips is not None, "files": _files_state([data.train, data.test])}
+    labels = data.model_dump(include={"labels_per_class", "imbalance"})
+    return {"items": items, "labels": labels | ({"seed": seed} if data.labels_per_class else {})}
 
 
 def _data_settings(config: Config, seed: int) -> dict[str, Any]:
-    """Apart, since only scoring reads the pool: another pool does not change the teacher."""
+    """In the parts that others read: another pool does not change the teacher, nor other labels what tags taught."""
     data = config.data
     pool = data.model_dump(include={"pool", "rest_in_pool", "shard_size", "pool_overlap"})
     if data.pool_fraction < 1:
         pool |= {"fraction": data.pool_fraction, "seed": seed}
-    return {"labels": _labels_settings(config, seed), "pool": pool | {"files": _files_state(data.pool)}}
+    return {**_labels_settings(config, seed), "pool": pool | {"files": _files_state(data.pool)}}
 
 
 def _tags_settings(weak: Weak, data: Data) -> dict[str, Any]:
@@ -251,17 +256,17 @@ class Run(Generic[C]):
 
     def _input_fingerprints(self, stage: Stage) -> dict[str, str]:
         found = {need: self.fingerprint(need) for need in stage.needs}
-        if "data" in found and stage.kind != "score":
-            found["data"] = fileio.fingerprint(self.stages["data"].settings["labels"])
+        if "data" in found:
+            parts = self.stages["data"].settings
+            found["data"] = fileio.fingerprint([settings for part, settings in parts.items() if _reads(stage, part)])
         return found
 
     def _read(self, name: str) -> dict[str, dict[str, str]]:
         """Digests of what stage ``name`` reads of those of its inputs that are done, by input and part."""
         stage = self.stages[name]
         records = {need: record for need in stage.needs if (record := self.record(need)) is not None}
-        unread = () if stage.kind == "score" else ("pool",)
         return {
-            need: {part: digest for part, digest in record["digests"].items() if part not in unread}
+            need: {part: digest for part, digest in record["digests"].items() if need != "data" or _reads(stage, part)}
             for need, record in records.items()
         }
 

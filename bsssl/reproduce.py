@@ -4,15 +4,17 @@ A recipe is varied as each experiment of ``bsssl.paper`` asks; what several poin
 sweep. The page shows our figures beside the paper's, and for each of its six recommendations whether it holds here.
 """
 
-import json
+import math
 import os
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import yaml
 from pydantic import BeforeValidator, Field, model_validator
 from typing_extensions import Annotated, Self  # noqa: UP035 - typing has Self from Python 3.11 on
 
@@ -79,11 +81,11 @@ class Verdict:
     """half the width of the interval around the mean; None for a single seed"""
 
 
-def judge(differences: np.ndarray) -> Verdict:
+def judge(differences: np.ndarray, *, least: float = 0.0) -> Verdict:
     """The verdict on paired ``differences``, float64 (seeds,), of which those above 0 are in favour.
 
-    It holds when the two-sided 95 % interval of Student's t lies above 0, does not hold when it lies below, and is not
-    decidable when it has 0 inside, or with fewer than three seeds.
+    It holds when the two-sided 95 % interval of Student's t, of half the width ``least`` at least, lies above 0, does
+    not hold when it lies below, and is not decidable when it has 0 inside, or with fewer than three seeds.
     """
     from scipy import stats
 
@@ -91,7 +93,7 @@ def judge(differences: np.ndarray) -> Verdict:
     if count < 2:
         return Verdict(OPEN, mean)
     error = float(np.std(differences, ddof=1)) / count**0.5
-    half = float(stats.t.ppf((1 + LEVEL) / 2, count - 1)) * error
+    half = max(least, float(stats.t.ppf((1 + LEVEL) / 2, count - 1)) * error)
     if count < 3 or abs(mean) <= half:
         return Verdict(OPEN, mean, half)
     return Verdict(HOLDS if mean > 0 else FAILS, mean, half)
@@ -128,6 +130,9 @@ class Reproduction(Grid):
                 found.append(self._point({OPTIONS: f"{label}, without"}, option.against))
         if not found:
             raise UserError(f"{self.config_path}: nothing to reproduce; name some experiments or options")
+        for name, count in Counter(point.name for point in found).items():
+            if count > 1:
+                raise UserError(f"{self.config_path}: {count} points are called '{name}'; give them different labels")
         return found
 
     def write(self, points: Sequence[Point]) -> str:
@@ -136,8 +141,8 @@ class Reproduction(Grid):
 
     def _weak_point(self, name: str, label: str, values: Values) -> Point:
         """The student pre-trained on hashtags itself: it takes the place of the teacher, and nothing else is run."""
-        student = self._config({}, values).models.student.model_dump(exclude_defaults=True)
-        swapped = {**values, **self.settings.weak, "models.teacher": student}
+        student = self._config({name: label}, values).models.student.model_dump()
+        swapped = {**values, **self.settings.weak, **{f"models.teacher.{key}": student[key] for key in student}}
         only = ("data", "tags", "weak", "teacher", "evaluate-teacher")
         return self._point({name: f"{label}, {WEAK}"}, swapped, only=only)
 
@@ -147,7 +152,13 @@ class Reproduction(Grid):
         return Point(name, config, all_seeds(config, config_path=command, only=only))
 
     def _config(self, name: dict[str, str], values: Values) -> Config:
-        return load_config(self._recipe, self._recipe_overrides(name, values))
+        try:
+            return load_config(self._recipe, self._recipe_overrides(name, values))
+        except UserError as error:
+            where = "".join(f"{experiment}, {label}: " for experiment, label in name.items())
+            raise UserError(
+                "\n".join(f"{self.config_path}: {where}{line}" for line in str(error).splitlines())
+            ) from None
 
     @property
     def _recipe(self) -> str:
@@ -156,7 +167,19 @@ class Reproduction(Grid):
     def _recipe_overrides(self, name: dict[str, str], values: Values) -> list[str]:
         folder = os.path.join(self.output_dir(), folder_name(name))
         chosen = {**self.settings.set, **values, "seeds": self.settings.seeds, "output_dir": folder}
-        return [f"{key}={json.dumps(value)}" for key, value in chosen.items()]
+        for inner in chosen:
+            outer = next((key for key in chosen if inner.startswith(f"{key}.")), None)
+            if outer is not None:
+                raise UserError(
+                    f"'{outer}' would replace '{inner}' and all beside it; write {outer}.<key> for its keys"
+                )
+        return [f"{key}={_as_yaml(value)}" for key, value in chosen.items()]
+
+
+def _as_yaml(value: Any) -> str:
+    """On one line, as an override has it."""
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=math.inf, sort_keys=False)
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 PLACES: Mapping[str, Any] = {
@@ -179,18 +202,23 @@ def collect(settings: Settings, points: Sequence[Point]) -> dict[str, Any]:
     top1 = {item: _top1(point) for item, point in by_name.items()}
     experiments: dict[str, list[dict[str, Any]]] = {}
     for (name, label), point in by_name.items():
-        if name == OPTIONS or label.endswith(WEAK):
+        if name == OPTIONS or not _is_whole(point):
             continue
         found = top1[name, label] | top1.get((name, f"{label}, {WEAK}"), {})
         place = PLACES[name](point.runs[0]) if name in PLACES else None
         experiments.setdefault(name, []).append({"label": label, "place": place, "top1": found})
+    for rows in experiments.values():
+        rows.sort(key=lambda row: row["place"] or 0)  # along the axis; otherwise as they were given
+    least = 100 / points[0].runs[0].result("data")["test"]  # what one item of the test set is worth
     return {
         "recipe": settings.recipe,
         "seeds": [run.seed for run in points[0].runs],
         "experiments": experiments,
-        "advice": [_verdict(name, experiments.get(name, [])) for name in EXPERIMENTS if EXPERIMENTS[name].advice],
+        "advice": [
+            _verdict(name, experiments.get(name, []), least) for name in EXPERIMENTS if EXPERIMENTS[name].advice
+        ],
         "options": [
-            _compared(label, top1[OPTIONS, label], top1[OPTIONS, f"{label}, without"])
+            _compared(label, top1[OPTIONS, label], top1[OPTIONS, f"{label}, without"], least)
             for label, option in settings.options.items()
             if option is not None
         ],
@@ -199,14 +227,19 @@ def collect(settings: Settings, points: Sequence[Point]) -> dict[str, Any]:
 
 def _top1(point: Point) -> dict[str, list[float]]:
     """By figure, a value per seed."""
-    if "finetune" not in point.runs[0].stages:
+    if not _is_whole(point):
         return {WEAK: [run.result("evaluate-teacher")["top1"] for run in point.runs]}
     found = report.collect(point.runs)
     figures = ("teacher", "supervised", "pretrained", "finetuned", "gain")
     return {name: found[name]["per_seed"] for name in figures}
 
 
-def _verdict(name: str, points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _is_whole(point: Point) -> bool:
+    """Whether the whole recipe is run, not a teacher alone."""
+    return "finetune" in point.runs[0].stages
+
+
+def _verdict(name: str, points: Sequence[Mapping[str, Any]], least: float) -> dict[str, Any]:
     advice = EXPERIMENTS[name].advice
     assert advice is not None
     found: Found = {
@@ -215,13 +248,13 @@ def _verdict(name: str, points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     told = {"advice": advice.text, "compared": advice.compared}
     if len(points) < advice.least or any(label not in found for label in advice.points):
         return told | _as_json(Verdict(UNTRIED))
-    return told | _as_json(judge(advice.difference(found)))
+    return told | _as_json(judge(advice.difference(found), least=least))
 
 
-def _compared(label: str, with_it: Mapping[str, Any], without: Mapping[str, Any]) -> dict[str, Any]:
+def _compared(label: str, with_it: Mapping[str, Any], without: Mapping[str, Any], least: float) -> dict[str, Any]:
     differences = np.subtract(with_it["finetuned"], without["finetuned"])
     top1 = {"with": with_it["finetuned"], "without": without["finetuned"]}
-    return {"label": label, "top1": top1, **_as_json(judge(differences))}
+    return {"label": label, "top1": top1, **_as_json(judge(differences, least=least))}
 
 
 def _as_json(verdict: Verdict) -> dict[str, Any]:

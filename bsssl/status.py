@@ -120,7 +120,8 @@ class _Stage:
     def __init__(self, output_dir: str, folder: Path, jobs: Sequence[Job], states: dict[str, str]) -> None:
         self.folder = folder
         self.run, self.name = os.path.relpath(folder.parent, output_dir), folder.name
-        self.jobs = [job for job in jobs if (job.run, job.stage) == (self.run, self.name)]
+        place = os.path.relpath(folder.resolve().parent, Path(output_dir).resolve())  # of a sweep's stage another
+        self.jobs = [job for job in jobs if job.stage == self.name and job.run in (self.run, place)]
         self._states = {task_id: states.get(task_id, "") for job in self.jobs for task_id in job.ids}
         self._files = set(os.listdir(folder)) if folder.is_dir() else set()
         kind = self.name.split("-")[0]
@@ -240,10 +241,14 @@ def _ask(command: list[str]) -> list[str] | None:
 
 def _folders(output_dir: str, jobs: Sequence[Job]) -> list[Path]:
     """Of all stages begun or submitted: by when they were done, then in the order of submission."""
-    runs = [*Path(output_dir).glob("seed-*"), *Path(output_dir).glob("*/seed-*")]
-    # What is a link is shown where it leads.
-    begun = [path for run in runs for path in run.iterdir() if path.is_dir() and not path.is_symlink()]
+    runs = sorted([*Path(output_dir).glob("seed-*"), *Path(output_dir).glob("*/seed-*")])
+    # What several runs share is shown once, under the first of them.
+    shown: dict[Path, Path] = {}
+    for path in (path for run in runs for path in run.iterdir() if path.is_dir()):
+        shown.setdefault(path.resolve(), path)
+    begun = [*shown.values()]
     submitted = [Path(output_dir, job.run, job.stage) for job in jobs]
+    submitted = [shown.get(path.resolve(), path) for path in submitted]
     finished = {path: (path / _DONE).stat().st_mtime for path in begun if (path / _DONE).exists()}
     rest = [path for path in dict.fromkeys([*submitted, *begun]) if path not in finished]
     return sorted([*sorted(finished, key=finished.__getitem__), *rest], key=lambda path: path.parent)

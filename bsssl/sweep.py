@@ -1,7 +1,7 @@
 """A grid of settings: the recipe at every point, stages that several points have in common done once, one table.
 
-Each point has a folder ``output_dir/<key=value,...>``. Where two points' stages have the same fingerprint, one of them
-does the work, and the other's folder is a link to it: one teacher and one scoring for every K.
+Each point has a folder ``output_dir/<key=value,...>``. Its stages are links into ``output_dir/shared``, where stages
+with the same fingerprint are one: one teacher and one scoring for every K.
 """
 
 import csv
@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from bsssl import fileio, report
@@ -23,6 +24,7 @@ from bsssl.log import aligned
 from bsssl.recipe import Run, all_seeds
 from bsssl.registry import UserError
 
+SHARED = "shared"
 _SHOWN = ("teacher", "supervised", "pretrained", "finetuned", "gain")
 
 
@@ -112,21 +114,20 @@ def folder_name(values: dict[str, str]) -> str:
 
 
 def share(points: Sequence[Point]) -> None:
-    """Make the folders of stages that several points have in common links to the one of them where it is done."""
-    groups: dict[tuple[str, str], list[tuple[Run, str]]] = defaultdict(list)
+    """Make every stage's folder a link to one that all points have in common which ask for the very same stage.
+
+    That one is ``shared/<fingerprint>/<stage>`` beside the points: what an edited grid no longer asks for stays there.
+    """
     for run, name in _stages(points):
-        groups[name, run.fingerprint(name)].append((run, name))
-    for group in groups.values():
-        folders = {run.folder(name): run.pending(name) is None for run, name in group}
-        # Where it is done already, if only in a point that is not of this grid; else where most may be done.
-        owner = next((path for path, done in folders.items() if done), next(iter(folders))).resolve()
-        owner.mkdir(parents=True, exist_ok=True)
-        for folder in folders:
-            if folder.is_symlink():
-                folder.unlink()
-            if not folder.exists():  # what an earlier run of its own left stays
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                folder.symlink_to(os.path.relpath(owner, folder.parent.resolve()))
+        folder = run.folder(name)
+        if folder.is_symlink():
+            folder.unlink()
+        if folder.exists():
+            continue  # what a run of its own has left stays
+        target = Path(os.path.dirname(run.config.output_dir)) / SHARED / run.fingerprint(name) / name
+        target.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.symlink_to(os.path.relpath(target, folder.parent))
 
 
 def _stages(points: Sequence[Point]) -> Iterator[tuple[Run, str]]:

@@ -31,8 +31,8 @@ def reproduce(bsssl, recipe, tmp_path):
 
 
 def computed(folder: Path, stage: str) -> int:
-    """How many times a stage was computed: results that are not links."""
-    return sum(not path.is_symlink() for path in folder.glob(f"*/seed-*/{stage}"))
+    """How many times a stage was computed."""
+    return len(list(folder.glob(f"shared/*/{stage}")))
 
 
 def test_the_page_has_what_the_runs_found(reproduce, tmp_path):
@@ -70,7 +70,45 @@ def test_the_page_has_what_the_runs_found(reproduce, tmp_path):
     html = (out / "reproduce.html").read_text()
     assert html.count("data:image/png;base64,") == 2 and f"<td>{mean:.1f} ± " in html
     assert (out / "top_k.png").stat().st_size > 5000 and (out / "pool_size.png").exists()
-    assert "Build" not in outcome.out and "Balance the distribution" in outcome.out
+    assert "Balance the distribution" in outcome.out
+
+
+def test_an_edited_experiment_takes_no_results_from_another(reproduce, tmp_path):
+    found = []
+    for plain in ({}, {"select.top_k": 2}, {"select.top_k": 2}, {}):
+        experiments = {"top_k": {"a": {}, "b": {"select.top_k": 4}}, "students": {"plain": plain}}
+        outcome = reproduce(experiments=experiments, seeds=1)
+        assert outcome.status == 0 and " -> " not in outcome.err, outcome.err
+        found.append(json.loads((tmp_path / "out" / "reproduce.json").read_text())["experiments"])
+    assert found[0]["top_k"] == found[1]["top_k"] and found[0] == found[3] and found[1] == found[2]
+    assert computed(tmp_path / "out", "pretrain") == 3
+
+
+def test_weak_pre_training_of_the_student_stands_beside_it(reproduce, recipe, tmp_path):
+    tagged = tmp_path / "tagged.csv"
+    rows = [f"{path},{path.parent.name}" for path in sorted((recipe.folder / "train").glob("*/*.jpg"))]
+    tagged.write_text("\n".join(["path,tags", *rows]) + "\n")
+    training = {"length": "4 steps", "batch_size": 12, "base_lr": 2.0, "warmup": "0 steps"}
+    tags = {"classes": "targets", "min_samples": 0}
+    weak = {"weak": {"sources": [{"dataset": "manifest", "path": str(tagged)}], "tags": tags, **training}}
+    weak["teacher.init_from"] = "weak"
+    experiments = {
+        "videos": {"narrow": {"models.student.options.width": 6}},
+        "weak": {WITHOUT_TAGS: {}, WITH_TAGS: weak},
+    }
+    outcome = reproduce(experiments=experiments, weak=weak, seeds=1)
+    assert outcome.status == 0, outcome.err
+    out = tmp_path / "out"
+    found = json.loads((out / "reproduce.json").read_text())["experiments"]
+    alone = out / "videos=narrow,_weak_pre-training" / "seed-0"
+    metrics = json.loads((alone / "evaluate-teacher" / "metrics.json").read_text())
+    assert found["videos"][0]["top1"]["weak pre-training"] == [metrics["top1"]]
+    assert yaml.safe_load((alone / "config.yaml").read_text())["models"]["teacher"]["options"]["width"] == 6
+    assert {path.name for path in alone.iterdir()} == {
+        *("data", "tags", "weak", "teacher", "evaluate-teacher", "config.yaml"),
+    }
+    assert [point["label"] for point in found["weak"]] == [WITHOUT_TAGS, WITH_TAGS]
+    assert "| narrow | " in (out / "reproduce.md").read_text()
 
 
 def test_a_plan_runs_nothing_and_a_second_call_does_nothing_again(reproduce, tmp_path):
@@ -156,6 +194,9 @@ def test_an_option_may_have_its_own_plain_recipe(reproduce, tmp_path):
         ({"experiments": {"top_k": {"4": {"select.top": 4}}}}, "unknown key 'select.top': did you mean"),
         ({"experiments": {"videos": {"18": {}}}}, "say under `weak` which keys turn that on"),
         ({"experiments": {}}, "nothing to reproduce"),
+        ({"experiments": {"top_k": {"1/4": {}, "1-4": {}}}}, "2 points are called 'top_k=1-4'"),
+        ({"set": {"teacher.length": "3 steps", "teacher": {}}}, "'teacher' would replace 'teacher.length'"),
+        ({"options": {"odd": {"set": {"score.top_p": 9}}}}, "options, odd: "),
         ({"recipe": "none.yaml"}, "no such config"),
         ({"seeds": 0, "experiments": {"top_k": {"4": {}}}}, "seeds: Input should be greater than or equal to 1"),
         ({"experiment": {}}, "unknown key 'experiment': did you mean 'experiments'?"),

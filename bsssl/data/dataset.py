@@ -59,13 +59,18 @@ class SparseTargets:
 Targets = np.ndarray | SparseTargets
 
 
-def class_counts(targets: Targets, *, num_classes: int) -> np.ndarray:
-    """How many rows each class has, a row of several classes counting for each by its share: float64 (num_classes,)."""
+def class_counts(targets: Targets, *, num_classes: int, weights: np.ndarray | None = None) -> np.ndarray:
+    """How many rows each class has, a row of several classes counting for each by its share: float64 (num_classes,).
+
+    ``weights``: how much each row counts, float (rows,).
+    """
+    each = np.ones(len(targets)) if weights is None else weights
     if isinstance(targets, SparseTargets):
-        return np.bincount(targets.classes, weights=targets.weights, minlength=num_classes)
+        shares = targets.weights * np.repeat(each, np.diff(targets.offsets))
+        return np.bincount(targets.classes, weights=shares, minlength=num_classes)
     if targets.ndim == 2:
-        return targets.sum(axis=0, dtype=np.float64)
-    return np.bincount(targets, minlength=num_classes).astype(np.float64)
+        return np.asarray(each @ targets, dtype=np.float64)
+    return np.bincount(targets, weights=each, minlength=num_classes)
 
 
 class ItemDataset(Dataset[list[dict[str, Any] | Failure]]):

@@ -220,7 +220,7 @@ def _coverage(found: data.TaggedSamples, classes: list[str], power: float) -> li
     weights = np.repeat(1 / np.diff(offsets), np.diff(offsets)).astype(np.float32)
     targets = data.SparseTargets(offsets, members, weights, len(classes))
     factors = data.resampling(targets, power=power)
-    drawn = np.bincount(members, weights * np.repeat(factors, np.diff(offsets)), minlength=len(classes)) / factors.sum()
+    drawn = data.class_counts(targets, num_classes=len(classes), weights=factors) / factors.sum()
     samples = np.bincount(members, minlength=len(classes))
     order = np.argsort(-samples, kind="stable")
     return [

@@ -50,7 +50,7 @@ def train_stage(run: Run, stage: Stage) -> dict[str, Any]:
         steps=steps,
         normalize=inputs.normalize(run, compute),
         mix=mixing(mixup=settings.mixup, cutmix=settings.cutmix, num_classes=len(classes)),
-        loss_function=_loss(settings, targets, num_classes=len(classes)).to(compute.device),
+        loss_function=_loss(settings, targets, weights, num_classes=len(classes)).to(compute.device),
         optimizer=build_optimizer(
             model,
             kind=settings.optimizer,
@@ -137,10 +137,10 @@ def _training_set(run: Run, stage: Stage, classes: list[str]) -> tuple[pa.Table,
     )
 
 
-def _loss(settings: configs.Train, targets: data.Targets, *, num_classes: int) -> Loss:
+def _loss(settings: configs.Train, targets: data.Targets, weights: np.ndarray | None, *, num_classes: int) -> Loss:
     adjustment = early_learning = None
     if settings.logit_adjustment:
-        counts = data.class_counts(targets, num_classes=num_classes)
+        counts = data.class_counts(targets, num_classes=num_classes, weights=weights)
         adjustment = logit_adjustment(counts, tau=settings.logit_adjustment)
     if settings.elr:
         early_learning = EarlyLearning(
