@@ -145,9 +145,7 @@ def test_every_impossible_combination_is_reported_at_once(problems):
     assert [line.split(" ")[1] for line in lines] == ["accumulate", "warmup"]
     lines = problems("pretrain.elr=3", "pretrain.cutmix=1")
     assert [line.split(", ")[0] for line in lines] == ["pretrain: elr remembers a prediction per sample"]
-    assert problems("data.imbalance=10") == [
-        "data.imbalance needs data.labels_per_class; set it, or leave imbalance out"
-    ]
+    assert problems("data.imbalance=10") == ["data: imbalance needs labels_per_class; set it, or leave imbalance out"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from bsssl.config import Config, Transfer, load_config
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "projects").rglob("*.yaml"))
 RUN_TOOLS = ["tools/cancel_run.py", "tools/status_run.py"]
-GRIDS = [path for path in CONFIGS if path.endswith("reproduce.yaml")]
+GRIDS = [path for path in CONFIGS if Path(path).stem.startswith("reproduce")]
 TAG_TOOLS = ["tools/inspect_tags.py"]  # tested in test_weak.py
 TOOLS = sorted({str(path.relative_to(ROOT)) for path in (ROOT / "tools").glob("*.py")} - {*RUN_TOOLS, *TAG_TOOLS})
 COMMAND_OF_TOOL = {
@@ -57,7 +57,7 @@ def test_a_reproduction_plans_every_point(path, bsssl, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     planned = bsssl("reproduce", "--config", ROOT / path, "--plan", "seeds=1")
     assert planned.status == 0, planned.err
-    assert re.match(r"\d\d points, seeds 0:\n", planned.out) and re.search(r"\npretrain +\d\d", planned.out)
+    assert re.match(r"\d+ points, seeds 0:\n", planned.out) and re.search(r"\npretrain +\d+", planned.out)
     assert not list(tmp_path.iterdir())
 
 

@@ -59,7 +59,11 @@ def test_shell_blocks(block: str, checkout: Path) -> None:
     script = re.sub(r"\\\n\s*", "", block)
     # Running make here would install and test within the test: make's own word that the target exists must do.
     script = re.sub(r"^make ", "make --dry-run ", script, flags=re.MULTILINE)
-    script = re.sub(r"^(.*--config .*)$", lambda match: f"{match[1]} {' '.join(SMALL)}", script, flags=re.MULTILINE)
+    # A reproduction's settings are of another kind, and it is long: its plan must do.
+    script = re.sub(r"^(.*reproduce.py --config .*)$", r"\1 --plan", script, flags=re.MULTILINE)
+    script = re.sub(
+        r"^(.*--config (?!.*--plan).*)$", lambda match: f"{match[1]} {' '.join(SMALL)}", script, flags=re.MULTILINE
+    )
     done = subprocess.run(
         ["bash", "-e", "-c", script],
         cwd=checkout,
