@@ -123,7 +123,7 @@ def status(folder: Path, shards: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pool", type=int, default=2400, help="pictures scored")
+    parser.add_argument("--pool", type=int, default=6000, help="pictures scored")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--shards", type=int, default=10_000)
     options = parser.parse_args()

@@ -1,6 +1,6 @@
 """Every stage of a recipe under every fault: is the end result identical, or is something lost or wrong?
 
-    python benchmarks/faults.py --kills 50 --times 1 --write docs/reliability.md
+    python benchmarks/faults.py --kills 50 --times 2 --write docs/reliability.md
 
 A small recipe on the digits runs once undisturbed. Then, for each stage and fault, a folder in which the stages before
 are done gets the fault in that stage, and the same command is run again until it ends by itself; where it says which
