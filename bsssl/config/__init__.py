@@ -1,0 +1,50 @@
+"""The whole configuration: every key with its type, its bounds, its default and what it means.
+
+A config is a YAML file, on top of the files it names with ``_BASE_``, with ``key.sub=value`` overrides on top of that.
+Everything that is wrong with it is reported at once, each line with the key's path and what is valid there.
+``bsssl options`` prints this page as a table.
+"""
+
+from bsssl.config.data import Clips, Data, LabeledData, Model, Purpose, Source, Transforms
+from bsssl.config.experiment import Experiment, Launcher, StageResources, System
+from bsssl.config.reading import load_config, options
+from bsssl.config.recipe import Config, Materialise, Models, Score, Select
+from bsssl.config.section import Length, LengthField, Section
+from bsssl.config.training import TRAIN_STAGES, Finetune, Pretrain, Supervised, Tags, Train, Weak, check_warmup
+from bsssl.config.transfer import Checkpoint, FcOnly, FullFt, Transfer
+
+__all__ = [
+    "TRAIN_STAGES",
+    "Checkpoint",
+    "Clips",
+    "Config",
+    "Data",
+    "Experiment",
+    "FcOnly",
+    "Finetune",
+    "FullFt",
+    "LabeledData",
+    "Launcher",
+    "Length",
+    "LengthField",
+    "Materialise",
+    "Model",
+    "Models",
+    "Pretrain",
+    "Purpose",
+    "Score",
+    "Section",
+    "Select",
+    "Source",
+    "StageResources",
+    "Supervised",
+    "System",
+    "Tags",
+    "Train",
+    "Transfer",
+    "Transforms",
+    "Weak",
+    "check_warmup",
+    "load_config",
+    "options",
+]

@@ -1,0 +1,191 @@
+"""The data: where items come from, how they are seen, what is labeled and what is the pool; and the networks."""
+
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from bsssl.config.section import Section, without
+
+Purpose = Literal["train", "score", "test"]
+
+
+class Source(Section):
+    """Where images or videos come from."""
+
+    dataset: str
+    """folder, manifest, tars, cub, digits, of videos kinetics, ucf101, hmdb51, moving_digits; any of DATASETS"""
+    path: str
+    """folder, manifest file, tar (a glob or a {000..099} range names many), or a URL of any of these"""
+    options: dict[str, Any] = {}
+    """further arguments of the dataset"""
+
+
+class Transforms(Section):
+    """How a decoded image, or every frame of a clip alike, becomes the network's input. The paper leaves augmentation
+    open; these are our defaults."""
+
+    size: int = Field(224, ge=1)
+    """side of the square input, pixels"""
+    test_resize: int | None = Field(None, ge=1)
+    """short side before the centre crop when scoring and testing, pixels; default: size / 0.875 with
+    random_resized and short_side, else the whole picture becomes the square"""
+    train_crop: Literal["random_resized", "short_side", "padded", "affine", "none"] = "random_resized"
+    """random_resized for photographs; short_side (resized to a short side within `short_side`, then a random square)
+    is the usual one for video; padded (shift by up to `padding`) for small ones; affine (turn, shear, shift and
+    scale a little) for signs and digits; none"""
+    min_scale: float = Field(0.08, gt=0, le=1)
+    """smallest share of the picture that random_resized keeps"""
+    short_side: tuple[int, int] | None = None
+    """least and greatest short side of train_crop: short_side, pixels; default: 8/7 and 10/7 of size"""
+    padding: int = Field(4, ge=1)
+    """how far `padded` shifts, pixels"""
+    flip: bool = True
+    """mirror half of the training images"""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """per channel, of pixel values in 0..1"""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """per channel, of pixel values in 0..1"""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        problems = []
+        if self.test_resize is not None and self.test_resize < self.size:
+            problems.append(f"test_resize ({self.test_resize}) is below size ({self.size}); the crop would not fit")
+        if self.train_crop == "padded" and self.padding >= self.size:
+            problems.append(f"padding ({self.padding}) must be below size ({self.size})")
+        if self.short_side is not None and not self.size <= self.short_side[0] <= self.short_side[1]:
+            problems.append(f"short_side {list(self.short_side)} must rise and start at size ({self.size}) or above")
+        if min(self.std) <= 0:
+            problems.append(f"std {self.std} must be above 0")
+        return without(problems, self)
+
+    def for_testing(self) -> dict[str, Any]:
+        """What decides how a picture is seen when scoring and testing, with the resize that follows from the rest."""
+        resize = self.test_resize
+        if resize is None and self.train_crop in ("random_resized", "short_side"):
+            resize = round(self.size / 0.875)
+        return {"size": self.size, "resize": resize, "mean": self.mean, "std": self.std}
+
+
+class Clips(Section):
+    """How a video becomes clips. Frames are counted, not timed: a clip is the same frames in every tool."""
+
+    frames: int = Field(8, ge=1)
+    """frames of a clip (the paper: 8 and 32)"""
+    stride: int = Field(2, ge=1)
+    """from one frame of a clip to the next, in frames of the video"""
+    stride_jitter: int = Field(0, ge=0)
+    """training: the stride varies at random by up to so much"""
+    test_clips: int = Field(10, ge=1)
+    """clips per video in testing, evenly spread; their softmax scores are averaged"""
+    score_clips: int = Field(1, ge=1)
+    """clips per video in scoring the pool, likewise"""
+    reader: Literal["av", "decord", "torchcodec"] = "av"
+    """what reads the videos"""
+    deadline: float = Field(60.0, gt=0)
+    """a video that takes longer to read counts as unreadable, seconds"""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        problems = []
+        if self.stride_jitter >= self.stride:
+            problems.append(f"stride_jitter ({self.stride_jitter}) must be below stride ({self.stride})")
+        return without(problems, self)
+
+
+class LabeledData(Section):
+    """Labels and test set, and how items are seen."""
+
+    train: Source
+    """labeled items: their classes are the classes"""
+    test: Source
+    """held-out labeled items, used for evaluation alone"""
+    num_classes: int | None = Field(None, ge=2)
+    """how many classes there are; checked against the data, and lets --plan work before the data is there"""
+    labels_per_class: int | None = Field(None, ge=1)
+    """keep only so many labels of each class of `train`, chosen by the seed; all when not given"""
+    imbalance: float = Field(1.0, ge=1)
+    """with labels_per_class, to try out long tails: labels kept of the first class over those of the last (by name);
+    they fall geometrically from labels_per_class, rounded, to 1 at least (Cui et al. 2019, arXiv 1901.05555)"""
+    max_failure_rate: float = Field(0.01, ge=0, le=1)
+    """share of unreadable items that is tolerated when training and scoring; they are listed in either case"""
+    max_missing_rate: float = Field(0.0, ge=0, le=1)
+    """share of unreadable test items that is tolerated; they are listed, and count as wrong"""
+    max_pixels: int = Field(178_956_970, ge=1)
+    """larger pictures, and videos of such, are refused undecoded (decompression bombs)"""
+    transforms: Transforms = Transforms()
+    clips: Clips | None = None
+    """when given, the items are videos"""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        lost = self.imbalance > 1 and not self.labels_per_class
+        return without(["imbalance needs labels_per_class; set it, or leave imbalance out"] if lost else [], self)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one input of a network: channels, frames of a clip, height, width."""
+        side = self.transforms.size
+        return (3, side, side) if self.clips is None else (3, self.clips.frames, side, side)
+
+    def clips_for(self, purpose: Purpose) -> dict[str, Any] | None:
+        """How clips are cut for training, scoring or testing; None for images."""
+        if self.clips is None:
+            return None
+        common = self.clips.model_dump(include={"frames", "stride", "reader", "deadline"})
+        count = {"train": None, "score": self.clips.score_clips, "test": self.clips.test_clips}[purpose]
+        return {**common, "count": count, "stride_jitter": self.clips.stride_jitter if purpose == "train" else 0}
+
+    def preprocessing(self, purpose: Purpose) -> dict[str, Any]:
+        """What decides how items are seen in training, scoring or testing."""
+        transforms = self.transforms.model_dump() if purpose == "train" else self.transforms.for_testing()
+        seen = {"transforms": transforms, "max_pixels": self.max_pixels}
+        clips = self.clips_for(purpose)
+        return seen if clips is None else {**seen, "clips": {**clips, "deadline": None}}  # decides nothing
+
+    def sources(self) -> list[Source]:
+        """All that is read."""
+        return [self.train, self.test]
+
+
+class Data(LabeledData):
+    """Labels, pool and test set."""
+
+    pool: list[Source] = []
+    """unlabeled items; labels that are there are never read by training or selection"""
+    rest_in_pool: bool = True
+    """with labels_per_class: the items whose labels were dropped join the pool"""
+    pool_overlap: Literal["refuse", "exclude", "allow"] = "refuse"
+    """what to do when the pool holds a labeled or a test item: the same path (of videos: parts that overlap in time) or
+    the same content (a copy of a video under another name is known only if it has the same segment, or none)"""
+    pool_fraction: float = Field(1.0, gt=0, le=1)
+    """share of the pool that is used, chosen by the seed; a larger share holds all items of a smaller one"""
+    shard_size: int = Field(10_000, ge=1)
+    """items per pool shard, for folders and manifests; a tar is always one shard"""
+
+    def sources(self) -> list[Source]:
+        """All that is read."""
+        return [*super().sources(), *self.pool]
+
+
+D = TypeVar("D", bound=LabeledData)
+
+
+class Model(Section):
+    """A network."""
+
+    name: str
+    """a name registered in MODELS, or timm/<any timm name>; for video torchvision/<name>, pytorchvideo/<name> too"""
+    options: dict[str, Any] = {}
+    """further arguments of the model, e.g. width"""
+    weights: str | None = None
+    """released weights to start from, by name (see `bsssl.models.released`); a stage's init_from comes first"""
+    frames: int | None = Field(None, ge=1)
+    """frames of the clips that this network sees, instead of data.clips.frames"""
+
+    def view_of(self, data: D) -> D:
+        """``data`` as this network sees it."""
+        if self.frames is None or data.clips is None:
+            return data
+        return data.model_copy(update={"clips": data.clips.model_copy(update={"frames": self.frames})})

@@ -1,0 +1,142 @@
+"""How to compute, who starts the processes, and what a recipe and a transfer have in common."""
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from bsssl.config.data import LabeledData
+from bsssl.config.section import Section, without
+from bsssl.config.training import Train
+
+
+class System(Section):
+    """How to compute. Of these, only `precision` counts as a change of the recipe."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU where there is one"""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """of the forward and backward pass (autocast)"""
+    channels_last: bool = True
+    """memory format of images: faster on recent GPUs and on CPUs (benchmarks/README.md)"""
+    compile: bool = False
+    """compile the network with torch.compile"""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads per process; default: torch's own choice, on a CPU less those that the workers need. 1 is fastest for
+    tiny networks and on busy machines"""
+    workers: int = Field(2, ge=0)
+    """data-loading processes per process"""
+    start_method: Literal["fork", "spawn", "forkserver"] | None = None
+    """how data-loading processes start; default: the platform's"""
+    checkpoint_minutes: float = Field(5.0, gt=0)
+    """time between resumable checkpoints"""
+    checkpoint_steps: int | None = Field(None, ge=1)
+    """also save every so many optimiser steps"""
+
+
+class StageResources(Section):
+    """Where the jobs of one kind of stage differ from the rest of `launcher`."""
+
+    gpus_per_node: int | None = Field(None, ge=0)
+    """GPUs of each node"""
+    cpus_per_node: int | None = Field(None, ge=1)
+    """CPU cores of each node"""
+    memory_gb: float | None = Field(None, gt=0)
+    """memory of each node, GB"""
+    minutes: int | None = Field(None, ge=1)
+    """time limit"""
+    partition: str | None = None
+    """queue"""
+
+
+class Launcher(Section):
+    """Who starts the processes of a command given `--launch`. None of this changes a result."""
+
+    kind: Literal["local", "slurm"] = "local"
+    """local: processes on this machine, one stage after the other; slurm: a chain of jobs"""
+    nodes: int = Field(1, ge=1)
+    """of a training; other stages take one each"""
+    gpus_per_node: int = Field(0, ge=0)
+    """GPUs of each node; a task of scoring and an evaluation take one"""
+    processes_per_node: int | None = Field(None, ge=1)
+    """of a training; default: one for each GPU, or one"""
+    cpus_per_node: int | None = Field(None, ge=1)
+    """CPU cores of each node, shared by its processes; default: the cluster's"""
+    memory_gb: float | None = Field(None, gt=0)
+    """memory of each node, GB; default: the cluster's"""
+    minutes: int = Field(1440, ge=1)
+    """time limit of a job; one that reaches it is queued again and goes on where it was"""
+    array_tasks: int = Field(1, ge=1)
+    """jobs that share the work of scoring, and of materialising; may change from one submission to the next"""
+    array_parallelism: int = Field(256, ge=1)
+    """how many of these run at once"""
+    partition: str | None = None
+    """queue; default: the cluster's"""
+    account: str | None = None
+    """whom the hours are charged to"""
+    qos: str | None = None
+    """quality of service"""
+    constraint: str | None = None
+    """features that the nodes must have"""
+    sbatch: dict[str, Any] = {}
+    """further arguments of sbatch, e.g. {exclude: n7, exclusive: true}"""
+    setup: list[str] = []
+    """lines of shell before a job's processes start"""
+    stages: dict[
+        Literal["data", "tags", "train", "score", "select", "materialise", "probe", "evaluate", "report"],
+        StageResources,
+    ] = {}
+    """what jobs of one kind of stage have instead, e.g. {select: {partition: cpu, memory_gb: 64}}"""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        problems = []
+        if self.kind == "local" and self.nodes > 1:
+            problems.append(f"kind is local, which has one node, not {self.nodes}; set kind=slurm or nodes=1")
+        cpus = self._training.cpus_per_node or self.cpus_per_node
+        if cpus is not None and cpus < self.processes:
+            problems.append(f"cpus_per_node ({cpus}) is below the {self.processes} processes of a training's node")
+        return without(problems, self)
+
+    @property
+    def processes(self) -> int:
+        """Of a training, on each node."""
+        gpus = self._training.gpus_per_node
+        return self.processes_per_node or max(1, self.gpus_per_node if gpus is None else gpus)
+
+    @property
+    def _training(self) -> StageResources:
+        return self.stages.get("train", StageResources())
+
+
+class Experiment(Section):
+    """What a recipe and a transfer have in common."""
+
+    tool: ClassVar[str]
+    """the script that runs all of it"""
+    leaves: ClassVar[str]
+    """the file with its table of results"""
+
+    output_dir: str
+    """the run's folder"""
+    seed: int = Field(0, ge=0)
+    """of everything random; stages of different seeds live side by side"""
+    seeds: int = Field(1, ge=1)
+    """how many seeds run, from `seed` on"""
+    data: LabeledData
+    system: System = System()
+    launcher: Launcher = Launcher()
+
+    def trainings(self) -> dict[str, Train]:
+        """Every section of a training that may run, by its key."""
+        raise NotImplementedError
+
+    def eval_batch(self) -> int:
+        """Views of items that a process tests at a time."""
+        raise NotImplementedError
+
+    def _problems(self) -> list[str]:
+        """What is wrong with the whole."""
+        if "://" not in self.output_dir:
+            return []
+        return [f"output_dir: {self.output_dir} is a URL; results go to a local or mounted folder"]

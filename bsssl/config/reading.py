@@ -1,0 +1,136 @@
+"""Reading a config: files that build on each other, overrides, and one line for each thing that is wrong."""
+
+import io
+import os
+import re
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import Any, get_args
+
+import yaml
+from fvcore.common.config import CfgNode
+from pydantic import BaseModel, ValidationError
+
+from bsssl.config.experiment import Experiment
+from bsssl.config.recipe import Config
+from bsssl.config.section import S, Section
+from bsssl.registry import UserError
+
+
+def load_config(path: str, overrides: list[str], schema: type[S] = Config) -> S:  # type: ignore[assignment]
+    """Read ``path`` and the files it builds on, apply ``key.sub=value`` overrides, and check everything.
+
+    Raises UserError with one line per problem.
+    """
+    values = _read_yaml(path)
+    for override in overrides:
+        _apply_override(values, override)
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        problems = [line for problem in error.errors() for line in _describe(problem, schema)]
+        raise UserError(f"{path}: " + f"\n{path}: ".join(problems)) from None
+
+
+def options(schema: type[Experiment] = Config) -> Iterator[tuple[str, str, str, str]]:
+    """Every key of the config: (path, type, default, what it means)."""
+    yield from _options(schema, "")
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    if not os.path.isfile(path):
+        raise UserError(f"no such config: {path}; the project's recipes are in projects/")
+    try:
+        values: dict[str, Any] = _ConfigFile.load_yaml_with_base(path)
+    except RecursionError:
+        raise UserError(f"{path}: its _BASE_ leads back to itself; remove one of the two") from None
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: _BASE_ names a file that does not exist: {error.filename}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, AssertionError) as error:
+        raise UserError(f"{path} is not a valid YAML config: {' '.join(str(error).split())}") from None
+    return values
+
+
+class _NoAliases(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+class _ConfigFile(CfgNode):
+    """fvcore's reader, given every alias written out: what is set in one of two places must not change the other."""
+
+    @classmethod
+    def _open_cfg(cls, filename: str) -> io.StringIO:
+        with open(filename, encoding="utf-8") as file:
+            values = yaml.safe_load(file)
+        if not isinstance(values, dict):
+            raise UserError(f"{filename} is not a config: it must hold 'key: value' lines")
+        return io.StringIO(yaml.dump(values, Dumper=_NoAliases, sort_keys=False))
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"'{override}' is not an override; write key=value, for example finetune.base_lr=0.001")
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        if not isinstance(values.get(parent), dict):
+            values[parent] = {}
+        values = values[parent]
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"'{override}': the value is not valid YAML; quote it") from None
+
+
+def _describe(problem: Any, schema: type[Section]) -> list[str]:
+    """A line for each thing that is wrong."""
+    path = ".".join(str(part) for part in problem["loc"])
+    given = problem["input"]
+    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
+    if problem["type"] == "extra_forbidden":
+        valid = sorted(_section_at(problem["loc"][:-1], schema).model_fields)
+        near = get_close_matches(str(problem["loc"][-1]), valid, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        return [f"unknown key '{path}': {hint}valid: {', '.join(valid)}"]
+    if problem["type"] == "missing":
+        return [f"'{path}' is missing; it must be given"]
+    if problem["type"] == "list_type":
+        return [f"{path} must be a list: write {path}='[{{dataset: folder, path: ...}}]'{shown}"]
+    if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        first = next(iter(_section_at(problem["loc"], schema).model_fields))
+        return [f"{path} has keys of its own: write for example {path}.{first}=... ; see `bsssl options`{shown}"]
+    messages = problem["msg"].removeprefix("Value error, ").splitlines()
+    return [f"{path}: {message}{shown}" if path else message for message in messages]
+
+
+def _section_at(location: tuple[Any, ...], section: type[BaseModel]) -> type[BaseModel]:
+    for part in location:
+        if isinstance(part, str) and part in section.model_fields:
+            section = _section_in(section.model_fields[part].annotation) or section
+    return section
+
+
+def _section_in(annotation: Any) -> type[Section] | None:
+    inner = get_args(annotation)  # first of all: Python 3.10 takes list[...] for a class
+    if inner:
+        return next(filter(None, map(_section_in, inner)), None)
+    return annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None
+
+
+def _options(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str, str]]:
+    for name, field in section.model_fields.items():
+        inner = _section_in(field.annotation)
+        if inner is not None and not get_args(field.annotation):
+            yield from _options(inner, f"{prefix}{name}.")
+            continue
+        kind = str(field.annotation) if get_args(field.annotation) else getattr(field.annotation, "__name__", "")
+        kind = re.sub(r"typing\.|bsssl\.config\.\w+\.|Literal|Optional", "", kind)
+        default = "(required)" if field.is_required() else str(field.default)
+        # A stage that only changes a default inherits what the key means.
+        bases = [base for base in section.__mro__ if issubclass(base, BaseModel) and name in base.model_fields]
+        meaning = next(filter(None, (base.model_fields[name].description for base in bases)), "")
+        yield prefix + name, kind, default, " ".join(meaning.split())
+        if inner is not None:  # a list of sections, or one that may be left out
+            entry = {"list": "[]", "dict": ".NAME"}.get(kind.partition("[")[0], "")
+            yield from _options(inner, f"{prefix}{name}{entry}.")

@@ -1,0 +1,130 @@
+"""The recipe: data, two networks, and the settings of each stage."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from bsssl.config.data import Data, Model
+from bsssl.config.experiment import Experiment
+from bsssl.config.section import Section, without
+from bsssl.config.training import TRAIN_STAGES, Finetune, Pretrain, Supervised, Train, Weak
+
+
+class Models(Section):
+    """The two networks of the recipe."""
+
+    teacher: Model
+    student: Model
+
+
+class Score(Section):
+    """Running the teacher over the pool."""
+
+    top_p: int = Field(10, ge=1)
+    """P: classes kept per sample"""
+    batch_size: int = Field(256, ge=1)
+    """samples per forward pass and process, of videos clips; at least those of one video"""
+
+
+class Select(Section):
+    """Choosing what the student is pre-trained on."""
+
+    top_k: int = Field(16_000, ge=1)
+    """K: samples kept per class"""
+    variant: Literal["balanced", "unbalanced", "random"] = "balanced"
+    """balanced: the best K of each class; unbalanced: the best K x classes over all classes; random: any K of those
+    that kept the class (the paper's comparisons)"""
+    min_score: float = Field(0.0, ge=0, le=1)
+    """for pools with samples of no class: the least score with which a sample is selected for a class; 0 is off. (A
+    threshold on the energy would need all logits, and score files hold the softmax scores of P classes alone.)"""
+    grow: bool = False
+    """K grows from round to round: round r of R takes K r / R, rounded down, 1 at least (the curriculum of
+    Cascante-Bonilla et al. 2020, arXiv 2001.06001)"""
+
+    def top_k_of(self, number: int, *, rounds: int) -> int:
+        """K of round ``number``, from 1 on."""
+        return max(1, self.top_k * number // rounds) if self.grow else self.top_k
+
+
+class Materialise(Section):
+    """Copying the selected samples into shuffled tars, for a student that reads them from one end to the other."""
+
+    samples_per_tar: int = Field(10_000, ge=1)
+    """samples of each tar; one is read from end to end before the next"""
+
+
+class Config(Experiment):
+    """A recipe: data, two networks, and the settings of each stage."""
+
+    tool = "run_recipe.py"
+    leaves = "results.md"
+
+    stage: (
+        Literal["weak", "teacher", "score", "select", "materialise", "pretrain", "finetune", "baseline", "ceiling"]
+        | None
+    ) = None
+    """the one stage that a single-stage command runs"""
+    rounds: int = Field(1, ge=1)
+    """in round 2 and later, the fine-tuned student of the round before is the teacher"""
+    data: Data
+    models: Models
+    weak: Weak | None = None
+    """pre-training of the teacher on hashtags, for teacher.init_from: weak; off when not given"""
+    teacher: Supervised = Supervised()
+    """training of the teacher on the labels"""
+    baseline: Supervised = Supervised()
+    """training of the student on the labels alone, for comparison"""
+    ceiling: Supervised | None = None
+    """training of the student with every label of `train`, for comparison; off when not given"""
+    pretrain: Pretrain = Pretrain()
+    finetune: Finetune = Finetune()
+    score: Score = Score()
+    select: Select = Select()
+    materialise: Materialise | None = None
+    """off when not given; worth it where the pool lies on slow or distant storage"""
+
+    def trainings(self) -> dict[str, Train]:
+        """See ``Experiment``."""
+        sections = {section: getattr(self, section) for section in TRAIN_STAGES}
+        return {section: settings for section, settings in sections.items() if settings is not None}
+
+    def eval_batch(self) -> int:
+        """See ``Experiment``."""
+        return self.score.batch_size
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        classes, problems = self.data.num_classes, self._problems()
+        for role, model in (("teacher", self.models.teacher), ("student", self.models.student)):
+            if model.frames is not None and self.data.clips is None:
+                problems.append(f"models.{role}.frames is for videos; set data.clips, or leave it out")
+        if classes is not None and self.score.top_p > classes:
+            problems.append(f"score.top_p ({self.score.top_p}) is above data.num_classes ({classes}); lower it")
+        if self.select.grow and self.rounds == 1:
+            problems.append("select.grow is about several rounds; set rounds, or leave it out")
+        if not self.data.pool and not (self.data.labels_per_class and self.data.rest_in_pool):
+            problems.append("there is no pool: set data.pool, or data.labels_per_class with rest_in_pool")
+        problems += self._weak_problems()
+        for number, section in enumerate(TRAIN_STAGES):
+            origin = getattr(getattr(self, section), "init_from", None)
+            if origin in TRAIN_STAGES[number:]:
+                earlier = ", ".join(TRAIN_STAGES[:number]) or "none"
+                problems.append(
+                    f"{section}.init_from: {origin} is not trained before {section}; give an earlier stage ({earlier}) "
+                    "or a file"
+                )
+        return without(problems, self)
+
+    def _weak_problems(self) -> list[str]:
+        students = [getattr(self, section) for section in TRAIN_STAGES[2:]]
+        problems = [
+            f"{section}.init_from: weak is for the teacher alone; the student never sees a tag"
+            for section, settings in zip(TRAIN_STAGES[2:], students, strict=True)
+            if settings is not None and settings.init_from == "weak"
+        ]
+        if self.weak is None and self.teacher.init_from == "weak":
+            problems.append("teacher.init_from is weak, but there is no weak section; add weak.sources")
+        if self.weak is not None and self.teacher.init_from != "weak":
+            problems.append("weak is trained, but the teacher does not start from it; set teacher.init_from=weak")
+        return problems

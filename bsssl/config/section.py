@@ -1,0 +1,60 @@
+"""What every part of the config is made of."""
+
+import re
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic.functional_validators import BeforeValidator
+from typing_extensions import Annotated  # noqa: UP035 - with the rest of pydantic's
+
+
+class Length(BaseModel):
+    """How long something lasts, in one unit; written ``30 epochs``, ``5000 steps`` or ``1_000_000_000 samples``."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+    amount: float = Field(ge=0)
+    unit: Literal["samples", "steps", "epochs"]
+
+    def steps(self, *, batch_size: int, rows: int) -> int:
+        """The same length in optimiser steps, rounded to the nearest; at least 1 unless the length is 0."""
+        if self.amount == 0:
+            return 0
+        per_unit = {"samples": 1 / batch_size, "steps": 1.0, "epochs": rows / batch_size}[self.unit]
+        return max(1, round(self.amount * per_unit))
+
+    def in_samples(self, batch_size: int) -> "Length":
+        """A length in samples or steps as samples."""
+        return Length(amount=self.amount * (batch_size if self.unit == "steps" else 1), unit="samples")
+
+    def __str__(self) -> str:
+        return f"{self.amount:g} {self.unit}" if self.amount != int(self.amount) else f"{int(self.amount)} {self.unit}"
+
+
+def _parse_length(value: Any) -> Any:
+    if isinstance(value, Length):
+        return value
+    match = re.fullmatch(r"\s*([\d_]*\.?\d+(?:e\d+)?)\s*(samples?|steps?|epochs?)\s*", str(value))
+    if not match:
+        raise ValueError(f"'{value}' is not a length; write for example '30 epochs', '5000 steps' or '1e9 samples'")
+    return Length(amount=float(match[1].replace("_", "")), unit=match[2].rstrip("s") + "s")
+
+
+LengthField = Annotated[Length, BeforeValidator(_parse_length), PlainSerializer(str)]
+
+
+class Section(BaseModel):
+    """A part of the config: unknown keys are refused, values do not change after loading."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+S = TypeVar("S", bound=Section)
+
+
+def without(problems: list[str], section: S) -> S:
+    """``section``, a validator's answer, unless there are problems: each becomes a line of the error."""
+    if problems:
+        raise ValueError("\n".join(problems))
+    return section

@@ -1,0 +1,167 @@
+"""The trainings: what they have in common, and the paper's settings of each."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from bsssl.config.data import Source
+from bsssl.config.section import Length, LengthField, Section, without
+from bsssl.registry import UserError
+
+TRAIN_STAGES = ("weak", "teacher", "pretrain", "finetune", "baseline", "ceiling")  # in the order of the recipe
+
+
+class Train(Section):
+    """One training stage. Rates are per 256 samples of batch: the rate used is base_lr * batch_size / 256."""
+
+    length: LengthField
+    """how long to train; 0 epochs takes the initial weights as they are"""
+    batch_size: int = Field(1536, ge=1)
+    """samples per optimiser step over all processes (paper: 64 GPUs x 24)"""
+    accumulate: int = Field(1, ge=1)
+    """split each process's share of a batch into so many passes, to save memory"""
+    init_from: str | None = None
+    """a stage of this run, or a checkpoint file; its classifier is replaced when the classes differ"""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd (with momentum) or adamw"""
+    base_lr: float = Field(gt=0)
+    """learning rate per 256 samples"""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """SGD's momentum, AdamW's first beta"""
+    nesterov: bool = False
+    """Nesterov's form of SGD's momentum"""
+    weight_decay: float = Field(1e-4, ge=0)
+    """of every parameter"""
+    schedule: Literal["step", "cosine", "constant"] = "step"
+    """of the rate: step (drops by `gamma` after each of `intervals`), cosine (to zero) or constant"""
+    gamma: float = Field(0.1, gt=0, le=1)
+    """step: factor of each drop"""
+    intervals: int = Field(4, ge=1)
+    """step: number of equal intervals, one more than there are drops"""
+    warmup: LengthField = Length(amount=0, unit="epochs")
+    """linear warm-up to the full rate"""
+    warmup_from: float | None = Field(None, ge=0)
+    """rate that warm-up starts at (not scaled with the batch); default: base_lr, as in the paper"""
+    clip_norm: float | None = Field(None, gt=0)
+    """clip the gradient's norm"""
+    randaugment: int | None = Field(None, ge=0, le=30)
+    """magnitude of RandAugment (two operations per image), after data.transforms; off when not given"""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """share of each target that is spread over all classes"""
+    mixup: float = Field(0.0, ge=0)
+    """alpha of mixup; 0 is off"""
+    cutmix: float = Field(0.0, ge=0)
+    """alpha of CutMix; 0 is off. With mixup too, each batch takes one of the two"""
+    gce: float = Field(0.0, ge=0, le=1)
+    """q of generalised cross-entropy, for noisy targets (Zhang and Sabuncu 2018, arXiv 1805.07836: 0.7): 0 is plain
+    cross-entropy, 1 the absolute error"""
+    elr: float = Field(0.0, ge=0)
+    """weight of early-learning regularisation, for noisy targets (Liu et al. 2020, arXiv 2007.00151: 3); 0 is off. It
+    remembers a prediction per row of the training set: 4 bytes x rows x classes of memory and of every checkpoint"""
+    elr_beta: float = Field(0.7, ge=0, lt=1)
+    """elr: share that stays of the remembered prediction when its row comes again"""
+    logit_adjustment: float = Field(0.0, ge=0)
+    """tau of logit adjustment, for long-tailed labels (Menon et al. 2021, arXiv 2007.07314: 1); 0 is off. In the loss,
+    tau x the logarithm of each class's share of the stage's targets is added to its logit"""
+    average_decay: float | None = Field(None, gt=0, lt=1)
+    """keep an exponential moving average of the weights with this decay, and use it as the result"""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        problems = []
+        if self.batch_size % self.accumulate:
+            problems.append(f"accumulate ({self.accumulate}) must divide batch_size ({self.batch_size})")
+        if self.nesterov and not self.momentum:
+            problems.append("nesterov needs momentum; set it above 0")
+        if self.elr and (self.mixup or self.cutmix):
+            problems.append("elr remembers a prediction per sample, which mixup and cutmix blend; set it or these to 0")
+        warmup, length = self.warmup, self.length
+        if warmup.unit != length.unit and "epochs" not in (warmup.unit, length.unit):
+            warmup, length = (part.in_samples(self.batch_size) for part in (warmup, length))
+        if warmup.unit == length.unit and warmup.amount > length.amount > 0:
+            problems.append(f"warmup ({self.warmup}) is longer than length ({self.length}); shorten it")
+        return without(problems, self)
+
+
+class Supervised(Train):
+    """Training on labels from scratch: teacher, baseline, ceiling. The paper does not give these; ours are the usual
+    ones for ImageNet: 90 epochs, three drops, five epochs of warm-up."""
+
+    length: LengthField = Length(amount=90, unit="epochs")
+    base_lr: float = Field(0.1, gt=0)
+    warmup: LengthField = Length(amount=5, unit="epochs")
+
+
+class Tags(Section):
+    """Which classes hashtags mean. They are compared without regard to case, `#`, blanks, `_`, `-` and `.`; accents
+    count."""
+
+    file: str | None = None
+    """tags by sample (CSV, JSONL or Parquet; columns `key` and `tags`, in CSV joined by ;), instead of the sources'
+    own; held in memory"""
+    classes: Literal["tags", "targets"] = "tags"
+    """tags: a label space of their own; targets: the classes of data.train, and the result is evaluated"""
+    map: dict[str, str] | str | None = None
+    """tag -> class, inline or a file (YAML, or CSV, JSONL, Parquet with columns `tag` and `class`); other tags are left
+    out, but for those that are a target's name. Default: with `tags` every tag is a class, with `targets` the names"""
+    spelling: dict[str, str] | str = {}
+    """plural and spelling variants: variant -> tag, inline or a file (as `map`, columns `tag` and `spelling`); applied
+    once, before `map`"""
+    min_samples: int = Field(10, ge=0)
+    """classes with fewer samples are left out and listed with `tags`, refused with `targets`; 0 tolerates targets
+    without samples"""
+
+
+class Weak(Train):
+    """Pre-training of the teacher's network on samples with hashtags. The paper does not give the settings; the
+    defaults are those of the student's pre-training."""
+
+    sources: list[Source] = Field(min_length=1)
+    """samples with tags: manifests with a column `tags`, tars with `tags` in their .json, or any with `tags.file`"""
+    tags: Tags = Tags()
+    resample: float = Field(0.5, ge=0, le=1)
+    """samples are drawn in proportion to 1 / frequency of their rarest class to this power: 0.5 is the square root
+    (Mahajan et al. 2018), 0 draws all alike, 1 evens the classes out"""
+    length: LengthField = Length(amount=1e9, unit="samples")
+    base_lr: float = Field(0.1, gt=0)
+    gamma: float = Field(0.5, gt=0, le=1)
+    intervals: int = Field(13, ge=1)
+    warmup: LengthField = Length(amount=5e6, unit="samples")
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether the network has the classes of the test set."""
+        return self.tags.classes == "targets"
+
+
+class Pretrain(Train):
+    """Student pre-training on the selection. Defaults: the paper's (1 billion samples, 13 halvings)."""
+
+    length: LengthField = Length(amount=1e9, unit="samples")
+    base_lr: float = Field(0.1, gt=0)
+    gamma: float = Field(0.5, gt=0, le=1)
+    intervals: int = Field(13, ge=1)
+    warmup: LengthField = Length(amount=5e6, unit="samples")
+    targets: Literal["per_pair", "multi", "soft"] = "per_pair"
+    """what a sample with several classes contributes (open in the paper): one example per (sample, class) pair; one
+    example whose target spreads evenly over its classes; or the teacher's scores for its P classes as the target"""
+    temperature: float = Field(1.0, gt=0)
+    """soft: scores are raised to 1 / temperature and renormalised"""
+
+
+class Finetune(Train):
+    """Student fine-tuning on the true labels. Defaults: the paper's (30 epochs, three drops)."""
+
+    length: LengthField = Length(amount=30, unit="epochs")
+    base_lr: float = Field(0.00025, gt=0)
+    init_from: str | None = "pretrain"
+
+
+def check_warmup(section: str, settings: Train, *, steps: int, warmup_steps: int) -> None:
+    """UserError when the warm-up of the stage set by ``section`` is longer than the stage, both in optimiser steps."""
+    if warmup_steps > steps > 0:
+        raise UserError(
+            f"{section}.warmup ({settings.warmup}, {warmup_steps} steps) is longer than {section}.length "
+            f"({settings.length}, {steps} steps); shorten it"
+        )
