@@ -9,6 +9,7 @@ import contextlib
 import datetime
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -231,8 +232,10 @@ class _Submission:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and self._jobs:
-            subprocess.run(["scancel", *(job.job_id for job in self._jobs)], capture_output=True)
+        if kind is not None:
+            if self._jobs:
+                subprocess.run(["scancel", *(job.job_id for job in self._jobs)], capture_output=True)
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def add(self, run: Run, wanted: Callable[[str], bool]) -> None:
         """Submit the stages of one run that are not done, or that follow one that is not."""

@@ -29,7 +29,19 @@ OPTIONS = "options"
 LEVEL = 0.95
 HOLDS, FAILS, OPEN, UNTRIED = "holds", "does not hold", "not decidable at this size", "not tried"
 Values = dict[str, Any]
-Label = Annotated[str, BeforeValidator(str)]  # YAML takes 1000 for a number
+
+
+def _labels_as_text(points: Any) -> Any:
+    """YAML takes 1000 for a number."""
+    if not isinstance(points, dict):
+        return points
+    named = {str(label): point for label, point in points.items()}
+    if len(named) < len(points):
+        raise ValueError("two labels are the same text; give them different ones")
+    return named
+
+
+Points = Annotated[dict[str, Values], BeforeValidator(_labels_as_text)]
 
 
 class Option(Section):
@@ -54,10 +66,10 @@ class Settings(Section):
     """keys of the recipe and their values, in every run"""
     weak: Values = Field({})
     """those that add the pre-training on hashtags, for the column of weak pre-training"""
-    experiments: dict[str, dict[Label, Values] | None] = Field({})
+    experiments: dict[str, Points | None] = Field({})
     """by the experiment's name (`bsssl.paper`) and the point's label: the keys and values of the point; null leaves an
     experiment out"""
-    options: dict[Label, Option | None] = Field({})
+    options: dict[str, Option | None] = Field({})
     """options beyond the paper, each compared with the recipe without it; null leaves one out"""
 
     @model_validator(mode="after")

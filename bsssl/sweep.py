@@ -81,6 +81,11 @@ class Sweep(Grid):
         axes = [axis for axis in map(_axis, self.overrides) if len(axis[1]) > 1]
         if not axes:
             raise UserError("nothing to sweep: give at least one key several values, such as select.top_k=1000,2000")
+        for key in ("output_dir", "seeds"):
+            if any(key == axis for axis, _ in axes):
+                raise UserError(
+                    f"{key} cannot vary in a sweep; " + ("give seed=0,1,2" if key == "seeds" else "give one")
+                )
         seeds = next((values for key, values in axes if key == "seed"), None)
         varied = [(key, values) for key, values in axes if key != "seed"]
         grid = itertools.product(*(values for _, values in varied))

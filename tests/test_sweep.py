@@ -79,6 +79,8 @@ def test_values_with_commas(recipe):
     [
         ((), "nothing to sweep: give at least one key several values"),
         (("select.top_k=4",), "nothing to sweep"),
+        (("seeds=1,2",), "seeds cannot vary in a sweep; give seed=0,1,2"),
+        (("output_dir=a,b",), "output_dir cannot vary in a sweep"),
         (("select.top_k=4,none",), "select.top_k: Input should be a valid integer"),
         (("selct.top_k=4,5",), "unknown key 'selct': did you mean 'select'?"),
     ],

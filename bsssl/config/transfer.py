@@ -5,7 +5,8 @@ import re
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
-from typing_extensions import Self
+from pydantic.functional_validators import BeforeValidator
+from typing_extensions import Annotated, Self  # noqa: UP035 - with the rest of pydantic's
 
 from bsssl.config.data import Model
 from bsssl.config.experiment import Experiment
@@ -67,14 +68,20 @@ class FcOnly(Section):
         return without([] if rising else [f"c_values {self.c_values} must be above 0 and rise"], self)
 
 
+def _without_nulls(checkpoints: Any) -> Any:
+    if not isinstance(checkpoints, dict):
+        return checkpoints
+    return {name: checkpoint for name, checkpoint in checkpoints.items() if checkpoint is not None}
+
+
 class Transfer(Experiment):
     """Several checkpoints on another labeled set, each fine-tuned (full_ft) and as fixed features (fc_only)."""
 
     tool = "transfer_net.py"
     leaves = "transfer.md"
 
-    checkpoints: dict[str, Checkpoint] = Field(min_length=1)
-    """what is compared, by the names of the table's rows"""
+    checkpoints: Annotated[dict[str, Checkpoint], BeforeValidator(_without_nulls)] = Field(min_length=1)
+    """what is compared, by the names of the table's rows; null leaves out one that the config file has"""
     full_ft: FullFt | None = FullFt()
     """null turns it off"""
     fc_only: FcOnly | None = FcOnly()

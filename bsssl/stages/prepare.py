@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from bsssl import config as configs
 from bsssl import data, fileio
 from bsssl.log import logger, progress
 from bsssl.recipe import Run, Stage
-from bsssl.registry import DATASETS, UserError
+from bsssl.registry import DATASETS, UserError, choices
 from bsssl.stages.inputs import CLASSES, HELD, OVERLAP_REMEDY, POOL
 
 
@@ -76,7 +76,13 @@ def split(settings: configs.LabeledData, *, seed: int) -> tuple[pa.Table, pa.Tab
 def open_source(source: configs.Source, settings: configs.LabeledData) -> data.Source:
     """The source that the config names, of videos where it has clips; UserError for an unknown dataset or option."""
     factory = DATASETS.get(source.dataset)
-    kind = {"extensions": "videos"} if settings.clips and "extensions" in signature(factory).parameters else {}
+    parameters = signature(factory).parameters.values()
+    known = [parameter.name for parameter in parameters if parameter.name != "path"]
+    takes_any = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters)
+    for name in source.options:
+        if name not in known and not takes_any:
+            raise UserError(f"dataset '{source.dataset}' has no option '{name}': {choices(name, known)}")
+    kind = {"extensions": "videos"} if settings.clips and "extensions" in known else {}
     try:
         opened: data.Source = factory(path=source.path, **{**kind, **source.options})
     except TypeError as error:
