@@ -162,6 +162,7 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
 def _add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     if command in RUN_COMMANDS:
+        parser.epilog = "For runs on a Slurm cluster: call it where Slurm's commands work, such as a login node."
         parser.add_argument("output_dir", help="the run's folder, the config's output_dir")
         if command == "status":
             parser.add_argument(
@@ -172,6 +173,7 @@ def _add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         return
     parser.add_argument("--config", required=True, help="a YAML file, e.g. projects/image/quickstart.yaml")
     if command in TAG_COMMANDS:
+        parser.epilog = "It reads text alone, in one process: no cluster is needed, a login node will do."
         parser.add_argument("--all", action="store_true", help="every class and tag, not the most frequent alone")
     else:
         parser.add_argument("--plan", action="store_true", help="print what would run, and run nothing")

@@ -88,6 +88,14 @@ def test_a_tool_that_looks_after_a_run(tool, capsys, monkeypatch):
         runpy.run_path(str(ROOT / tool), run_name="__main__")
 
 
+@pytest.mark.parametrize("tool", [*TOOLS, *RUN_TOOLS, *TAG_TOOLS])
+def test_a_tool_says_how_to_run_it_on_a_cluster(tool, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [tool, "--help"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / tool), run_name="__main__")
+    assert "cluster" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("tool", TOOLS)
 def test_a_tool_answers_help_and_stands_for_its_command(tool, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", [tool, "--help"])
