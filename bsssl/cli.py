@@ -221,7 +221,7 @@ def _run(command: str, config: Experiment, parsed: argparse.Namespace, given: li
     if parsed.plan:
         from bsssl.plan import plan
 
-        processes = config.launcher.nodes * config.launcher.processes if parsed.launch else None
+        processes = config.launcher.all_processes if parsed.launch else None
         if is_main():
             print(plan(config, config_path=parsed.config, wanted=wanted, processes=processes))
         return

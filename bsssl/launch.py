@@ -206,7 +206,7 @@ def submit_grid(grid: Grid, *, debug: bool = False) -> str:
 
 
 def _check(config: Experiment) -> None:
-    check(config, processes=config.launcher.nodes * config.launcher.processes)
+    check(config, processes=config.launcher.all_processes)
 
 
 class _Submission:

@@ -1,15 +1,15 @@
 """The page of a reproduction: our tables and curves beside the paper's, as Markdown, as HTML and as JSON."""
 
 import base64
-import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bsssl import fileio
+from bsssl import fileio, report
 from bsssl.log import aligned
 from bsssl.paper import EXPERIMENTS, FIGURES
 
@@ -32,12 +32,19 @@ class _Section:
     text: str = ""
     tables: list[tuple[str, _Rows]] = field(default_factory=list)
     """caption, then header and rows"""
-    picture: tuple[str, bytes] | None = None
-    """file name and PNG"""
+    picture: str | None = None
+    """path of a PNG"""
+
+    @property
+    def picture_name(self) -> str:
+        """Beside the page."""
+        return os.path.basename(self.picture or "")
 
     def embedded(self) -> str:
         """The picture as a URL that holds it."""
-        return f"data:image/png;base64,{base64.b64encode(self.picture[1]).decode()}" if self.picture else ""
+        if self.picture is None:
+            return ""
+        return f"data:image/png;base64,{base64.b64encode(Path(self.picture).read_bytes()).decode()}"
 
 
 def write(found: Mapping[str, Any], *, folder: str) -> str:
@@ -49,12 +56,8 @@ def write(found: Mapping[str, Any], *, folder: str) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     advice, options = _advice(found["advice"]), _options(found["options"])
-    sections = [advice, *(_experiment(name, points) for name, points in found["experiments"].items())]
+    sections = [advice, *(_experiment(name, points, folder) for name, points in found["experiments"].items())]
     sections += [options] if found["options"] else []
-    for section in sections:
-        if section.picture:
-            with fileio.atomic_write(os.path.join(folder, section.picture[0])) as file:
-                file.write(section.picture[1])
     for name in ("reproduce.md", "reproduce.html"):
         environment = Environment(
             loader=PackageLoader("bsssl"),
@@ -96,7 +99,7 @@ def _options(options: Sequence[Mapping[str, Any]]) -> _Section:
     )
 
 
-def _experiment(name: str, points: Sequence[Mapping[str, Any]]) -> _Section:
+def _experiment(name: str, points: Sequence[Mapping[str, Any]], folder: str) -> _Section:
     experiment = EXPERIMENTS[name]
     header = ["", *([experiment.axis] if experiment.axis else []), *(FIGURES[name] for name in experiment.figures)]
     rows = [
@@ -108,11 +111,13 @@ def _experiment(name: str, points: Sequence[Mapping[str, Any]]) -> _Section:
         for point in points
     ]
     theirs = [[cell if isinstance(cell, str) else f"{cell:g}" for cell in row] for row in experiment.rows]
-    is_curve = name in _PAPER_UNITS
+    picture = os.path.join(folder, f"{name}.png") if name in _PAPER_UNITS else None
+    if picture is not None:
+        _draw(name, points, picture)
     return _Section(
         experiment.title,
         tables=[("here", [header, *rows]), ("the paper", [list(experiment.header), *theirs])],
-        picture=(f"{name}.png", _draw(name, points)) if is_curve else None,
+        picture=picture,
     )
 
 
@@ -127,31 +132,21 @@ def _mean(values: Sequence[float], *, signed: bool = False) -> str:
     return f"{np.mean(values):{'+' if signed else ''}.1f}{spread}"
 
 
-def _draw(name: str, points: Sequence[Mapping[str, Any]]) -> bytes:
-    """Top-1 of the student over what varies, ours on the left and the paper's on the right: a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+def _draw(name: str, points: Sequence[Mapping[str, Any]], path: str) -> None:
+    """Top-1 of the student over what varies, ours on the left and the paper's on the right."""
     experiment = EXPERIMENTS[name]
-    figure, (ours, theirs) = pyplot.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    places = [point["place"] for point in points]
-    for kind, style in (("finetuned", "o-"), ("supervised", "--")):
-        values = [point["top1"][kind] for point in points]
-        spread = [np.std(value, ddof=1) if len(value) > 1 else 0.0 for value in values]
-        ours.errorbar(places, np.mean(values, axis=1), yerr=spread, fmt=style, capsize=3, label=FIGURES[kind])
-    ours.set_title("here")
-    ours.legend()
-    x, y = (np.array(column, float) for column in zip(*experiment.rows, strict=True))
-    theirs.plot(x * _PAPER_UNITS[name], y, "o-", color="tab:green")
-    theirs.set_title("the paper, ImageNet")
-    for axes in (ours, theirs):
-        axes.set_xscale("log")
-        axes.set_xlabel(experiment.axis)
-        axes.set_ylabel("top-1 accuracy, %")
-        axes.spines[["top", "right"]].set_visible(False)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=120)
-    pyplot.close(figure)
-    return file.getvalue()
+    with report.picture(path, size=(9, 3.5), columns=2) as (ours, theirs):
+        places = [point["place"] for point in points]
+        for kind, style in (("finetuned", "o-"), ("supervised", "--")):
+            values = [point["top1"][kind] for point in points]
+            spread = [np.std(value, ddof=1) if len(value) > 1 else 0.0 for value in values]
+            ours.errorbar(places, np.mean(values, axis=1), yerr=spread, fmt=style, capsize=3, label=FIGURES[kind])
+        ours.set_title("here")
+        ours.legend()
+        x, y = (np.array(column, float) for column in zip(*experiment.rows, strict=True))
+        theirs.plot(x * _PAPER_UNITS[name], y, "o-", color="tab:green")
+        theirs.set_title("the paper, ImageNet")
+        for axes in (ours, theirs):
+            axes.set_xscale("log")
+            axes.set_xlabel(experiment.axis)
+            axes.set_ylabel("top-1 accuracy, %")

@@ -1,7 +1,8 @@
 """What people look at when a recipe is done: one table, one picture, and the same figures as JSON."""
 
+import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,7 @@ def write(runs: Sequence[Run[Config]]) -> str:
     table = _table(results)
     fileio.write_json(str(folder / "results.json"), results)
     fileio.write_text(str(folder / "results.md"), markdown(table))
-    picture = io.BytesIO()
-    _draw(results, picture)
-    with fileio.atomic_write(str(folder / "results.png")) as file:
-        file.write(picture.getbuffer())
+    _draw(results, str(folder / "results.png"))
     return _aligned(table)
 
 
@@ -149,23 +147,37 @@ def markdown(table: list[list[str]]) -> str:
     return "\n".join([*lines, "", *(f"{note}  " for note in notes)]) + "\n"
 
 
-def _draw(results: dict[str, Any], file: io.BytesIO) -> None:
+@contextlib.contextmanager
+def picture(path: str, *, size: tuple[float, float], columns: int = 1) -> Iterator[Any]:
+    """Matplotlib's axes to draw on, an array of them with several ``columns``; then written to ``path`` as PNG.
+
+    ``size`` is width and height in inches, at 120 dots each.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    figure, axes = pyplot.subplots(1, columns, figsize=size, layout="constrained")
+    yield axes
+    for one in figure.axes:
+        one.spines[["top", "right"]].set_visible(False)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=120)
+    pyplot.close(figure)
+    with fileio.atomic_write(path) as file:
+        file.write(drawn.getbuffer())
+
+
+def _draw(results: dict[str, Any], path: str) -> None:
     bars = [(title, number, figures) for name, title in TITLES.items() for number, figures in _by_round(results, name)]
     labels = [title + (f", round {number}" if number else "") for title, number, _ in bars]
     values = [figures["top1"] for _, _, figures in bars]
-    figure, axes = pyplot.subplots(figsize=(7, 0.5 * len(bars) + 1), layout="constrained")
-    drawn = axes.barh(
-        labels, values, xerr=[figures.get("std", 0) for _, _, figures in bars], color="tab:blue", height=0.6
-    )
-    axes.bar_label(drawn, fmt="%.1f", padding=6)
-    axes.invert_yaxis()
-    axes.set_xlabel("top-1 accuracy on the test set, %")
-    axes.set_xlim(0, 112)  # room for the figures beside the bars
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(file, format="png", dpi=120)
-    pyplot.close(figure)
+    with picture(path, size=(7, 0.5 * len(bars) + 1)) as axes:
+        drawn = axes.barh(
+            labels, values, xerr=[figures.get("std", 0) for _, _, figures in bars], color="tab:blue", height=0.6
+        )
+        axes.bar_label(drawn, fmt="%.1f", padding=6)
+        axes.invert_yaxis()
+        axes.set_xlabel("top-1 accuracy on the test set, %")
+        axes.set_xlim(0, 112)  # room for the figures beside the bars

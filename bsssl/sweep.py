@@ -4,8 +4,6 @@ Each point has a folder ``output_dir/<key=value,...>``. Its stages are links int
 with the same fingerprint are one: one teacher and one scoring for every K.
 """
 
-import csv
-import io
 import itertools
 import json
 import os
@@ -158,18 +156,13 @@ def _write(points: Sequence[Point], *, output_dir: str) -> str:
     keys = list(points[0].values)
     header = [*keys, *(f"{name} {part}" for name in _SHOWN for part in ("top1", "std")), "pairs", "precision"]
     rows = [[*point.values.values(), *_figures(found)] for point, found in results]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    fileio.write_text(os.path.join(output_dir, "sweep.csv"), text.getvalue())
+    fileio.write_csv(os.path.join(output_dir, "sweep.csv"), [header, *rows])
     fileio.write_json(
         os.path.join(output_dir, "sweep.json"), [{"values": point.values, **found} for point, found in results]
     )
     table = [[*keys, *_SHOWN, "pairs"], *([*point.values.values(), *_cells(found)] for point, found in results)]
     fileio.write_text(os.path.join(output_dir, "sweep.md"), report.markdown(table))
-    picture = io.BytesIO()
-    _draw(results, picture)
-    with fileio.atomic_write(os.path.join(output_dir, "sweep.png")) as file:
-        file.write(picture.getbuffer())
+    _draw(results, os.path.join(output_dir, "sweep.png"))
     files = f"sweep.csv, sweep.md, sweep.json and sweep.png are in {output_dir}"
     return "\n".join([*aligned(table), files])
 
@@ -193,31 +186,23 @@ def _cells(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def _draw(results: Sequence[tuple[Point, dict[str, Any]]], file: io.BytesIO) -> None:
+def _draw(results: Sequence[tuple[Point, dict[str, Any]]], path: str) -> None:
     """Top-1 over the first key's values, a line for each combination of the others; dashed without the pool."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     lines: dict[str, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
     for point, found in results:
         first, *others = point.values.items() or [("", "")]
         lines[", ".join(f"{key}={value}" for key, value in others)].append((first[1], found))
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    for label, points in lines.items():
-        names = [name for name, _ in points]
-        values: list[Any] = [json.loads(name) for name in names] if all(map(_is_number, names)) else names
-        for result, style in (("finetuned", "o-"), ("supervised", "--")):
-            mean = [found[result]["top1"] for _, found in points]
-            spread = [found[result].get("std", 0.0) for _, found in points]
-            axes.errorbar(values, mean, yerr=spread, fmt=style, capsize=3, label=f"{result} {label}".strip())
-    axes.set_xlabel(next(iter(results[0][0].values), ""))
-    axes.set_ylabel("top-1 accuracy on the test set, %")
-    axes.legend()
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(file, format="png", dpi=120)
-    pyplot.close(figure)
+    with report.picture(path, size=(7, 4)) as axes:
+        for label, points in lines.items():
+            names = [name for name, _ in points]
+            values: list[Any] = [json.loads(name) for name in names] if all(map(_is_number, names)) else names
+            for result, style in (("finetuned", "o-"), ("supervised", "--")):
+                mean = [found[result]["top1"] for _, found in points]
+                spread = [found[result].get("std", 0.0) for _, found in points]
+                axes.errorbar(values, mean, yerr=spread, fmt=style, capsize=3, label=f"{result} {label}".strip())
+        axes.set_xlabel(next(iter(results[0][0].values), ""))
+        axes.set_ylabel("top-1 accuracy on the test set, %")
+        axes.legend()
 
 
 def _is_number(text: str) -> bool:

@@ -1,7 +1,5 @@
 """The table of a transfer: every checkpoint in both settings, with the preprocessing that decides so much of it."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -52,13 +50,10 @@ def write(runs: Sequence[Run[Transfer]]) -> str:
     folder = Path(config.output_dir)
     rows, notes = _table(config, results), _notes(config, results)
     fileio.write_json(str(folder / "transfer.json"), results)
-    fileio.write_text(str(folder / "transfer.csv"), _csv(config, results))
+    fileio.write_csv(str(folder / "transfer.csv"), _csv(config, results))
     empty = [""] * (len(rows[0]) - 1)
     fileio.write_text(str(folder / "transfer.md"), report.markdown([*rows, *([note, *empty] for note in notes)]))
-    picture = io.BytesIO()
-    _draw(config, results["checkpoints"], picture)
-    with fileio.atomic_write(str(folder / "transfer.png")) as file:
-        file.write(picture.getbuffer())
+    _draw(config, results["checkpoints"], str(folder / "transfer.png"))
     return "\n".join([*aligned(rows), *notes])
 
 
@@ -114,11 +109,11 @@ def _notes(config: Transfer, results: dict[str, Any]) -> list[str]:
     return [*notes, f"seeds: {', '.join(map(str, results['seeds']))}"]
 
 
-def _csv(config: Transfer, results: dict[str, Any]) -> str:
+def _csv(config: Transfer, results: dict[str, Any]) -> list[list[Any]]:
     sections = _sections(config)
     header = ["checkpoint", *(f"{section} {part}" for section in sections for part in ("top1", "std"))]
     seen = ("size", "resize", "mean", "std")
-    rows = [[*header, *(["c"] if config.fc_only else []), *seen, "clips"]]
+    rows: list[list[Any]] = [[*header, *(["c"] if config.fc_only else []), *seen, "clips"]]
     for name, found in results["checkpoints"].items():
         figures = [found[section].get(part, "") for section in sections for part in ("top1", "std")]
         chosen = [_numbers(found["fc_only"]["c"])] if config.fc_only else []
@@ -126,35 +121,25 @@ def _csv(config: Transfer, results: dict[str, Any]) -> str:
         cells = [_numbers(cell) if isinstance(cell, tuple) else cell for cell in map(transforms.get, seen)]
         clips = found["preprocessing"].get("clips")
         rows.append([name, *figures, *chosen, *cells, clips and f"{clips['count']}x{clips['frames']}"])
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+    return rows
 
 
 def _numbers(values: Sequence[float]) -> str:
     return " ".join(f"{value:g}" for value in values)
 
 
-def _draw(config: Transfer, checkpoints: dict[str, Any], file: io.BytesIO) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+def _draw(config: Transfer, checkpoints: dict[str, Any], path: str) -> None:
     sections = _sections(config)
-    figure, axes = pyplot.subplots(figsize=(7, 0.7 * len(checkpoints) + 1.2), layout="constrained")
-    height = 0.8 / len(sections)
-    for number, section in enumerate(sections):
-        places = [row + number * height for row in range(len(checkpoints))]
-        values = [found[section]["top1"] for found in checkpoints.values()]
-        spread = [found[section].get("std", 0) for found in checkpoints.values()]
-        bars = axes.barh(places, values, xerr=spread, height=0.9 * height, label=TITLES[section])
-        axes.bar_label(bars, fmt="%.1f", padding=6)
-    axes.set_yticks([row + (len(sections) - 1) * height / 2 for row in range(len(checkpoints))], [*checkpoints])
-    axes.invert_yaxis()
-    axes.set_xlabel("top-1 accuracy on the test set, %")
-    axes.set_xlim(0, 112)  # room for the figures beside the bars
-    axes.legend()
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(file, format="png", dpi=120)
-    pyplot.close(figure)
+    with report.picture(path, size=(7, 0.7 * len(checkpoints) + 1.2)) as axes:
+        height = 0.8 / len(sections)
+        for number, section in enumerate(sections):
+            places = [row + number * height for row in range(len(checkpoints))]
+            values = [found[section]["top1"] for found in checkpoints.values()]
+            spread = [found[section].get("std", 0) for found in checkpoints.values()]
+            bars = axes.barh(places, values, xerr=spread, height=0.9 * height, label=TITLES[section])
+            axes.bar_label(bars, fmt="%.1f", padding=6)
+        axes.set_yticks([row + (len(sections) - 1) * height / 2 for row in range(len(checkpoints))], [*checkpoints])
+        axes.invert_yaxis()
+        axes.set_xlabel("top-1 accuracy on the test set, %")
+        axes.set_xlim(0, 112)  # room for the figures beside the bars
+        axes.legend()

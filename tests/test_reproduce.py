@@ -2,12 +2,14 @@ import json
 import re
 from pathlib import Path
 
+import cloudpickle
 import numpy as np
 import pytest
 import yaml
 
+from bsssl.launch import GridJob
 from bsssl.paper import BALANCED, EXPERIMENTS, UNBALANCED, WITH_TAGS, WITHOUT_TAGS
-from bsssl.reproduce import FAILS, HOLDS, OPEN, judge
+from bsssl.reproduce import FAILS, HOLDS, OPEN, Reproduction, judge
 
 EXPERIMENTS_HERE = {
     "students": {"narrow": {}, "wide": {"models.student.options.width": 6}},
@@ -109,6 +111,18 @@ def test_weak_pre_training_of_the_student_stands_beside_it(reproduce, recipe, tm
     }
     assert [point["label"] for point in found["weak"]] == [WITHOUT_TAGS, WITH_TAGS]
     assert "| narrow | " in (out / "reproduce.md").read_text()
+
+
+def test_a_job_makes_the_page_whatever_became_of_the_config(reproduce, tmp_path, capsys):
+    assert reproduce(experiments={"top_k": {"4": {"select.top_k": 4}}}, seeds=1).status == 0
+    grid = Reproduction(str(tmp_path / "reproduce.yaml"), ())
+    job = cloudpickle.dumps(GridJob(grid, grid.points()))
+    page = (tmp_path / "out" / "reproduce.md").read_text()
+    (tmp_path / "out" / "reproduce.md").unlink()
+    (tmp_path / "reproduce.yaml").unlink()
+    cloudpickle.loads(job)()
+    assert (tmp_path / "out" / "reproduce.md").read_text() == page
+    assert "reproduce.html, reproduce.md and reproduce.json are in" in capsys.readouterr().out
 
 
 def test_a_plan_runs_nothing_and_a_second_call_does_nothing_again(reproduce, tmp_path):

@@ -1,5 +1,6 @@
 """How to compute, who starts the processes, and what a recipe and a transfer have in common."""
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -105,11 +106,16 @@ class Launcher(Section):
         return self.processes_per_node or max(1, self.gpus_per_node if gpus is None else gpus)
 
     @property
+    def all_processes(self) -> int:
+        """Of a training, on all nodes."""
+        return self.nodes * self.processes
+
+    @property
     def _training(self) -> StageResources:
         return self.stages.get("train", StageResources())
 
 
-class Experiment(Section):
+class Experiment(Section, ABC):
     """What a recipe and a transfer have in common."""
 
     tool: ClassVar[str]
@@ -127,13 +133,13 @@ class Experiment(Section):
     system: System = System()
     launcher: Launcher = Launcher()
 
+    @abstractmethod
     def trainings(self) -> dict[str, Train]:
         """Every section of a training that may run, by its key."""
-        raise NotImplementedError
 
+    @abstractmethod
     def eval_batch(self) -> int:
         """Views of items that a process tests at a time."""
-        raise NotImplementedError
 
     def _problems(self) -> list[str]:
         """What is wrong with the whole."""
