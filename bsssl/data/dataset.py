@@ -138,14 +138,14 @@ class ItemDataset(Dataset[list[dict[str, Any] | Failure]]):
     def _samples(self, item: Item, source: bytes | str | OSError) -> list[dict[str, Any] | Failure]:
         row, draw = item if isinstance(item, tuple) else (item, None)
         found = self._try(row, draw, source)
-        if draw is None:
+        if draw is None or not isinstance(found[-1], Failure):
             return found
         # Not from torch's generator: the first attempt's random numbers must not depend on what comes after it.
         others = np.random.Generator(np.random.Philox(key=[self._seed % _SEEDS, draw]))
         for other in others.integers(len(self), size=self._views.replacements).tolist():
+            found += self._try(other, draw, self._read(other))
             if not isinstance(found[-1], Failure):
                 break
-            found += self._try(other, draw, self._read(other))
         return found
 
     def _try(self, row: int, draw: int | None, source: bytes | str | OSError) -> list[dict[str, Any] | Failure]:

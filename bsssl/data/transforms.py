@@ -1,5 +1,6 @@
 """Image transforms: from a decoded picture of any size to a uint8 tensor of one size, and to floats on the device."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -59,7 +60,7 @@ def train_transform(
             raise UserError(f"padding={padding} must be from 0 to size - 1 = {size - 1}")
         steps = [_Resize(size), _PaddedCrop(size, padding, hflip)]
     elif crop == "affine":
-        steps = [_Resize(size), _affine, *([v2.RandomHorizontalFlip()] if hflip else [])]
+        steps = [_Resize(size), _Affine(size), *([v2.RandomHorizontalFlip()] if hflip else [])]
     elif crop == "none":
         steps = [_Resize(size), _PaddedCrop(size, 0, hflip)] if hflip else [_Resize(size)]
     else:
@@ -153,18 +154,31 @@ class _CentreCrop:
         return F.center_crop(image, [self._size, self._size])
 
 
-def _affine(image: Tensor) -> Tensor:
-    """``v2.RandomAffine`` but for shifts of a part of a pixel, which it rounds to whole ones."""
-    angle, shift_x, shift_y, scale, shear = (2 * torch.rand(5) - 1).tolist()
-    side = 0.05 * image.shape[-1]
-    return F.affine(
-        image,
-        angle=10 * angle,
-        translate=[side * shift_x, side * shift_y],
-        scale=1 + 0.1 * scale,
-        shear=[5 * shear, 0.0],
-        interpolation=F.InterpolationMode.BILINEAR,
-    )
+class _Affine:
+    """Turn, shear, shift and scale a square picture about its middle by one bilinear look-up.
+
+    Does what ``v2.RandomAffine`` does, but for shifts of a part of a pixel, which that rounds to whole ones. The places
+    of the pixels are computed once: for small pictures this takes less than half the time.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        line = torch.linspace(1 - size, size - 1, size) / size  # from edge to edge of the picture is from -1 to 1
+        down, across = torch.meshgrid(line, line, indexing="ij")
+        self._places = torch.stack([across, down, torch.ones_like(down)], dim=-1).view(-1, 3)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        angle, shift_x, shift_y, scale, shear = (2 * torch.rand(5) - 1).tolist()
+        turn, lean, zoom = math.radians(10 * angle), math.tan(math.radians(5 * shear)), 1 + 0.1 * scale
+        sine, cosine = math.sin(turn) / zoom, math.cos(turn) / zoom
+        # Where each pixel comes from, so the inverse of: shear, scale and turn, then shift by up to 5 % of the width.
+        xx, xy, yx, yy = cosine - sine * lean, sine + cosine * lean, -sine, cosine
+        left, up = 0.1 * shift_x, 0.1 * shift_y
+        inverse = torch.tensor([[xx, yx], [xy, yy], [-xx * left - xy * up, -yx * left - yy * up]])
+        frames = image.view(-1, *image.shape[-3:])
+        sources = (self._places @ inverse).view(1, self._size, self._size, 2).expand(len(frames), -1, -1, -1)
+        moved = nn.functional.grid_sample(frames.float(), sources, align_corners=False)
+        return moved.round_().to(image.dtype).view(image.shape)
 
 
 class _PaddedCrop:

@@ -28,6 +28,27 @@ def test_train_transform(crop, shape, randaugment_ops):
     assert torch.equal(image, _image(*shape))
 
 
+@pytest.mark.parametrize("shape", [(3, 8, 8), (4, 3, 15, 15)])
+def test_affine_is_torchvisions_with_shifts_of_a_part_of_a_pixel(shape):
+    size = shape[-1]
+    transform = train_transform(size=size, crop="affine", hflip=False)
+    image = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    for seed in range(20):
+        torch.manual_seed(seed)
+        moved = transform(image)
+        torch.manual_seed(seed)
+        angle, *shift, scale, shear = (2 * torch.rand(5) - 1).tolist()
+        expected = v2.functional.affine(
+            image,
+            angle=10 * angle,
+            translate=[0.05 * size * part for part in shift],
+            scale=1 + 0.1 * scale,
+            shear=[5 * shear, 0],
+            interpolation=v2.InterpolationMode.BILINEAR,
+        )
+        assert (moved.int() - expected.int()).abs().max() <= 1
+
+
 def test_padded_crop_is_a_shift_and_a_flip():
     """Every result is one of those torchvision's padding, cropping and flipping give, and all of them occur."""
     image = _image(6, 6)
