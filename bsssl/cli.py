@@ -180,6 +180,10 @@ def _add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         parser.add_argument("--launch", action="store_true", help="start processes or submit jobs as `launcher` says")
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
         parser.epilog = EPILOG
+    if command in ("sweep", "reproduce"):
+        parser.add_argument(
+            "--finished", action="store_true", help="run nothing; write the results of the points that are done"
+        )
     if command in ("score", "materialise"):
         parser.add_argument(
             "--task", metavar="I/N", type=_task, help="do the I-th of N shares of the work (from 0), no more"
@@ -253,6 +257,10 @@ def _run_grid(grid: "Grid", parsed: argparse.Namespace, given: list[str]) -> Non
     if parsed.plan:
         if is_main():
             print(sweep.describe(points))
+        return
+    if parsed.finished:
+        done = sweep.finished(points)
+        print(f"{grid.write(done)}\n{len(done)} of {len(points)} points are done")
         return
     if parsed.launch and launcher.kind == "slurm":
         from bsssl.launch import submit_grid

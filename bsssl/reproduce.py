@@ -204,7 +204,7 @@ PLACES: Mapping[str, Any] = {
 
 
 def collect(settings: Settings, points: Sequence[Point]) -> dict[str, Any]:
-    """The figures of the finished ``points`` of a reproduction, as JSON.
+    """The figures of ``points`` of a reproduction, those that are finished, as JSON.
 
     ``experiments``: by name, a list of points with ``label``, ``place`` on the axis (of figures) and ``top1`` (by
     figure, a value per seed, percent); ``advice``: the paper's recommendations with their verdicts; ``options``: the
@@ -231,8 +231,8 @@ def collect(settings: Settings, points: Sequence[Point]) -> dict[str, Any]:
         ],
         "options": [
             _compared(label, top1[OPTIONS, label], top1[OPTIONS, f"{label}, without"], least)
-            for label, option in settings.options.items()
-            if option is not None
+            for label in settings.options
+            if {(OPTIONS, label), (OPTIONS, f"{label}, without")} <= top1.keys()
         ],
     }
 

@@ -138,6 +138,14 @@ def _stages(points: Sequence[Point]) -> Iterator[tuple[Run, str]]:
         yield from ((run, name) for run in point.runs for name in run.stages)
 
 
+def finished(points: Sequence[Point]) -> list[Point]:
+    """Those that are done, with every seed; UserError when none is."""
+    done = [point for point in points if all(run.pending(name) is None for run in point.runs for name in run.stages)]
+    if not done:
+        raise UserError(f"none of the {len(points)} points in {os.path.dirname(points[0].config.output_dir)} is done")
+    return done
+
+
 def describe(points: Sequence[Point]) -> str:
     """The points, and how much of the work they share, as text. Changes nothing."""
     counts: dict[str, int] = defaultdict(int)

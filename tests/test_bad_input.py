@@ -187,7 +187,7 @@ def test_a_labeled_folder_without_classes(refused, recipe):
 def test_one_class_is_not_enough(refused, recipe, tmp_path):
     shutil.copytree(recipe.folder / "train" / "circle", tmp_path / "train" / "circle")
     line = refused("run", f"data.train.path={tmp_path / 'train'}", "data.num_classes=null", "score.top_p=1")
-    assert line == "data.train has a single class (circle); put each class in a folder of its own, two at least"
+    assert line == "data.train has a single class (circle), two at least are needed; give each its own folder or label"
 
 
 def test_class_lists_that_disagree(refused, recipe, tmp_path):

@@ -136,6 +136,21 @@ def test_a_plan_runs_nothing_and_a_second_call_does_nothing_again(reproduce, tmp
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("done.json")} == records
 
 
+def test_a_page_of_what_is_finished(reproduce, tmp_path):
+    part = {"top_k": {4: {"select.top_k": 4}}}
+    options = {"K 4": {"set": {"select.top_k": 4}}, "K 3": {"set": {"select.top_k": 3}}}
+    assert reproduce(experiments=part, options={"K 4": options["K 4"]}).status == 0
+    whole = {"experiments": {**part, "students": EXPERIMENTS_HERE["students"]}, "options": options}
+    outcome = reproduce("--finished", **whole)
+    assert outcome.status == 0, outcome.err
+    assert outcome.out.endswith("\n3 of 7 points are done\n")
+    found = json.loads((tmp_path / "out" / "reproduce.json").read_text())
+    assert list(found["experiments"]) == ["top_k"] and [option["label"] for option in found["options"]] == ["K 4"]
+    assert computed(tmp_path / "out", "pretrain") == 4
+    outcome = reproduce("--finished", "seeds=3", **whole)
+    assert outcome.errors == [f"error: none of the 7 points in {tmp_path / 'out'} is done"]
+
+
 def test_a_larger_share_of_the_pool_holds_the_smaller(bsssl, recipe, tmp_path):
     keys = {}
     for share in (0.3, 0.6, 1.0):

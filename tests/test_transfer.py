@@ -317,7 +317,7 @@ def test_unknown_released_weights(refused):
 def test_one_class_only(refused, cub):
     lines = (cub / "image_class_labels.txt").read_text().splitlines()
     (cub / "image_class_labels.txt").write_text("".join(f"{line.split()[0]} 2\n" for line in lines))
-    assert refused().startswith("data.train has a single class (002.Box); ")
+    assert refused().startswith("data.train has a single class (002.Box), ")
 
 
 def test_a_cub_folder_that_disagrees(refused, cub, tmp_path):

@@ -87,8 +87,10 @@ def test_a_student_says_what_it_lacks(bsssl, config):
     assert f"run first: python tools/select_samples.py --config {config}" in outcome.err
 
 
-def test_transfer(bsssl, videos, tmp_path):
-    """Features of video networks, the mean over the clips of a video; a network may see other clips than the rest."""
+def test_transfer(bsssl, videos, config, tmp_path):
+    """Features of video networks, the mean over the clips of a video; a checkpoint sees clips as long as it was
+    trained with, which may be others than the rest."""
+    assert bsssl("train", "--config", config, "stage=teacher").status == 0
     values = {
         "output_dir": str(tmp_path / "transfer"),
         "data": {
@@ -97,7 +99,7 @@ def test_transfer(bsssl, videos, tmp_path):
             "transforms": {"size": 24, "train_crop": "short_side", "flip": False},
             "clips": {"frames": 4, "stride": 2, "test_clips": 3},
         },
-        "checkpoints": {"short": {"model": NETWORK}, "long": {"model": {**NETWORK, "frames": 6}}},
+        "checkpoints": {"short": {"model": NETWORK}, "long": str(tmp_path / "run" / "seed-0" / "teacher")},
         "full_ft": {"length": "2 steps", "batch_size": 8},
         "fc_only": {"c_values": [0.1, 1]},
         "system": {"device": "cpu", "threads": 1, "workers": 0},

@@ -137,6 +137,8 @@ def test_what_a_change_runs_again(call, rows, tmp_path):
     assert ran[0] == "tags"
     tagged(tmp_path / "weak.csv", rows[:-1])
     assert executed(call("train", "stage=weak", "weak.resample=0")) == ["tags", "weak"]
+    # Tags belong to the items, whichever of them have their labels drawn: seeds share the network.
+    assert executed(call("train", "stage=weak", "weak.resample=0", "data.labels_per_class=2")) == ["data"]
 
 
 def test_a_stage_that_lacks_another_names_its_command(refused, call):
@@ -298,7 +300,7 @@ def test_too_few_classes(refused):
     assert line.startswith("weak: 1 classes have 7 samples, two at least are needed; map more tags or lower weak.tags.")
 
 
-def test_samples_that_are_test_items(refused, call, rows, recipe, tmp_path):
+def test_samples_that_are_test_items(bsssl, config, refused, call, rows, recipe, tmp_path):
     tested = [(recipe.folder / "test/circle/0.jpg", ["Kreis"])]
     tagged(tmp_path / "weak.csv", [*rows, *tested])
     line = refused()
@@ -307,6 +309,7 @@ def test_samples_that_are_test_items(refused, call, rows, recipe, tmp_path):
         outcome = call("train", "stage=weak", f"data.pool_overlap={choice}")
         assert outcome.status == 0, outcome.err
         assert json.loads((tmp_path / "run/seed-0/tags/done.json").read_text())["result"]["samples"] == samples
+        assert f"samples: {samples};" in bsssl("tags", "inspect", "--config", config, f"data.pool_overlap={choice}").out
 
 
 def test_labeled_items_may_have_tags(call, rows, recipe, tmp_path):

@@ -62,7 +62,7 @@ def split(settings: configs.LabeledData, *, seed: int) -> tuple[pa.Table, pa.Tab
     data.class_indices(train_records, classes, what="data.train")
     if len(classes) == 1:
         raise UserError(
-            f"data.train has a single class ({classes[0]}); put each class in a folder of its own, two at least"
+            f"data.train has a single class ({classes[0]}), two at least are needed; give each its own folder or label"
         )
     data.class_indices(test, classes, what="data.test")
     labeled, rest = train_records, train_records.slice(0, 0)

@@ -57,10 +57,12 @@ def inspect_tags(config: configs.Config, *, most: int | None) -> str:
     ``most``: rows of each table; None shows all.
     """
     settings = _weak(config)
-    targets = None
+    targets = test = None
     if settings.tags.classes == "targets":
         targets = data.class_names(open_source(config.data.train, config.data).records())
-    found = data.read_tags(_samples(config, None), _rules(settings.tags, targets))
+    if config.data.pool_overlap == "exclude":
+        test = open_source(config.data.test, config.data).records()
+    found = data.read_tags(_samples(config, test), _rules(settings.tags, targets))
     short = _short(found, settings.tags, targets)
     kept = [name for name in targets or sorted(found.classes) if name not in short]
     rows, _, members = found.of_classes(targets or kept)

@@ -37,6 +37,8 @@ def test_class_counts():
         np.array([0, 2, 4]), np.array([0, 1, 1, 2], np.int32), vectors[[0, 0, 1, 1], [0, 1, 1, 2]], num_classes=4
     )
     assert class_counts(sparse, num_classes=4).tolist() == [0.5, 0.75, 0.75, 0]
+    drawn_twice_and_never = np.array([2.0, 0.0])
+    assert class_counts(sparse, num_classes=4, weights=drawn_twice_and_never).tolist() == [1, 1, 0, 0]
 
 
 def test_augmentation_depends_on_seed_and_draw_alone(records):
