@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bsssl import __version__
+from bsssl import config as configs
 from bsssl.config import TRAIN_STAGES, Config, Experiment, Transfer, load_config, options
 from bsssl.distributed import is_main
 from bsssl.log import describe
@@ -316,7 +317,12 @@ def _stage_names(command: str, config: Experiment) -> Callable[[str], bool]:
 def _print_options() -> None:
     keys = {path: line for path, *line in options()}
     of_transfers = {path: line for path, *line in options(Transfer) if path not in keys}
-    for title, listed in (("", keys), ("\nof a transfer alone (`bsssl transfer`):\n\n", of_transfers)):
+    of_reproductions = {path: line for path, *line in options(configs.Reproduction)}
+    for title, listed in (
+        ("", keys),
+        ("\nof a transfer alone (`bsssl transfer`):\n\n", of_transfers),
+        ("\nof a reproduction (`bsssl reproduce`), whose recipe has keys as above:\n\n", of_reproductions),
+    ):
         print(title, end="")
         for path, (kind, default, meaning) in listed.items():
             print(f"{path}: {kind} = {default}" + (f"\n    {meaning}" if meaning else ""))

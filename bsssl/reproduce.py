@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 import yaml
-from pydantic import BeforeValidator, Field, model_validator
-from typing_extensions import Annotated, Self  # noqa: UP035 - typing has Self from Python 3.11 on
 
+from bsssl import config as configs
 from bsssl import page, report
-from bsssl.config import Config, Section, load_config
+from bsssl.config import Config, load_config
 from bsssl.paper import EXPERIMENTS, WEAK, Found
 from bsssl.recipe import all_seeds
 from bsssl.registry import UserError, choices
@@ -29,57 +28,6 @@ OPTIONS = "options"
 LEVEL = 0.95
 HOLDS, FAILS, OPEN, UNTRIED = "holds", "does not hold", "not decidable at this size", "not tried"
 Values = dict[str, Any]
-
-
-def _labels_as_text(points: Any) -> Any:
-    """YAML takes 1000 for a number."""
-    if not isinstance(points, dict):
-        return points
-    named = {str(label): point for label, point in points.items()}
-    if len(named) < len(points):
-        raise ValueError("two labels are the same text; give them different ones")
-    return named
-
-
-Points = Annotated[dict[str, Values], BeforeValidator(_labels_as_text)]
-
-
-class Option(Section):
-    """Something that the paper does not have."""
-
-    set: Values
-    """keys of the recipe and their values"""
-    against: Values = Field({})
-    """those of the recipe that it is compared with, when that is not the plain one"""
-
-
-class Settings(Section):
-    """What to vary, and on top of which recipe. Keys of the recipe are written as in overrides: ``select.top_k``."""
-
-    recipe: str
-    """the recipe's config; its path starts from this file's folder"""
-    output_dir: str
-    """folder of all runs and of the page"""
-    seeds: int = Field(3, ge=1)
-    """of every point; with fewer than three nothing is decidable"""
-    set: Values = Field({})
-    """keys of the recipe and their values, in every run"""
-    weak: Values = Field({})
-    """those that add the pre-training on hashtags, for the column of weak pre-training"""
-    experiments: dict[str, Points | None] = Field({})
-    """by the experiment's name (`bsssl.paper`) and the point's label: the keys and values of the point; null leaves an
-    experiment out"""
-    options: dict[str, Option | None] = Field({})
-    """options beyond the paper, each compared with the recipe without it; null leaves one out"""
-
-    @model_validator(mode="after")
-    def _known(self) -> Self:
-        for name, rows in self.experiments.items():
-            if name not in EXPERIMENTS:
-                raise ValueError(f"unknown experiment '{name}': {choices(name, EXPERIMENTS)}")
-            if rows and WEAK in EXPERIMENTS[name].figures and not self.weak:
-                raise ValueError(f"experiment '{name}' compares with {WEAK}: say under `weak` which keys turn that on")
-        return self
 
 
 @dataclass(frozen=True)
@@ -120,9 +68,18 @@ class Reproduction(Grid):
     overrides: tuple[str, ...]
 
     @cached_property
-    def settings(self) -> Settings:
+    def settings(self) -> configs.Reproduction:
         """The checked config; UserError with a line per problem."""
-        return load_config(self.config_path, list(self.overrides), Settings)
+        settings = load_config(self.config_path, list(self.overrides), configs.Reproduction)
+        for name, rows in settings.experiments.items():
+            if name not in EXPERIMENTS:
+                raise UserError(f"{self.config_path}: unknown experiment '{name}': {choices(name, EXPERIMENTS)}")
+            if rows and WEAK in EXPERIMENTS[name].figures and not settings.weak:
+                raise UserError(
+                    f"{self.config_path}: experiment '{name}' compares with {WEAK}: say under `weak` which keys turn "
+                    "that on"
+                )
+        return settings
 
     def output_dir(self) -> str:
         """The folder of all points and of the page."""
@@ -203,7 +160,7 @@ PLACES: Mapping[str, Any] = {
 """Where a point lies on the axis of an experiment that is a figure in the paper."""
 
 
-def collect(settings: Settings, points: Sequence[Point]) -> dict[str, Any]:
+def collect(settings: configs.Reproduction, points: Sequence[Point]) -> dict[str, Any]:
     """The figures of ``points`` of a reproduction, those that are finished, as JSON.
 
     ``experiments``: by name, a list of points with ``label``, ``place`` on the axis (of figures) and ``top1`` (by

@@ -6,6 +6,8 @@ import yaml
 from bsssl.config import Config, Length, Select, Train, check_warmup, load_config, options
 from bsssl.registry import UserError
 
+RECIPES = Path(__file__).parent.parent / "projects" / "image"
+
 SOURCE = {"dataset": "folder", "path": "pictures"}
 NETWORK = {"name": "resnet18"}
 LEAST = {
@@ -266,5 +268,20 @@ def test_options_list_every_key_once_with_type_and_default():
 
 
 def test_quickstart_loads():
-    path = Path(__file__).parent.parent / "projects" / "image" / "quickstart.yaml"
+    path = RECIPES / "quickstart.yaml"
     assert load_config(str(path), ["seeds=5"]).seeds == 5
+
+
+@pytest.mark.parametrize(
+    ("command", "given", "is_one_of", "needed"),
+    [
+        ("transfer", "quickstart", "the recipe", "a transfer"),
+        ("run", "transfer_cub", "a transfer", "the recipe"),
+        ("run", "reproduce", "a reproduction", "the recipe"),
+        ("reproduce", "quickstart", "the recipe", "a reproduction"),
+    ],
+)
+def test_a_config_of_another_command(bsssl, command, given, is_one_of, needed):
+    outcome = bsssl(command, "--config", RECIPES / f"{given}.yaml")
+    assert outcome.status == 1 and len(outcome.errors) == 1
+    assert f"is a config of {is_one_of} (`bsssl" in outcome.err and f"here is one of {needed} (`bsssl" in outcome.err

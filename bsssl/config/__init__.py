@@ -9,6 +9,7 @@ from bsssl.config.data import Clips, Data, LabeledData, Model, Purpose, Source, 
 from bsssl.config.experiment import Experiment, Launcher, StageResources, System
 from bsssl.config.reading import load_config, options
 from bsssl.config.recipe import Config, Materialise, Models, Score, Select
+from bsssl.config.reproduction import Reproduction
 from bsssl.config.section import Length, LengthField, Section
 from bsssl.config.training import TRAIN_STAGES, Finetune, Pretrain, Supervised, Tags, Train, Weak, check_warmup
 from bsssl.config.transfer import Checkpoint, FcOnly, FullFt, Transfer
@@ -32,6 +33,7 @@ __all__ = [
     "Models",
     "Pretrain",
     "Purpose",
+    "Reproduction",
     "Score",
     "Section",
     "Select",

@@ -11,10 +11,16 @@ import yaml
 from fvcore.common.config import CfgNode
 from pydantic import BaseModel, ValidationError
 
-from bsssl.config.experiment import Experiment
 from bsssl.config.recipe import Config
 from bsssl.config.section import S, Section
 from bsssl.registry import UserError
+
+_KINDS = {
+    "models": "the recipe (`bsssl run`, `train`, `score`, ...)",
+    "checkpoints": "a transfer (`bsssl transfer`)",
+    "recipe": "a reproduction (`bsssl reproduce`)",
+}
+"""By a key that no other kind has."""
 
 
 def load_config(path: str, overrides: list[str], schema: type[S] = Config) -> S:  # type: ignore[assignment]
@@ -23,6 +29,7 @@ def load_config(path: str, overrides: list[str], schema: type[S] = Config) -> S:
     Raises UserError with one line per problem.
     """
     values = _read_yaml(path)
+    _check_kind(path, values, schema)
     for override in overrides:
         _apply_override(values, override)
     try:
@@ -32,7 +39,7 @@ def load_config(path: str, overrides: list[str], schema: type[S] = Config) -> S:
         raise UserError(f"{path}: " + f"\n{path}: ".join(problems)) from None
 
 
-def options(schema: type[Experiment] = Config) -> Iterator[tuple[str, str, str, str]]:
+def options(schema: type[Section] = Config) -> Iterator[tuple[str, str, str, str]]:
     """Every key of the config: (path, type, default, what it means)."""
     yield from _options(schema, "")
 
@@ -66,6 +73,14 @@ class _ConfigFile(CfgNode):
         if not isinstance(values, dict):
             raise UserError(f"{filename} is not a config: it must hold 'key: value' lines")
         return io.StringIO(yaml.dump(values, Dumper=_NoAliases, sort_keys=False))
+
+
+def _check_kind(path: str, values: dict[str, Any], schema: type[Section]) -> None:
+    """One line, not one for each key, when ``path`` is a config for another command."""
+    ours = [key for key in _KINDS if key in schema.model_fields]
+    theirs = [key for key in _KINDS if key in values and key not in ours]
+    if theirs and ours and ours[0] not in values:
+        raise UserError(f"{path} is a config of {_KINDS[theirs[0]]}; what is needed here is one of {_KINDS[ours[0]]}")
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:

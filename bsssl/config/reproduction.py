@@ -1,0 +1,55 @@
+"""The reproduction of the paper: what to vary, on top of which recipe."""
+
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from bsssl.config.section import Section
+
+Values = dict[str, Any]
+
+
+class Option(Section):
+    """Something that the paper does not have."""
+
+    set: Values
+    """keys of the recipe and their values"""
+    against: Values = Field({})
+    """those of the recipe that it is compared with, when that is not the plain one"""
+
+
+class Reproduction(Section):
+    """What to vary, and on top of which recipe. Keys of the recipe are written as in overrides: ``select.top_k``."""
+
+    recipe: str
+    """the recipe's config; its path starts from this file's folder"""
+    output_dir: str
+    """folder of all runs and of the page"""
+    seeds: int = Field(3, ge=1)
+    """of every point; with fewer than three nothing is decidable"""
+    set: Values = Field({})
+    """keys of the recipe and their values, in every run"""
+    weak: Values = Field({})
+    """those that add the pre-training on hashtags, for the column of weak pre-training"""
+    experiments: dict[str, dict[str, Values] | None] = Field({})
+    """by the experiment's name (students, teachers, self_training, pool_size, samples, top_k, top_p, variants, weak,
+    videos or rounds) and the point's label: the keys and values of the point; null leaves an experiment out"""
+    options: dict[str, Option | None] = Field({})
+    """options beyond the paper, each compared with the recipe without it; null leaves one out"""
+
+    @field_validator("experiments", mode="before")
+    @classmethod
+    def _labels_are_text(cls, experiments: Any) -> Any:
+        """YAML takes 1000 for a number."""
+        if not isinstance(experiments, dict):
+            return experiments
+        return {name: _with_text_keys(points, name) for name, points in experiments.items()}
+
+
+def _with_text_keys(points: Any, name: str) -> Any:
+    if not isinstance(points, dict):
+        return points
+    named = {str(label): point for label, point in points.items()}
+    if len(named) < len(points):
+        raise ValueError(f"two labels of {name} are the same text; give them different ones")
+    return named
