@@ -106,9 +106,9 @@ def main(arguments: list[str] | None = None, *, command: str | None = None) -> N
 
             _run_grid(Sweep(parsed.config, tuple(parsed.overrides)), parsed, given)
         elif chosen == "reproduce":
-            from bsssl.reproduce import Reproduction
+            from bsssl.reproduce import ReproductionGrid
 
-            _run_grid(Reproduction(parsed.config, tuple(parsed.overrides)), parsed, given)
+            _run_grid(ReproductionGrid(parsed.config, tuple(parsed.overrides)), parsed, given)
         elif chosen in ("tags", *TAG_COMMANDS):
             _inspect(load_config(parsed.config, parsed.overrides), parsed)
         else:
@@ -260,8 +260,9 @@ def _run_grid(grid: "Grid", parsed: argparse.Namespace, given: list[str]) -> Non
             print(sweep.describe(points))
         return
     if parsed.finished:
-        done = sweep.finished(points)
-        print(f"{grid.write(done)}\n{len(done)} of {len(points)} points are done")
+        done, unfinished = sweep.parted(points)
+        print(grid.write(done, unfinished=unfinished))
+        print(f"{len(done)} of {len(points)} points are done")
         return
     if parsed.launch and launcher.kind == "slurm":
         from bsssl.launch import submit_grid

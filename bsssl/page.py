@@ -14,11 +14,11 @@ from bsssl.log import aligned
 from bsssl.paper import EXPERIMENTS, FIGURES
 
 HOW_JUDGED = (
-    "A difference is taken seed by seed. The advice holds when the two-sided 95 % interval of Student's t around the "
-    "mean difference, no narrower than one test item, lies above 0, does not hold when it lies below, and is "
-    "not decidable when it has 0 inside, or with fewer than three seeds. All seeds share one test set, so the interval "
-    "is about labels drawn and training, not about other test items; and of twenty comparisons without any effect, one "
-    "comes out at this level by chance."
+    "A difference is taken seed by seed, and given with its two-sided 95 % interval of Student's t, no narrower than "
+    "one test item. The advice holds when that lies above 0, does not hold when it lies below, and is not decidable "
+    "when it reaches 0, or with fewer than three seeds. All seeds share one test set, so the interval is about labels drawn "
+    "and training, not about other test items; and of twenty comparisons without any effect, one comes out at this "
+    "level by chance."
 )
 _PAPER_UNITS = {"pool_size": 1e6, "samples": 1e9, "top_k": 1e3}  # of the places on the paper's axes
 _Rows = Sequence[Sequence[str]]
@@ -58,6 +58,7 @@ def write(found: Mapping[str, Any], *, folder: str) -> str:
     advice, options = _advice(found["advice"]), _options(found["options"])
     sections = [advice, *(_experiment(name, points, folder) for name, points in found["experiments"].items())]
     sections += [options] if found["options"] else []
+    changed = [f"{key} = {value}" for key, value in found["settings"]["set"].items()]
     for name in ("reproduce.md", "reproduce.html"):
         environment = Environment(
             loader=PackageLoader("bsssl"),
@@ -66,7 +67,7 @@ def write(found: Mapping[str, Any], *, folder: str) -> str:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        text = environment.get_template(f"{name}.jinja").render(found, sections=sections)
+        text = environment.get_template(f"{name}.jinja").render(found, sections=sections, changed=changed)
         fileio.write_text(os.path.join(folder, name), text)
     fileio.write_json(os.path.join(folder, "reproduce.json"), dict(found))
     tables = [rows for section in (advice, options) for _, rows in section.tables if len(rows) > 1]
@@ -75,13 +76,13 @@ def write(found: Mapping[str, Any], *, folder: str) -> str:
 
 
 def _advice(verdicts: Sequence[Mapping[str, Any]]) -> _Section:
-    header = ["advice", "compared", "difference", "verdict"]
+    header = ["advice", "compared", "difference (95 %)", "verdict"]
     rows = [[entry["advice"], entry["compared"], _difference(entry), entry["verdict"]] for entry in verdicts]
     return _Section("The six recommendations", HOW_JUDGED, [("", [header, *rows])])
 
 
 def _options(options: Sequence[Mapping[str, Any]]) -> _Section:
-    header = ["option", "with", "without", "difference", "verdict"]
+    header = ["option", "with", "without", "difference (95 %)", "verdict"]
     rows = [
         [
             entry["label"],
@@ -106,19 +107,28 @@ def _experiment(name: str, points: Sequence[Mapping[str, Any]], folder: str) -> 
         [
             point["label"],
             *([f"{point['place']:,}"] if experiment.axis else []),
-            *(_mean(point["top1"][figure], signed=figure == "gain") for figure in experiment.figures),
+            *(_mean(point["top1"].get(figure, ()), signed=figure == "gain") for figure in experiment.figures),
         ]
         for point in points
     ]
-    theirs = [[cell if isinstance(cell, str) else f"{cell:g}" for cell in row] for row in experiment.rows]
+    theirs = [_theirs(experiment.header, row) for row in experiment.rows]
     picture = os.path.join(folder, f"{name}.png") if name in _PAPER_UNITS else None
     if picture is not None:
         _draw(name, points, picture)
     return _Section(
         experiment.title,
-        tables=[("here", [header, *rows]), ("the paper", [list(experiment.header), *theirs])],
+        tables=[("here", [header, *rows]), ("the paper", [experiment.header, *theirs])],
         picture=picture,
     )
+
+
+def _theirs(header: Sequence[str], row: Sequence[str | float]) -> list[str]:
+    """A row of the paper's: a label or a place on an axis, then accuracies."""
+    place, *accuracies = row
+    cells = [place if isinstance(place, str) else f"{place:g}"]
+    for title, value in zip(header[1:], accuracies, strict=True):
+        cells.append(value if isinstance(value, str) else f"{value:{'+' if title == 'gain' else ''}.1f}")
+    return cells
 
 
 def _difference(verdict: Mapping[str, Any]) -> str:
@@ -127,7 +137,9 @@ def _difference(verdict: Mapping[str, Any]) -> str:
 
 
 def _mean(values: Sequence[float], *, signed: bool = False) -> str:
-    """Mean and standard deviation over the seeds."""
+    """Mean and standard deviation over the seeds; nothing for a figure that is not there yet."""
+    if not values:
+        return ""
     spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
     return f"{np.mean(values):{'+' if signed else ''}.1f}{spread}"
 

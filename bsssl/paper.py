@@ -23,8 +23,8 @@ class Advice:
     """above 0 where the advice helps: float64 (seeds,)"""
     points: tuple[str, ...] = ()
     """labels that the experiment must have for it"""
-    least: int = 1
-    """how many points it must have"""
+    min_points: int = 1
+    """that the experiment must have for it"""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         header=("images, millions", "ResNet-50 student"),
         rows=((3.1, 73.8), (6.25, 75.3), (12.5, 76.6), (25, 78.0), (50, 78.5), (100, 79.1)),
         axis="images in the pool",
-        advice=Advice("A large unlabeled pool is the key.", "largest pool over smallest", _last_over_first, least=2),
+        advice=Advice(
+            "A large unlabeled pool is the key.", "largest pool over smallest", _last_over_first, min_points=2
+        ),
     ),
     "samples": Experiment(
         title="Length of the pre-training",
@@ -141,7 +143,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         rows=((0.1, 74.9), (0.25, 77.7), (0.5, 78.6), (1, 79.1), (2, 79.3), (4, 79.4)),
         axis="images processed in pre-training",
         advice=Advice(
-            "Pre-train for many iterations.", "longest pre-training over shortest", _last_over_first, least=2
+            "Pre-train for many iterations.", "longest pre-training over shortest", _last_over_first, min_points=2
         ),
     ),
     "top_k": Experiment(
@@ -165,7 +167,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         rows=((BALANCED, 79.2, 76.4), (UNBALANCED, 78.4, 76.4), (RANDOM, 76.8, 76.4)),
         advice=Advice(
             "Balance the distribution of the inferred labels.",
-            "the best K of each class over as many of the best of all classes",
+            "the K best of each class over the best K x classes of all",
             _between(BALANCED, UNBALANCED),
             (BALANCED, UNBALANCED),
         ),

@@ -7,7 +7,6 @@ with the same fingerprint are one: one teacher and one scoring for every K.
 import itertools
 import json
 import os
-import re
 import shlex
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -19,7 +18,7 @@ from typing import Any, ClassVar
 from bsssl import fileio, report
 from bsssl.config import Config, load_config
 from bsssl.log import aligned
-from bsssl.recipe import Run, all_seeds
+from bsssl.recipe import Run, all_seeds, as_yaml
 from bsssl.registry import UserError
 
 SHARED = "shared"
@@ -56,8 +55,8 @@ class Grid(ABC):
         """All of them, in the order in which they are shown."""
 
     @abstractmethod
-    def write(self, points: Sequence[Point]) -> str:
-        """Write the results of the finished ``points`` into ``output_dir``; what to print."""
+    def write(self, points: Sequence[Point], *, unfinished: Sequence[Point] = ()) -> str:
+        """Write the results of the finished ``points`` into ``output_dir``; what to print. The others are left out."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class Sweep(Grid):
         grid = itertools.product(*(values for _, values in varied))
         return [self._point(dict(zip([key for key, _ in varied], values, strict=True)), seeds) for values in grid]
 
-    def write(self, points: Sequence[Point]) -> str:
+    def write(self, points: Sequence[Point], *, unfinished: Sequence[Point] = ()) -> str:
         """``sweep.json``, ``sweep.csv``, ``sweep.md`` and ``sweep.png``, and the table as text."""
         return _write(points, output_dir=os.path.dirname(points[0].config.output_dir))
 
@@ -121,6 +120,8 @@ def share(points: Sequence[Point]) -> None:
 
     That one is ``shared/<fingerprint>/<stage>`` beside the points: what an edited grid no longer asks for stays there.
     """
+    for each in (run for point in points for run in point.runs):
+        fileio.write_text(str(each.path / "config.yaml"), as_yaml(each.config))  # also where nothing is left to run
     for run, name in _stages(points):
         folder = run.folder(name)
         if folder.is_symlink():
@@ -138,12 +139,16 @@ def _stages(points: Sequence[Point]) -> Iterator[tuple[Run, str]]:
         yield from ((run, name) for run in point.runs for name in run.stages)
 
 
-def finished(points: Sequence[Point]) -> list[Point]:
-    """Those that are done, with every seed; UserError when none is."""
-    done = [point for point in points if all(run.pending(name) is None for run in point.runs for name in run.stages)]
-    if not done:
+def parted(points: Sequence[Point]) -> tuple[list[Point], list[Point]]:
+    """Those that are finished, with every seed, and the others; UserError when none is finished."""
+    share(points)
+    parts: tuple[list[Point], list[Point]] = [], []
+    for point in points:
+        done = all(run.pending(name) is None for run in point.runs for name in run.stages)
+        parts[0 if done else 1].append(point)
+    if not parts[0]:
         raise UserError(f"none of the {len(points)} points in {os.path.dirname(points[0].config.output_dir)} is done")
-    return done
+    return parts
 
 
 def describe(points: Sequence[Point]) -> str:
@@ -178,8 +183,18 @@ def _write(points: Sequence[Point], *, output_dir: str) -> str:
 def _axis(override: str) -> tuple[str, list[str]]:
     """The key of an override and its values: those between commas outside brackets, braces and quotes."""
     key, _, text = override.partition("=")
-    parts = re.findall(r"""(?:\[[^\]]*\]|\{[^}]*\}|"[^"]*"|'[^']*'|[^,])+""", text)
-    return key.strip(), [part.strip() for part in parts] or [""]
+    values, depth, quote = [""], 0, ""
+    for letter in text:
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "\"'":
+            quote = letter
+        depth += (letter in "[{") - (letter in "]}") if not quote else 0
+        if letter == "," and not depth and not quote:
+            values.append("")
+        else:
+            values[-1] += letter
+    return key.strip(), [part for value in values if (part := value.strip())] or [""]
 
 
 def _figures(found: dict[str, Any]) -> list[Any]:

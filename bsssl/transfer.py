@@ -101,7 +101,8 @@ def _notes(config: Transfer, results: dict[str, Any]) -> list[str]:
         notes.append(f"full-ft: {config.full_ft.length}, train_crop {transforms.train_crop}, flip {transforms.flip}")
     if config.fc_only is not None:
         share = f"{100 * config.fc_only.holdout:g} % of the training items"
-        notes.append(f"fc-only: standardised features, C chosen on {share}, then fitted to all of them")
+        chosen = f"C chosen on {share}, then" if len(config.fc_only.c_values) > 1 else "C given,"
+        notes.append(f"fc-only: standardised features, {chosen} fitted to all of them")
         if any(one["fc_only"]["at_edge"] for one in found.values()):
             notes.append("C with a star: at the edge of fc_only.c_values, widen them")
         if not all(one["fc_only"]["converged"] for one in found.values()):

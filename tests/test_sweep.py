@@ -66,7 +66,7 @@ def test_a_grid_that_grows_keeps_what_is_done(sweep, tmp_path):
 
 
 def test_values_with_commas(recipe):
-    network = "models.student.options={width: 4, blocks: [1]}"
+    network = "models.student={name: small_resnet, options: {width: 4, blocks: [1]}}"
     points = Sweep(str(recipe.config), (network, "models.student.options.width=4,6", "select.top_k=3,4")).points()
     assert [point.name for point in points] == [
         f"models.student.options.width={width},select.top_k={top_k}" for width in (4, 6) for top_k in (3, 4)

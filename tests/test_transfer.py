@@ -232,6 +232,7 @@ def test_the_best_c_at_the_edge_and_too_few_iterations_are_told(transfer):
 def test_one_value_of_c_is_not_chosen(transfer, tmp_path):
     outcome = transfer("full_ft=null", "fc_only.c_values=[0.5]")
     assert outcome.status == 0 and "edge" not in outcome.err
+    assert "fc-only: standardised features, C given, fitted to all of them" in outcome.out
     result = json.loads((tmp_path / "out" / "seed-0" / "fc_only-semi" / "done.json").read_text())["result"]
     assert result["c"] == 0.5 and result["tried"] == []
 

@@ -214,10 +214,12 @@ def test_the_student_never_sees_a_tag(call, rows, tmp_path):
 
 
 @pytest.mark.parametrize("section", ["pretrain", "finetune", "baseline", "ceiling"])
-def test_a_student_that_starts_from_tags_is_refused(refused, config, section):
+@pytest.mark.parametrize("origin", ["weak", "teacher"])
+def test_a_student_that_starts_from_tags_is_refused(refused, config, section, origin):
+    """Be it by way of the teacher."""
     warmup = [f"{section}.warmup=0 steps"] if section == "ceiling" else []
-    line = refused(f"{section}.init_from=weak", *warmup)
-    assert line == f"{config}: {section}.init_from: weak is for the teacher alone; the student never sees a tag"
+    line = refused(f"{section}.init_from={origin}", *warmup)
+    assert line == f"{config}: {section}.init_from: {origin} is trained on tags; the student never sees one"
 
 
 # Bad input
@@ -305,6 +307,8 @@ def test_samples_that_are_test_items(bsssl, config, refused, call, rows, recipe,
     tagged(tmp_path / "weak.csv", [*rows, *tested])
     line = refused()
     assert line.startswith("weak.sources contains 1 test items (such as ") and "data.pool_overlap=exclude" in line
+    told = bsssl("tags", "inspect", "--config", config).out.splitlines()
+    assert any(line.startswith("refused: 1 samples are test items; ") for line in told)
     for choice, samples in (("exclude", 18), ("allow", 19)):
         outcome = call("train", "stage=weak", f"data.pool_overlap={choice}")
         assert outcome.status == 0, outcome.err

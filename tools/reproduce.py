@@ -1,4 +1,4 @@
-"""Run a grid of settings; the same as ``bsssl reproduce``."""
+"""The paper's tables and figures on one's own data; the same as ``bsssl reproduce``."""
 
 from bsssl.cli import main
 

@@ -31,7 +31,7 @@ def load_config(path: str, overrides: list[str], schema: type[S] = Config) -> S:
     values = _read_yaml(path)
     _check_kind(path, values, schema)
     for override in overrides:
-        _apply_override(values, override)
+        _apply_override(values, override, schema)
     try:
         return schema.model_validate(values)
     except ValidationError as error:
@@ -83,11 +83,13 @@ def _check_kind(path: str, values: dict[str, Any], schema: type[Section]) -> Non
         raise UserError(f"{path} is a config of {_KINDS[theirs[0]]}; what is needed here is one of {_KINDS[ours[0]]}")
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
+def _apply_override(values: dict[str, Any], override: str, schema: type[Section]) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise UserError(f"'{override}' is not an override; write key=value, for example finetune.base_lr=0.001")
-    *parents, last = key.strip().split(".")
+    key = key.strip()
+    outer = schema.dotted and re.match(rf"({schema.dotted})\.", key)
+    *parents, last = key.split(".") if not outer else [*outer[1].split("."), key[outer.end() :]]
     for parent in parents:
         if not isinstance(values.get(parent), dict):
             values[parent] = {}

@@ -107,7 +107,7 @@ class Config(Experiment):
             problems.append("there is no pool: set data.pool, or data.labels_per_class with rest_in_pool")
         problems += self._weak_problems()
         for number, section in enumerate(TRAIN_STAGES):
-            origin = getattr(getattr(self, section), "init_from", None)
+            origin = self._origin(section)
             if origin in TRAIN_STAGES[number:]:
                 earlier = ", ".join(TRAIN_STAGES[:number]) or "none"
                 problems.append(
@@ -117,14 +117,16 @@ class Config(Experiment):
         return without(problems, self)
 
     def _weak_problems(self) -> list[str]:
-        students = [getattr(self, section) for section in TRAIN_STAGES[2:]]
         problems = [
-            f"{section}.init_from: weak is for the teacher alone; the student never sees a tag"
-            for section, settings in zip(TRAIN_STAGES[2:], students, strict=True)
-            if settings is not None and settings.init_from == "weak"
+            f"{section}.init_from: {self._origin(section)} is trained on tags; the student never sees one"
+            for section in TRAIN_STAGES[2:]
+            if self._origin(section) == "weak" or (self._origin(section) == "teacher" and self.weak is not None)
         ]
         if self.weak is None and self.teacher.init_from == "weak":
             problems.append("teacher.init_from is weak, but there is no weak section; add weak.sources")
         if self.weak is not None and self.teacher.init_from != "weak":
             problems.append("weak is trained, but the teacher does not start from it; set teacher.init_from=weak")
         return problems
+
+    def _origin(self, section: str) -> str | None:
+        return getattr(getattr(self, section), "init_from", None)

@@ -1,10 +1,13 @@
 """The reproduction of the paper: what to vary, on top of which recipe."""
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
+from typing_extensions import Self
 
-from bsssl.config.section import Section
+from bsssl.config.experiment import Launcher
+from bsssl.config.section import Section, without
 
 Values = dict[str, Any]
 
@@ -21,21 +24,48 @@ class Option(Section):
 class Reproduction(Section):
     """What to vary, and on top of which recipe. Keys of the recipe are written as in overrides: ``select.top_k``."""
 
+    dotted: ClassVar[str] = r"set|weak|experiments\.[^.]+\.[^.]+|options\.[^.]+\.(set|against)"
     recipe: str
     """the recipe's config; its path starts from this file's folder"""
     output_dir: str
     """folder of all runs and of the page"""
     seeds: int = Field(3, ge=1)
     """of every point; with fewer than three nothing is decidable"""
+    launcher: Launcher = Launcher()
+    """of all runs: see the recipe's"""
     set: Values = Field({})
     """keys of the recipe and their values, in every run"""
     weak: Values = Field({})
     """those that add the pre-training on hashtags, for the column of weak pre-training"""
     experiments: dict[str, dict[str, Values] | None] = Field({})
     """by the experiment's name (students, teachers, self_training, pool_size, samples, top_k, top_p, variants, weak,
-    videos or rounds) and the point's label: the keys and values of the point; null leaves an experiment out"""
+    videos or rounds) and the point's label: the keys and values of the point; null leaves one out, or an experiment.
+    The verdicts are about points called `balanced, ranked` and `unbalanced, ranked` (variants), `teacher from labels
+    alone` and `teacher pre-trained on hashtags` (weak); other labels are free"""
     options: dict[str, Option | None] = Field({})
     """options beyond the paper, each compared with the recipe without it; null leaves one out"""
+
+    @model_validator(mode="after")
+    def _of_all_points(self) -> Self:
+        own = {"seeds": "seeds", "output_dir": "output_dir", "seed": "set.seed"}
+        problems = [
+            f"{where} has '{key}', which is one for all points; set {name}"
+            for where, values in self._values()
+            for key, name in own.items()
+            if key in values and f"{where}.{key}" != name
+        ]
+        return without(problems, self)
+
+    def _values(self) -> Iterator[tuple[str, Values]]:
+        """Whatever has keys of the recipe."""
+        yield "set", self.set
+        yield "weak", self.weak
+        for name, points in self.experiments.items():
+            yield from ((f"experiments.{name}.{label}", values) for label, values in (points or {}).items())
+        for label, option in self.options.items():
+            if option is not None:
+                yield f"options.{label}.set", option.set
+                yield f"options.{label}.against", option.against
 
     @field_validator("experiments", mode="before")
     @classmethod
@@ -52,4 +82,4 @@ def _with_text_keys(points: Any, name: str) -> Any:
     named = {str(label): point for label, point in points.items()}
     if len(named) < len(points):
         raise ValueError(f"two labels of {name} are the same text; give them different ones")
-    return named
+    return {label: point for label, point in named.items() if point is not None}

@@ -1,7 +1,7 @@
 """What every part of the config is made of."""
 
 import re
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 from pydantic.functional_validators import BeforeValidator
@@ -48,6 +48,8 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
+    dotted: ClassVar[str] = ""
+    """a pattern of those keys, if any, that hold keys of another config: dots and all they are one key in overrides"""
 
 
 S = TypeVar("S", bound=Section)

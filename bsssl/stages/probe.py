@@ -92,14 +92,16 @@ def _fit(
         logger.warning("%s: the best C, %g, is at the edge of fc_only.c_values; widen them", title, best)
     if not found.converged:
         logger.warning("%s: not converged at C = %g; raise fc_only.max_iterations", title, best)
-    figures = {"c": best, "at_edge": at_edge, "converged": found.converged, "tried": tried}
+    converged = found.converged and all(one["converged"] for one in tried)
+    figures = {"c": best, "at_edge": at_edge, "converged": converged, "tried": tried}
     return found.unstandardised(mean, std), figures
 
 
 def _search(
     features: Tensor, targets: Tensor, settings: configs.FcOnly, *, num_classes: int, seed: int
-) -> list[dict[str, float]]:
-    """For each value of C the accuracy (percent) and mean loss on items held out of the fit; nothing for one value."""
+) -> list[dict[str, Any]]:
+    """For each value of C whether the fit converged, its accuracy (percent) and mean loss on items held out of it;
+    nothing for one value."""
     if len(settings.c_values) == 1:
         return []
     held = hold_out(targets.cpu().numpy(), share=settings.holdout, seed=seed)
@@ -122,7 +124,8 @@ def _search(
         logits = found.logits(tested)
         top1 = 100 * float((logits.argmax(1) == targets[held_out]).double().mean())
         loss = float(torch.nn.functional.cross_entropy(logits, targets[held_out]))
-        tried.append({"c": c, "holdout_top1": round(top1, 2), "holdout_loss": round(loss, 4)})
+        figures = {"holdout_top1": round(top1, 2), "holdout_loss": round(loss, 4)}
+        tried.append({"c": c, **figures, "converged": found.converged})
     return tried
 
 

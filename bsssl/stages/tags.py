@@ -57,12 +57,15 @@ def inspect_tags(config: configs.Config, *, most: int | None) -> str:
     ``most``: rows of each table; None shows all.
     """
     settings = _weak(config)
-    targets = test = None
+    targets = None
     if settings.tags.classes == "targets":
         targets = data.class_names(open_source(config.data.train, config.data).records())
-    if config.data.pool_overlap == "exclude":
-        test = open_source(config.data.test, config.data).records()
-    found = data.read_tags(_samples(config, test), _rules(settings.tags, targets))
+    overlap, tested = config.data.pool_overlap, [0]
+    test = None if overlap == "allow" else open_source(config.data.test, config.data).records()
+    samples = _samples(config, test if overlap == "exclude" else None)
+    if test is not None:
+        samples = _counting(samples, data.Places(test), tested)
+    found = data.read_tags(samples, _rules(settings.tags, targets))
     short = _short(found, settings.tags, targets)
     kept = [name for name in targets or sorted(found.classes) if name not in short]
     rows, _, members = found.of_classes(targets or kept)
@@ -74,6 +77,8 @@ def inspect_tags(config: configs.Config, *, most: int | None) -> str:
         f"tags: {len(found.tags):,}; with a class {np.count_nonzero(found.tag_classes >= 0):,}",
         f"classes: {len(targets or kept):,}, {len(members) / max(1, len(rows)):.2f} per sample",
     ]
+    if sum(tested):
+        lines.append(f"refused: {sum(tested):,} samples are test items; {inputs.OVERLAP_REMEDY}")
     lines += _table(("class", "samples", "%", "% drawn"), _coverage(found, targets or kept, settings.resample), most)
     unmapped = [
         (found.tags[tag], f"{found.tag_samples[tag]:,}") for tag in _by_samples(found) if found.tag_classes[tag] < 0
@@ -120,6 +125,13 @@ def _samples(config: configs.Config, exclude: pa.Table | None) -> Iterator[pa.Ta
         yield table
     if left_out:
         logger.info("%d test items left out of weak.sources", left_out)
+
+
+def _counting(tables: Iterable[pa.Table], places: data.Places, counts: list[int]) -> Iterator[pa.Table]:
+    """``tables``, with how many of each one's records lie at ``places`` added to ``counts``."""
+    for table in tables:
+        counts.append(int(places.mask(table).sum()))
+        yield table
 
 
 def _sources(config: configs.Config, settings: configs.Weak) -> Iterator[pa.Table]:
