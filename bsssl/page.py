@@ -16,9 +16,9 @@ from bsssl.paper import EXPERIMENTS, FIGURES
 HOW_JUDGED = (
     "A difference is taken seed by seed, and given with its two-sided 95 % interval of Student's t, no narrower than "
     "one test item. The advice holds when that lies above 0, does not hold when it lies below, and is not decidable "
-    "when it reaches 0, or with fewer than three seeds. All seeds share one test set, so the interval is about labels drawn "
-    "and training, not about other test items; and of twenty comparisons without any effect, one comes out at this "
-    "level by chance."
+    "when it reaches 0, or with fewer than three seeds. All seeds share one test set, so the interval is about labels "
+    "drawn and training, not about other test items; and of twenty comparisons without any effect, one comes out at "
+    "this level by chance."
 )
 _PAPER_UNITS = {"pool_size": 1e6, "samples": 1e9, "top_k": 1e3}  # of the places on the paper's axes
 _Rows = Sequence[Sequence[str]]
