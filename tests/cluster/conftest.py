@@ -15,10 +15,7 @@ from tests.conftest import Recipe
 
 CLUSTER = Path(os.environ.get("BSSSL_CLUSTER", "/tmp/bsssl-cluster"))
 NODES = ("bsssl1", "bsssl2")
-SLURM = [
-    *("--launch", "launcher.kind=slurm", "launcher.cpus_per_node=1", "launcher.memory_gb=1.5", "launcher.minutes=30"),
-    "system.workers=1",
-]
+SLURM = ("--launch", "launcher.kind=slurm", "launcher.cpus_per_node=1", "launcher.memory_gb=1.5", "launcher.minutes=30")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -60,9 +57,11 @@ class Cluster:
     bsssl: Callable[..., object]
     recipe: Recipe
 
-    def launch(self, command: str, output: Path, *arguments: str, status: int = 0) -> str:
-        """Submit; what was printed."""
-        outcome = self.bsssl(command, "--config", self.recipe.config, f"output_dir={output}", *SLURM, *arguments)
+    def launch(self, command: str, output: Path, *arguments: str, status: int = 0, config: Path | None = None) -> str:
+        """Submit, with the recipe or another ``config``; what was printed."""
+        workers = "system.workers=1" if config is None else "set.system.workers=1"
+        given = ("--config", config or self.recipe.config, f"output_dir={output}", workers)
+        outcome = self.bsssl(command, *given, *SLURM, *arguments)
         assert outcome.status == status, outcome.err
         return outcome.out if status == 0 else outcome.err
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from benchmarks.kills import differences, digests
@@ -78,6 +79,16 @@ def test_a_sweep_shares_jobs(cluster, tmp_path):
     assert (output / "sweep.csv").read_text().startswith("select.top_k,teacher top1,")
     assert len(list(output.glob("*/seed-0/materialise/*.tar"))) > 4
     assert cluster.status(output).count("teacher ") == 2  # with its evaluation
+
+
+def test_a_reproduction_is_submitted_whole(cluster, recipe, tmp_path):
+    config, output = tmp_path / "reproduce.yaml", tmp_path / "out"
+    values = {"recipe": str(recipe.config), "output_dir": "elsewhere", "seeds": 1, "experiments": {"top_k": {4: {}}}}
+    config.write_text(yaml.safe_dump(values))
+    cluster.launch("reproduce", output, "set.select.top_k=4", config=config)
+    cluster.wait(output)
+    assert set(cluster.ends(output).values()) == {"COMPLETED"}
+    assert "| 4 | 4 |" in (output / "reproduce.md").read_text()
 
 
 def test_a_task_of_scoring_is_killed(cluster, finished, tmp_path):
