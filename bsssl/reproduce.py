@@ -90,6 +90,7 @@ class ReproductionGrid(Grid):
         """Every point of every experiment, then the options; several may be the same runs under other names."""
         found: list[Point] = []
         common = self.settings.set
+        self._config({}, common)  # what is wrong with the recipe is told as that, not of every point
         for name, rows in self.settings.experiments.items():
             for label, values in (rows or {}).items():
                 found.append(self._point({name: label}, {**common, **values}))

@@ -177,11 +177,11 @@ def test_a_page_of_what_is_finished(reproduce, tmp_path):
 
 
 def test_overrides_of_the_recipe_by_way_of_the_reproduction(reproduce, recipe, tmp_path):
-    experiments = {"top_k": {"4": {"select.top_k": 4}, "5": {"select.top_k": 5}}}
+    experiments = {"top_k": {4: {"select.top_k": 4}, 5: {"select.top_k": 5}}}
     shared = {"teacher.length": "4 steps", "models.teacher.options.width": 6}
     outcome = reproduce(
         "set.teacher.length=5 steps", f"set.data.train.path={recipe.folder / 'train'}", "experiments.top_k.5=null",
-        "experiments.top_k.4.select.top_k=3", "launcher.kind=slurm", "launcher.minutes=7", "--plan",
+        "experiments.top_k.4.select.top_k=3", "launcher.kind=slurm", "launcher.minutes=7", "options=null", "--plan",
         experiments=experiments, set=shared,
     )  # fmt: skip
     assert outcome.status == 0, outcome.err
@@ -293,7 +293,10 @@ def test_an_option_may_have_its_own_plain_recipe(reproduce, tmp_path):
         ({"experiments": {"top_k": {"4": {}, 4: {}}}}, "experiments: two labels of top_k are the same text"),
         ({"set": {"teacher.length": "3 steps", "teacher": {}}}, "'teacher' would replace 'teacher.length'"),
         ({"options": {"odd": {"set": {"score.top_p": 9}}}}, "options, odd: "),
-        ({"recipe": "none.yaml"}, "no such config"),
+        ({"recipe": "none.yaml"}, "reproduce.yaml: no such config"),
+        ({"set": {"score.top": 1}}, "shapes.yaml: unknown key 'score.top': did you mean 'top_p'?"),
+        ({"score": {"top_p": 1}}, "unknown key 'score': did you mean 'set.score'?"),
+        ({"options": {"K 1.5": {"set": {}}}}, "the label 'K 1.5' has a dot, which overrides split"),
         ({"set": {"seeds": 9}}, "set has 'seeds', which is one for all points; set seeds"),
         (
             {"options": {"odd": {"set": {"seed": 9}}}},

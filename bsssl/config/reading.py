@@ -91,13 +91,19 @@ def _apply_override(values: dict[str, Any], override: str, schema: type[Section]
     outer = schema.dotted and re.match(rf"({schema.dotted})\.", key)
     *parents, last = key.split(".") if not outer else [*outer[1].split("."), key[outer.end() :]]
     for parent in parents:
+        parent = _as_written(parent, values)
         if not isinstance(values.get(parent), dict):
             values[parent] = {}
         values = values[parent]
     try:
-        values[last] = yaml.safe_load(text)
+        values[_as_written(last, values)] = yaml.safe_load(text)
     except yaml.YAMLError:
         raise UserError(f"'{override}': the value is not valid YAML; quote it") from None
+
+
+def _as_written(key: str, values: dict[Any, Any]) -> Any:
+    """The key of ``values`` that is ``key`` as text: YAML takes 1000 for a number."""
+    return next((written for written in values if str(written) == key), key)
 
 
 def _describe(problem: Any, schema: type[Section]) -> list[str]:
@@ -108,6 +114,8 @@ def _describe(problem: Any, schema: type[Section]) -> list[str]:
     if problem["type"] == "extra_forbidden":
         valid = sorted(_section_at(problem["loc"][:-1], schema).model_fields)
         near = get_close_matches(str(problem["loc"][-1]), valid, n=1)
+        if schema.dotted and problem["loc"][0] in Config.model_fields:
+            near = [f"set.{path}"]  # a key of the recipe
         hint = f"did you mean '{near[0]}'? " if near else ""
         return [f"unknown key '{path}': {hint}valid: {', '.join(valid)}"]
     if problem["type"] == "missing":

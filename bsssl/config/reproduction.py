@@ -54,6 +54,10 @@ class Reproduction(Section):
             for key, name in own.items()
             if key in values and f"{where}.{key}" != name
         ]
+        labels = [label for points in self.experiments.values() for label in points or ()] + list(self.options)
+        problems += [
+            f"the label '{label}' has a dot, which overrides split; choose another" for label in labels if "." in label
+        ]
         return without(problems, self)
 
     def _values(self) -> Iterator[tuple[str, Values]]:
@@ -66,6 +70,11 @@ class Reproduction(Section):
             if option is not None:
                 yield f"options.{label}.set", option.set
                 yield f"options.{label}.against", option.against
+
+    @field_validator("set", "weak", "experiments", "options", mode="before")
+    @classmethod
+    def _null_is_none_of_them(cls, values: Any) -> Any:
+        return {} if values is None else values
 
     @field_validator("experiments", mode="before")
     @classmethod

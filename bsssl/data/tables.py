@@ -23,7 +23,8 @@ def reading_table(path: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as a manifest: {' '.join(str(error).split())}") from None
+        hint = "; save it as UTF-8" if "utf8" in str(error).lower() else ""
+        raise UserError(f"{path} cannot be read as a table: {' '.join(str(error).split())}{hint}") from None
 
 
 def read_tables(path: str, *, types: Mapping[str, pa.DataType]) -> Iterator[pa.Table]:

@@ -63,7 +63,9 @@ def read_pairs(path: str) -> dict[str, str]:
         for table in read_tables(path, types={name: pa.string() for name in ("tag", "class", "spelling")}):
             names = table.column_names
             if len(names) != 2 or names[0] != "tag":
-                raise UserError(f"{path} has the columns {', '.join(names)}; it must have tag and what that becomes")
+                raise UserError(
+                    f"{path} has the columns {', '.join(names)}; it must have two, tag and class (or spelling)"
+                )
             tags, meanings = (table[name].cast(pa.string()).to_pylist() for name in names)
             for tag, meaning in zip(tags, meanings, strict=True):
                 if tag is None or meaning is None:

@@ -87,9 +87,14 @@ class Cluster:
         wait_until(over, seconds=seconds)
 
     def ends(self, output: Path) -> dict[str, str]:
-        """How each job ended, by stage."""
-        lines = ask("sacct", "-X", "-n", "-P", "-o", "JobName,State", "-j", self._ids(output)).splitlines()
-        return {name: state.split(" ")[0] for name, state in (line.split("|") for line in lines)}
+        """How each job ended, by stage. The accounting may hear of it later than the queue."""
+
+        def states() -> dict[str, str]:
+            lines = ask("sacct", "-X", "-n", "-P", "-o", "JobName,State", "-j", self._ids(output)).splitlines()
+            return {name: state.split(" ")[0] for name, state in (line.split("|") for line in lines)}
+
+        wait_until(lambda: "RUNNING" not in states().values(), seconds=60)
+        return states()
 
     def restarts(self, job: Job) -> int:
         """How often Slurm has queued a job again."""

@@ -161,7 +161,7 @@ def test_manifest_with_bad_segments(tmp_path):
     refuse("v.mp4,-1,3\n", "row 2: .*no segment lies from -1 to 3")
     refuse("v.mp4,nan,3\n", "row 2: .*no segment lies from nan to 3")
     refuse("v.mp4#t=1,,3\n", "row 2: .*names a segment already")
-    refuse("v.mp4,early,3\n", "cannot be read as a manifest: .*early")
+    refuse("v.mp4,early,3\n", "cannot be read as a table: .*early")
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -181,11 +181,11 @@ def test_manifest_refused(tmp_path):
 
     refuse("empty.csv", b"", "cannot be read|no rows")
     refuse("header.csv", b"path,label\n", "no rows")
-    refuse("ragged.csv", b"path,label\na,b\nc,d,e\n", "cannot be read as a manifest")
+    refuse("ragged.csv", b"path,label\na,b\nc,d,e\n", "cannot be read as a table")
     refuse("nulls.csv", b"path,label\na.jpg,b\n,c\n", "row 2 has no path")
     refuse("bad.jsonl", b'{"path": "a.jpg"}\n{"path": \n', "line 2 is not valid JSON")
     refuse("list.jsonl", b'["a.jpg"]\n', "line 1 is not an object")
-    refuse("bad.parquet", b"PAR1nothing", "cannot be read as a manifest")
+    refuse("bad.parquet", b"PAR1nothing", "cannot be read as a table")
     refuse("list.txt", b"a.jpg\n", r"must end in \.csv")
     with pytest.raises(UserError, match="no such file"):
         Manifest(path=str(tmp_path / "missing.csv")).records()

@@ -135,8 +135,8 @@ def test_kinetics_is_streamed(kinetics):
         (ROWS + ",0012345,1,11,train\n", "row 3 has no label"),
         (ROWS + "yawning,0012345,,11,train\n", "row 3 has no time_start"),
         ("yawning,0012345,1.5,11,train\n", "row 1: Unknown format code 'd'"),
-        ("yawning,0012345,soon,11,train\n", "cannot be read as a manifest: .*soon"),
-        ("yawning,0012345,1,11\n", "cannot be read as a manifest: .*Expected 5 columns"),
+        ("yawning,0012345,soon,11,train\n", "cannot be read as a table: .*soon"),
+        ("yawning,0012345,1,11\n", "cannot be read as a table: .*Expected 5 columns"),
     ],
 )
 def test_kinetics_malformed(touch, kinetics, rows, match):
