@@ -248,10 +248,9 @@ def _verdict(name: str, points: Sequence[Mapping[str, Any]], *, whole: bool) -> 
         point["label"]: {figure: np.array(values) for figure, values in point["top1"].items()} for point in points
     }
     told = {"advice": advice.text, "compared": advice.compared}
-    if not whole:
-        return told | _as_json(Verdict(UNFINISHED))
-    if len(points) < advice.min_points or any(label not in found for label in advice.points):
-        return told | _as_json(Verdict(UNTRIED))
+    enough = set(advice.points) <= found.keys() if advice.points else whole and len(points) >= advice.min_points
+    if not enough:
+        return told | _as_json(Verdict(UNTRIED if whole else UNFINISHED))
     return told | _as_json(judge(advice.difference(found), one_item=max(point["one_item"] for point in points)))
 
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from bsssl.launch import GridJob
-from bsssl.paper import BALANCED, EXPERIMENTS, UNBALANCED, WITH_TAGS, WITHOUT_TAGS
+from bsssl.paper import BALANCED, EXPERIMENTS, RANDOM, UNBALANCED, WITH_TAGS, WITHOUT_TAGS
 from bsssl.reproduce import FAILS, HOLDS, OPEN, ReproductionGrid, judge
 
 EXPERIMENTS_HERE = {
@@ -154,26 +154,34 @@ def test_a_plan_runs_nothing_and_a_second_call_does_nothing_again(reproduce, tmp
 
 
 def test_a_page_of_what_is_finished(reproduce, tmp_path):
-    part = {"top_k": {4: {"select.top_k": 4}}}
+    part = {"top_k": {4: {"select.top_k": 4}}, "variants": EXPERIMENTS_HERE["variants"]}
     options = {"K 4": {"set": {"select.top_k": 4}}, "K 3": {"set": {"select.top_k": 3}}}
     assert reproduce(experiments=part, options={"K 4": options["K 4"]}).status == 0
-    whole = {"experiments": {**part, "students": EXPERIMENTS_HERE["students"]}, "options": options}
+    more = {
+        "variants": {**part["variants"], RANDOM: {"select.variant": "random"}},
+        "students": EXPERIMENTS_HERE["students"],
+    }
+    whole = {"experiments": {**part, **more}, "options": options}
     outcome = reproduce("--finished", **whole)
     assert outcome.status == 0, outcome.err
     # What the narrow student and the option's plain recipe need is there, though nobody has asked for them before.
-    assert outcome.out.endswith("\n5 of 7 points are done\n")
+    assert outcome.out.endswith("\n7 of 10 points are done\n")
     found = json.loads((tmp_path / "out" / "reproduce.json").read_text())
     labels = {name: [point["label"] for point in points] for name, points in found["experiments"].items()}
-    assert labels == {"top_k": ["4"], "students": ["narrow"]}
+    assert labels == {"top_k": ["4"], "variants": [BALANCED, UNBALANCED], "students": ["narrow"]}
     assert [option["label"] for option in found["options"]] == ["K 4"]
     verdicts = {entry["compared"]: entry["verdict"] for entry in found["advice"]}
     assert verdicts["fine-tuned over pre-trained, mean over the students"] == "not finished"
     assert verdicts["largest pool over smallest"] == "not tried"
-    assert "Not finished: students=wide; options=K_3." in (tmp_path / "out" / "reproduce.md").read_text()
-    assert computed(tmp_path / "out", "pretrain") == 4
+    assert verdicts["the K best of each class over the best K x classes of all"] == OPEN  # both are there
+    assert (
+        "Not finished: variants=balanced,_random; students=wide; options=K_3."
+        in (tmp_path / "out" / "reproduce.md").read_text()
+    )
+    assert computed(tmp_path / "out", "pretrain") == 6
     assert (tmp_path / "out" / "students=narrow" / "seed-1" / "config.yaml").exists()
     outcome = reproduce("--finished", "seeds=3", **whole)
-    assert outcome.errors == [f"error: none of the 7 points in {tmp_path / 'out'} is done"]
+    assert outcome.errors == [f"error: none of the 10 points in {tmp_path / 'out'} is done"]
 
 
 def test_overrides_of_the_recipe_by_way_of_the_reproduction(reproduce, recipe, tmp_path):
