@@ -260,6 +260,7 @@ def _run_grid(grid: "Grid", parsed: argparse.Namespace, given: list[str]) -> Non
             print(sweep.describe(points))
         return
     if parsed.finished:
+        sweep.share(points)  # what a new point needs may be there already
         done, unfinished = sweep.parted(points)
         print(grid.write(done, unfinished=unfinished))
         print(f"{len(done)} of {len(points)} points are done")

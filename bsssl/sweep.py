@@ -119,9 +119,10 @@ def share(points: Sequence[Point]) -> None:
     """Make every stage's folder a link to one that all points have in common which ask for the very same stage.
 
     That one is ``shared/<fingerprint>/<stage>`` beside the points: what an edited grid no longer asks for stays there.
+    Every run gets its ``config.yaml``, also where nothing is left to compute.
     """
     for each in (run for point in points for run in point.runs):
-        fileio.write_text(str(each.path / "config.yaml"), as_yaml(each.config))  # also where nothing is left to run
+        fileio.write_text(str(each.path / "config.yaml"), as_yaml(each.config))
     for run, name in _stages(points):
         folder = run.folder(name)
         if folder.is_symlink():
@@ -141,7 +142,6 @@ def _stages(points: Sequence[Point]) -> Iterator[tuple[Run, str]]:
 
 def parted(points: Sequence[Point]) -> tuple[list[Point], list[Point]]:
     """Those that are finished, with every seed, and the others; UserError when none is finished."""
-    share(points)
     parts: tuple[list[Point], list[Point]] = [], []
     for point in points:
         done = all(run.pending(name) is None for run in point.runs for name in run.stages)
