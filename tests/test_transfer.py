@@ -229,6 +229,14 @@ def test_the_best_c_at_the_edge_and_too_few_iterations_are_told(transfer):
     assert "not every fit of fc-only has converged: raise fc_only.max_iterations" in outcome.out
 
 
+def test_a_value_of_c_that_was_cut_short_is_told_though_another_was_chosen(transfer, tmp_path):
+    outcome = transfer("full_ft=null", "fc_only={c_values: [1.0e-9, 1.0e+4], max_iterations: 4}")
+    assert outcome.status == 0, outcome.err
+    result = json.loads((tmp_path / "out" / "seed-0" / "fc_only-scratch" / "done.json").read_text())["result"]
+    assert [one["converged"] for one in result["tried"]] == [True, False]
+    assert not result["converged"]
+
+
 def test_one_value_of_c_is_not_chosen(transfer, tmp_path):
     outcome = transfer("full_ft=null", "fc_only.c_values=[0.5]")
     assert outcome.status == 0 and "edge" not in outcome.err
