@@ -8,7 +8,7 @@ setup(
     description="A few labels and a very large unlabeled pool make a better small model (Yalniz et al. 2019)",
     license="Apache-2.0",
     packages=find_packages(include=["bsssl", "bsssl.*"]),
-    package_data={"bsssl": ["py.typed", "templates/*"]},
+    package_data={"bsssl": ["py.typed", "reports/templates/*"]},
     python_requires=">=3.10",
     install_requires=[
         # torch and torchvision are left unpinned together: pip then takes builds that match.

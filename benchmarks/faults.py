@@ -51,7 +51,7 @@ DISK_MIB = 8
 # Forked from a server that has imported everything and computed nothing: a command then starts in no time.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["bsssl.cli", "bsssl.report", "bsssl.stages", "matplotlib.figure", "sklearn.metrics", "aiohttp"]
+    ["bsssl.cli", "bsssl.reports.recipe", "bsssl.stages", "matplotlib.figure", "sklearn.metrics", "aiohttp"]
 )
 
 
@@ -204,7 +204,7 @@ class Setting:
 
     def _from(self, stage: str) -> list[str]:
         from bsssl.config import load_config
-        from bsssl.recipe import stages
+        from bsssl.pipeline.run import stages
 
         found = [stage]
         for planned in stages(load_config(self.arguments[1], self.arguments[2:]), seed=0):

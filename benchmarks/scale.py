@@ -26,7 +26,7 @@ from PIL import Image
 from timing import machine, photo, use_cores
 
 from bsssl.data import Manifest, plan_tars, write_pool, write_tar
-from bsssl.data.sources import Tars
+from bsssl.data.datasets.sources import Tars
 from bsssl.selection import (
     SAMPLES_SCHEMA,
     ScoreHeader,

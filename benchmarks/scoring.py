@@ -26,11 +26,11 @@ from timing import Rates, alternate, best, make_compute, report, use_cores, writ
 from torch import nn
 
 from bsssl import data
-from bsssl.data.sources import Folder
-from bsssl.engine.compute import Compute
+from bsssl.data.datasets.sources import Folder
 from bsssl.engine.predict import predict
 from bsssl.engine.score import save_shard, score_shard
 from bsssl.models import build_model
+from bsssl.runtime.device import Compute
 from bsssl.selection import ScoreHeader
 
 CROP_PCT = 0.875

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from bsssl.engine.compute import Compute
+from bsssl.runtime.device import Compute
 
 HEIGHT, WIDTH, QUALITY = 375, 500, 92  # 70 to 100 kB once compressed
 DISTINCT = 24

@@ -44,13 +44,13 @@ from torch import nn
 from torch.nn import functional
 
 from bsssl import data
-from bsssl.checkpoint import Checkpoints
-from bsssl.data.sources import Folder
-from bsssl.engine.compute import Compute
-from bsssl.engine.loss import Loss
+from bsssl.data.datasets.sources import Folder
+from bsssl.engine.checkpoints import Checkpoints
 from bsssl.engine.train import Failures, train
 from bsssl.models import build_model
 from bsssl.optim import build_optimizer, build_schedule
+from bsssl.optim.losses import Loss
+from bsssl.runtime.device import Compute
 
 LR, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-4
 Batch = dict[str, Any]

@@ -34,7 +34,7 @@ from timing import Rates, alternate, median, median_ratio, photo, report
 from torch.utils.data import SequentialSampler
 
 from bsssl import data
-from bsssl.data.sources import Folder
+from bsssl.data.datasets.sources import Folder
 
 HEIGHT, WIDTH, FRAMES, RATE = 256, 340, 300, 30
 SIZE, SHORT_SIDE, STRIDE, TEST_CLIPS = 112, 128, 2, 10

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from bsssl import __version__
 from bsssl import config as configs
 from bsssl.config import TRAIN_STAGES, Config, Experiment, Transfer, load_config, options
-from bsssl.distributed import is_main
-from bsssl.log import describe
-from bsssl.registry import UserError
+from bsssl.errors import UserError
+from bsssl.runtime.console import describe
+from bsssl.runtime.distributed import is_main
 
 if TYPE_CHECKING:
-    from bsssl.sweep import Grid
+    from bsssl.recipes.sweep import Grid
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": (
@@ -102,11 +102,11 @@ def main(arguments: list[str] | None = None, *, command: str | None = None) -> N
         elif chosen in RUN_COMMANDS:
             _look_after(chosen, parsed)
         elif chosen == "sweep":
-            from bsssl.sweep import Sweep
+            from bsssl.recipes.sweep import Sweep
 
             _run_grid(Sweep(parsed.config, tuple(parsed.overrides)), parsed, given)
         elif chosen == "reproduce":
-            from bsssl.reproduce import ReproductionGrid
+            from bsssl.recipes.reproduction.grid import ReproductionGrid
 
             _run_grid(ReproductionGrid(parsed.config, tuple(parsed.overrides)), parsed, given)
         elif chosen in ("tags", *TAG_COMMANDS):
@@ -202,13 +202,13 @@ def _task(text: str) -> tuple[int, int]:
 
 
 def _look_after(command: str, parsed: argparse.Namespace) -> None:
-    from bsssl.status import cancel, status
+    from bsssl.launch.status import cancel, status
 
     print(cancel(parsed.output_dir) if command == "cancel" else status(parsed.output_dir, shards=parsed.shards))
 
 
 def _inspect(config: Config, parsed: argparse.Namespace) -> None:
-    from bsssl.log import setup
+    from bsssl.runtime.console import setup
     from bsssl.stages.tags import inspect_tags
 
     setup(debug=parsed.debug)
@@ -224,24 +224,25 @@ def _run(command: str, config: Experiment, parsed: argparse.Namespace, given: li
     kept = [override for override in parsed.overrides if not override.startswith("stage=")]
     config_path = shlex.join([parsed.config, *kept])
     if parsed.plan:
-        from bsssl.plan import plan
+        from bsssl.reports.plan import plan
 
         processes = config.launcher.all_processes if parsed.launch else None
         if is_main():
             print(plan(config, config_path=parsed.config, wanted=wanted, processes=processes))
         return
-    from bsssl import report, transfer
+    from bsssl.reports import recipe as report
+    from bsssl.reports import transfer
 
     writers: dict[str, Callable[[Any], str]] = {"run": report.write, "transfer": transfer.write}
     table = writers.get(command)
     if parsed.launch and config.launcher.kind == "slurm":
-        from bsssl.launch import submit
+        from bsssl.launch.slurm import submit
 
         print(submit(config, config_path=config_path, wanted=wanted, table=table, debug=parsed.debug))
         return
     if parsed.launch and config.launcher.processes > 1:
         _run_in_processes(given, config.launcher.processes)
-    from bsssl.recipe import Task, all_seeds, execute
+    from bsssl.pipeline.run import Task, all_seeds, execute
 
     runs = all_seeds(config, config_path=config_path)
     execute(runs, wanted=wanted, task=Task(*task) if task else None, debug=parsed.debug)
@@ -251,7 +252,7 @@ def _run(command: str, config: Experiment, parsed: argparse.Namespace, given: li
 
 
 def _run_grid(grid: "Grid", parsed: argparse.Namespace, given: list[str]) -> None:
-    from bsssl import sweep
+    from bsssl.recipes import sweep
 
     points = grid.points()
     launcher = points[0].config.launcher
@@ -266,13 +267,13 @@ def _run_grid(grid: "Grid", parsed: argparse.Namespace, given: list[str]) -> Non
         print(f"{len(done)} of {len(points)} points are done")
         return
     if parsed.launch and launcher.kind == "slurm":
-        from bsssl.launch import submit_grid
+        from bsssl.launch.slurm import submit_grid
 
         print(submit_grid(grid, debug=parsed.debug))
         return
     if parsed.launch and launcher.processes > 1:
         _run_in_processes(given, launcher.processes)
-    from bsssl.recipe import execute
+    from bsssl.pipeline.run import execute
 
     if is_main():
         sweep.share(points)
@@ -283,7 +284,7 @@ def _run_grid(grid: "Grid", parsed: argparse.Namespace, given: list[str]) -> Non
 
 def _run_in_processes(given: list[str], processes: int) -> NoReturn:
     """The same command again, in each of several processes."""
-    from bsssl.launch import run_locally
+    from bsssl.launch.slurm import run_locally
 
     again = [sys.executable, sys.argv[0], *(argument for argument in given if argument != "--launch")]
     sys.exit(run_locally(again, processes=processes))

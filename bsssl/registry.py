@@ -1,4 +1,4 @@
-"""The two registries of the project, and the one exception that users are meant to read.
+"""The two registries of the project.
 
 A model or a dataset is added by decorating its factory; configs then select it by name::
 
@@ -6,23 +6,11 @@ A model or a dataset is added by decorating its factory; configs then select it 
     def my_net(*, num_classes: int) -> nn.Module: ...
 """
 
-from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import Any
 
 from fvcore.common.registry import Registry as _Registry
 
-
-class UserError(Exception):
-    """Something the user can mend: one line that says what is wrong, where, and how to mend it."""
-
-
-def choices(given: str, valid: Iterable[str], *, most: int = 40) -> str:
-    """The end of an error line about an unknown name: the nearest match, then the valid names."""
-    names = sorted(valid)
-    near = get_close_matches(given, names, n=1)
-    listed = ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
-    return (f"did you mean '{near[0]}'? " if near else "") + f"valid: {listed}"
+from bsssl.errors import UserError, choices
 
 
 class Registry(_Registry):
@@ -53,5 +41,5 @@ MODELS.__doc__ = """Factories ``(*, num_classes: int, **options) -> nn.Module`` 
 (B, 3, H, W), or (B, 3, T, H, W) for video, to logits (B, num_classes)."""
 
 DATASETS = Registry("dataset")
-DATASETS.__doc__ = """Factories ``(*, path: str, **options) -> Source`` (see ``bsssl.data.sources``): where
+DATASETS.__doc__ = """Factories ``(*, path: str, **options) -> Source`` (see ``bsssl.data.datasets.sources``): where
 the records of a labeled set, a test set or a pool come from."""

@@ -16,7 +16,7 @@ import yaml
 from PIL import Image, ImageDraw
 
 from bsssl import cli
-from bsssl.log import logger
+from bsssl.runtime.console import logger
 
 torch.set_num_threads(1)
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["bsssl.cli", "bsssl.report", "bsssl.stages", "matplotlib.figure"])
+_CONTEXT.set_forkserver_preload(["bsssl.cli", "bsssl.reports.recipe", "bsssl.stages", "matplotlib.figure"])
 
 
 def start(

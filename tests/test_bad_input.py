@@ -14,7 +14,7 @@ import torch
 
 from bsssl import selection
 from bsssl.config import load_config
-from bsssl.recipe import Run
+from bsssl.pipeline.run import Run
 
 ROOT = Path(__file__).parent.parent
 
@@ -503,7 +503,7 @@ def test_an_error_nobody_foresaw_is_one_line_too(bsssl, recipe, tmp_path, monkey
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a\nb")
 
-    monkeypatch.setattr("bsssl.recipe.execute", broken)
+    monkeypatch.setattr("bsssl.pipeline.run.execute", broken)
     outcome = bsssl("run", "--config", recipe.config, f"output_dir={tmp_path}")
     assert outcome.errors == [
         "error: ZeroDivisionError: a b (not an error we foresaw: run again with --debug and report the traceback)"
@@ -522,7 +522,7 @@ def test_errors_in_data_loading_processes_are_one_line_too(refused, recipe, tmp_
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("bsssl.data.views.decode_image", broken)
+    monkeypatch.setattr("bsssl.data.views.views.decode_image", broken)
     with pytest.raises(AssertionError, match="not an error we foresaw"):
         refused("train", "stage=teacher", "system.workers=1", "system.start_method=fork")
 

@@ -6,7 +6,7 @@ import torch
 
 from bsssl import __version__, cli
 from bsssl.cli import COMMANDS
-from bsssl.registry import UserError
+from bsssl.errors import UserError
 
 
 def plan_rows(text):
@@ -109,7 +109,7 @@ def test_an_interrupt_exits_with_130(bsssl, recipe, tmp_path, monkeypatch):
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bsssl.recipe.execute", interrupted)
+    monkeypatch.setattr("bsssl.pipeline.run.execute", interrupted)
     outcome = bsssl("run", "--config", recipe.config, f"output_dir={tmp_path}")
     assert (outcome.status, outcome.err) == (130, "interrupted: the same command goes on from the last checkpoint\n")
 

@@ -1,6 +1,7 @@
 import pytest
 
-from bsssl.registry import DATASETS, MODELS, Registry, UserError, choices
+from bsssl.errors import UserError, choices
+from bsssl.registry import DATASETS, MODELS, Registry
 
 
 def test_a_registered_factory_is_found_by_its_name():

@@ -180,7 +180,7 @@ class Model(Section):
     options: dict[str, Any] = {}
     """further arguments of the model, e.g. width"""
     weights: str | None = None
-    """released weights to start from, by name (see `bsssl.models.released`); a stage's init_from comes first"""
+    """released weights to start from, by name (see `bsssl.models.weights.released`); a stage's init_from comes first"""
     frames: int | None = Field(None, ge=1)
     """frames of the clips that this network sees, instead of data.clips.frames"""
 

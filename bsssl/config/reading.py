@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from bsssl.config.recipe import Config
 from bsssl.config.section import S, Section
-from bsssl.registry import UserError
+from bsssl.errors import UserError
 
 _KINDS = {
     "models": "the recipe (`bsssl run`, `train`, `score`, ...)",

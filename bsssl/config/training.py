@@ -7,7 +7,7 @@ from typing_extensions import Self
 
 from bsssl.config.data import Source
 from bsssl.config.section import Length, LengthField, Section, without
-from bsssl.registry import UserError
+from bsssl.errors import UserError
 
 TRAIN_STAGES = ("weak", "teacher", "pretrain", "finetune", "baseline", "ceiling")  # in the order of the recipe
 

@@ -1,27 +1,11 @@
 """What a sample is, where samples come from, and how they are read and transformed."""
 
-from bsssl.data.cub import Cub
-from bsssl.data.dataset import HASH_BYTES, Failure, ItemDataset, SparseTargets, Targets, class_counts, collate
-from bsssl.data.generated import Digits, MovingDigits
-from bsssl.data.loader import EvalBatches, TrainBatches, make_loader
-from bsssl.data.materialise import TarPlan, is_written, plan_tars, tar_path, write_places, write_tar
-from bsssl.data.overlap import Places, check_overlap, content_hashes, find_overlap
-from bsssl.data.pool import Pool, Shard, read_pool, shard_file, write_pool
-from bsssl.data.readers import check_backend
-from bsssl.data.records import (
-    RECORD_SCHEMA,
-    class_indices,
-    class_names,
-    concat_records,
-    files_of,
-    make_records,
-    read_records,
-    write_records,
-)
-from bsssl.data.selected import selected_training_set
-from bsssl.data.sources import VIDEO_EXTENSIONS, Manifest, Source
-from bsssl.data.splits import split_labels
-from bsssl.data.tags import (
+from bsssl.data.datasets.cub import Cub
+from bsssl.data.datasets.generated import Digits, MovingDigits
+from bsssl.data.datasets.sources import VIDEO_EXTENSIONS, Manifest, Source
+from bsssl.data.datasets.video_sets import Hmdb51, Kinetics, Ucf101
+from bsssl.data.decoding.readers import check_backend
+from bsssl.data.hashtags.tags import (
     TaggedSamples,
     TagRules,
     read_pairs,
@@ -32,9 +16,25 @@ from bsssl.data.tags import (
     tags_from_file,
     write_tagged,
 )
-from bsssl.data.transforms import Normalize, Transform, test_transform, train_transform
-from bsssl.data.video_sets import Hmdb51, Kinetics, Ucf101
-from bsssl.data.views import ClipViews, ImageViews, Views, make_views
+from bsssl.data.loading.dataset import HASH_BYTES, Failure, ItemDataset, SparseTargets, Targets, class_counts, collate
+from bsssl.data.loading.loader import EvalBatches, TrainBatches, make_loader
+from bsssl.data.pool.listing import Pool, Shard, read_pool, shard_file, write_pool
+from bsssl.data.pool.overlap import Places, check_overlap, content_hashes, find_overlap
+from bsssl.data.records import (
+    RECORD_SCHEMA,
+    class_indices,
+    class_names,
+    concat_records,
+    files_of,
+    make_records,
+    read_records,
+    write_records,
+)
+from bsssl.data.selected.tars import TarPlan, is_written, plan_tars, tar_path, write_places, write_tar
+from bsssl.data.selected.training import selected_training_set
+from bsssl.data.splits import split_labels
+from bsssl.data.views.transforms import Normalize, Transform, test_transform, train_transform
+from bsssl.data.views.views import ClipViews, ImageViews, Views, make_views
 
 __all__ = [
     "HASH_BYTES",

@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from bsssl import fileio
+from bsssl import storage
 from bsssl.data.segments import split_segment
-from bsssl.registry import UserError, choices
+from bsssl.errors import UserError, choices
 
 RECORD_SCHEMA = pa.schema(
     [
@@ -96,12 +96,12 @@ def write_records(path: str, table: pa.Table) -> None:
     """Write records, complete or not at all: CSV (tags joined by ``;``) or Parquet, as the suffix of ``path`` says."""
     table = table.select(RECORD_SCHEMA.names).cast(RECORD_SCHEMA)
     if path.endswith(".parquet"):
-        with fileio.atomic_write(path) as file:
+        with storage.atomic_write(path) as file:
             pq.write_table(table, file)
     elif path.endswith(".csv"):
         position = table.schema.get_field_index("tags")
         table = table.set_column(position, "tags", pc.binary_join(table["tags"].combine_chunks(), TAG_SEPARATOR))
-        with fileio.atomic_write(path) as file:
+        with storage.atomic_write(path) as file:
             pa.csv.write_csv(table, file)
     else:
         raise UserError(f"cannot write records to {path}: the name must end in .csv or .parquet")
@@ -110,7 +110,7 @@ def write_records(path: str, table: pa.Table) -> None:
 def read_records(path: str) -> pa.Table:
     """What ``write_records`` wrote, paths as they were written; UserError when the file is missing or damaged."""
     try:
-        with fileio.open_read(path) as file:
+        with storage.open_read(path) as file:
             if path.endswith(".parquet"):
                 return pq.read_table(file).cast(RECORD_SCHEMA)
             text = {name: pa.string() for name in ("key", "path", "label", "tags")}
@@ -127,12 +127,12 @@ def read_records(path: str) -> pa.Table:
 def read_bytes(path: str, *, offset: int = 0, size: int = -1) -> bytes:
     """``size`` bytes of a file or URL from ``offset`` (-1: all that follow); a segment in ``path`` plays no part.
 
-    OSError when the file is missing or ends before the range does; of a URL ``bsssl.retries.Unreachable`` when that
+    OSError when the file is missing or ends before the range does; of a URL ``storage.retries.Unreachable`` when that
     cannot be told.
     """
     path = split_segment(path)[0]
-    if fileio.is_remote(path):
-        data = fileio.read_range(path, offset, None if size == -1 else offset + size)
+    if storage.is_remote(path):
+        data = storage.read_range(path, offset, None if size == -1 else offset + size)
     else:
         data = _read_local(path, offset, size)
     if size >= 0 and len(data) < size:

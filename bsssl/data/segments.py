@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from bsssl.registry import UserError
+from bsssl.errors import UserError
 
 _SECONDS = r"[0-9]+(?:\.[0-9]+)?"
 _FRAGMENT = re.compile(rf"#t=({_SECONDS})?(?:,({_SECONDS}))?\Z")

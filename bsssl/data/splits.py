@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bsssl.data.records import class_indices, class_names
-from bsssl.registry import UserError
+from bsssl.errors import UserError
 
 
 def split_labels(

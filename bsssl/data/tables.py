@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from bsssl import fileio
-from bsssl.registry import UserError
+from bsssl import storage
+from bsssl.errors import UserError
 
 BATCH_ROWS = 65_536  # rows in memory at once while a table or a source is streamed
 _ENDINGS = ("csv", "jsonl", "parquet")
@@ -36,7 +36,7 @@ def read_tables(path: str, *, types: Mapping[str, pa.DataType]) -> Iterator[pa.T
     ending = path.rsplit(".", 1)[-1].lower()
     if ending not in _ENDINGS:
         raise UserError(f"{path}: a manifest must end in .csv, .jsonl or .parquet")
-    with fileio.open_read(path) as file:
+    with storage.open_read(path) as file:
         if ending == "csv":
             # Without the types, a class called "007" would become the number 7.
             options = pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""])

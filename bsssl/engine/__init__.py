@@ -1,1 +1,1 @@
-"""The loops: train, predict, score, evaluate. None of them knows whether it sees images or videos."""
+"""The loops: training, prediction, features, scoring, evaluation; checkpoints and metrics."""

@@ -8,7 +8,7 @@ from types import MappingProxyType
 import numpy as np
 
 from bsssl.engine.predict import Prediction
-from bsssl.registry import UserError
+from bsssl.errors import UserError
 
 ECE_BINS = 15
 

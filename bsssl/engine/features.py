@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bsssl.engine.compute import Compute
 from bsssl.engine.train import Failures
+from bsssl.runtime.device import Compute
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bsssl.engine.compute import Compute
+from bsssl.runtime.device import Compute
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from bsssl import distributed
-from bsssl.checkpoint import Checkpoints
-from bsssl.engine.compute import Compute
-from bsssl.log import Metrics, logger, progress
-from bsssl.registry import UserError
+from bsssl.engine.checkpoints import Checkpoints
+from bsssl.errors import UserError
+from bsssl.runtime import distributed
+from bsssl.runtime.console import Metrics, logger, progress
+from bsssl.runtime.device import Compute
 
 LOG_EVERY = 50
 DIVERGED = "training diverged; lower base_lr, set clip_norm, lengthen warmup, or use system.precision=float32"

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bsssl import fileio
-from bsssl.registry import UserError
+from bsssl import storage
+from bsssl.errors import UserError
 from bsssl.selection.rows import Array, Float32, Int64, UInt32, ranges
 from bsssl.selection.scores import ScoreFile, ScoreHeader
 
@@ -43,7 +43,7 @@ _ROWS_PER_GROUP = 2**18
 _REPEATING = ["path", "size", "shard", "class"]  # columns worth a dictionary; keys are nearly all distinct
 
 Progress = Callable[..., Iterable[Any]]
-"""``bsssl.log.progress`` or the like: called with items, total, unit and title."""
+"""``bsssl.runtime.console.progress`` or the like: called with items, total, unit and title."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,9 +168,9 @@ def write_selection(path: str, selection: Selection, *, progress: Progress | Non
         "rank": selection.rank,
     }
     metadata = {_METADATA_KEY: json.dumps(selection.facts()).encode()}
-    fileio.write_json(summary_path(path), selection.summary())
+    storage.write_json(summary_path(path), selection.summary())
     with (
-        fileio.atomic_write(path) as file,
+        storage.atomic_write(path) as file,
         pq.ParquetWriter(
             file, SELECTION_SCHEMA.with_metadata(metadata), compression="zstd", use_dictionary=_REPEATING
         ) as writer,
@@ -212,10 +212,10 @@ def read_selection(path: str) -> pa.Table:
     Raises:
         UserError: The file is missing, damaged, or not a selection.
     """
-    if not fileio.exists(path):
+    if not storage.exists(path):
         raise UserError(f"no selection at {path}; run `bsssl select` to write it, or check the path")
     try:
-        with fileio.open_read(path) as file:
+        with storage.open_read(path) as file:
             table = pq.read_table(file)
     except (pa.ArrowInvalid, OSError) as error:
         reason = str(error).splitlines()[0]

@@ -31,8 +31,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import safetensors.numpy
 
-from bsssl import fileio
-from bsssl.registry import UserError
+from bsssl import storage
+from bsssl.errors import UserError
 from bsssl.selection.rows import (
     EDGES,
     SECTIONS,
@@ -110,12 +110,12 @@ _OF_SHARD = ("shard", "number", "base", "num_records")
 
 def score_path(folder: str, number: int) -> str:
     """The score file of shard ``number`` in ``folder``."""
-    return fileio.join(folder, f"{number:06d}{SUFFIX}")
+    return storage.join(folder, f"{number:06d}{SUFFIX}")
 
 
 def score_files(folder: str) -> list[str]:
     """All score files of ``folder``, sorted; UserError when there are none."""
-    found = fileio.glob(fileio.join(glob.escape(folder), f"*{SUFFIX}"))
+    found = storage.glob(storage.join(glob.escape(folder), f"*{SUFFIX}"))
     if not found:
         raise UserError(f"no score files (*{SUFFIX}) in {folder}; run `bsssl score` first, or check the path")
     return found
@@ -132,13 +132,13 @@ def write_ledger(path: str, entries: Iterable[tuple[str, str]]) -> None:
     Write it before the score file, whose presence means that the shard is done.
     """
     lines = [json.dumps({"key": key, "reason": reason}) + "\n" for key, reason in entries]
-    fileio.write_text(ledger_path(path), "".join(lines))
+    storage.write_text(ledger_path(path), "".join(lines))
 
 
 def read_ledger(path: str) -> list[tuple[str, str]]:
     """The (key, reason) pairs in the ledger beside the score file ``path``; UserError when missing or damaged."""
     ledger = ledger_path(path)
-    with fileio.open_read(ledger) as file:
+    with storage.open_read(ledger) as file:
         try:
             found = [json.loads(line) for line in file]
             return [(entry["key"], entry["reason"]) for entry in found]
@@ -177,7 +177,7 @@ def write_scores(path: str, *, header: ScoreHeader, samples: pa.Table, classes: 
     own = {"format": FORMAT, "version": FORMAT_VERSION, **{name: getattr(header, name) for name in _OF_SHARD}}
     metadata = "\n".join(json.dumps(facts, sort_keys=True) for facts in (own, header.common()))
     content = safetensors.numpy.save(arrays, {_METADATA_KEY: metadata})
-    with fileio.atomic_write(path) as file:
+    with storage.atomic_write(path) as file:
         file.write(content)
 
 
@@ -240,7 +240,7 @@ class ScoreFile:
 
     def _read_container(self) -> int:
         """Read the header; returns the size of the file."""
-        with fileio.open_read(self.path) as file:
+        with storage.open_read(self.path) as file:
             length = int.from_bytes(file.read(8), "little")
             if length > _MAX_HEADER:
                 raise ValueError("header too long")
@@ -317,8 +317,8 @@ class ScoreFile:
         shape, start, stop = self._places[name]
         if start == stop:
             return np.empty(shape, _DTYPES[name][1])
-        if fileio.is_remote(self.path):
-            flat = np.frombuffer(fileio.read_range(self.path, start, stop), _DTYPES[name][1])
+        if storage.is_remote(self.path):
+            flat = np.frombuffer(storage.read_range(self.path, start, stop), _DTYPES[name][1])
         else:
             with open(self.path, "rb") as file:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

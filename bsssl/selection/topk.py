@@ -15,8 +15,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from bsssl.distributed import cores
-from bsssl.registry import UserError, choices
+from bsssl.errors import UserError, choices
+from bsssl.runtime.distributed import cores
 from bsssl.selection.picks import Progress, Selection, silent
 from bsssl.selection.rows import EDGES, Array, Float32, Int64, UInt32, UInt64, positions_of, ranges, scores_of
 from bsssl.selection.scores import ScoreFile, open_scores
@@ -45,7 +45,7 @@ def select_samples(
             kept it, drawn by a hash of seed, class and global sample index; their rank is the order of the draw.
         min_score: Rows with a score below this, in float32, do not count: as if their samples had not kept the class.
         seed: For ``random`` only.
-        progress: ``bsssl.log.progress`` or the like, called with items, total, unit and title.
+        progress: ``bsssl.runtime.console.progress`` or the like, called with items, total, unit and title.
 
     Returns:
         The selection. Classes with fewer than K samples have what there is: ``Selection.summary()`` lists them.

@@ -6,12 +6,13 @@ This is where the config meets the parts; they themselves take explicit argument
 from collections.abc import Callable
 from typing import Any
 
-from bsssl import distributed, fileio
-from bsssl.checkpoint import Checkpoints
-from bsssl.recipe import Run, Stage, Task
+from bsssl import storage
+from bsssl.engine.checkpoints import Checkpoints
+from bsssl.pipeline.run import Run, Stage, Task
+from bsssl.runtime import distributed
+from bsssl.stages.data import data_stage
 from bsssl.stages.evaluate import evaluate_stage
 from bsssl.stages.materialise import materialise_stage, materialise_task
-from bsssl.stages.prepare import data_stage
 from bsssl.stages.probe import probe_stage
 from bsssl.stages.score import score_stage, score_task
 from bsssl.stages.select import select_stage
@@ -41,7 +42,7 @@ def run_stage(run: Run, stage: Stage) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     if distributed.is_main():
         # Others may be at work on parts of the stage too, with their own files on their way.
-        fileio.remove_leftovers(str(folder), unchanged_for=3600.0 if stage.kind in IN_PARTS else 0.0)
+        storage.remove_leftovers(str(folder), unchanged_for=3600.0 if stage.kind in IN_PARTS else 0.0)
     distributed.barrier()  # leftovers must be gone before another process writes files of its own
     if stage.kind in SHARED:
         return SHARED[stage.kind](run, stage)

@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bsssl import data, fileio
+from bsssl import data, storage
 from bsssl.engine.evaluate import Evaluation, evaluate
 from bsssl.engine.predict import predict
-from bsssl.log import logger, progress
-from bsssl.recipe import Run, Stage
+from bsssl.pipeline.run import Run, Stage
+from bsssl.runtime.console import logger, progress
 from bsssl.stages import inputs
 
 
@@ -52,11 +52,11 @@ def _write_evaluation(
     classes: list[str],
     summary: dict[str, Any],
 ) -> None:
-    fileio.write_json(fileio.join(folder, "metrics.json"), summary)
+    storage.write_json(storage.join(folder, "metrics.json"), summary)
     keys = records["key"].take(pa.array(sorted(found.missing), pa.int64())).to_pylist()
     reasons = [found.missing[row] for row in sorted(found.missing)]
     entries = [{"key": key, "reason": reason} for key, reason in zip(keys, reasons, strict=True)]
-    fileio.write_json_lines(fileio.join(folder, "missing.jsonl"), entries)
+    storage.write_json_lines(storage.join(folder, "missing.jsonl"), entries)
     names = pa.array(classes)
     best = np.argsort(-found.probabilities, axis=1, kind="stable")[:, :5]
     missing = np.isin(np.arange(len(records)), list(found.missing))
@@ -70,13 +70,13 @@ def _write_evaluation(
             "top_scores": _lists(np.take_along_axis(found.probabilities, best, 1).tolist(), missing),
         }
     )
-    with fileio.atomic_write(fileio.join(folder, "predictions.parquet")) as file:
+    with storage.atomic_write(storage.join(folder, "predictions.parquet")) as file:
         pq.write_table(predictions, file)
     items, lost = (np.bincount(chosen, minlength=len(classes)).tolist() for chosen in (targets, targets[missing]))
     accuracies = zip(classes, items, lost, found.per_class.tolist(), strict=True)
-    fileio.write_csv(fileio.join(folder, "per_class.csv"), [["class", "items", "missing", "top1"], *accuracies])
+    storage.write_csv(storage.join(folder, "per_class.csv"), [["class", "items", "missing", "top1"], *accuracies])
     confusion = [[name, *row] for name, row in zip(classes, found.confusion.tolist(), strict=True)]
-    fileio.write_csv(fileio.join(folder, "confusion.csv"), [["true \\ predicted", *classes], *confusion])
+    storage.write_csv(storage.join(folder, "confusion.csv"), [["true \\ predicted", *classes], *confusion])
 
 
 def _lists(rows: list[list[Any]], missing: np.ndarray) -> pa.Array:

@@ -8,25 +8,26 @@ import torch
 from torch import nn
 
 from bsssl import config as configs
-from bsssl import data, distributed, fileio
-from bsssl.engine.compute import Compute
+from bsssl import data, storage
+from bsssl.errors import UserError
 from bsssl.models import build_model
-from bsssl.models.weights import load_weights
-from bsssl.recipe import CLASSES as CLASSES
-from bsssl.recipe import HELD as HELD
-from bsssl.recipe import POOL as POOL
-from bsssl.recipe import SELECTION as SELECTION
-from bsssl.recipe import TAGGED as TAGGED
-from bsssl.recipe import WEIGHTS as WEIGHTS
-from bsssl.recipe import Run, Stage
-from bsssl.registry import UserError
+from bsssl.models.weights.loading import load_weights
+from bsssl.pipeline.run import CLASSES as CLASSES
+from bsssl.pipeline.run import HELD as HELD
+from bsssl.pipeline.run import POOL as POOL
+from bsssl.pipeline.run import SELECTION as SELECTION
+from bsssl.pipeline.run import TAGGED as TAGGED
+from bsssl.pipeline.run import WEIGHTS as WEIGHTS
+from bsssl.pipeline.run import Run, Stage
+from bsssl.runtime import distributed
+from bsssl.runtime.device import Compute
 
 OVERLAP_REMEDY = "take them out, set data.pool_overlap=exclude to have them left out, or set it to allow to keep them"
 
 
 def class_list(run: Run, stage: str = "data") -> list[str]:
     """The classes that the data or the tags stage found, in the order of the network's outputs."""
-    classes: list[str] = fileio.read_json(str(run.folder(stage) / CLASSES))
+    classes: list[str] = storage.read_json(str(run.folder(stage) / CLASSES))
     return classes
 
 

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from bsssl import data, distributed, fileio
-from bsssl.log import progress
-from bsssl.recipe import Run, Stage, Task
+from bsssl import data, storage
+from bsssl.pipeline.run import Run, Stage, Task
+from bsssl.runtime import distributed
+from bsssl.runtime.console import progress
 from bsssl.stages import inputs
 
 
@@ -15,7 +16,7 @@ def materialise_stage(run: Run, stage: Stage) -> dict[str, Any]:
     plan = _plan(run, stage)
     if distributed.is_main():
         folder = str(run.folder(stage.name))
-        data.write_places(plan, folder=folder, path=fileio.join(folder, inputs.SELECTION))
+        data.write_places(plan, folder=folder, path=storage.join(folder, inputs.SELECTION))
     return {"pairs": len(plan.sample), "samples": len(plan.rows), "tars": plan.num_tars}
 
 

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from bsssl import config as configs
 from bsssl import data
-from bsssl.checkpoint import save_model
-from bsssl.engine.compute import Compute
+from bsssl.engine.checkpoints import save_model
 from bsssl.engine.features import extract
 from bsssl.engine.logistic import Logistic, fit, standardisation
 from bsssl.engine.train import Failures
-from bsssl.log import logger, progress
+from bsssl.errors import UserError
 from bsssl.models import classifier
-from bsssl.recipe import Run, Stage
-from bsssl.registry import UserError
+from bsssl.pipeline.run import Run, Stage
+from bsssl.runtime.console import logger, progress
+from bsssl.runtime.device import Compute
 from bsssl.stages import inputs
 from bsssl.stages.train import initial_model
 

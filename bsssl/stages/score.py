@@ -6,13 +6,14 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from bsssl import data, distributed, fileio, selection
+from bsssl import data, selection, storage
 from bsssl.config import Config
 from bsssl.engine.predict import predict
 from bsssl.engine.score import EXCLUDED, save_shard, score_shard
-from bsssl.log import logger, progress
-from bsssl.recipe import Run, Stage, Task
-from bsssl.registry import UserError
+from bsssl.errors import UserError
+from bsssl.pipeline.run import Run, Stage, Task
+from bsssl.runtime import distributed
+from bsssl.runtime.console import logger, progress
 from bsssl.stages import inputs
 
 
@@ -76,14 +77,14 @@ def _common_header(run: Run[Config], stage: Stage, pool: data.Pool) -> dict[str,
         "pool": pool.fingerprint,
         "class_names": tuple(classes),
         "top_p": top_p,
-        "preprocessing": fileio.as_json(stage.settings),
+        "preprocessing": storage.as_json(stage.settings),
         "num_shards": len(pool.shards),
     }
 
 
 def _held_hashes(run: Run[Config]) -> frozenset[bytes]:
     """Of the contents of the labeled and test items, which the pool must not hold; none where that is allowed."""
-    with fileio.open_read(str(run.folder("data") / inputs.HELD)) as file:
+    with storage.open_read(str(run.folder("data") / inputs.HELD)) as file:
         content = file.read()
     return frozenset(content[start : start + data.HASH_BYTES] for start in range(0, len(content), data.HASH_BYTES))
 
@@ -100,7 +101,7 @@ def _remove_surplus(run: Run[Config], stage: Stage, pool: data.Pool) -> None:
 def _is_scored(run: Run[Config], stage: Stage, number: int, common: dict[str, Any]) -> bool:
     """Whether the shard's score file is there, of this teacher and pool; a stale or damaged one is to be replaced."""
     path = selection.score_path(str(run.folder(stage.name)), number)
-    if not fileio.exists(path):
+    if not storage.exists(path):
         return False
     try:
         return selection.read_header(path).common() == common

@@ -7,8 +7,8 @@ import pyarrow as pa
 
 from bsssl import selection
 from bsssl.config import Config
-from bsssl.log import logger, progress
-from bsssl.recipe import Run, Stage
+from bsssl.pipeline.run import Run, Stage
+from bsssl.runtime.console import logger, progress
 from bsssl.stages import inputs
 
 

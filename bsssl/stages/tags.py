@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bsssl import config as configs
-from bsssl import data, fileio
-from bsssl.log import aligned, logger, progress
-from bsssl.recipe import Run, Stage
-from bsssl.registry import UserError
+from bsssl import data, storage
+from bsssl.errors import UserError
+from bsssl.pipeline.run import Run, Stage
+from bsssl.runtime.console import aligned, logger, progress
 from bsssl.stages import inputs
-from bsssl.stages.prepare import open_source
+from bsssl.stages.data import open_source
 
 _LISTED = pa.schema([field for field in data.RECORD_SCHEMA if field.name not in ("label", "tags")])
 _HINT = "`bsssl tags inspect` shows the tags"
@@ -39,8 +39,8 @@ def tags_stage(run: Run[configs.Config], stage: Stage) -> dict[str, Any]:
         data.write_tagged(str(folder / inputs.TAGGED), _listed(listed), rows=rows, offsets=offsets, classes=members)
     finally:
         listed.unlink(missing_ok=True)
-    fileio.write_json(str(folder / inputs.CLASSES), classes)
-    fileio.write_csv(str(folder / "tags.csv"), _fates(found, classes, settings.tags.min_samples))
+    storage.write_json(str(folder / inputs.CLASSES), classes)
+    storage.write_csv(str(folder / "tags.csv"), _fates(found, classes, settings.tags.min_samples))
     return {
         "samples": len(rows),
         "listed": len(found.counts),

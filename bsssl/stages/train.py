@@ -9,16 +9,17 @@ import torch
 from torch import nn
 
 from bsssl import config as configs
-from bsssl import data, distributed, fileio, selection
-from bsssl.checkpoint import Checkpoints, save_model
-from bsssl.engine.compute import Compute
-from bsssl.engine.loss import EarlyLearning, Loss, logit_adjustment, mixing
+from bsssl import data, selection, storage
+from bsssl.engine.checkpoints import Checkpoints, save_model
 from bsssl.engine.train import Failures, train
 from bsssl.models import build_model
-from bsssl.models.released import load_released
-from bsssl.models.weights import has_classes, load_weights
+from bsssl.models.weights.loading import has_classes, load_weights
+from bsssl.models.weights.released import load_released
 from bsssl.optim import build_optimizer, build_schedule
-from bsssl.recipe import Run, Stage
+from bsssl.optim.losses import EarlyLearning, Loss, logit_adjustment, mixing
+from bsssl.pipeline.run import Run, Stage
+from bsssl.runtime import distributed
+from bsssl.runtime.device import Compute
 from bsssl.stages import inputs
 
 
@@ -131,7 +132,7 @@ def _training_set(run: Run, stage: Stage, classes: list[str]) -> tuple[pa.Table,
     settings: configs.Pretrain = getattr(run.config, stage.section)
     folders = {need.split("-")[0]: str(run.folder(need)) for need in stage.needs}
     scores = selection.score_files(folders["score"]) if "score" in folders else ()
-    path = fileio.join(folders.get("materialise") or folders["select"], inputs.SELECTION)
+    path = storage.join(folders.get("materialise") or folders["select"], inputs.SELECTION)
     return data.selected_training_set(
         path, mode=settings.targets, temperature=settings.temperature, scores=scores, classes=classes
     )
@@ -187,11 +188,11 @@ def _train_loader(
 
 def _stage_seed(seed: int, name: str) -> int:
     """Stages of one seed draw different random numbers."""
-    return int(fileio.fingerprint([seed, name]), 16) % 2**62
+    return int(storage.fingerprint([seed, name]), 16) % 2**62
 
 
 def _write_ledger(path: str, records: pa.Table, failures: Failures) -> None:
     rows = sorted(failures.reasons)
     keys = records["key"].take(pa.array(rows, pa.int64())).to_pylist()
     entries = [{"key": key, "reason": failures.reasons[row]} for key, row in zip(keys, rows, strict=True)]
-    fileio.write_json_lines(path, entries)
+    storage.write_json_lines(path, entries)

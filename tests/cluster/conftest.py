@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bsssl.status import Job, read_jobs
+from bsssl.launch.status import Job, read_jobs
 from tests.conftest import Recipe
 
 CLUSTER = Path(os.environ.get("BSSSL_CLUSTER", "/tmp/bsssl-cluster"))

@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file
 
 from benchmarks.kills import differences, digests
-from bsssl.status import read_jobs
+from bsssl.launch.status import read_jobs
 from tests.cluster.conftest import CLUSTER, ask, state_of, wait_until
 
 LONG = ("stage=teacher", "teacher.length=600 steps", "system.checkpoint_steps=20")

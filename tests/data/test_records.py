@@ -13,7 +13,7 @@ from bsssl.data.records import (
     read_records,
     write_records,
 )
-from bsssl.registry import UserError
+from bsssl.errors import UserError
 
 TABLE = make_records(
     key=["a", "b, c", "007"],

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bsssl.data.segments import split_segment, with_segment
-from bsssl.registry import UserError
+from bsssl.errors import UserError
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 
 from bsssl.data.records import make_records
 from bsssl.data.splits import split_labels
-from bsssl.registry import UserError
+from bsssl.errors import UserError
 
 
 def _labeled():

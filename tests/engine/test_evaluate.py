@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, top_k_accuracy_score
 
-from bsssl.data.dataset import Failure
+from bsssl.data.loading.dataset import Failure
 from bsssl.engine.evaluate import evaluate, measure
 from bsssl.engine.predict import Prediction
-from bsssl.registry import UserError
+from bsssl.errors import UserError
 
 
 def softmax(shape, seed=0):

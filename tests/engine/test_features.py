@@ -3,11 +3,11 @@ import torch
 from torch import nn
 
 from bsssl.data import Failure
-from bsssl.engine.compute import Compute
 from bsssl.engine.features import extract
 from bsssl.engine.train import Failures
+from bsssl.errors import UserError
 from bsssl.models import build_model, classifier
-from bsssl.registry import UserError
+from bsssl.runtime.device import Compute
 
 CPU = Compute(torch.device("cpu"))
 

@@ -2,9 +2,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from bsssl.data.dataset import Failure
-from bsssl.engine.compute import Compute
+from bsssl.data.loading.dataset import Failure
 from bsssl.engine.predict import predict
+from bsssl.runtime.device import Compute
 from tests.engine.trainings import CPU, make_model, normalize
 
 

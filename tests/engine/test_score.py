@@ -5,11 +5,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from bsssl.data.dataset import Failure
+from bsssl.data.loading.dataset import Failure
 from bsssl.data.records import make_records
 from bsssl.engine.predict import Prediction
 from bsssl.engine.score import EXCLUDED, save_shard, score_shard
-from bsssl.registry import UserError
+from bsssl.errors import UserError
 from bsssl.selection import ScoreHeader, ledger_path, read_header, read_ledger, read_sample_scores, score_path
 from bsssl.selection.scores import ScoreFile
 

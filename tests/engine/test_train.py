@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from bsssl.checkpoint import Checkpoints
-from bsssl.engine.compute import Compute
-from bsssl.engine.loss import mixing
+from bsssl.engine.checkpoints import Checkpoints
 from bsssl.engine.train import LOG_EVERY
-from bsssl.registry import UserError
+from bsssl.errors import UserError
+from bsssl.optim.losses import mixing
+from bsssl.runtime.device import Compute
 from tests.engine.trainings import CLASSES, CPU, lines, make_model, run, same, sgd, weights
 
 

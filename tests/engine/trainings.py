@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from bsssl import distributed
-from bsssl.checkpoint import Checkpoints
-from bsssl.data.dataset import Failure
-from bsssl.data.loader import TrainBatches, make_loader
-from bsssl.data.transforms import Normalize
-from bsssl.engine.compute import Compute
-from bsssl.engine.loss import EarlyLearning, Loss
+from bsssl.data.loading.dataset import Failure
+from bsssl.data.loading.loader import TrainBatches, make_loader
+from bsssl.data.views.transforms import Normalize
+from bsssl.engine.checkpoints import Checkpoints
 from bsssl.engine.train import Failures, train
+from bsssl.optim.losses import EarlyLearning, Loss
+from bsssl.runtime import distributed
+from bsssl.runtime.device import Compute
 
 CLASSES = 3
 ROWS = 60

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bsssl.registry import UserError
+from bsssl.errors import UserError
 from bsssl.selection import (
     SELECTION_SCHEMA,
     picks,

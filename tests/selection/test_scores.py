@@ -6,7 +6,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from bsssl.registry import UserError
+from bsssl.errors import UserError
 from bsssl.selection import (
     ScoreHeader,
     ledger_path,

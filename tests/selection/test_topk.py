@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bsssl.registry import UserError
+from bsssl.errors import UserError
 from bsssl.selection import VARIANTS, Selection, select_samples
 from tests.selection.pools import Pick, Pool, make_pool, oracle, pairs, write_pool
 

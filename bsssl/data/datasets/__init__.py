@@ -1,0 +1,1 @@
+"""Where records come from: folders, manifests, tars, and the layouts of known data sets."""

@@ -1,0 +1,312 @@
+"""Videos by PyAV, which brings its own FFmpeg: the reader that is right on every kind of file we know of."""
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bsssl.data.decoding.pictures import MAX_ASPECT, MAX_PIXELS, DecodeError, check_size
+from bsssl.data.decoding.readers.base import Clock, VideoReader
+from bsssl.data.decoding.readers.matroska import stated_size
+
+if TYPE_CHECKING:
+    from av.packet import Packet
+    from av.video.frame import VideoFrame
+
+# No playlists and no scripts: they would have other files opened, and addresses called.
+_CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h263,h264,hevc,vvc,obu,av1,ivf,flv,asf,ogg,"
+    "mxf,dv,rm,nut,wtv,gif,apng,mjpeg,yuv4mpegpipe,swf,nsv,roq,smk"
+)
+_OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
+_WORTH_A_SEEK = 4  # frames, which decode in the time of a seek
+_ASSUMED_RATE = 25  # frames a second, of what has neither times nor a rate
+_START = 1024  # bytes, in which a file states its size
+
+
+class PyavReader(VideoReader):
+    """Opens a video, a path or its bytes, and lists its frames, for which all packets are read but none is decoded.
+
+    A frame is known by its time stamp. The decoder starts at the keyframe before the first wanted frame, and again
+    where a later keyframe saves work; frames that no other needs are decoded only if wanted. Where a frame does not
+    come out (the keyframe was none, or the seek went astray), the keyframe before is tried, and last the whole video.
+
+    Where time stamps are missing, double or made up, as for H.264 with B-frames in AVI, frames are counted: the video
+    is decoded once when it is opened, and again from its start for every ``get``.
+
+    A file that ends within a frame is refused; one cut elsewhere is as long as what is left of it. Matroska and WebM
+    are refused wherever they are cut, since FFmpeg drops the last frame's remains unseen, unless they do not state
+    their size, being live streams. What a decoder had to guess is refused too, but not all damage is seen by it.
+    Transparency is ignored. A frame of another size than the first is scaled.
+
+    The decoder has one thread: with more it takes half as much again of the processors' time, and there are workers.
+    """
+
+    def __init__(self, source: str | bytes, clock: Clock, *, max_pixels: int = MAX_PIXELS) -> None:
+        self._source, self._clock, self._max_pixels = source, clock, max_pixels
+        with clock, self._reasons("not a video, or damaged"):
+            self._open()
+            try:
+                self._list_frames()
+            except BaseException:
+                self.close()
+                raise
+
+    @property
+    def kind(self) -> str:
+        """The container, as FFmpeg names it."""
+        return str(self._container.format.name)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every keyframe is shown in the place where it is stored, and all that follow are shown after it."""
+        return not self._counted and bool(
+            (np.searchsorted(self._stamps, self._key_stamps) == self._key_positions).all()
+            and len(self._stamps) == self._packets_in_all
+        )
+
+    @property
+    def times(self) -> np.ndarray | None:
+        """When each frame is shown by the file's own clock: float64 (num_frames,), in seconds; None if made up."""
+        return None if self._counted else self._stamps * float(self._stream.time_base)
+
+    def seconds(self) -> np.ndarray:
+        """See ``VideoReader``; counted frames without times are evenly spaced."""
+        return self._seconds
+
+    def close(self) -> None:
+        """See ``VideoReader``."""
+        self._container.close()
+
+    @contextlib.contextmanager
+    def _reasons(self, invalid: str) -> Iterator[None]:
+        """Turn FFmpeg's errors into DecodeErrors; ``invalid`` is what to call data that makes no sense."""
+        from av.error import ExitError, FFmpegError, InvalidDataError
+
+        try:
+            yield
+        except InvalidDataError:
+            raise DecodeError(invalid) from None
+        except ExitError:
+            raise self._clock.error() from None
+        except FFmpegError as error:
+            raise DecodeError(f"{invalid} ({error.strerror})") from None
+
+    def _open(self) -> None:
+        import av
+        from av.video.reformatter import VideoReformatter
+
+        size, start = _size_and_start(self._source)
+        if size == 0:
+            raise DecodeError("empty file")
+        if size < (stated := stated_size(start)):
+            raise DecodeError(f"cut short: {size} of {stated} bytes are there")
+        # A path with a colon would be taken for an address.
+        file = io.BytesIO(self._source) if isinstance(self._source, bytes) else f"file:{self._source}"
+        # Metadata can be in any encoding. The time limit is for one packet, which may be sought through a whole file.
+        limit = self._clock.left()
+        self._container = av.open(file, "r", options=_OPTIONS, metadata_errors="replace", timeout=limit)
+        try:
+            self._stream = self._find_stream()
+        except BaseException:
+            self._container.close()
+            raise
+        self._codec = self._stream.codec_context
+        self._codec.thread_count = 1
+        self._size = self._codec.width, self._codec.height
+        self._reformatter = VideoReformatter()
+        # For small pictures more than one thread takes longer. PyAV before 17 has but one.
+        self._one_thread = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
+        self._turns: int | None = None
+
+    def _find_stream(self) -> Any:
+        """The first video stream, if it can be decoded."""
+        from av.stream import Disposition
+
+        streams = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not streams:
+            raise DecodeError("there is no video in it" + (", only sound" if self._container.streams.audio else ""))
+        if (codec := streams[0].codec_context) is None:
+            raise DecodeError("no decoder for its video codec")
+        check_size(codec.width, codec.height, self._max_pixels, MAX_ASPECT)
+        return streams[0]
+
+    def _packets(self) -> "Iterator[Packet[Any]]":
+        """The packets from where the container is, in the order in which they are stored."""
+        for packet in self._container.demux(self._stream):
+            self._clock.left()
+            if packet.size:
+                yield packet
+            elif packet.dts is None:  # PyAV's mark of the end; else the place of a frame that was dropped
+                return
+
+    def _list_frames(self) -> None:
+        stamps: list[int] = []
+        positions: list[int] = []
+        keys: list[tuple[int, int, int]] = []  # time stamp, position, where to seek
+        position, without, cut = -1, 0, False
+        by_dts = self.kind in ("mpegts", "mpeg")  # containers that are searched by decoding times
+        for position, packet in enumerate(self._packets()):
+            stamp, cut = packet.pts, packet.is_corrupt
+            if packet.is_keyframe and stamp is not None:
+                keys.append((stamp, position, packet.dts if by_dts and packet.dts is not None else stamp))
+            if cut or packet.is_discard:  # what an edit list hides
+                continue
+            if stamp is None:
+                without += 1
+            else:
+                stamps.append(stamp)
+                positions.append(position)
+        if cut:
+            raise DecodeError(f"cut short after {position} frames")
+        if not stamps and not without:
+            raise DecodeError("no frames in it")
+        self._counted = bool(without or not keys or len(set(stamps)) < len(stamps)) or self._are_made_up(stamps)
+        if self._counted:
+            self._count_frames(stamps)
+            return
+        # Without the first keyframe nothing can be decoded: neither what precedes it nor what leads up to it.
+        start, first, _ = min(keys, key=lambda key: key[1])
+        shown = [(s, p) for s, p in zip(stamps, positions, strict=True) if s >= start and p >= first]
+        if not shown:
+            raise DecodeError("no frame in it can be decoded")
+        self._stamps, self._positions = np.array(sorted(shown), np.int64).T
+        self._key_stamps, self._key_positions, self._seeks = np.array(sorted(keys), np.int64).T
+        self._packets_in_all = position + 1
+        self.num_frames = len(shown)
+        self._seconds = (self._stamps - self._stamps[0]) * float(self._stream.time_base)
+
+    def _are_made_up(self, stamps: list[int]) -> bool:
+        """Whether time stamps in the order of packets say nothing of the order of frames.
+
+        AVI has no time stamps. FFmpeg makes them right for MPEG-4; for what else has B-frames it counts packets.
+        """
+        return self.kind == "avi" and self._codec.reorder_depth > 0 and stamps == sorted(stamps)
+
+    def _count_frames(self, stamps: list[int]) -> None:
+        self.num_frames = sum(1 for _ in self._all_frames())
+        if not self.num_frames:
+            raise DecodeError("no frame in it can be decoded")
+        if len(set(stamps)) == self.num_frames:  # made up for the packets, but they are those of the frames
+            self._seconds = (np.array(sorted(stamps)) - min(stamps)) * float(self._stream.time_base)
+        else:
+            self._seconds = np.arange(self.num_frames) / float(self._stream.average_rate or _ASSUMED_RATE)
+
+    def _pictures(self, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+        with self._clock, self._reasons("damaged"):
+            if self._counted:
+                yield from self._by_count(indices)
+                return
+            for keyframe, wanted in self._stretches(indices):
+                yield from self._by_stamp(keyframe, wanted)
+
+    def _by_count(self, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+        wanted = set(indices)
+        for index, frame in enumerate(self._all_frames()):
+            _refuse_guesses(index, frame)
+            if index in wanted:
+                yield index, self._picture(frame)
+            if index == indices[-1]:
+                return
+        raise DecodeError("the file changed while it was read")
+
+    def _stretches(self, indices: list[int]) -> list[tuple[int, dict[int, int]]]:
+        """What to decode without a break: the number of a keyframe, and the wanted frames by their time stamps."""
+        stretches: list[tuple[int, dict[int, int]]] = []
+        end = -1  # position of the last packet of the last stretch
+        keyframes = np.searchsorted(self._key_stamps, self._stamps[indices], "right") - 1
+        for index, keyframe in zip(indices, keyframes.tolist(), strict=True):
+            if not stretches or self._key_positions[keyframe] > end + _WORTH_A_SEEK:
+                stretches.append((keyframe, {}))
+            stretches[-1][1][int(self._stamps[index])] = index
+            end = max(end, self._positions[index])
+        return stretches
+
+    def _by_stamp(self, keyframe: int, wanted: dict[int, int]) -> Iterator[tuple[int, np.ndarray]]:
+        """The frames ``wanted``, which is emptied, from a keyframe on, or from an earlier one if they do not come."""
+        from av.error import FFmpegError
+
+        for start in dict.fromkeys((keyframe, max(keyframe - 1, 0))):
+            with contextlib.suppress(FFmpegError, _Guessed):
+                for frame in self._from_keyframe(start, wanted):
+                    if frame.pts is None or frame.pts < self._key_stamps[start]:
+                        continue  # what leads up to a keyframe may lack what it refers to
+                    _refuse_guesses(self._number(frame.pts), frame)
+                    if frame.pts in wanted:
+                        yield wanted.pop(frame.pts), self._picture(frame)
+            if not wanted:
+                return
+        yield from self._from_the_start(wanted)
+
+    def _from_keyframe(self, keyframe: int, wanted: dict[int, int]) -> "Iterator[VideoFrame]":
+        start = int(self._key_stamps[keyframe])
+        self._container.seek(int(self._seeks[keyframe]), stream=self._stream)
+        unsent, begun = set(wanted), False
+        for packet in self._packets():
+            begun = begun or (packet.is_keyframe and packet.pts == start)
+            if not begun:
+                continue
+            self._codec.skip_frame = "DEFAULT" if packet.pts in unsent else "NONREF"
+            yield from self._codec.decode(packet)
+            unsent.discard(packet.pts)
+            if not unsent:
+                break
+        yield from self._codec.decode(None)
+
+    def _from_the_start(self, wanted: dict[int, int]) -> Iterator[tuple[int, np.ndarray]]:
+        """The frames ``wanted``; for one that never comes, being hidden or empty, what is on the screen at its time."""
+        stamps, shown = sorted(wanted), None
+        for frame in self._all_frames():
+            if frame.pts is None:
+                continue
+            while shown is not None and stamps and frame.pts > stamps[0]:
+                yield wanted.pop(stamps.pop(0)), self._picture(shown)
+            if not stamps:
+                return
+            _refuse_guesses(self._number(frame.pts), frame)
+            shown = frame
+        for stamp in stamps:
+            if shown is None:
+                raise DecodeError(f"frame {wanted[stamp]} cannot be decoded")
+            yield wanted.pop(stamp), self._picture(shown)
+
+    def _all_frames(self) -> "Iterator[VideoFrame]":
+        """Every frame of the file, which is opened anew."""
+        self._container.close()
+        self._open()
+        for packet in self._packets():
+            yield from self._codec.decode(packet)
+        yield from self._codec.decode(None)
+
+    def _number(self, stamp: int) -> int:
+        return int(np.searchsorted(self._stamps, stamp))
+
+    def _picture(self, frame: "VideoFrame") -> np.ndarray:
+        """uint8 (height, width, 3), upright."""
+        if self._turns is None:
+            self._turns = round(frame.rotation / 90)
+        rgb = self._reformatter.reformat(frame, *self._size, format="rgb24", **self._one_thread)
+        return np.rot90(rgb.to_ndarray(), self._turns)
+
+
+def _size_and_start(source: str | bytes) -> tuple[int, bytes]:
+    """The size in bytes, and the first of them; DecodeError when the file cannot be read."""
+    if isinstance(source, bytes):
+        return len(source), source[:_START]
+    try:
+        with open(source, "rb") as file:
+            return os.fstat(file.fileno()).st_size, file.read(_START)
+    except OSError as error:
+        raise DecodeError(error.strerror or str(error)) from None
+
+
+class _Guessed(DecodeError):
+    """The decoder filled in what it could not read."""
+
+
+def _refuse_guesses(index: int, frame: "VideoFrame") -> None:
+    if frame.is_corrupt:
+        raise _Guessed(f"damaged at frame {index}")

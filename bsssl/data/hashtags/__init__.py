@@ -1,0 +1,1 @@
+"""Hashtags as classes."""

@@ -1,0 +1,1 @@
+"""Samples and batches, in an order that follows from the seed."""

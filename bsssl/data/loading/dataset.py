@@ -1,0 +1,216 @@
+"""The dataset that every stage reads: records in, samples or failures out; and how samples become a batch."""
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from bsssl.data.decoding.pictures import DecodeError
+from bsssl.data.records import read_bytes
+from bsssl.data.segments import split_segment
+from bsssl.data.views.views import Views
+from bsssl.storage import is_remote
+
+HASH_BYTES = 16
+Item = int | tuple[int, int]  # a row, or (row, draw)
+_SEEDS = 2**63
+_REMOTE_READS = 32  # at a time in each worker: nearly all of a remote read is waiting
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An item that could not be read: its row in the dataset, and why, naming the file."""
+
+    index: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class SparseTargets:
+    """One target vector of length ``num_classes`` per row, kept as its few non-zero entries.
+
+    Row i has the classes ``classes[offsets[i]:offsets[i + 1]]`` (int32) with the same slice of ``weights`` (float32,
+    each row sums to 1); ``offsets`` is int64 (rows + 1).
+    """
+
+    offsets: np.ndarray
+    classes: np.ndarray
+    weights: np.ndarray
+    num_classes: int
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> Tensor:
+        """The target of one row: float32 (num_classes,)."""
+        span = slice(self.offsets[row], self.offsets[row + 1])
+        target = torch.zeros(self.num_classes)
+        target[torch.from_numpy(self.classes[span].astype(np.int64))] = torch.from_numpy(self.weights[span])
+        return target
+
+
+Targets = np.ndarray | SparseTargets
+
+
+def class_counts(targets: Targets, *, num_classes: int, weights: np.ndarray | None = None) -> np.ndarray:
+    """How many rows each class has, a row of several classes counting for each by its share: float64 (num_classes,).
+
+    ``weights``: how much each row counts, float (rows,).
+    """
+    each = np.ones(len(targets)) if weights is None else weights
+    if isinstance(targets, SparseTargets):
+        shares = targets.weights * np.repeat(each, np.diff(targets.offsets))
+        return np.bincount(targets.classes, weights=shares, minlength=num_classes)
+    if targets.ndim == 2:
+        return np.asarray(each @ targets, dtype=np.float64)
+    return np.bincount(targets, weights=each, minlength=num_classes)
+
+
+class ItemDataset(Dataset[list[dict[str, Any] | Failure]]):
+    """The items of a table of records, as the samples that ``views`` makes of each.
+
+    An item is asked for by its row, or by (row, draw): the random numbers of its views then depend on ``seed`` and
+    ``draw`` alone, so that a sample is augmented alike whatever the number of workers and wherever a run resumed.
+
+    What comes back is a list, one sample per view: ``{"input": uint8 (3, H, W) or (3, T, H, W), "target": int or
+    float32 (C,), "index": row, "view": int}``, with ``"hash"``, what ``content_hash`` says of the file (16 bytes), if
+    ``hash_content``. ``targets`` is int64 (rows,), float32 (rows, C), ``SparseTargets``, or None for -1 everywhere.
+    What cannot be read comes back as a ``Failure``; where ``views`` allows for replacements and there is a draw, the
+    samples of another row, chosen by the draw, follow it.
+
+    The records stay in Arrow: forked workers share them, spawned ones get a copy.
+    """
+
+    def __init__(
+        self,
+        records: pa.Table,
+        *,
+        views: Views,
+        targets: Targets | None = None,
+        seed: int = 0,
+        hash_content: bool = False,
+    ) -> None:
+        if targets is not None and len(targets) != len(records):
+            raise ValueError(f"{len(targets)} targets for {len(records)} records")
+        # One chunk per column where it fits: looking a row up takes longer the more chunks there are.
+        records = records.select(["path", "offset", "size"]).combine_chunks()
+        self._path, self._offset, self._size = records.columns
+        self._remote = bool(pc.any(pc.match_substring(self._path, "://")).as_py())
+        self._views = views
+        self._targets = targets
+        self._seed = seed
+        self._hash_content = hash_content
+
+    def __len__(self) -> int:
+        return len(self._path)
+
+    def __getitem__(self, item: Item) -> list[dict[str, Any] | Failure]:
+        """The samples of a row, or of (row, draw)."""
+        return self._samples(item, self._read(item))
+
+    def __getitems__(self, items: list[Item]) -> list[list[dict[str, Any] | Failure]]:
+        """The samples of a batch, for which the loader asks; remote files are fetched many at a time."""
+        if not self._remote:
+            return [self[item] for item in items]
+        with ThreadPoolExecutor(_REMOTE_READS) as threads:
+            return [self._samples(item, data) for item, data in zip(items, threads.map(self._read, items), strict=True)]
+
+    def _place(self, row: int) -> tuple[str, int, int]:
+        return self._path[row].as_py(), self._offset[row].as_py(), self._size[row].as_py()
+
+    def _read(self, item: Item) -> bytes | str | OSError:
+        """The item's bytes, or the path of a local file that holds it alone, if the views read files themselves."""
+        path, offset, size = self._place(item[0] if isinstance(item, tuple) else item)
+        if self._views.reads_files and not self._hash_content and not offset and size < 0 and not is_remote(path):
+            return split_segment(path)[0]
+        try:
+            return read_bytes(path, offset=offset, size=size)
+        except OSError as error:
+            return error
+
+    def _samples(self, item: Item, source: bytes | str | OSError) -> list[dict[str, Any] | Failure]:
+        row, draw = item if isinstance(item, tuple) else (item, None)
+        found = self._try(row, draw, source)
+        if draw is None or not isinstance(found[-1], Failure):
+            return found
+        # Not from torch's generator: the first attempt's random numbers must not depend on what comes after it.
+        others = np.random.Generator(np.random.Philox(key=[self._seed % _SEEDS, draw]))
+        for other in others.integers(len(self), size=self._views.replacements).tolist():
+            found += self._try(other, draw, self._read(other))
+            if not isinstance(found[-1], Failure):
+                break
+        return found
+
+    def _try(self, row: int, draw: int | None, source: bytes | str | OSError) -> list[dict[str, Any] | Failure]:
+        path, offset, size = self._place(row)
+        if isinstance(source, OSError):
+            return [Failure(row, str(source))]
+        if draw is not None:
+            torch.default_generator.manual_seed((self._seed * 0x9E3779B97F4A7C15 + draw) % _SEEDS)
+        # Only what the file can cause is a failure of the item; anything else is a bug and stops the run.
+        try:
+            inputs = self._views(source, split_segment(path)[1:])
+        except DecodeError as error:
+            return [Failure(row, f"{path}@{offset}: {error}" if size >= 0 else f"{path}: {error}")]
+        sample: dict[str, Any] = {"target": self._target(row), "index": row}
+        if self._hash_content:
+            sample["hash"] = content_hash(source, path)  # type: ignore[arg-type]  # _read gives bytes then
+        return [{"input": pixels, "view": view, **sample} for view, pixels in enumerate(inputs)]
+
+    def _target(self, row: int) -> int | Tensor:
+        if self._targets is None:
+            return -1
+        target = self._targets[row]
+        if isinstance(target, Tensor):
+            return target
+        return int(target) if np.ndim(target) == 0 else torch.from_numpy(target)
+
+
+def content_hash(data: bytes, path: str = "") -> bytes:
+    """The 16 bytes by which the same content is known again under another name.
+
+    Two segments of one file, which ``path`` names, are not the same.
+    """
+    digest = hashlib.blake2b(data, digest_size=HASH_BYTES)
+    digest.update(path[len(split_segment(path)[0]) :].encode())
+    return digest.digest()
+
+
+def collate(items: list[list[dict[str, Any] | Failure]]) -> dict[str, Any]:
+    """A batch: ``{"input": uint8 (B, ...), "target": int64 (B,) or float32 (B, C), "index", "view": int64 (B,),
+    "failures": list[Failure]}``, and ``"hash": list[bytes]`` if the samples have one.
+
+    B counts the samples alone, those of one item next to each other; ``input`` lies in memory with its channels last.
+    When every item failed there is nothing but ``"failures"`` in the batch.
+    """
+    found = [sample for samples in items for sample in samples]
+    failures = [item for item in found if isinstance(item, Failure)]
+    samples = [item for item in found if not isinstance(item, Failure)]
+    batch: dict[str, Any] = {"failures": failures}
+    if not samples:
+        return batch
+    batch["input"] = _stack([sample["input"] for sample in samples])
+    targets = [sample["target"] for sample in samples]
+    batch["target"] = torch.stack(targets) if isinstance(targets[0], Tensor) else torch.tensor(targets)
+    for name in ("index", "view"):
+        batch[name] = torch.tensor([sample[name] for sample in samples])
+    if "hash" in samples[0]:
+        batch["hash"] = [sample["hash"] for sample in samples]
+    return batch
+
+
+def _stack(inputs: list[Tensor]) -> Tensor:
+    """(C, ...) each to (B, C, ...), channels last in memory.
+
+    Decoding and resizing leave pictures so, and copying them as they lie takes half the time of turning them.
+    """
+    turned = default_collate([item.movedim(0, -1) for item in inputs])  # straight to shared memory in a worker
+    stacked: Tensor = turned.movedim(-1, 1)
+    return stacked

@@ -1,0 +1,1 @@
+"""The unlabeled pool: its shards, and what it must not hold."""

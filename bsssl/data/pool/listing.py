@@ -1,0 +1,177 @@
+"""The unlabeled pool: an ordered list of shards on disk, written once, from which any task can take any shard."""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from bsssl import storage
+from bsssl.data.datasets.sources import Source, Tars
+from bsssl.data.pool.overlap import Places
+from bsssl.data.records import RECORD_SCHEMA, concat_records, read_records, write_records
+from bsssl.errors import UserError
+from bsssl.runtime.console import logger, progress
+
+FORMAT_VERSION = 1
+_INDEX_THREADS = 8  # tars indexed at a time: over a network nearly all of that is waiting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """A part of the pool: one tar, or ``shard_size`` items of a folder or manifest (fewer at its end)."""
+
+    name: str
+    """the tar's file name, or ``shard-000123``"""
+    number: int
+    """place in the pool, from 0"""
+    base: int
+    """records in all shards before this one: record i of this shard is number base + i of the pool"""
+    num_records: int
+    path: str
+    """the Parquet file that lists the records"""
+
+    def records(self) -> pa.Table:
+        """The shard's records, in order."""
+        return read_records(self.path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """A pool that ``write_pool`` wrote. Pools of the same records in the same shards have the same fingerprint."""
+
+    fingerprint: str
+    shards: list[Shard]
+
+    @property
+    def num_records(self) -> int:
+        """Items in the pool, readable or not."""
+        return self.shards[-1].base + self.shards[-1].num_records
+
+
+def write_pool(
+    sources: Sequence[Source],
+    *,
+    folder: str,
+    shard_size: int = 10_000,
+    exclude: pa.Table | None = None,
+    fraction: float = 1.0,
+    seed: int = 0,
+) -> Pool:
+    """List the items of ``sources`` in shards below ``folder``; memory does not grow with the pool.
+
+    Every shard is a Parquet file of records, ``shard-000000.parquet`` and so on; ``pool.json`` is written last and says
+    that the pool is complete. Each tar is one shard, of which the headers are read here, so that every record's number
+    in the pool is known before any is scored. Items of ``exclude`` (same path and offset) are left out; of the others a
+    random ``fraction`` stays, by ``seed`` and key: a larger one holds all items of a smaller.
+
+    UserError when a source is missing or nothing is left.
+    """
+    excluded = None if exclude is None else Places(exclude)
+    shards: list[Shard] = []
+    digest = hashlib.sha256()
+    base = left_out = 0
+    for name, records in progress(_shard_tables(sources, shard_size), unit="shards", title="listing the pool"):
+        if excluded is not None:
+            kept = records.filter(pa.array(~excluded.mask(records)))
+            left_out += len(records) - len(kept)
+            records = kept
+        if fraction < 1:
+            records = records.filter(_chosen(records, fraction, seed))
+        number = len(shards)
+        path = storage.join(folder, shard_file(number))
+        write_records(path, records)
+        digest.update(_digest(records))
+        shard = Shard(name=name or f"shard-{number:06d}", number=number, base=base, num_records=len(records), path=path)
+        shards.append(shard)
+        base += len(records)
+    if left_out:
+        logger.info("%d labeled or test items left out of the pool", left_out)
+    if not base:
+        raise UserError(
+            "the pool is empty: its sources hold nothing that ends as their options.extensions say, or nothing but "
+            "labeled and test items; check data.pool"
+        )
+    pool = Pool(fingerprint=digest.hexdigest()[:16], shards=shards)
+    rows = [asdict(shard) | {"path": shard.path.rsplit("/", 1)[-1]} for shard in shards]
+    storage.write_json(
+        storage.join(folder, "pool.json"), {"version": FORMAT_VERSION, "fingerprint": pool.fingerprint, "shards": rows}
+    )
+    return pool
+
+
+def shard_file(number: int) -> str:
+    """The name of the file that lists the records of shard ``number``."""
+    return f"shard-{number:06d}.parquet"
+
+
+def read_pool(folder: str) -> Pool:
+    """The pool that ``write_pool`` wrote in ``folder``, which may have been moved since; UserError if there is none."""
+    path = storage.join(folder, "pool.json")
+    stored = storage.read_json(path)
+    if stored.get("version") != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has format version {stored.get('version')}, not {FORMAT_VERSION}; delete it, run again"
+        )
+    shards = [Shard(**{**row, "path": storage.join(folder, row["path"])}) for row in stored["shards"]]
+    return Pool(fingerprint=stored["fingerprint"], shards=shards)
+
+
+def _shard_tables(sources: Sequence[Source], shard_size: int) -> Iterator[tuple[str | None, pa.Table]]:
+    """Name (None: by number) and records of every shard, in order."""
+    for source in sources:
+        if isinstance(source, Tars):
+            for tar, records in _in_threads(source.index, source.tars()):
+                yield tar.rsplit("/", 1)[-1], records
+        else:
+            for records in _rechunk(source.batches(), shard_size):
+                yield None, records
+
+
+def _rechunk(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same records in tables of ``rows`` each, but for the last."""
+    waiting = RECORD_SCHEMA.empty_table()
+    for table in tables:
+        waiting = concat_records([waiting, table])
+        while len(waiting) >= rows:
+            yield waiting.slice(0, rows)
+            waiting = waiting.slice(rows)
+    if len(waiting):
+        yield waiting
+
+
+def _in_threads(index: Callable[[str], pa.Table], tars: Iterable[str]) -> Iterator[tuple[str, pa.Table]]:
+    """``(tar, index(tar))`` in order, a few at a time; finished ones do not pile up."""
+    running: deque[tuple[str, Future[pa.Table]]] = deque()
+    with ThreadPoolExecutor(_INDEX_THREADS) as threads:
+        try:
+            for tar in tars:
+                running.append((tar, threads.submit(index, tar)))
+                if len(running) > 2 * _INDEX_THREADS:
+                    done, future = running.popleft()
+                    yield done, future.result()
+            while running:
+                done, future = running.popleft()
+                yield done, future.result()
+        finally:
+            for _, future in running:
+                future.cancel()
+
+
+def _chosen(records: pa.Table, fraction: float, seed: int) -> pa.Array:
+    """Whether each item is of a random ``fraction`` of all there are: bool (rows,)."""
+    limit, salt = int(fraction * 2**64), seed.to_bytes(16, "little")
+    digests = (hashlib.blake2b(key.encode(), digest_size=8, salt=salt).digest() for key in records["key"].to_pylist())
+    return pa.array([int.from_bytes(digest, "little") < limit for digest in digests], pa.bool_())
+
+
+def _digest(records: pa.Table) -> bytes:
+    digest = hashlib.sha256()
+    for name in ("key", "path"):
+        digest.update("\0".join(records[name].to_pylist()).encode() + b"\0\0")
+    for name in ("offset", "size"):
+        digest.update(records[name].to_numpy().astype(np.int64).tobytes())
+    return digest.digest()

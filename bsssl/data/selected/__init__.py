@@ -1,0 +1,1 @@
+"""The selection as a training set, in place or copied into tars."""

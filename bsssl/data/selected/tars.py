@@ -1,0 +1,169 @@
+"""Selected samples copied into shuffled tars of their own, for a student that reads them from one end to the other.
+
+Output ``n`` has the samples n * S to (n + 1) * S - 1 of a shuffled list of all selected samples, each once, however
+many classes it was selected for: a WebDataset tar, complete or absent, then its index, whose presence means that the
+tar is done. When all are, ``selection.parquet`` repeats the selection with the places in the tars instead of the pool.
+"""
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bsssl import storage
+from bsssl.data.records import read_bytes
+from bsssl.data.segments import split_segment, with_segment
+from bsssl.errors import UserError
+from bsssl.selection import read_selection
+
+_READERS = 16  # at a time: from a network's file system nearly all of reading is waiting
+_AHEAD = 4 * _READERS
+_IDENTITY = b"bsssl"
+
+
+@dataclass(frozen=True)
+class TarPlan:
+    """Which samples go into which tar."""
+
+    table: pa.Table
+    """the selection"""
+    rows: np.ndarray
+    """of the selection, one per distinct sample in shuffled order: int64 (samples,)"""
+    sample: np.ndarray
+    """place of each row's sample in that order: int64 (pairs,)"""
+    per_tar: int
+
+    @property
+    def num_tars(self) -> int:
+        """How many tars there will be."""
+        return -(-len(self.rows) // self.per_tar)
+
+
+def plan_tars(selection: str, *, per_tar: int, seed: int) -> TarPlan:
+    """Shuffle the distinct samples of the selection file ``selection`` into tars of ``per_tar``; a function of both."""
+    table = read_selection(selection)
+    places = table["shard"].to_numpy().astype(np.int64) << 40 | table["position"].to_numpy()
+    _, first, inverse = np.unique(places, return_index=True, return_inverse=True)
+    order = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(first))
+    place_of = np.empty(len(order), np.int64)
+    place_of[order] = np.arange(len(order))
+    return TarPlan(table=table, rows=first[order], sample=place_of[inverse], per_tar=per_tar)
+
+
+def tar_path(folder: str, number: int) -> str:
+    """The tar ``number`` in ``folder``."""
+    return storage.join(folder, f"{number:06d}.tar")
+
+
+def is_written(folder: str, number: int, *, identity: str) -> bool:
+    """Whether the tar ``number`` is there, of the selection with this ``identity``."""
+    index = _index_path(folder, number)
+    if not (storage.exists(index) and storage.exists(tar_path(folder, number))):
+        return False
+    with storage.open_read(index) as file:
+        try:
+            return (pq.read_schema(file).metadata or {}).get(_IDENTITY) == identity.encode()
+        except (pa.ArrowInvalid, OSError):
+            return False
+
+
+def write_tar(plan: TarPlan, number: int, *, folder: str, identity: str) -> None:
+    """Write the tar ``number`` of ``plan`` and its index; UserError when a sample cannot be read any more.
+
+    Each sample is a member with its bytes and one with JSON: its key in the pool and the classes and scores that it was
+    selected with.
+    """
+    numbers = range(number * plan.per_tar, min((number + 1) * plan.per_tar, len(plan.rows)))
+    rows = plan.table.take(pa.array(plan.rows[numbers.start : numbers.stop])).to_pylist()
+    notes = _notes(plan, numbers)
+    offsets, sizes = [], []
+    Path(_index_path(folder, number)).unlink(missing_ok=True)  # another selection's must not vouch for this tar
+    with storage.atomic_write(tar_path(folder, number)) as file, tarfile.open(fileobj=file, mode="w|") as tar:
+        for sample, row, content in zip(numbers, rows, _contents(rows), strict=True):
+            name = f"{sample:09d}"
+            _add(tar, f"{name}.json", json.dumps({"key": row["key"], **notes[sample]}).encode())
+            ending = os.path.splitext(_file_name(row))[1].lower()
+            offsets.append(_add(tar, f"{name}{ending or '.bin'}", content))
+            sizes.append(len(content))
+    index = pa.table({"offset": pa.array(offsets, pa.int64()), "size": pa.array(sizes, pa.int64())})
+    with storage.atomic_write(_index_path(folder, number)) as file:
+        pq.write_table(index.replace_schema_metadata({_IDENTITY: identity.encode()}), file)
+
+
+def write_places(plan: TarPlan, *, folder: str, path: str) -> None:
+    """Write the selection file ``path`` with the samples' places in the tars, whose paths are relative to it."""
+    tables = [_read_index(folder, number) for number in range(plan.num_tars)]
+    places = pa.concat_tables(tables).take(pa.array(plan.sample))
+    table = plan.table
+    tars = [os.path.basename(tar_path(folder, number)) for number in (plan.sample // plan.per_tar).tolist()]
+    segments = (split_segment(place)[1:] for place in table["path"].to_pylist())
+    paths = [with_segment(tar, *segment) for tar, segment in zip(tars, segments, strict=True)]
+    for name, values in (("path", pa.array(paths)), ("offset", places["offset"]), ("size", places["size"])):
+        table = table.set_column(table.schema.get_field_index(name), name, values)
+    with storage.atomic_write(path) as file:
+        pq.write_table(table.cast(plan.table.schema), file, compression="zstd")
+
+
+def _notes(plan: TarPlan, numbers: range) -> dict[int, dict[str, list[float]]]:
+    """Classes and scores that each of the samples was selected with."""
+    found: dict[int, dict[str, list[float]]] = {number: {"classes": [], "scores": []} for number in numbers}
+    mine = np.flatnonzero((plan.sample >= numbers.start) & (plan.sample < numbers.stop))
+    pairs = plan.table.select(["class", "score"]).take(pa.array(mine)).to_pylist()
+    for sample, pair in zip(plan.sample[mine].tolist(), pairs, strict=True):
+        found[sample]["classes"].append(pair["class"])
+        found[sample]["scores"].append(round(pair["score"], 6))
+    return found
+
+
+def _contents(rows: list[dict[str, object]]) -> Iterator[bytes]:
+    """The samples' bytes in order, some read ahead."""
+
+    def read(row: dict[str, object]) -> bytes:
+        try:
+            return read_bytes(str(row["path"]), offset=int(str(row["offset"])), size=int(str(row["size"])))
+        except OSError as error:
+            raise UserError(
+                f"the selected sample {row['key']} cannot be read any more ({error}); bring it back, or score again"
+            ) from None
+
+    with ThreadPoolExecutor(_READERS) as threads:
+        for part in _chunks(rows, _AHEAD):
+            yield from threads.map(read, part)
+
+
+def _chunks(items: Iterable[dict[str, object]], size: int) -> Iterator[list[dict[str, object]]]:
+    iterator = iter(items)
+    while part := list(islice(iterator, size)):
+        yield part
+
+
+def _file_name(row: dict[str, object]) -> str:
+    """What tells the kind of file: of a member of a tar its name, which ends its key."""
+    path = split_segment(str(row["path"]))[0]
+    return split_segment(str(row["key"]))[0] if path.endswith(".tar") else path
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> int:
+    """Append a member; where its bytes begin."""
+    member = tarfile.TarInfo(name)  # no time, no owner: equal samples make equal tars
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+    return tar.offset - -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
+
+def _index_path(folder: str, number: int) -> str:
+    return storage.join(folder, f"{number:06d}.index.parquet")
+
+
+def _read_index(folder: str, number: int) -> pa.Table:
+    with storage.open_read(_index_path(folder, number)) as file:
+        return pq.read_table(file).replace_schema_metadata()

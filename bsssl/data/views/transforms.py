@@ -1,0 +1,201 @@
+"""Image transforms: from a decoded picture of any size to a uint8 tensor of one size, and to floats on the device."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from bsssl.errors import UserError
+
+Transform = Callable[[Tensor], Tensor]
+Crop = Literal["random_resized", "short_side", "padded", "affine", "none"]
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def train_transform(
+    *,
+    size: int,
+    crop: Crop = "random_resized",
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    short_side: tuple[int, int] | None = None,
+    padding: int = 4,
+    hflip: bool = True,
+    randaugment_ops: int = 0,
+    randaugment_magnitude: int = 9,
+) -> Transform:
+    """A random transform from uint8 (3, H, W) to uint8 (3, size, size); it draws from torch's default generator.
+
+    The frames of a clip, uint8 (T, 3, H, W), are all transformed alike.
+
+    ::
+
+        crop -> horizontal flip (one in two, if hflip) -> RandAugment (if randaugment_ops > 0)
+
+        crop   random_resized  a part with an area within ``scale`` and a shape within ``ratio``, resized
+               short_side      resized to a short side within ``short_side`` pixels (by default 8/7 to 10/7 of
+                               ``size``, the 128 to 160 for 112 of Simonyan and Zisserman's 256 to 320 for 224),
+                               then a square from anywhere
+               padded          resized to (size, size) if it is not, padded by reflection, cropped; for small pictures
+               affine          resized likewise, then turned by up to 10 degrees, sheared by up to 5, shifted by up to
+                               5 % and scaled by up to 10 %; for signs and digits
+               none            resized to (size, size), whatever the shape
+    """
+    steps: list[Transform]
+    if crop == "random_resized":
+        steps = [v2.RandomResizedCrop(size, scale=scale, ratio=ratio, antialias=True)]
+        if hflip:
+            steps.append(v2.RandomHorizontalFlip())
+    elif crop == "short_side":
+        steps = [_ShortSideCrop(size, short_side or (round(size * 8 / 7), round(size * 10 / 7)))]
+        if hflip:
+            steps.append(v2.RandomHorizontalFlip())
+    elif crop == "padded":
+        if not 0 <= padding < size:
+            raise UserError(f"padding={padding} must be from 0 to size - 1 = {size - 1}")
+        steps = [_Resize(size), _PaddedCrop(size, padding, hflip)]
+    elif crop == "affine":
+        steps = [_Resize(size), _Affine(size), *([v2.RandomHorizontalFlip()] if hflip else [])]
+    elif crop == "none":
+        steps = [_Resize(size), _PaddedCrop(size, 0, hflip)] if hflip else [_Resize(size)]
+    else:
+        raise UserError(f"unknown crop '{crop}'; valid: affine, none, padded, random_resized, short_side")
+    if randaugment_ops:
+        steps.append(v2.RandAugment(num_ops=randaugment_ops, magnitude=randaugment_magnitude))
+    return _Chain(steps)
+
+
+def test_transform(*, size: int, resize: int | None = None) -> Transform:
+    """The transform for testing and scoring, from uint8 (3, H, W) to uint8 (3, size, size); frames (T, 3, H, W) alike.
+
+    The short side is resized to ``resize`` and the centre cropped; without ``resize``, for small pictures, the whole is
+    resized to (size, size).
+    """
+    if resize is None:
+        return _Resize(size)
+    if resize < size:
+        raise UserError(f"resize={resize} is less than size={size}; the crop would not fit")
+    return _CentreCrop(size, resize)
+
+
+class Normalize(nn.Module):
+    """uint8 to normalised float32 on whatever device the input is: (x / 255 - mean) / std for each channel.
+
+    Takes (B, C, H, W) or (B, C, T, H, W); ``mean`` and ``std`` have one value per channel, or one for all.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, *, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> None:
+        super().__init__()
+        self.register_buffer("mean", 255 * torch.tensor(mean), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(std), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """The normalised batch, in the memory format of ``pixels``."""
+        shape = [1, -1] + [1] * (pixels.ndim - 2)
+        return pixels.float().sub_(self.mean.view(shape)).div_(self.std.view(shape))
+
+
+class _Chain:
+    def __init__(self, steps: Sequence[Transform]) -> None:
+        self.steps = steps
+
+    def __call__(self, image: Tensor) -> Tensor:
+        for step in self.steps:
+            image = step(image)
+        return image
+
+
+class _Resize:
+    """Resize to a square unless the picture is that already."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def __call__(self, image: Tensor) -> Tensor:
+        if image.shape[-2:] == (self._size, self._size):
+            return image
+        return F.resize(image, [self._size, self._size], antialias=True)
+
+
+class _ShortSideCrop:
+    """Resize the short side to a random length, cut a square from anywhere."""
+
+    def __init__(self, size: int, short_side: tuple[int, int]) -> None:
+        self._size, self._low, self._high = size, *short_side
+
+    def __call__(self, image: Tensor) -> Tensor:
+        # The square is cut out of the original first: what is not kept need not be resized.
+        height, width = image.shape[-2:]
+        side = self._size * min(height, width) / float(torch.empty(()).uniform_(self._low, self._high))
+        cut = max(1, round(side))
+        top, left = (int(torch.randint(length - cut + 1, ())) for length in (height, width))
+        return F.resized_crop(image, top, left, cut, cut, [self._size, self._size], antialias=True)
+
+
+class _CentreCrop:
+    """Resize the short side, cut out the middle."""
+
+    def __init__(self, size: int, resize: int) -> None:
+        self._size, self._resize = size, resize
+
+    def __call__(self, image: Tensor) -> Tensor:
+        if min(image.shape[-2:]) != self._resize:
+            image = F.resize(image, [self._resize], antialias=True)
+        if image.shape[-2:] == (self._size, self._size):
+            return image
+        return F.center_crop(image, [self._size, self._size])
+
+
+class _Affine:
+    """Turn, shear, shift and scale a square picture about its middle by one bilinear look-up.
+
+    Does what ``v2.RandomAffine`` does, but for shifts of a part of a pixel, which that rounds to whole ones. The places
+    of the pixels are computed once: for small pictures this takes less than half the time.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        line = torch.linspace(1 - size, size - 1, size) / size  # from edge to edge of the picture is from -1 to 1
+        down, across = torch.meshgrid(line, line, indexing="ij")
+        self._places = torch.stack([across, down, torch.ones_like(down)], dim=-1).view(-1, 3)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        angle, shift_x, shift_y, scale, shear = (2 * torch.rand(5) - 1).tolist()
+        turn, lean, zoom = math.radians(10 * angle), math.tan(math.radians(5 * shear)), 1 + 0.1 * scale
+        sine, cosine = math.sin(turn) / zoom, math.cos(turn) / zoom
+        # Where each pixel comes from, so the inverse of: shear, scale and turn, then shift by up to 5 % of the width.
+        xx, xy, yx, yy = cosine - sine * lean, sine + cosine * lean, -sine, cosine
+        left, up = 0.1 * shift_x, 0.1 * shift_y
+        inverse = torch.tensor([[xx, yx], [xy, yy], [-xx * left - xy * up, -yx * left - yy * up]])
+        frames = image.view(-1, *image.shape[-3:])
+        sources = (self._places @ inverse).view(1, self._size, self._size, 2).expand(len(frames), -1, -1, -1)
+        moved = nn.functional.grid_sample(frames.float(), sources, align_corners=False)
+        return moved.round_().to(image.dtype).view(image.shape)
+
+
+class _PaddedCrop:
+    """Pad a square picture by reflection, crop it back to its size, flip it: all of it by two table look-ups.
+
+    Does what ``v2.RandomCrop(padding_mode="reflect")`` and ``v2.RandomHorizontalFlip`` do; those take three times as
+    long as decoding a 32x32 JPEG.
+    """
+
+    def __init__(self, size: int, padding: int, hflip: bool) -> None:
+        self._size, self._padding, self._hflip = size, padding, hflip
+        row = torch.arange(-padding, size + padding).abs()
+        self._rows = torch.minimum(row, 2 * (size - 1) - row)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        top, left = torch.randint(2 * self._padding + 1, (2,)).tolist()
+        rows, columns = self._rows[top : top + self._size], self._rows[left : left + self._size]
+        if self._hflip and torch.rand(()) < 0.5:
+            columns = columns.flip(0)
+        return image.index_select(-2, rows).index_select(-1, columns)

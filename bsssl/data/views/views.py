@@ -1,0 +1,145 @@
+"""From an item's file to the network's inputs: one view of an image, one or more clips of a video."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bsssl.data.decoding.pictures import MAX_ASPECT, MAX_PIXELS, DecodeError, decode_image
+from bsssl.data.decoding.readers import open_video
+from bsssl.data.views.transforms import Transform
+
+Segment = tuple[float | None, float | None]  # start and end, seconds; None: of the file
+REPLACEMENTS = 10
+_ROUNDING = 1e-4  # seconds; times are written with a few decimals
+
+
+class Views(ABC):
+    """Makes the views of an item: uint8 (3, H, W), or (3, T, H, W) for video, all of the same shape."""
+
+    count = 1
+    """views per item"""
+    item, unit = "image", "view"
+    """what an item, and one of its views, are called in results"""
+    reads_files = False
+    """whether it would rather have the path of a local file than its content"""
+    replacements = 0
+    """how many other items may be tried, in training, in the place of one that cannot be read"""
+
+    @abstractmethod
+    def __call__(self, source: bytes | str, segment: Segment) -> list[Tensor]:
+        """The views of the item with the content ``source``, or in the file ``source``; DecodeError if it has none.
+
+        What is random about them is drawn from torch's default generator.
+        """
+
+
+class ImageViews(Views):
+    """The picture as ``transform`` has it. An unreadable one is not replaced: a batch is then smaller."""
+
+    def __init__(self, transform: Transform, *, max_pixels: int = MAX_PIXELS, max_aspect: float = MAX_ASPECT) -> None:
+        self._transform, self._max_pixels, self._max_aspect = transform, max_pixels, max_aspect
+
+    def __call__(self, source: bytes | str, segment: Segment) -> list[Tensor]:
+        """See ``Views``; pictures have no segments."""
+        assert isinstance(source, bytes)
+        return [self._transform(decode_image(source, max_pixels=self._max_pixels, max_aspect=self._max_aspect))]
+
+
+class ClipViews(Views):
+    """Clips of ``frames`` frames, ``stride`` apart, by frame number; ``transform`` sees all frames of a clip alike.
+
+    ``count`` clips are spread evenly over the video, the first and the last frame included; a single one is in its
+    middle. With ``count`` None there is one clip, from a random place, whose stride is drawn from within
+    ``stride_jitter`` of ``stride``. A video that is too short repeats its last frame.
+
+    Args:
+        transform: uint8 (T, 3, H, W) to (T, 3, size, size).
+        frames: T, of a clip.
+        stride: from one frame of a clip to the next, in frames of the video.
+        stride_jitter: of random clips.
+        count: evenly spread clips, or None for a random one.
+        reader: one of ``bsssl.data.decoding.readers.BACKENDS``.
+        deadline: seconds after which reading a video is given up.
+        max_pixels: videos with larger pictures are refused.
+    """
+
+    item, unit = "video", "clip"
+    reads_files = True
+
+    def __init__(
+        self,
+        transform: Transform,
+        *,
+        frames: int,
+        stride: int,
+        stride_jitter: int = 0,
+        count: int | None = None,
+        reader: str = "av",
+        deadline: float = 60.0,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        self.count = count or 1
+        # Batches of clips are small; without this an unreadable video would leave a process with nothing to train on.
+        self.replacements = REPLACEMENTS if count is None else 0
+        self._random = count is None
+        self._transform, self._frames = transform, frames
+        self._stride, self._stride_jitter = stride, stride_jitter
+        self._open = partial(open_video, backend=reader, deadline=deadline, max_pixels=max_pixels)
+
+    def __call__(self, source: bytes | str, segment: Segment) -> list[Tensor]:
+        """See ``Views``."""
+        with self._open(source) as video:
+            first, end = _frame_range(video.seconds(), segment) if segment != (None, None) else (0, video.num_frames)
+            clips = first + (self._random_clip(end - first) if self._random else self._even_clips(end - first))
+            frames, places = np.unique(clips, return_inverse=True)
+            # Every frame once, however many clips have it. What is not random can be done to some frames at a time, so
+            # that the pictures of a large video are not all in memory.
+            pixels = torch.from_numpy(video.get(frames.tolist(), None if self._random else self._shrink))
+        seen = self._transform(pixels.movedim(-1, 1)).movedim(1, 0) if self._random else pixels.movedim(-1, 0)
+        return [seen[:, torch.from_numpy(clip)] for clip in places.reshape(clips.shape)]
+
+    def _shrink(self, pictures: np.ndarray) -> np.ndarray:
+        shrunk: np.ndarray = self._transform(torch.from_numpy(pictures).movedim(-1, 1)).movedim(1, -1).numpy()
+        return shrunk
+
+    def _random_clip(self, length: int) -> np.ndarray:
+        """Frame numbers (1, T) of a clip from anywhere in ``length`` frames."""
+        jitter = int(torch.randint(-self._stride_jitter, self._stride_jitter + 1, ()))
+        stride = max(1, self._stride + jitter)
+        start = int(torch.randint(max(length - self._span(stride), 0) + 1, ()))
+        return self._clips([start], stride, length)
+
+    def _even_clips(self, length: int) -> np.ndarray:
+        """Frame numbers (count, T) of clips spread over ``length`` frames."""
+        room = max(length - self._span(self._stride), 0)
+        starts = np.rint(np.linspace(0, room, self.count) if self.count > 1 else [room / 2]).astype(int)
+        return self._clips(starts.tolist(), self._stride, length)
+
+    def _span(self, stride: int) -> int:
+        return (self._frames - 1) * stride + 1
+
+    def _clips(self, starts: Sequence[int], stride: int, length: int) -> np.ndarray:
+        return np.minimum(np.add.outer(starts, stride * np.arange(self._frames)), length - 1)
+
+
+def make_views(transform: Transform, *, max_pixels: int, clips: dict[str, int | float | str | None] | None) -> Views:
+    """Of images, or of videos if ``clips`` has the arguments of ``ClipViews``."""
+    if clips is None:
+        return ImageViews(transform, max_pixels=max_pixels)
+    return ClipViews(transform, max_pixels=max_pixels, **clips)  # type: ignore[arg-type]
+
+
+def _frame_range(seconds: np.ndarray, segment: Segment) -> tuple[int, int]:
+    """First frame of a segment and the one after its last; what is on the screen throughout, if none begins in it."""
+    start, end = segment
+    first = 0 if start is None else int(np.searchsorted(seconds, start - _ROUNDING))
+    after = len(seconds) if end is None else int(np.searchsorted(seconds, end - _ROUNDING))
+    if first == after and 0 < first < len(seconds):
+        return first - 1, first
+    if first >= after:
+        raise DecodeError(f"no frame from {start or 0:g} s to {seconds[-1] if end is None else end:g} s")
+    return first, after

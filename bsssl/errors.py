@@ -1,0 +1,16 @@
+"""The one exception that users are meant to read, and the end of its lines about unknown names."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """Something the user can mend: one line that says what is wrong, where, and how to mend it."""
+
+
+def choices(given: str, valid: Iterable[str], *, most: int = 40) -> str:
+    """Return the end of an error line about an unknown name: the nearest match, then the valid names."""
+    names = sorted(valid)
+    near = get_close_matches(given, names, n=1)
+    listed = ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
+    return (f"did you mean '{near[0]}'? " if near else "") + f"valid: {listed}"

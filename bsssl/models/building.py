@@ -1,0 +1,143 @@
+"""A network by name, and what it costs."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from pydantic import ValidationError, validate_call
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from bsssl.errors import UserError, choices
+from bsssl.models.zoo.video import create_pytorchvideo, pytorchvideo_names
+from bsssl.registry import MODELS
+
+
+@dataclass(frozen=True)
+class _Library:
+    """Where networks come from that are called ``<library>/<name>`` here."""
+
+    names: Callable[[], list[str]]
+    has: Callable[[str], bool]
+    create: Callable[..., nn.Module]
+    """``(name, *, num_classes, **options)``, freshly initialised"""
+    listing: str
+    """the Python expression that lists the names"""
+
+
+_torchvision_names = partial(torchvision.models.list_models, module=torchvision.models.video)
+_LIBRARIES = {
+    "timm": _Library(
+        names=timm.list_models,
+        has=timm.is_model,  # names with a tag, and deprecated ones, too
+        create=partial(timm.create_model, pretrained=False),
+        listing="timm.list_models()",
+    ),
+    "torchvision": _Library(
+        names=_torchvision_names,
+        has=lambda name: name in _torchvision_names(),
+        create=partial(torchvision.models.get_model, weights=None),
+        listing="torchvision.models.list_models(module=torchvision.models.video)",
+    ),
+    "pytorchvideo": _Library(
+        names=pytorchvideo_names,
+        has=lambda name: name in pytorchvideo_names(),
+        create=create_pytorchvideo,
+        listing="dir(pytorchvideo.models.hub)",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a network costs."""
+
+    parameters: int
+    """learnable numbers, those of the classifier included"""
+    multiply_adds: int
+    """of the convolutions and matrix products, for one input"""
+
+
+def build_model(name: str, *, num_classes: int, **options: Any) -> nn.Module:
+    """The network called ``name``, freshly initialised from torch's global random state.
+
+    ``name`` is one of ``MODELS``, with ``options`` as its factory declares them; or ``timm/<model>``,
+    ``torchvision/<video model>`` or ``pytorchvideo/<model of its hub>``, with any keyword argument of that model. The
+    network maps a float batch (B, 3, H, W), or (B, 3, T, H, W) for video, to logits (B, num_classes). An unknown name
+    or option, or an impossible value, is a UserError that lists the valid ones.
+    """
+    library, slash, architecture = name.partition("/")
+    if slash and library in _LIBRARIES:
+        return _build_from(library, architecture, num_classes, options)
+    factory = _factory(name)
+    try:
+        return validate_call(factory)(num_classes=num_classes, **options)
+    except ValidationError as error:
+        raise UserError(f"model '{name}': {_explain(error, factory)}") from None
+
+
+def profile(name: str, *, num_classes: int, input_shape: Sequence[int], **options: Any) -> Profile:
+    """Exact parameters and multiply-adds of ``build_model(name, ...)``, without running the network.
+
+    ``input_shape`` is one input's shape without the batch dimension: (3, H, W), or (3, T, H, W) for video. Batch
+    normalisation, pooling and activations are not counted, as in torchvision's published figures; fvcore's
+    ``FlopCountAnalysis`` has the same numbers under ``conv`` and ``linear`` but cannot trace a network without memory.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        model = build_model(name, num_classes=num_classes, **options).eval().requires_grad_(False)
+        batch = torch.empty(1, *input_shape)
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(batch)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        shape = "x".join(map(str, input_shape))
+        remedy = "change the crop" + (" or the number of frames" if len(input_shape) == 4 else "")
+        other = "images, leave out data.clips" if len(input_shape) == 4 else "videos, set data.clips"
+        remedy += f"; if it is a network for {other}"
+        raise UserError(f"model '{name}' cannot take inputs of {shape} ({_one_line(error)}); {remedy}") from None
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Profile(parameters=parameters, multiply_adds=counter.get_total_flops() // 2)
+
+
+def _factory(name: str) -> Callable[..., nn.Module]:
+    if name not in MODELS:
+        for library, source in _LIBRARIES.items():
+            if source.has(name):
+                ours = ", ".join(MODELS.names())
+                raise UserError(f"unknown model '{name}': {library}'s is called '{library}/{name}'; ours: {ours}")
+    factory: Callable[..., nn.Module] = MODELS.get(name)
+    return factory
+
+
+def _build_from(library: str, architecture: str, num_classes: int, options: dict[str, Any]) -> nn.Module:
+    name, source = f"{library}/{architecture}", _LIBRARIES[library]
+    if not source.has(architecture):
+        near = ", ".join(f"{library}/{match}" for match in get_close_matches(architecture, source.names(), n=3))
+        raise UserError(f"unknown {library} model '{name}': nearest: {near or 'none'}; {source.listing} lists them all")
+    try:
+        return source.create(architecture, num_classes=num_classes, **options)
+    except (TypeError, ValueError, RuntimeError, AssertionError, LookupError, AttributeError) as error:
+        raise UserError(f"model '{name}' cannot be made with options {options}: {_one_line(error)}") from None
+
+
+def _explain(error: ValidationError, factory: Callable[..., nn.Module]) -> str:
+    """Everything wrong with a factory's arguments, in one line."""
+    valid = [argument for argument in inspect.signature(factory).parameters if argument != "num_classes"]
+    problems = []
+    for problem in error.errors(include_url=False):
+        option = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "unexpected_keyword_argument":
+            problems.append(f"unknown option '{option}': {choices(option, valid)}")
+        else:
+            problems.append(f"{option}={problem['input']!r}: {problem['msg']}")
+    return "; ".join(problems)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

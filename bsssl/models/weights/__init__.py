@@ -1,0 +1,1 @@
+"""Weights: their files, their names, and how they are loaded."""

@@ -1,0 +1,230 @@
+"""Video networks: R(2+1)D (Tran et al. 2018) of PyTorchVideo's building blocks, and PyTorchVideo's own networks.
+
+PyTorchVideo takes seconds to import: nothing here imports it before a video network is asked for.
+"""
+
+import importlib
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from bsssl.errors import UserError
+from bsssl.models.zoo.image import Count, stage_strides
+from bsssl.registry import MODELS
+
+# Caffe2's epsilon, with which R(2+1)D was published; PyTorch's own is 1e-5.
+_EPS = 1e-3
+_RELU = partial(nn.ReLU, inplace=True)
+
+_R2PLUS1D = {"r2plus1d_18": [2, 2, 2, 2], "r2plus1d_34": [3, 4, 6, 3]}
+
+
+def _register_r2plus1d(name: str) -> None:
+    blocks = _R2PLUS1D[name]
+
+    @MODELS.register(name)
+    def r2plus1d(*, num_classes: Count, zero_init_residual: bool = False) -> nn.Module:
+        """Table 1 and section 3.5 of Tran et al. 2018, for clips of any length; there 8 to 32 frames of 112x112.
+
+        ``zero_init_residual`` starts each residual branch at zero (Goyal et al. 2017).
+        """
+        return _build_r2plus1d(
+            num_classes=num_classes,
+            width=64,
+            blocks=blocks,
+            strides=[1, 2, 2, 2],
+            stem_stride=2,
+            zero_init_residual=zero_init_residual,
+        )
+
+
+for _name in _R2PLUS1D:
+    _register_r2plus1d(_name)
+
+
+@MODELS.register("small_r2plus1d")
+def small_r2plus1d(
+    *,
+    num_classes: Count,
+    width: Count = 16,
+    blocks: Annotated[list[Count], Field(min_length=1, max_length=4)] = [1, 1, 1, 1],  # noqa: B006 - never changed
+    strides: list[Count] | None = None,
+    stem_stride: Count = 2,
+    zero_init_residual: bool = False,
+) -> nn.Module:
+    """A narrow R(2+1)D that a CPU can train, for clips of 4 to 16 frames of 32x32 to 112x112.
+
+    ``width`` is the first stage's, doubled at each stage; ``blocks`` counts the blocks of each stage; ``strides``, in
+    time and space, has one entry per stage, by default 1 and then 2s; ``stem_stride``, in space alone, is the paper's 2
+    by default: 1 keeps the detail of clips of 32x32. ``width=64`` and ``blocks=[2, 2, 2, 2]`` are ``r2plus1d_18``.
+    """
+    return _build_r2plus1d(
+        num_classes=num_classes,
+        width=width,
+        blocks=blocks,
+        strides=stage_strides("small_r2plus1d", blocks, strides),
+        stem_stride=stem_stride,
+        zero_init_residual=zero_init_residual,
+    )
+
+
+def _build_r2plus1d(
+    *,
+    num_classes: int,
+    width: int,
+    blocks: Sequence[int],
+    strides: Sequence[int],
+    stem_stride: int,
+    zero_init_residual: bool,
+) -> nn.Module:
+    """R(2+1)D with basic blocks; (B, 3, T, H, W) float to logits (B, num_classes).
+
+    Initialised by PyTorchVideo's ``Net`` as torchvision does it: He et al. 2015 by fan-out, the classifier at 0.01.
+    """
+    stem = _pytorchvideo("models.stem").create_res_basic_stem(
+        in_channels=3,
+        out_channels=width,
+        # The stem alone does not follow the rule of _conv2plus1d: 45 planes between for 64 (Tran et al. 2018).
+        conv=partial(_factorised, inner_channels=max(1, 45 * width // 64)),
+        conv_kernel_size=(3, 7, 7),
+        conv_stride=(1, stem_stride, stem_stride),
+        conv_padding=(1, 3, 3),
+        pool=None,
+        norm_eps=_EPS,
+        activation=_RELU,
+    )
+    stages, planes = [], width
+    for number, (count, stride) in enumerate(zip(blocks, strides, strict=True)):
+        out = width * 2**number
+        stages.append(
+            _pytorchvideo("models.resnet").create_res_stage(
+                depth=count,
+                dim_in=planes,
+                dim_inner=out,
+                dim_out=out,
+                bottleneck=partial(_BasicBlock, zero_init_residual=zero_init_residual),
+                conv_a_stride=(stride, stride, stride),
+                conv_b_stride=(1, 1, 1),
+                norm_eps=_EPS,
+                activation=_RELU,
+            )
+        )
+        planes = out
+    head = _pytorchvideo("models.head").create_res_basic_head(
+        in_features=planes, out_features=num_classes, pool=nn.AdaptiveAvgPool3d, dropout_rate=0, activation=None
+    )
+    model: nn.Module = _pytorchvideo("models.net").Net(blocks=nn.ModuleList([stem, *stages, head]))
+    return model
+
+
+class _BasicBlock(nn.Module):
+    """The residual branch of a basic block, both convolutions factorised; PyTorchVideo's ``ResBlock`` goes around it.
+
+    Of what ``create_res_stage`` offers to a bottleneck it needs the planes and the first convolution's stride.
+    """
+
+    def __init__(
+        self, *, dim_in: int, dim_out: int, conv_a_stride: Sequence[int], zero_init_residual: bool, **_: Any
+    ) -> None:
+        super().__init__()
+        self.conv_a = _conv2plus1d(dim_in, dim_out, conv_a_stride)
+        self.norm_a = nn.BatchNorm3d(dim_out, eps=_EPS)
+        self.act_a = _RELU()
+        self.conv_b = _conv2plus1d(dim_out, dim_out, (1, 1, 1))
+        self.norm_b = nn.BatchNorm3d(dim_out, eps=_EPS)
+        # Read when Net initialises itself.
+        self.norm_b.block_final_bn = zero_init_residual  # type: ignore[assignment]
+
+    def forward(self, maps: Tensor) -> Tensor:
+        maps = self.act_a(self.norm_a(self.conv_a(maps)))
+        residual: Tensor = self.norm_b(self.conv_b(maps))
+        return residual
+
+
+def _conv2plus1d(planes: int, out: int, stride: Sequence[int]) -> nn.Module:
+    """A 3x3x3 convolution in two, with planes between for the same parameters (section 3.5 of Tran et al. 2018).
+
+    The planes between follow from each convolution's own ``planes`` and ``out``; torchvision's follow from its block's.
+    """
+    inner = 3 * planes * out * 9 // (9 * planes + 3 * out)
+    return _factorised(planes, out, inner_channels=inner, kernel_size=(3, 3, 3), stride=stride, padding=(1, 1, 1))
+
+
+def _factorised(in_channels: int, out_channels: int, **options: Any) -> nn.Module:
+    """A convolution in space, batch normalisation, ReLU, a convolution in time."""
+    conv: nn.Module = _pytorchvideo("layers.convolutions").create_conv_2plus1d(
+        in_channels=in_channels,
+        out_channels=out_channels,
+        conv_xy_first=True,
+        norm_eps=_EPS,
+        activation=_RELU,
+        **options,
+    )
+    return conv
+
+
+# What builders of pytorchvideo.models.hub call the number of classes, and what makes their networks end in logits. The
+# ResNets pool by windows of a fixed size unless told to adapt to the clip; the others are made for one size.
+_RESNET = ("model_num_class", {"head_activation": None, "head_pool": nn.AdaptiveAvgPool3d})
+_X3D = ("model_num_class", {"head_activation": None})
+_EFFICIENT_X3D = ("num_classes", {"head_act": "identity"})
+_MVIT = ("head_num_classes", {"head_activation": None})
+_HUB: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "c2d_r50": _RESNET,
+    "csn_r101": _RESNET,
+    "efficient_x3d_s": _EFFICIENT_X3D,
+    "efficient_x3d_xs": _EFFICIENT_X3D,
+    "i3d_r50": _RESNET,
+    "mvit_base_16": _MVIT,
+    "mvit_base_16x4": _MVIT,
+    "mvit_base_32x3": _MVIT,
+    "r2plus1d_r50": _RESNET,
+    "slow_r50": _RESNET,
+    "x3d_l": _X3D,
+    "x3d_m": _X3D,
+    "x3d_s": _X3D,
+    "x3d_xs": _X3D,
+}
+_NOT_FROM_ONE_CLIP = {
+    "slow_r50_detection": "boxes besides the clip",
+    "slowfast_16x8_r101_50_50": "two clips, a slow and a fast one",
+    "slowfast_r101": "two clips, a slow and a fast one",
+    "slowfast_r50": "two clips, a slow and a fast one",
+    "slowfast_r50_detection": "two clips and boxes",
+}
+
+
+def pytorchvideo_names() -> list[str]:
+    """The builders of ``pytorchvideo.models.hub``, those that ``create_pytorchvideo`` refuses included."""
+    return sorted([*_HUB, *_NOT_FROM_ONE_CLIP])
+
+
+def create_pytorchvideo(name: str, *, num_classes: int, **options: Any) -> nn.Module:
+    """The network of ``pytorchvideo.models.hub`` called ``name``, freshly initialised, without a final activation.
+
+    ``options`` are its builder's. UserError when the network takes more than one clip.
+    """
+    if name in _NOT_FROM_ONE_CLIP:
+        raise UserError(
+            f"model 'pytorchvideo/{name}' takes {_NOT_FROM_ONE_CLIP[name]}; "
+            f"choose one that takes a clip: {', '.join(_HUB)}"
+        )
+    build = getattr(_pytorchvideo("models.hub"), name)
+    classes, logits = _HUB[name]
+    # MViT reads numbers back from tensors while it is built, which the meta device cannot give: it moves there later.
+    device = torch.get_default_device()
+    with torch.device("cpu" if _HUB[name] is _MVIT else device):
+        model: nn.Module = build(pretrained=False, **{classes: num_classes}, **logits, **options)
+    return model.to(device)
+
+
+def _pytorchvideo(module: str) -> Any:
+    """PyTorchVideo's ``module``, imported without a warning for each function that it compiles with TorchScript."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return importlib.import_module(f"pytorchvideo.{module}")

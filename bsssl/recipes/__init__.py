@@ -1,0 +1,1 @@
+"""Which stages run, and in which order: the recipe, the transfer, sweeps and the reproduction of the paper."""

@@ -1,0 +1,88 @@
+"""What can be told to be wrong before anything runs, so that the last stage's mistake does not cost all the others."""
+
+from pathlib import Path
+
+import torch
+
+from bsssl import config as configs
+from bsssl import data, storage
+from bsssl.errors import UserError, choices
+from bsssl.models import RELEASED, build_model, classifier, profile
+from bsssl.pipeline.run import networks
+from bsssl.recipes.origins import origin
+from bsssl.runtime import distributed
+from bsssl.runtime.console import logger
+
+
+def check(config: configs.Experiment, *, processes: int | None = None) -> None:
+    """UserError for what ``check_settings`` refuses, an ``init_from`` or a checkpoint that is not there, or an output
+    folder inside a data folder, which every run would change. Warns of checkpoints that saw other colours.
+    """
+    check_settings(config, processes=processes)
+    for section, settings in config.trainings().items():
+        start = settings.init_from
+        if start is not None and start not in configs.TRAIN_STAGES and not storage.exists(start):
+            raise UserError(
+                f"{section}.init_from: '{start}' is neither a stage ({', '.join(configs.TRAIN_STAGES)}) nor a file "
+                "that exists; correct it"
+            )
+    if isinstance(config, configs.Transfer):
+        _check_checkpoints(config)
+    output = Path(config.output_dir).resolve()
+    weak = config.weak.sources if isinstance(config, configs.Config) and config.weak is not None else []
+    for source in (*config.data.sources(), *weak):
+        folder = Path(source.path).resolve()
+        if not storage.is_remote(source.path) and folder.is_dir() and output.is_relative_to(folder):
+            raise UserError(f"output_dir {config.output_dir} lies inside the data folder {source.path}; choose another")
+
+
+def _check_checkpoints(config: configs.Transfer) -> None:
+    expected = storage.as_json({"mean": config.data.transforms.mean, "std": config.data.transforms.std})
+    for name, checkpoint in config.checkpoints.items():
+        starts = [origin(name, checkpoint, seed=config.seed + number) for number in range(config.seeds)]
+        for start in starts:
+            if start.path is not None and not storage.exists(start.path):
+                raise UserError(f"checkpoints.{name}: there is no {start.path}; run the stage that leaves it first")
+        seen = {key: starts[0].transforms.get(key, value) for key, value in expected.items()}
+        if seen != expected and distributed.is_main():
+            logger.warning(
+                "checkpoints.%s was trained with mean %s and std %s, but data.transforms has mean %s and std %s",
+                *(name, seen["mean"], seen["std"], expected["mean"], expected["std"]),
+            )
+
+
+def _check_classifier(key: str, model: configs.Model) -> None:
+    try:
+        with torch.device("meta"):
+            classifier(build_model(model.name, num_classes=2, **model.options))
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
+
+
+def check_settings(config: configs.Experiment, *, processes: int | None = None) -> None:
+    """UserError for networks that cannot be made or, in a transfer, have no classifier whose inputs are the features,
+    unknown released weights, a batch that the processes of a training
+    (default: those of this run) cannot share, or a reader of videos that is not installed.
+    """
+    if config.data.clips is not None:
+        data.check_backend(config.data.clips.reader)
+    for key, model in networks(config, seed=config.seed).items():
+        profile(
+            model.name,
+            num_classes=config.data.num_classes or 2,
+            input_shape=model.view_of(config.data).input_shape,
+            **model.options,
+        )
+        if isinstance(config, configs.Transfer):
+            _check_classifier(key, model)
+        if model.weights is not None and model.weights not in RELEASED:
+            raise UserError(
+                f"{key}.weights: unknown released weights '{model.weights}': {choices(model.weights, RELEASED)}"
+            )
+    processes = processes or distributed.world_size()
+    for section, settings in config.trainings().items():
+        if settings.batch_size % (settings.accumulate * processes):
+            raise UserError(
+                f"{section}.batch_size ({settings.batch_size}) does not divide evenly over {processes} processes with "
+                f"accumulate={settings.accumulate}; make it a multiple of {settings.accumulate * processes}"
+            )

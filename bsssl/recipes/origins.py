@@ -1,0 +1,64 @@
+"""What the checkpoints of a transfer are: which network, which file, and how it saw its data."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from bsssl import storage
+from bsssl.config import Checkpoint, Model
+from bsssl.engine.checkpoints import saved_facts
+from bsssl.errors import UserError
+
+WEIGHTS, DONE = "model.safetensors", "done.json"  # of a trained stage
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A checkpoint of one seed."""
+
+    model: Model
+    path: str | None
+    """its file of weights; None for released weights and for scratch"""
+    transforms: dict[str, Any]
+    """those that the stage which left it was trained with; empty where that is unknown"""
+
+
+def origin(name: str, checkpoint: Checkpoint, *, seed: int) -> Origin:
+    """What ``checkpoint``, called ``name`` in the config, is for ``seed``.
+
+    A path that does not exist is taken as it is when the config says which model it is of, so that a plan needs no
+    files. UserError when the network cannot be told.
+    """
+    key, path = f"checkpoints.{name}", checkpoint.init_from
+    if path is None:
+        assert checkpoint.model is not None  # the config sees to it
+        return Origin(checkpoint.model, None, {})
+    path = path.replace("{seed}", str(seed))
+    if os.path.isdir(path):
+        path = os.path.join(path, WEIGHTS)
+        if not os.path.exists(path):
+            raise UserError(f"{key}: there is no {path}; give the folder of a trained stage, or run that stage first")
+    if checkpoint.model is not None:
+        return Origin(checkpoint.model, path, _trained_with(path))
+    if not storage.exists(path):
+        raise UserError(f"{key}: there is no {path}; run the stage that leaves it first, or correct the path")
+    facts = saved_facts(path)
+    if not facts:
+        raise UserError(f"{key}: {path} does not say which network it is of; add {key}.model.name=...")
+    frames = _settings(path).get("model", {}).get("frames")
+    model = Model(name=facts["model"], options=facts.get("options", {}), frames=frames)
+    return Origin(model, path, _trained_with(path))
+
+
+def _trained_with(path: str) -> dict[str, Any]:
+    found: dict[str, Any] = _settings(path).get("transforms", {})
+    return found
+
+
+def _settings(path: str) -> dict[str, Any]:
+    """Of the stage that left the weights ``path``; empty where that is unknown."""
+    record = storage.join(os.path.dirname(path), DONE)
+    if storage.is_remote(path) or not os.path.exists(record):
+        return {}
+    found: dict[str, Any] = storage.read_json(record).get("settings", {})
+    return found

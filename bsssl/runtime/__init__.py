@@ -1,0 +1,1 @@
+"""The processes of a run, its devices, and what it says on the console."""

@@ -1,0 +1,231 @@
+import json
+import os
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bsssl.data.datasets.sources import VIDEO_EXTENSIONS, Folder, Manifest, Tars
+from bsssl.data.records import class_names, read_bytes, write_records
+from bsssl.errors import UserError
+from bsssl.registry import DATASETS
+
+
+def test_registered():
+    assert {"folder", "manifest", "tars"} <= set(DATASETS.names())
+    assert DATASETS.get("folder") is Folder
+
+
+def test_folder(picture_folder):
+    (picture_folder / "ant" / "notes.md").write_text("not a picture")
+    (picture_folder / "ant" / "._1.jpg").write_text("a hidden file of macOS")
+    (picture_folder / "top.JPG").write_bytes(b"")
+    records = Folder(path=str(picture_folder)).records()
+    assert len(records) == 16
+    assert records["key"].to_pylist()[:4] == ["top.JPG", "ant/1.jpg", "ant/2.jpg", "ant/3.jpg"]
+    assert records["label"].to_pylist()[:5] == [None] + ["ant"] * 4
+    assert records["key"][4].as_py() == "ant/deep/0.jpg"
+    assert records["path"][1].as_py() == str(picture_folder / "ant" / "1.jpg")
+    assert class_names(records) == ["ant", "bee", "cat"]
+    assert len(Folder(path=str(picture_folder), extensions=["md"]).records()) == 1
+    assert len(Folder(path=str(picture_folder), extensions="any").records()) == 17
+
+
+@pytest.mark.parametrize("factory", [Folder, Tars])
+def test_extensions(tmp_path, make_tar, factory):
+    names = ["a/1.jpg", "a/2.gif", "a/3.MP4", "a/4.webm", "a/5.md"]
+    if factory is Tars:
+        path = tmp_path / "t.tar"
+        path.write_bytes(make_tar(dict.fromkeys(names, b"content")))
+    else:
+        path = tmp_path
+        (path / "a").mkdir()
+        for name in names:
+            (path / name).touch()
+
+    def found(**options):
+        keys = factory(path=str(path), **options).records()["key"].to_pylist()
+        return [key.removeprefix("t.tar/") for key in keys]
+
+    assert found() == found(extensions="images") == names[:2]
+    assert found(extensions="videos") == found(extensions=VIDEO_EXTENSIONS) == names[2:4]
+    assert found(extensions="any") == names
+    assert found(extensions=[".mp4", "jpg"]) == ["a/1.jpg", "a/3.MP4"]
+    for wrong in ("video", "mp4"):
+        with pytest.raises(UserError, match=f"unknown extensions '{wrong}': .*valid: any, images, videos, or a list"):
+            factory(path=str(path), extensions=wrong)
+
+
+def test_folder_with_links(picture_folder, tmp_path):
+    (tmp_path / "linked").mkdir()
+    os.symlink(picture_folder / "ant", tmp_path / "linked" / "ant")
+    assert len(Folder(path=str(tmp_path / "linked")).records()) == 4
+
+
+def test_remote_folder(memory):
+    for name in ("b/2.jpg", "b/1.jpg", "a/x/3.png", "0.jpg"):
+        memory.pipe(f"/pool/{name}", name.encode())
+    records = Folder(path="memory://pool").records()
+    assert records["key"].to_pylist() == ["0.jpg", "a/x/3.png", "b/1.jpg", "b/2.jpg"]
+    assert records["label"].to_pylist() == [None, "a", "b", "b"]
+    assert read_bytes(records["path"][2].as_py()) == b"b/1.jpg"
+
+
+def test_folder_refused(tmp_path):
+    with pytest.raises(UserError, match=r"no such folder: .*nowhere"):
+        Folder(path=str(tmp_path / "nowhere")).records()
+    with pytest.raises(UserError, match="nothing to read in"):
+        Folder(path=str(tmp_path)).records()
+
+
+ROWS = [{"path": "a/1.jpg", "label": "007", "tags": ["x", "y"]}, {"path": "/abs/2.jpg", "label": None, "tags": None}]
+
+
+def _write_manifest(path, rows):
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        lines = [",".join(rows[0])]
+        lines += [",".join(";".join(v) if isinstance(v, list) else str(v or "") for v in row.values()) for row in rows]
+        path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_manifest(tmp_path, suffix):
+    path = tmp_path / f"list.{suffix}"
+    _write_manifest(path, ROWS)
+    records = Manifest(path=str(path)).records().to_pylist()
+    assert [record["key"] for record in records] == ["a/1.jpg", "/abs/2.jpg"]
+    assert [record["path"] for record in records] == [str(tmp_path / "a/1.jpg"), "/abs/2.jpg"]
+    assert [record["label"] for record in records] == ["007", None]
+    assert [record["tags"] for record in records] == [["x", "y"], None]
+    assert {(record["offset"], record["size"]) for record in records} == {(0, -1)}
+    rooted = Manifest(path=str(path), root="s3://bucket/x").records()["path"].to_pylist()
+    assert rooted == ["s3://bucket/x/a/1.jpg", "/abs/2.jpg"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_manifest_without_labels_or_with_other_columns(tmp_path, suffix):
+    path = tmp_path / f"list.{suffix}"
+    _write_manifest(path, [{"file": "1.jpg", "kind": 3}, {"file": "2.jpg", "kind": 4}])
+    assert Manifest(path=str(path), path_column="file").records()["label"].to_pylist() == [None, None]
+    named = Manifest(path=str(path), path_column="file", label_column="kind").records()
+    assert named["label"].to_pylist() == ["3", "4"]
+    with pytest.raises(UserError, match=rf"list\.{suffix} has no column 'path'; columns found: file, kind; "):
+        Manifest(path=str(path)).records()
+    with pytest.raises(UserError, match=r"has no column 'klass'.*set label_column"):
+        Manifest(path=str(path), path_column="file", label_column="klass").records()
+
+
+SEGMENTS = [
+    {"path": "v.mp4", "start": 12.5, "end": 20.0},
+    {"path": "v.mp4", "start": None, "end": 12.5},
+    {"path": "v.mp4", "start": 20.0, "end": None},
+    {"path": "w.mp4", "start": None, "end": None},
+]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_manifest_with_segments(tmp_path, suffix):
+    path = tmp_path / f"list.{suffix}"
+    _write_manifest(path, SEGMENTS)
+    records = Manifest(path=str(path)).records()
+    names = ["v.mp4#t=12.5,20", "v.mp4#t=,12.5", "v.mp4#t=20", "w.mp4"]
+    assert records["key"].to_pylist() == names
+    assert records["path"].to_pylist() == [str(tmp_path / name) for name in names]
+    write_records(str(tmp_path / "split.csv"), records)
+    assert Manifest(path=str(tmp_path / "split.csv")).records().equals(records)
+
+
+def test_manifest_with_segments_in_other_columns(tmp_path):
+    (tmp_path / "list.csv").write_text("path,from,key,offset\nv.tar,3,one,512\nv.tar,4.5,two,512\n")
+    manifest = Manifest(path=str(tmp_path / "list.csv"), start_column="from")
+    assert manifest.records()["key"].to_pylist() == ["one", "two"]
+    assert manifest.records()["path"].to_pylist() == [str(tmp_path / "v.tar#t=3"), str(tmp_path / "v.tar#t=4.5")]
+    (tmp_path / "keyless.csv").write_text("path,to,offset\nv.tar,3,512\n")
+    keyless = Manifest(path=str(tmp_path / "keyless.csv"), end_column="to").records()
+    assert keyless["key"].to_pylist() == ["v.tar@512#t=,3"]
+    with pytest.raises(UserError, match=r"has no column 'till'.*set end_column"):
+        Manifest(path=str(tmp_path / "list.csv"), end_column="till").records()
+
+
+def test_manifest_with_bad_segments(tmp_path):
+    def refuse(rows, match):
+        (tmp_path / "list.csv").write_text("path,start,end\nw.mp4,0,1\n" + rows)
+        with pytest.raises(UserError, match=rf"list\.csv.*{match}") as error:
+            Manifest(path=str(tmp_path / "list.csv")).records()
+        assert "\n" not in str(error.value)
+
+    refuse("v.mp4,20,12.5\n", r"row 2: v\.mp4: no segment lies from 20 to 12\.5; give seconds")
+    refuse("v.mp4,-1,3\n", "row 2: .*no segment lies from -1 to 3")
+    refuse("v.mp4,nan,3\n", "row 2: .*no segment lies from nan to 3")
+    refuse("v.mp4#t=1,,3\n", "row 2: .*names a segment already")
+    refuse("v.mp4,early,3\n", "cannot be read as a table: .*early")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_written_records_are_a_manifest(tmp_path, make_tar, suffix):
+    (tmp_path / "t.tar").write_bytes(make_tar({"a/1.jpg": b"1", "b/2.jpg": b"22"}))
+    records = Tars(path=str(tmp_path / "t.tar")).records()
+    write_records(str(tmp_path / f"split.{suffix}"), records)
+    assert Manifest(path=str(tmp_path / f"split.{suffix}")).records().equals(records)
+
+
+def test_manifest_refused(tmp_path):
+    def refuse(name, content, match):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=match) as error:
+            Manifest(path=str(tmp_path / name)).records()
+        assert "\n" not in str(error.value) and name in str(error.value)
+
+    refuse("empty.csv", b"", "cannot be read|no rows")
+    refuse("header.csv", b"path,label\n", "no rows")
+    refuse("ragged.csv", b"path,label\na,b\nc,d,e\n", "cannot be read as a table")
+    refuse("nulls.csv", b"path,label\na.jpg,b\n,c\n", "row 2 has no path")
+    refuse("bad.jsonl", b'{"path": "a.jpg"}\n{"path": \n', "line 2 is not valid JSON")
+    refuse("list.jsonl", b'["a.jpg"]\n', "line 1 is not an object")
+    refuse("bad.parquet", b"PAR1nothing", "cannot be read as a table")
+    refuse("list.txt", b"a.jpg\n", r"must end in \.csv")
+    with pytest.raises(UserError, match="no such file"):
+        Manifest(path=str(tmp_path / "missing.csv")).records()
+
+
+def test_manifest_is_streamed(tmp_path):
+    path = tmp_path / "long.jsonl"
+    with open(path, "w") as file:
+        for number in range(150_000):
+            file.write(f'{{"path": "{number}.jpg"}}\n')
+    sizes = [len(table) for table in Manifest(path=str(path)).batches()]
+    assert sum(sizes) == 150_000 and max(sizes) <= 65_536
+
+
+@pytest.mark.parametrize("kind", ["local", "remote"])
+def test_tars(tmp_path, memory, make_tar, kind):
+    root = str(tmp_path) if kind == "local" else "memory://tars"
+    for number in range(3):
+        tar = make_tar({"x/7.jpg": b"seven", "x/8.png": b"eight" * 300, "readme.md": b"left out"})
+        if kind == "local":
+            (tmp_path / f"t-{number:03d}.tar").write_bytes(tar)
+        else:
+            memory.pipe(f"/tars/t-{number:03d}.tar", tar)
+    for pattern, count in (("t-{000..002}.tar", 3), ("t-00[01].tar", 2), ("t-*.tar", 3), ("t-00{0,2}.tar", 2)):
+        source = Tars(path=f"{root}/{pattern}")
+        assert len(source.tars()) == count and len(source.records()) == 2 * count
+    record = source.records().to_pylist()[-1]
+    assert record["key"] == "t-002.tar/x/8.png" and record["label"] == "x"
+    assert read_bytes(record["path"], offset=record["offset"], size=record["size"]) == b"eight" * 300
+
+
+def test_tars_refused(tmp_path):
+    with pytest.raises(UserError, match="no tar matches"):
+        Tars(path=str(tmp_path / "*.tar")).records()
+    with pytest.raises(UserError, match=r"no such file: .*x-01\.tar"):
+        Tars(path=str(tmp_path / "x-{01..02}.tar")).records()
+
+
+@pytest.mark.parametrize("factory", [Folder, Manifest, Tars])
+def test_protocol_that_cannot_be_read(factory):
+    with pytest.raises(UserError, match="cannot read nosuch://bucket/x"):
+        factory(path="nosuch://bucket/x")

@@ -1,0 +1,220 @@
+import contextlib
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bsssl.data.decoding import pictures
+from bsssl.data.decoding.pictures import DecodeError, decode_image
+
+
+def _close(tensor, expected, tolerance):
+    assert tensor.dtype == torch.uint8 and tensor.shape == (3, *expected.shape[:2])
+    difference = np.abs(tensor.permute(1, 2, 0).numpy().astype(int) - expected.astype(int))
+    assert difference.max() <= tolerance
+
+
+def _grey(smooth):
+    return np.repeat(smooth[:, :, :1], 3, axis=2)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM"])
+def test_rgb(smooth, encode, kind):
+    options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
+    _close(decode_image(encode(Image.fromarray(smooth), kind, **options)), smooth, 6 if kind == "JPEG" else 0)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_grey(smooth, encode, kind):
+    _close(decode_image(encode(Image.fromarray(smooth[:, :, 0]), kind)), _grey(smooth), 6 if kind == "JPEG" else 0)
+
+
+def test_one_bit(smooth, encode):
+    black = smooth[:, :, :1] > 100
+    expected = np.repeat(np.where(black, 255, 0), 3, axis=2)
+    _close(decode_image(encode(Image.fromarray(black[:, :, 0]))), expected, 0)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_cmyk(smooth, encode, kind):
+    # Pillow writes CMYK JPEGs inverted, with Adobe's marker, as photo editors do.
+    _close(decode_image(encode(Image.fromarray(smooth).convert("CMYK"), kind)), smooth, 12)
+
+
+def test_ycck(smooth, encode):
+    data = bytearray(encode(Image.fromarray(smooth).convert("CMYK"), "JPEG", quality=95))
+    adobe = data.index(b"Adobe")
+    data[adobe + 11] = 2  # the first three channels are to be taken for luma and chroma
+    decoded = decode_image(bytes(data)).permute(1, 2, 0).numpy()
+    expected = np.asarray(Image.open(io.BytesIO(bytes(data))).convert("RGB"))
+    assert np.abs(decoded.astype(int) - expected).max() <= 6
+
+
+def test_palette(smooth, encode):
+    image = Image.fromarray(smooth).quantize(64)
+    _close(decode_image(encode(image)), np.asarray(image.convert("RGB")), 0)
+
+
+def test_palette_with_transparency(encode):
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([0, 0, 0, 200, 10, 20])
+    image.putpixel((0, 0), 0)
+    expected = np.full((4, 4, 3), (200, 10, 20))
+    expected[0, 0] = 255
+    _close(decode_image(encode(image, transparency=0)), expected, 0)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_one_transparent_colour(encode, mode):
+    image = Image.new(mode, (4, 4), 60 if mode == "L" else (60, 60, 60))
+    image.putpixel((1, 0), 0 if mode == "L" else (0, 0, 0))
+    expected = np.full((4, 4, 3), 60)
+    expected[0, 1] = 255
+    _close(decode_image(encode(image, transparency=0 if mode == "L" else (0, 0, 0))), expected, 0)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_alpha_over_white(encode, mode, kind):
+    image = Image.new("RGBA", (4, 4), (100, 100, 100, 255))
+    image.putpixel((0, 0), (100, 100, 100, 0))
+    image.putpixel((1, 0), (100, 100, 100, 102))
+    expected = np.full((4, 4, 3), 100)
+    expected[0, 0], expected[0, 1] = 255, round(100 * 0.4 + 255 * 0.6)
+    _close(
+        decode_image(encode(image.convert(mode), kind, **({"lossless": True} if kind == "WEBP" else {}))), expected, 1
+    )
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_grey_is_scaled_not_clipped(smooth, encode, kind):
+    deep = smooth[:, :, 0].astype(np.uint16) * 257
+    _close(decode_image(encode(Image.fromarray(deep), kind)), _grey(smooth), 0)
+
+
+def test_16_bit_rgb_png(smooth):
+    deep = (smooth.astype(np.uint16) * 257).astype(">u2")
+    lines = b"".join(b"\0" + line.tobytes() for line in deep)
+
+    _close(decode_image(_png(64, 48, 16, zlib.compress(lines))), smooth, 1)
+
+
+def _png(width, height, depth, packed):
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("damage", ["none", "short", "long", "filter", "no end", "trailing", "garbage"])
+def test_png_with_right_checksums_and_wrong_pixels(smooth, damage):
+    """Such files crash torchvision's decoder, which takes the whole worker with it."""
+    lines = b"".join(b"\0" + line.tobytes() for line in smooth)
+    packed = {
+        "none": zlib.compress(lines),
+        "short": zlib.compress(lines[:-100]),
+        "long": zlib.compress(lines + bytes(100)),
+        "filter": zlib.compress(b"\x09" + lines[1:]),
+        "no end": zlib.compress(lines)[:-10],
+        "trailing": zlib.compress(lines) + b"more",
+        "garbage": bytes(100),
+    }[damage]
+    if damage in ("none", "long", "trailing"):
+        _close(decode_image(_png(64, 48, 8, packed)), smooth, 0)
+    else:
+        with pytest.raises(DecodeError):
+            decode_image(_png(64, 48, 8, packed))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8, 2])
+def test_exif_rotation(smooth, encode, kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = {1: smooth, 2: smooth[:, ::-1], 3: smooth[::-1, ::-1], 6: np.rot90(smooth, 3), 8: np.rot90(smooth)}
+    options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
+    data = encode(Image.fromarray(smooth), kind, exif=exif, **options)
+    _close(decode_image(data), upright[orientation], 6)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_first_frame_of_an_animation(encode, kind):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encode(frames[0], kind, save_all=True, append_images=frames[1:], duration=50, **options)
+    _close(decode_image(data), np.asarray(frames[0]), 0)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.5, 0.9])
+def test_truncated(encode, kind, share):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    data = encode(Image.fromarray(noise), kind)
+    with pytest.raises(DecodeError) as error:
+        decode_image(data[: int(len(data) * share)])
+    assert str(error.value) and "\n" not in str(error.value)
+
+
+def test_truncated_progressive_jpeg(smooth, encode):
+    data = encode(Image.fromarray(smooth), "JPEG", progressive=True)
+    for cut in range(1, len(data) - 1, 37):
+        with pytest.raises(DecodeError):
+            decode_image(data[:cut])
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff\xd8", b"\xff\xd8\xff", b"<html>404</html>", b"\x89PNG\r\n\x1a\n", bytes(1000)]
+)
+def test_not_a_picture(data):
+    with pytest.raises(DecodeError, match="empty file" if not data else ""):
+        decode_image(data)
+
+
+def test_damage_anywhere_is_a_decode_error_or_a_picture(smooth, encode):
+    """Whatever bytes are wrong, no other exception escapes."""
+    generator = np.random.default_rng(0)
+    for kind in ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"):
+        data = encode(Image.fromarray(smooth), kind)
+        for _ in range(60):
+            damaged = bytearray(data)
+            for place in generator.integers(0, min(len(data), 600), 6):
+                damaged[place] = generator.integers(256)
+            with contextlib.suppress(DecodeError):
+                assert decode_image(bytes(damaged), max_pixels=10**6).shape[0] == 3
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])
+def test_bomb_is_refused_by_its_header(encode, kind, monkeypatch):
+    data = encode(Image.new("L", (3000, 2000)), kind)
+    for name in ("_decode_jpeg", "_decode_png", "_to_tensor"):
+        monkeypatch.setattr(pictures, name, lambda *_, **__: pytest.fail("decoded"))
+    with pytest.raises(DecodeError, match="3000 x 2000 pixels are more than the limit of 5000000"):
+        decode_image(data, max_pixels=5_000_000)
+
+
+def test_bomb_beyond_pillows_limit(encode):
+    data = bytearray(encode(Image.new("P", (8, 8))))
+    data[16:24] = struct.pack(">II", 60_000, 60_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    with pytest.raises(DecodeError, match="limit"):
+        decode_image(bytes(data))
+
+
+def test_absurd_shape(encode):
+    for kind in ("JPEG", "PNG", "GIF"):
+        data = encode(Image.new("RGB", (2000, 4)), kind)
+        with pytest.raises(DecodeError, match="2000 x 4 pixels: one side is more than 100 times"):
+            decode_image(data)
+        assert decode_image(data, max_aspect=500).shape == (3, 4, 2000)
+
+
+def test_without_torchvisions_decoders(smooth, encode, monkeypatch):
+    monkeypatch.setattr(pictures, "_decode_jpeg", None)
+    monkeypatch.setattr(pictures, "_decode_png", None)
+    _close(decode_image(encode(Image.fromarray(smooth), "JPEG", quality=95, subsampling=0)), smooth, 6)
+    _close(decode_image(encode(Image.fromarray(smooth), "PNG")), smooth, 0)

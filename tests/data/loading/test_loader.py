@@ -1,0 +1,184 @@
+import itertools
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from bsssl.data.datasets.sources import Folder
+from bsssl.data.loading import loader as loader_module
+from bsssl.data.loading.dataset import Failure, ItemDataset
+from bsssl.data.loading.loader import EvalBatches, TrainBatches, make_loader, permutation
+from bsssl.data.records import concat_records, make_records
+from bsssl.data.views.transforms import train_transform
+from bsssl.data.views.views import ImageViews
+from bsssl.errors import UserError
+from tests import processes
+
+
+def test_every_epoch_has_every_row_once():
+    drawn = list(itertools.chain(*TrainBatches(10, batch_size=4, num_batches=10, seed=1)))
+    assert [draw for _, draw in drawn] == list(range(40))
+    rows = [row for row, _ in drawn]
+    for epoch in range(4):
+        assert sorted(rows[10 * epoch : 10 * epoch + 10]) == list(range(10))
+    assert rows[:10] != rows[10:20]
+
+
+def test_resumes_anywhere():
+    whole = list(TrainBatches(7, batch_size=6, num_batches=20, seed=3))
+    for start in (0, 1, 5, 13, 20):
+        rest = TrainBatches(7, batch_size=6, num_batches=20, start=start, seed=3)
+        assert list(rest) == whole[start:] and len(rest) == 20 - start
+
+
+def test_ranks_share_each_batch():
+    whole = list(TrainBatches(11, batch_size=8, num_batches=5, seed=2))
+    parts = [list(TrainBatches(11, batch_size=8, num_batches=5, seed=2, rank=rank, world_size=4)) for rank in range(4)]
+    for batch, shares in zip(whole, zip(*parts, strict=True), strict=True):
+        assert batch == list(itertools.chain(*shares)) and {len(share) for share in shares} == {2}
+
+
+def test_endless():
+    batches = TrainBatches(3, batch_size=5)
+    assert len(list(itertools.islice(batches, 100))) == 100
+    with pytest.raises(TypeError):
+        len(batches)
+
+
+def test_seeds_differ():
+    assert list(TrainBatches(50, batch_size=50, num_batches=1, seed=0)) != list(
+        TrainBatches(50, batch_size=50, num_batches=1, seed=1)
+    )
+    assert permutation(1000, seed=0, epoch=0).dtype == np.uint32
+
+
+def test_weighted_rows_come_as_often_as_their_share():
+    weights = np.array([1, 2, 0.5, 4, 0.25, 1], np.float32)
+    shares = 6 * weights / weights.sum()
+    counts = np.array([np.bincount(permutation(6, seed=0, epoch=n, weights=weights), minlength=6) for n in range(4000)])
+    assert np.all(counts.sum(axis=1) == 6)  # an epoch is as long as without
+    assert np.all(counts >= np.floor(shares)) and np.all(counts <= np.ceil(shares))
+    assert counts.mean(axis=0) == pytest.approx(shares, abs=0.03)
+    # Rows of equal weights do not take turns, wherever they lie.
+    halves = np.array(
+        [permutation(8, seed=0, epoch=n, weights=np.array([1, 1, 1, 1, 0.01, 0.01, 0.01, 0.01])) for n in range(9)]
+    )
+    assert len({tuple(row) for row in halves.tolist()}) == 9
+
+
+def test_weighted_rows_resume_anywhere_and_are_shared():
+    weights = np.arange(1, 8)
+    whole = list(TrainBatches(7, batch_size=6, num_batches=20, seed=3, weights=weights))
+    assert list(TrainBatches(7, batch_size=6, num_batches=20, start=5, seed=3, weights=weights)) == whole[5:]
+    alike = TrainBatches(7, batch_size=7, num_batches=1, weights=np.ones(7))
+    assert sorted(row for row, _ in next(iter(alike))) == list(range(7))
+
+
+def test_refused():
+    with pytest.raises(UserError, match="training set is empty"):
+        TrainBatches(0, batch_size=4)
+    with pytest.raises(UserError, match="batch of 6 samples does not divide evenly over 4 processes"):
+        TrainBatches(10, batch_size=6, world_size=4)
+
+
+def test_eval_batches():
+    assert list(EvalBatches(7, batch_size=3)) == [[0, 1, 2], [3, 4, 5], [6]]
+    parts = [list(EvalBatches(7, batch_size=2, rank=rank, world_size=2)) for rank in range(2)]
+    assert parts == [[[0, 1], [4, 5]], [[2, 3], [6]]]
+    assert len(EvalBatches(7, batch_size=2, rank=1, world_size=2)) == 2
+    assert list(EvalBatches(0, batch_size=2)) == []
+
+
+@pytest.mark.parametrize(("workers", "context"), [(2, "fork"), (1, "spawn")])
+def test_workers_change_nothing(picture_folder, workers, context):
+    missing = make_records(key=["gone"], path=[str(picture_folder / "gone.jpg")])
+    records = concat_records([Folder(path=str(picture_folder)).records(), missing])
+    dataset = ItemDataset(
+        records, targets=np.arange(16), views=ImageViews(train_transform(size=16)), seed=5, hash_content=True
+    )
+
+    def load(**options):
+        batches = TrainBatches(len(dataset), batch_size=6, num_batches=8, start=2, seed=4)
+        return list(make_loader(dataset, batches, **options))
+
+    alone, together = load(workers=0), load(workers=workers, context=context)
+    assert len(alone) == len(together) == 6
+    for one, other in zip(alone, together, strict=True):
+        assert one["hash"] == other["hash"] and one["failures"] == other["failures"]
+        for name in ("input", "target", "index", "view"):
+            assert torch.equal(one[name], other[name])
+    assert sum(len(batch["failures"]) for batch in alone) >= 2
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_remote_files(picture_folder, memory, workers):
+    local = Folder(path=str(picture_folder)).records()
+    for key, path in zip(local["key"].to_pylist(), local["path"].to_pylist(), strict=True):
+        with open(path, "rb") as file:
+            memory.pipe(f"/pictures/{key}", file.read())
+    remote = Folder(path="memory://pictures").records()
+    assert remote["key"].equals(local["key"])
+    remote = concat_records([remote, make_records(key=["gone"], path=["memory://pictures/gone.jpg"])])
+
+    def load(records, context=None):
+        dataset = ItemDataset(records, views=ImageViews(train_transform(size=16)))
+        batches = TrainBatches(15, batch_size=6, num_batches=5)
+        return list(make_loader(dataset, batches, workers=workers, context=context))
+
+    for one, other in zip(load(local), load(remote, context="fork" if workers else None), strict=True):
+        assert torch.equal(one["input"], other["input"]) and torch.equal(one["index"], other["index"])
+    failing = ItemDataset(remote, views=ImageViews(train_transform(size=16))).__getitems__([14, 15])
+    assert failing[0][0]["index"] == 14 and "gone.jpg" in failing[1][0].reason
+
+
+LEFT_BEHIND = []
+
+
+def end_while_loading() -> None:
+    items = [[Failure(row, "cut short")] for row in range(100)]
+    LEFT_BEHIND.append(iter(make_loader(items, EvalBatches(100, batch_size=1), workers=1)))
+    next(LEFT_BEHIND[0])  # from here on, the process is at work and deaf to SIGTERM
+    raise SystemExit(3)
+
+
+def test_a_program_ends_though_a_loader_is_left_behind(tmp_path):
+    process = processes.start(end_while_loading, folder=tmp_path)
+    process.join(60)
+    ended = process.exitcode
+    process.kill()
+    assert ended == 3
+
+
+class Sleeping(Dataset):
+    """One item that takes its time."""
+
+    def __len__(self):
+        return 1000
+
+    def __getitem__(self, row):
+        time.sleep(0.02)
+        return {"input": torch.zeros(1), "target": 0, "index": 0, "view": 0}
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="Slurm is for Linux")
+def test_a_worker_heeds_its_parents_signals_alone():
+    loader = DataLoader(
+        Sleeping(), batch_size=1, num_workers=1, worker_init_fn=loader_module._leave_signals_to_the_main_process
+    )
+    stream = iter(loader)
+    next(stream)
+    [worker] = stream._workers
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        subprocess.run(
+            ["kill", f"-{number.value}", str(worker.pid)], check=True
+        )  # from a process that is not its parent
+    for _ in range(20):
+        next(stream)
+    assert worker.is_alive()
+    worker.terminate()
+    worker.join(20)
+    assert worker.exitcode == 0

@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+
+from bsssl.data.datasets.sources import Folder, Manifest, Tars
+from bsssl.data.loading.dataset import content_hash
+from bsssl.data.pool.listing import read_pool, write_pool
+from bsssl.data.pool.overlap import check_overlap, content_hashes, find_overlap
+from bsssl.data.records import concat_records, make_records
+from bsssl.errors import UserError
+
+
+@pytest.fixture
+def tars(tmp_path, make_tar):
+    for number, count in enumerate((3, 0, 5)):
+        tar = make_tar({f"{n}.jpg": bytes([number, n]) for n in range(count)})
+        (tmp_path / f"t{number}.tar").write_bytes(tar)
+    return Tars(path=str(tmp_path / "t{0..2}.tar"))
+
+
+def test_pool_of_a_folder_and_tars(tmp_path, picture_folder, tars):
+    written = write_pool([Folder(path=str(picture_folder)), tars], folder=str(tmp_path / "pool"), shard_size=6)
+    pool = read_pool(str(tmp_path / "pool"))
+    assert pool == written
+    assert [shard.num_records for shard in pool.shards] == [6, 6, 3, 3, 0, 5]
+    assert [shard.base for shard in pool.shards] == [0, 6, 12, 15, 18, 18]
+    assert [shard.number for shard in pool.shards] == list(range(6))
+    assert [shard.name for shard in pool.shards][2:4] == ["shard-000002", "t0.tar"]
+    assert pool.num_records == 23
+    records = concat_records([shard.records() for shard in pool.shards])
+    assert records.equals(concat_records([Folder(path=str(picture_folder)).records(), tars.records()]))
+
+
+def test_fingerprint(tmp_path, picture_folder):
+    def fingerprint(name, **options):
+        return write_pool([Folder(path=str(picture_folder))], folder=str(tmp_path / name), **options).fingerprint
+
+    first = fingerprint("a", shard_size=6)
+    assert fingerprint("b", shard_size=6) == first
+    assert fingerprint("c", shard_size=7) != first
+    (picture_folder / "ant" / "1.jpg").unlink()
+    assert fingerprint("d", shard_size=6) != first
+
+
+def test_a_pool_can_be_moved(tmp_path, picture_folder):
+    pool = write_pool([Folder(path=str(picture_folder))], folder=str(tmp_path / "a"))
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert read_pool(str(tmp_path / "b")).shards[0].records().num_rows == pool.num_records
+
+
+def test_remote_pool(memory, picture_folder):
+    pool = write_pool([Folder(path=str(picture_folder))], folder="memory://pool", shard_size=10)
+    assert read_pool("memory://pool") == pool
+    assert len(read_pool("memory://pool").shards[1].records()) == 5
+
+
+def test_exclude(tmp_path, picture_folder, tars):
+    folder = Folder(path=str(picture_folder)).records()
+    tarred = tars.records()
+    held = concat_records([folder.slice(3, 2), tarred.slice(1, 1)])
+    pool = write_pool([Folder(path=str(picture_folder)), tars], folder=str(tmp_path / "pool"), exclude=held)
+    assert pool.num_records == 15 - 2 + 8 - 1
+    tables = [shard.records() for shard in pool.shards]
+    assert len(find_overlap(tables, held)) == 0
+    check_overlap(tables, held, remedy="remove them")
+
+
+def test_overlap(tmp_path, picture_folder, tars):
+    pool = write_pool([Folder(path=str(picture_folder)), tars], folder=str(tmp_path / "pool"), shard_size=4)
+    tables = [shard.records() for shard in pool.shards]
+    held = concat_records([Folder(path=str(picture_folder)).records().slice(0, 4), tars.records().slice(7, 1)])
+    assert find_overlap(tables, held)["key"].to_pylist() == held["key"].to_pylist()
+    with pytest.raises(UserError, match=r"contains 5 labeled or test items \(such as ant/1\.jpg, .*; remove them"):
+        check_overlap(tables, held, remedy="remove them")
+    other = make_records(key=["a"], path=[tars.tars()[0]], offset=[100_000], size=[3])
+    assert len(find_overlap(tables, other)) == 0
+
+
+def test_empty_pool(tmp_path, picture_folder, make_tar):
+    everything = Folder(path=str(picture_folder))
+    with pytest.raises(UserError, match="the pool is empty"):
+        write_pool([everything], folder=str(tmp_path / "pool"), exclude=everything.records())
+    (tmp_path / "none.tar").write_bytes(make_tar({}))
+    with pytest.raises(UserError, match="the pool is empty"):
+        write_pool([Tars(path=str(tmp_path / "none.tar"))], folder=str(tmp_path / "pool"))
+    assert not (tmp_path / "pool" / "pool.json").exists()
+
+
+def test_missing_pool(tmp_path):
+    with pytest.raises(UserError, match=r"no such file: .*pool\.json"):
+        read_pool(str(tmp_path))
+
+
+def test_cut_tar_stays_in_the_pool(tmp_path, make_tar):
+    whole = make_tar({f"{n}.jpg": bytes(400) for n in range(4)})
+    (tmp_path / "cut.tar").write_bytes(whole[:1700])
+    pool = write_pool([Tars(path=str(tmp_path / "cut.tar"))], folder=str(tmp_path / "pool"))
+    assert pool.shards[0].records()["key"].to_pylist() == ["cut.tar/0.jpg", "cut.tar/1.jpg", "cut.tar/(end of the tar)"]
+
+
+def test_long_manifest(tmp_path):
+    (tmp_path / "list.csv").write_text("path\n" + "".join(f"{n}.jpg\n" for n in range(70_001)))
+    pool = write_pool([Manifest(path=str(tmp_path / "list.csv"))], folder=str(tmp_path / "pool"), shard_size=10_000)
+    assert [shard.num_records for shard in pool.shards] == [10_000] * 7 + [1]
+    keys = np.concatenate([shard.records()["key"].to_numpy() for shard in pool.shards])
+    assert keys.tolist() == [f"{n}.jpg" for n in range(70_001)]
+
+
+def test_content_hashes(tmp_path, picture_folder):
+    records = Folder(path=str(picture_folder)).records()
+    missing = make_records(key=["gone"], path=[str(tmp_path / "gone.jpg")])
+    expected = {content_hash(path.read_bytes()) for path in picture_folder.rglob("*.jpg")}
+    assert content_hashes(concat_records([records, missing])) == expected
+    assert all(len(digest) == 16 for digest in expected)
+
+
+@pytest.mark.parametrize(
+    ("pool", "overlaps"),
+    [
+        ("", True),
+        ("#t=0.4,1.6", True),
+        ("#t=0.50,1.5", True),
+        ("#t=1,9", True),
+        ("#t=1.5,2", False),
+        ("#t=,0.5", False),
+    ],
+)
+def test_parts_of_a_video_overlap_if_their_times_do(pool, overlaps):
+    held = make_records(key=["held"], path=["one.mp4#t=0.5,1.5"])
+    others = make_records(key=["a", "b"], path=[f"one.mp4{pool}", f"two.mp4{pool}"])
+    assert find_overlap([others], held)["key"].to_pylist() == ["a"] * overlaps

@@ -1,0 +1,115 @@
+"""Which frames make up the clips of a video, told from pictures whose brightness is their number."""
+
+import numpy as np
+import pytest
+import torch
+
+from bsssl.data.decoding.pictures import DecodeError
+from bsssl.data.decoding.readers import open_video
+from bsssl.data.loading.dataset import ItemDataset
+from bsssl.data.records import make_records
+from bsssl.data.views import views as views_module
+from bsssl.data.views.transforms import test_transform as make_test_transform
+from bsssl.data.views.views import ClipViews
+from tests.data.videos import write_video
+
+WHOLE = (None, None)
+
+
+class Counted:
+    """A video of ``num_frames`` frames at 10 per second, read as files are; frame n has the grey level n."""
+
+    def __init__(self, num_frames):
+        self.num_frames = num_frames
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def seconds(self):
+        return np.arange(self.num_frames) / 10
+
+    def get(self, indices, each=None):
+        assert sorted(set(indices)) == list(indices) and indices[0] >= 0 and indices[-1] < self.num_frames
+        frames = np.broadcast_to(np.array(indices, np.uint8)[:, None, None, None], (len(indices), 4, 6, 3)).copy()
+        return frames if each is None else each(frames)
+
+
+@pytest.fixture
+def clips_of(monkeypatch):
+    def clips_of(num_frames, segment=WHOLE, **options):
+        monkeypatch.setattr(views_module, "open_video", lambda source, **_: Counted(num_frames))
+        clips = ClipViews(lambda frames: frames, **options)(b"", segment)
+        assert all(clip.shape == (3, options["frames"], 4, 6) and clip.dtype == torch.uint8 for clip in clips)
+        return [clip[0, :, 0, 0].tolist() for clip in clips]
+
+    return clips_of
+
+
+def test_even_clips_reach_from_the_first_frame_to_the_last(clips_of):
+    clips = clips_of(100, frames=4, stride=3, count=10)
+    assert [clip[0] for clip in clips] == [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]
+    assert clips[-1] == [90, 93, 96, 99]
+
+
+def test_a_single_clip_is_in_the_middle(clips_of):
+    assert clips_of(21, frames=5, stride=2, count=1) == [[6, 8, 10, 12, 14]]
+
+
+def test_a_short_video_repeats_its_last_frame(clips_of):
+    assert clips_of(3, frames=5, stride=1, count=2) == [[0, 1, 2, 2, 2]] * 2
+    assert clips_of(1, frames=4, stride=2) == [[0, 0, 0, 0]]
+
+
+def test_a_segment_is_all_that_is_seen(clips_of):
+    assert clips_of(100, (2.0, 3.0), frames=2, stride=1, count=3) == [[20, 21], [24, 25], [28, 29]]
+    assert clips_of(100, (9.5, None), frames=8, stride=1, count=1) == [[95, 96, 97, 98, 99, 99, 99, 99]]
+    assert clips_of(100, (None, 0.3), frames=3, stride=1, count=1) == [[0, 1, 2]]
+    assert clips_of(100, (2.02, 2.08), frames=2, stride=1, count=1) == [[20, 20]]  # on the screen throughout
+    with pytest.raises(DecodeError, match=r"no frame from 12 s"):
+        clips_of(100, (12.0, None), frames=3, stride=1, count=1)
+
+
+def test_random_clips_come_from_anywhere_and_vary_in_stride(clips_of):
+    torch.manual_seed(0)
+    clips = [clips_of(50, frames=4, stride=3, stride_jitter=1)[0] for _ in range(400)]
+    strides = {clip[1] - clip[0] for clip in clips}
+    assert strides == {2, 3, 4}
+    assert all(np.ptp(np.diff(clip)) == 0 for clip in clips)
+    assert min(clip[0] for clip in clips) == 0 and max(clip[-1] for clip in clips) == 49
+
+
+def test_random_clips_follow_from_the_generator_alone(clips_of):
+    def draw():
+        torch.manual_seed(5)
+        return clips_of(50, frames=4, stride=2)
+
+    assert draw() == draw()
+
+
+def test_clips_that_do_not_depend_on_chance_are_the_same_some_frames_at_a_time(tmp_path):
+    path = str(write_video(tmp_path / "a.mp4", frames=20, width=96, height=64))
+    transform = make_test_transform(size=24, resize=30)
+    [clip] = ClipViews(transform, frames=20, stride=1, count=1)(path, WHOLE)
+    with open_video(path) as video:
+        whole = transform(torch.from_numpy(video.get(range(20))).movedim(-1, 1))
+    assert torch.equal(clip, whole.movedim(1, 0))
+
+
+def test_large_pictures_are_refused(tmp_path):
+    path = str(write_video(tmp_path / "a.mp4", frames=2, width=96, height=64))
+    with pytest.raises(DecodeError, match=r"96 x 64 pixels"):
+        ClipViews(make_test_transform(size=8), frames=2, stride=1, max_pixels=96 * 63)(path, WHOLE)
+
+
+def test_an_offset_without_a_size_goes_to_the_end_of_the_file(tmp_path):
+    first = write_video(tmp_path / "first.mp4", frames=4)
+    second = write_video(tmp_path / "second.mp4", frames=9)
+    both = tmp_path / "both.bin"
+    both.write_bytes(first.read_bytes() + second.read_bytes())
+    records = make_records(key=["second"], path=[str(both)], offset=[first.stat().st_size], size=[-1])
+    seen = ItemDataset(records, views=ClipViews(make_test_transform(size=16), frames=9, stride=1, count=1))[0]
+    wanted = ClipViews(make_test_transform(size=16), frames=9, stride=1, count=1)(str(second), WHOLE)
+    assert torch.equal(seen[0]["input"], wanted[0])

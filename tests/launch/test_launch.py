@@ -1,0 +1,249 @@
+"""Launching without a cluster: processes on this machine, shares of a stage, what is said where there is no Slurm."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bsssl.launch.status import Job, save_jobs
+
+BSSSL = str(Path(sys.executable).parent / "bsssl")
+TWO = ("--launch", "launcher.processes_per_node=2")
+
+
+def run(command, recipe, output, *arguments):
+    """The command in a process of its own."""
+    call = [BSSSL, command, "--config", str(recipe.config), f"output_dir={output}", *arguments]
+    return subprocess.run(call, capture_output=True, text=True)
+
+
+def test_two_processes_on_this_machine(recipe, finished, tmp_path):
+    done = run("run", recipe, tmp_path / "two", *TWO)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("results.json, results.md and results.png are in") == 1
+    two = tmp_path / "two" / "seed-0"
+    assert '"processes": 2' in (two / "teacher" / "done.json").read_text()
+    # Batch normalisation sees half a batch each, so weights differ a little, and what they lead to too.
+    one = load_file(finished / "seed-0" / "teacher" / "model.safetensors")
+    assert not torch.equal(one["conv1.weight"], load_file(two / "teacher" / "model.safetensors")["conv1.weight"])
+    assert len(list((two / "score").glob("*.scores"))) == 6
+
+
+def test_a_process_that_fails_ends_all(recipe, tmp_path):
+    done = run(
+        "train", recipe, tmp_path / "run", "stage=teacher", "teacher.base_lr=1e30", "teacher.warmup=0 steps", *TWO
+    )
+    assert done.returncode == 1
+    errors = {line for line in done.stderr.splitlines() if line.startswith("error: ")}
+    assert errors and all("training diverged" in line for line in errors)
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_ends_the_loaders_processes_too(recipe, tmp_path):
+    began = time.monotonic()
+    broken = ("stage=teacher", "teacher.base_lr=1e30", "teacher.warmup=0 steps", "system.workers=2")
+    done = run("train", recipe, tmp_path / "run", *broken)
+    assert done.returncode == 1 and "training diverged" in done.stderr
+    assert time.monotonic() - began < 120
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_shares_of_scoring(bsssl, finished, recipe, count):
+    score, common = finished / "seed-0" / "score", ("--config", recipe.config, f"output_dir={finished}")
+    expected = {path.name: path.read_bytes() for path in score.glob("*.scores")}
+    selection = (finished / "seed-0" / "select" / "selection.parquet").read_bytes()
+    for path in score.iterdir():
+        path.unlink()
+    for task in reversed(range(count)):
+        assert bsssl("score", *common, "--task", f"{task}/{count}").status == 0
+        assert {path.name for path in score.glob("*.scores")} == {
+            f"{shard:06d}.scores" for shard in range(6) if shard % count >= task
+        }
+    assert not (score / "done.json").exists()
+    assert bsssl("score", *common).status == bsssl("select", *common).status == 0
+    assert {path.name: path.read_bytes() for path in score.glob("*.scores")} == expected
+    assert (finished / "seed-0" / "select" / "selection.parquet").read_bytes() == selection
+
+
+def test_a_task_of_another_config_unmakes_a_finished_stage(bsssl, finished, recipe):
+    common = ("--config", recipe.config, f"output_dir={finished}")
+    selection = finished / "seed-0" / "select" / "selection.parquet"
+    expected = selection.read_bytes()
+    assert bsssl("score", *common, "--task", "0/1", "score.top_p=3").status == 0
+    outcome = bsssl("select", *common)
+    assert outcome.status == 1 and "run first: python tools/score_pool.py" in outcome.errors[0]
+    assert bsssl("score", *common).status == bsssl("select", *common).status == 0
+    assert selection.read_bytes() == expected
+
+
+def test_shares_within_a_group_of_processes(recipe, finished):
+    score = finished / "seed-0" / "score"
+    before = {path.name: path.stat().st_mtime_ns for path in score.glob("*.scores")}
+    for path in score.iterdir():
+        path.unlink()
+    torchrun = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node=2", BSSSL]
+    call = [*torchrun, "score", "--config", str(recipe.config), f"output_dir={finished}", "--task", "0/2"]
+    done = subprocess.run(call, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # Two tasks of two processes are four shares, of which these are the first two.
+    assert (
+        {path.name for path in score.glob("*.scores")}
+        == {f"{shard:06d}.scores" for shard in (0, 1, 4, 5)}
+        < set(before)
+    )
+
+
+def test_a_task_is_not_launched(bsssl, recipe):
+    outcome = bsssl("score", "--config", recipe.config, "--task", "0/2", "--launch")
+    assert outcome.status == 1 and "set launcher.array_tasks instead" in outcome.errors[0]
+
+
+def test_options_are_not_abbreviated(bsssl, recipe):
+    assert "unrecognized arguments: --laun" in bsssl("run", "--config", recipe.config, "--laun").err
+
+
+def test_an_interrupt_of_processes_on_this_machine(recipe, tmp_path):
+    call = [BSSSL, "train", "--config", str(recipe.config), f"output_dir={tmp_path / 'run'}", "stage=teacher"]
+    running = subprocess.Popen(
+        [*call, "teacher.length=100000 steps", *TWO], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "run" / "seed-0" / "teacher").is_dir():
+        time.sleep(0.1)
+    time.sleep(1)
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=120)
+    assert running.returncode == 130
+    assert err.splitlines()[-1] == "interrupted: the same command goes on from the last checkpoint"
+
+
+@pytest.mark.parametrize("task", ["4/4", "1", "-1/2", "a/b"])
+def test_a_task_that_is_none(bsssl, recipe, task):
+    outcome = bsssl("score", "--config", recipe.config, f"--task={task}")
+    assert outcome.status == 2 and "write for example 0/16 for the first of 16" in outcome.err
+
+
+def test_no_slurm_here(bsssl, recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    outcome = bsssl("run", "--config", recipe.config, f"output_dir={tmp_path}", "--launch", "launcher.kind=slurm")
+    assert outcome.status == 1 and outcome.errors[0].startswith("error: the job of data cannot be submitted")
+    assert "slurm" in outcome.errors[0] and outcome.err.count("\n") == 1
+
+
+def test_a_batch_that_the_cluster_cannot_share_is_refused_before_anything_is_submitted(bsssl, recipe, tmp_path):
+    launcher = "launcher={kind: slurm, nodes: 5, gpus_per_node: 8, stages: {train: {gpus_per_node: 7}}}"
+    for plan in ((), ("--plan",)):
+        outcome = bsssl("run", "--config", recipe.config, f"output_dir={tmp_path}", "--launch", launcher, *plan)
+        assert outcome.status == 1
+        assert "teacher.batch_size (12) does not divide evenly over 35 processes" in outcome.errors[0]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("argument", "error"),
+    [
+        ("launcher.nodes=2", "launcher: kind is local, which has one node, not 2; set kind=slurm or nodes=1"),
+        ("launcher.stages={training: {minutes: 3}}", "launcher.stages.training"),
+        (
+            "launcher={kind: slurm, processes_per_node: 4, cpus_per_node: 2}",
+            "cpus_per_node (2) is below the 4 processes",
+        ),
+    ],
+)
+def test_a_wrong_launcher(bsssl, recipe, argument, error):
+    outcome = bsssl("run", "--config", recipe.config, "--launch", argument)
+    assert outcome.status == 1 and error in outcome.err
+
+
+def test_status_of_a_run_without_jobs(bsssl, finished, tmp_path):
+    lines = bsssl("status", finished).out.splitlines()
+    assert lines[0].split() == ["run", "stage", "state", "job"]
+    assert all(line.split()[2] == "done" for line in lines[1:]) and "6 of 6 shards" in "".join(lines)
+    (finished / "seed-0" / "score" / "done.json").unlink()
+    (finished / "seed-0" / "score" / "000003.scores").unlink()
+    assert "5 of 6 shards" in bsssl("status", finished).out
+    shards = [line.split()[-2:] for line in bsssl("status", finished, "--shards").out.splitlines()[1:]]
+    assert shards[3] == ["not", "done"] and [shard[-1] for shard in shards].count("done") == 6
+    assert bsssl("cancel", finished).out == f"{finished} has no unfinished jobs\n"
+    outcome = bsssl("status", tmp_path / "none")
+    assert outcome.status == 1 and outcome.errors == [
+        f"error: no run in {tmp_path / 'none'}; give the output_dir of one"
+    ]
+
+
+def test_status_without_squeue(bsssl, finished, monkeypatch):
+    (finished / "jobs" / "1").mkdir(parents=True)
+    save_jobs(str(finished / "jobs" / "1"), [Job(job_id="7", run="seed-0", stage="score", folder="")])
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert "squeue does not answer" in bsssl("status", finished).errors[0]
+
+
+@pytest.fixture
+def slurm(finished, tmp_path, monkeypatch):
+    """``slurm(squeue=..., sacct=...)``: Slurm's commands, printing these lines, and a submission of four jobs."""
+
+    def answer(**printed):
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        for command, lines in printed.items():
+            script = tmp_path / "bin" / command
+            script.write_text("#!/bin/sh\ncat <<'E'\n" + "".join(f"{line}\n" for line in lines) + "E\n")
+            script.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+
+    logs = finished / "jobs" / "1"
+    logs.mkdir(parents=True)
+    common = {"run": "seed-0", "folder": str(logs)}
+    jobs = [Job(job_id="7", stage="teacher", **common), Job(job_id="8", stage="score", tasks=4, **common)]
+    jobs += [Job(job_id="9", stage="score", **common), Job(job_id="10", stage="report", **{**common, "run": "."})]
+    save_jobs(str(logs), jobs)
+    return answer
+
+
+def state_of(text, stage):
+    return next(line.split()[2] for line in text.splitlines()[1:] if line.split()[1:2] == [stage])
+
+
+def test_status_of_a_run_that_ended_well(bsssl, finished, slurm):
+    slurm(squeue=[], sacct=["7|COMPLETED", "8_[0-3]|COMPLETED", "9|COMPLETED", "10|COMPLETED"])
+    text = bsssl("status", finished).out
+    assert "failed" not in text and state_of(text, "report") == "done"
+
+
+def test_status_of_tasks(bsssl, finished, slurm):
+    for name in ("done.json", "000001.scores", "000002.scores"):
+        (finished / "seed-0" / "score" / name).unlink()
+    slurm(
+        squeue=["8_1|RUNNING|None", "8_2|PENDING|Resources", "9|PENDING|Dependency", "10|PENDING|Dependency"],
+        sacct=["7|COMPLETED", "8_0|COMPLETED", "8_3|COMPLETED"],
+    )
+    text = bsssl("status", finished).out
+    assert state_of(text, "score") == "running" and "4 of 6 shards; tasks: 2 ended, 1 running, 2 waiting" in text
+    assert state_of(text, "report") == "waiting"
+    shards = [line.split(maxsplit=3)[3] for line in bsssl("status", finished, "--shards").out.splitlines()[1:]]
+    assert shards == ["done", "running", "waiting", "done", "done", "done"]
+
+
+def test_status_of_a_cancelled_array(bsssl, finished, slurm):
+    (finished / "seed-0" / "score" / "done.json").unlink()
+    slurm(
+        squeue=[], sacct=["7|COMPLETED", "8_[0-1,3%2]|CANCELLED by 0", "8_2|COMPLETED", "9|CANCELLED", "10|CANCELLED"]
+    )
+    text = bsssl("status", finished).out
+    assert state_of(text, "score") == "cancelled" and "tasks: 4 cancelled, 1 ended" in text
+
+
+def test_status_shows_the_log_of_the_process_that_failed(bsssl, finished, slurm):
+    (finished / "seed-0" / "teacher" / "done.json").unlink()
+    logs = finished / "jobs" / "1"
+    for process, text in enumerate(
+        ["20:00:00 seed 0: teacher", "", "error: the GPU's memory is full; lower batch_size"]
+    ):
+        (logs / f"7_{process}_log.out").write_text(text + "\n")
+    slurm(squeue=[], sacct=["7|FAILED", "8_[0-3]|CANCELLED", "9|CANCELLED", "10|CANCELLED"])
+    text = bsssl("status", finished).out
+    assert state_of(text, "teacher") == "failed"
+    assert f"teacher, failed: {logs / '7_2_log.out'}\n    error: the GPU's memory is full" in text

@@ -1,0 +1,284 @@
+import argparse
+import functools
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+import safetensors.torch
+import timm
+import torch
+from torch import Tensor, nn
+from torchvision import models as torchvision_models
+
+from bsssl.engine.checkpoints import save_model
+from bsssl.errors import UserError
+from bsssl.models import build_model, has_classes, load_weights, read_checkpoint
+
+CLASSES = [f"class {number}" for number in range(5)]
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    """``model`` with every tensor random, running statistics too, ready to be compared by its outputs."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.rand_like(tensor) * 0.1 + (0.5 if "running_var" in name else 0))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def _original(model: nn.Module) -> Any:
+    """As in the original release: saved before batch normalisation counted its batches."""
+    return {name: value for name, value in model.state_dict().items() if "num_batches" not in name}
+
+
+def _timm_training(model: nn.Module) -> Any:
+    other = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
+    arguments = argparse.Namespace(lr=0.1, model="resnet18")
+    return {
+        "epoch": 3,
+        "arch": "resnet18",
+        "args": arguments,
+        "state_dict": other,
+        "state_dict_ema": model.state_dict(),
+    }
+
+
+def _distributed(model: nn.Module) -> Any:
+    return {"model": {f"module._orig_mod.{name}": value for name, value in model.state_dict().items()}, "step": 7}
+
+
+def _other_head(model: nn.Module) -> Any:
+    return {name.replace("fc.", "last_linear."): value for name, value in model.state_dict().items()}
+
+
+@functools.cache
+def saved_by(library: str) -> nn.Module:
+    """A ResNet-18 of another library with random tensors, made once."""
+    create = {"torchvision": torchvision_models.resnet18, "timm": functools.partial(timm.create_model, "resnet18")}
+    return randomised(create[library](num_classes=5))
+
+
+@functools.cache
+def target(name: str) -> nn.Module:
+    """A network to fill, made once."""
+    return build_model(name, num_classes=5).eval()
+
+
+LAYOUTS: dict[str, tuple[str, Callable[[nn.Module], Any]]] = {
+    "torchvision": ("torchvision", nn.Module.state_dict),
+    "original": ("torchvision", _original),
+    "original, wrapped": ("torchvision", lambda model: {"state_dict": _original(model)}),
+    "distributed": ("torchvision", _distributed),
+    "timm": ("timm", nn.Module.state_dict),
+    "timm training": ("timm", _timm_training),
+    "other head": ("torchvision", _other_head),
+}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm/resnet18"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_the_outputs_of_the_saved_network(
+    layout: str, name: str, images: Tensor, tmp_path: Path
+) -> None:
+    library, pack = LAYOUTS[layout]
+    saved, model = saved_by(library), target(name)
+    path = str(tmp_path / "weights.pth")
+    torch.save(pack(saved), path)
+    for tensor in model.state_dict().values():
+        tensor.zero_()
+    report = load_weights(model, path)
+    assert saved(images).std() > 0
+    assert torch.equal(model(images), saved(images))
+    assert report.unexpected == ()
+    assert all(name.endswith("num_batches_tracked") for name in report.missing)
+    assert set(report.matched) | set(report.missing) == set(model.state_dict())
+
+
+def test_our_own_files_carry_their_network_and_classes(images: Tensor, tmp_path: Path) -> None:
+    path = str(tmp_path / "model.safetensors")
+    saved = randomised(build_model("small_resnet", num_classes=5, width=8)).to(memory_format=torch.channels_last)
+    save_model(path, saved.state_dict(), name="small_resnet", classes=CLASSES, options={"width": 8})
+    metadata = read_checkpoint(path).metadata
+    assert metadata == {"model": "small_resnet", "classes": CLASSES, "options": {"width": 8}}
+    model = build_model(metadata["model"], num_classes=5, **metadata["options"]).eval()
+    assert load_weights(model, path, classes=CLASSES).metadata == metadata
+    torch.testing.assert_close(model(images), saved(images))
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+def test_remote_files_and_foreign_safetensors(name: str, images: Tensor) -> None:
+    saved = randomised(build_model("wide_resnet", num_classes=5, depth=10))
+    url = f"memory://test-weights/{name}"
+    with fsspec.open(url, "wb") as file:
+        if name.endswith("pth"):
+            torch.save(saved.state_dict(), file)
+        else:
+            file.write(safetensors.torch.save(saved.state_dict(), {"format": "pt"}))
+    model = build_model("wide_resnet", num_classes=5, depth=10).eval()
+    assert load_weights(model, url).metadata == {}
+    assert torch.equal(model(images), saved(images))
+
+
+def test_half_precision_files_fill_a_full_precision_network() -> None:
+    saved = randomised(build_model("small_resnet", num_classes=5))
+    model = build_model("small_resnet", num_classes=5)
+    load_weights(model, {name: value.half() for name, value in saved.state_dict().items()})
+    weight = model.state_dict()["conv1.weight"]
+    assert weight.dtype == torch.float32
+    assert torch.equal(weight, saved.state_dict()["conv1.weight"].half().float())
+
+
+@pytest.mark.parametrize("count", [5, 7])
+def test_a_new_head_keeps_its_initialisation(count: int, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="bsssl")
+    saved = randomised(build_model("small_resnet", num_classes=5))
+    model = build_model("small_resnet", num_classes=count)
+    fresh = model.state_dict()["fc.weight"].clone()
+    report = load_weights(model, saved.state_dict(), new_head=True)
+    assert report.missing == report.unexpected == ("fc.weight", "fc.bias")
+    assert torch.equal(model.state_dict()["fc.weight"], fresh)
+    assert torch.equal(model.state_dict()["stages.0.0.conv1.weight"], saved.state_dict()["stages.0.0.conv1.weight"])
+    assert "the classifier 'fc' starts afresh" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (CLASSES[:3], "has 5 classes and the data 3; .*new_head"),
+        ([*CLASSES[:4], "other"], "has 'class 4' as class 4 and the data 'other'; .*new_head"),
+        (CLASSES[::-1], "has 'class 0' as class 0 and the data 'class 4'"),
+    ],
+)
+def test_other_classes_are_refused(classes: list[str], message: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "model.safetensors")
+    saved = build_model("small_resnet", num_classes=5)
+    save_model(path, saved.state_dict(), name="small_resnet", classes=CLASSES)
+    model = build_model("small_resnet", num_classes=len(classes))
+    with pytest.raises(UserError, match=message):
+        load_weights(model, path, classes=classes)
+    load_weights(model, path, classes=classes, new_head=True)
+
+
+def test_another_number_of_classes_is_refused_without_names() -> None:
+    saved = build_model("small_resnet", num_classes=5)
+    with pytest.raises(UserError, match=r"the given state dict has 5 classes and the network 3; .*new_head"):
+        load_weights(build_model("small_resnet", num_classes=3), saved.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (
+            "small_resnet",
+            {"width": 8},
+            "22 of its 128 .* 128, .* 'conv1.weight' is 16x3x3x3 there and 8x3x3x3 here",
+        ),
+        (
+            "small_resnet",
+            {"blocks": [3, 3, 4]},
+            "128 of its 128 .* 140, .*'stages.2.3.conv1.weight' is not in it",
+        ),
+        ("small_resnet", {"blocks": [3, 3, 2]}, "'stages.2.2.bn1.bias' has no place in the network"),
+        ("wide_resnet", {}, "of another architecture: .* configure model 'small_resnet' with its options"),
+    ],
+)
+@pytest.mark.parametrize("new_head", [False, True])
+def test_another_architecture_is_one_line_and_changes_nothing(
+    name: str, options: dict[str, Any], message: str, new_head: bool, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "model.safetensors")
+    saved = build_model("small_resnet", num_classes=5)
+    save_model(path, saved.state_dict(), name="small_resnet", classes=CLASSES)
+    model = build_model(name, num_classes=5, **options)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(UserError, match="another architecture") as caught:
+        load_weights(model, path, new_head=new_head)
+    if not new_head:
+        caught.match(message)
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def _cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def _overwrite(path: Path) -> None:
+    path.write_bytes(b"<html>404</html>" * 100)
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [_cut, _overwrite, _empty])
+@pytest.mark.parametrize("name", ["weights.pth", "old.pth", "weights.safetensors"])
+def test_damaged_files_are_named(name: str, damage: Callable[[Path], None], tmp_path: Path) -> None:
+    path = tmp_path / name
+    state = build_model("small_resnet", num_classes=5).state_dict()
+    if name.endswith("pth"):
+        torch.save(state, path, _use_new_zipfile_serialization=name != "old.pth")
+    else:
+        path.write_bytes(safetensors.torch.save(state))
+    read_checkpoint(str(path))
+    damage(path)
+    with pytest.raises(UserError, match=f"{name} is damaged or not a file of weights .*fetch it again") as caught:
+        read_checkpoint(str(path))
+    assert "\n" not in str(caught.value)
+
+
+class _Trap:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (os.environ["BSSSL_TRAP"],)
+
+
+@pytest.mark.parametrize("protocol", ["new", "old"])
+def test_code_in_a_file_is_never_run(protocol: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BSSSL_TRAP", str(tmp_path / "sprung"))
+    path = str(tmp_path / "trap.pth")
+    content = {"state_dict": {"weight": torch.zeros(1)}, "extra": _Trap()}
+    torch.save(content, path, _use_new_zipfile_serialization=protocol == "new")
+    with pytest.raises(
+        UserError,
+        match=r"trap\.pth holds Python objects besides weights .posix\.mkdir.*torch\.save",
+    ):
+        read_checkpoint(path)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_files_without_weights_and_paths_without_files(tmp_path: Path) -> None:
+    path = str(tmp_path / "numbers.pth")
+    for content in ({"state_dict": {"epoch": 3}}, [1, 2], {}):
+        torch.save(content, path)
+        with pytest.raises(UserError, match=r"numbers\.pth has no weights by name"):
+            read_checkpoint(path)
+    with pytest.raises(UserError, match=r"no such file: .*nowhere"):
+        read_checkpoint(str(tmp_path / "nowhere.pth"))
+    with pytest.raises(UserError, match=r"cannot read .*: Is a directory"):
+        read_checkpoint(str(tmp_path))
+
+
+@pytest.mark.parametrize(("theirs", "same"), [(["a", "b", "c"], True), (["a", "c", "b"], False), (["a", "b"], False)])
+def test_a_file_with_names_has_these_classes_or_others(tmp_path: Path, theirs: list[str], same: bool) -> None:
+    saved = build_model("small_resnet", num_classes=len(theirs), width=4, blocks=[1])
+    save_model(str(tmp_path / "a.safetensors"), saved.state_dict(), name="small_resnet", classes=theirs)
+    model = build_model("small_resnet", num_classes=3, width=4, blocks=[1])
+    assert has_classes(model, str(tmp_path / "a.safetensors"), ["a", "b", "c"]) is same
+
+
+@pytest.mark.parametrize(("count", "same"), [(3, True), (1000, False)])
+def test_a_file_without_names_is_judged_by_its_number_of_classes(tmp_path: Path, count: int, same: bool) -> None:
+    saved = build_model("small_resnet", num_classes=count, width=4, blocks=[1])
+    torch.save(
+        {"state_dict": {f"module.{name}": value for name, value in saved.state_dict().items()}}, tmp_path / "a.pth"
+    )
+    model = build_model("small_resnet", num_classes=3, width=4, blocks=[1])
+    assert has_classes(model, str(tmp_path / "a.pth"), ["a", "b", "c"]) is same
