@@ -1,45 +1,208 @@
-"""The two registries of the project.
+"""What a config can name: the registries of the project, which anyone can add to.
 
-A model or a dataset is added by decorating its factory; configs then select it by name::
+A part is added by decorating its factory or class in a module that the config lists under ``plugins``, or that a
+package announces as an entry point of the group ``bsssl.plugins``::
 
     @MODELS.register("my_net")
-    def my_net(*, num_classes: int) -> nn.Module: ...
+    def my_net(*, num_classes: int, width: int = 16) -> nn.Module: ...
+
+The options of a part are the arguments of its own signature, less those that the program gives (here ``num_classes``).
+The parts that come with the project are imported when one of their registry is first looked up.
 """
 
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import Parameter
 from typing import Any
 
-from fvcore.common.registry import Registry as _Registry
+from pydantic import ValidationError, validate_call
 
 from bsssl.errors import UserError, choices
 
 
-class Registry(_Registry):
-    """fvcore's registry with explicit names and an error that lists the valid ones."""
+@dataclass(frozen=True)
+class PartOption:
+    """An argument of a registered part that a config can set."""
 
-    def register(self, name: str) -> Any:
-        """Decorate a factory to make it known as ``name``."""
+    name: str
+    type: str
+    default: str
+    """as Python writes it; ``(required)`` where there is none"""
 
-        def decorate(factory: Any) -> Any:
-            self._do_register(name, factory)
-            return factory
+
+class Registry:
+    """Parts of one sort by name.
+
+    Args:
+        sort: What the parts are, for messages: ``model``, ``dataset``, ...
+        given: The arguments that the program gives to every part; all others are options.
+        built_in: The modules whose import registers the parts of the project.
+    """
+
+    def __init__(self, sort: str, *, given: Sequence[str] = (), built_in: Sequence[str] = ()) -> None:
+        self.sort = sort
+        self._given = frozenset(given)
+        self._built_in = tuple(built_in)
+        self._parts: dict[str, Any] = {}
+
+    def register(self, name: str) -> Callable[[Any], Any]:
+        """Return a decorator that makes a part known as ``name``.
+
+        Raises:
+            UserError: Another part has that name.
+        """
+
+        def decorate(part: Any) -> Any:
+            other = self._parts.get(name)
+            if other is not None and _place(other) != _place(part):  # a module that is imported again changes nothing
+                raise UserError(
+                    f"{self.sort} '{name}' of {_place(part)} is registered already, by {_place(other)}; choose another "
+                    "name"
+                )
+            self._parts[name] = part
+            return part
 
         return decorate
 
     def names(self) -> list[str]:
-        """All registered names, sorted."""
-        return sorted(name for name, _ in self)
+        """Return all registered names, sorted."""
+        self._load()
+        return sorted(self._parts)
+
+    def __contains__(self, name: str) -> bool:
+        """Return whether there is a part called ``name``."""
+        self._load()
+        return name in self._parts
 
     def get(self, name: str) -> Any:
-        """The factory called ``name``; UserError that lists the valid names if there is none."""
+        """Return the part called ``name``.
+
+        Raises:
+            UserError: There is none; the message lists the valid names.
+        """
         if name not in self:
-            raise UserError(f"unknown {self._name} '{name}': {choices(name, self.names())}")
-        return super().get(name)
+            raise UserError(f"unknown {self.sort} '{name}': {choices(name, self.names())}")
+        return self._parts[name]
+
+    def build(self, name: str, options: Mapping[str, Any], **given: Any) -> Any:
+        """Return what the part called ``name`` makes of the arguments of the program and of the ``options``.
+
+        Raises:
+            UserError: There is no such part or option, or a value is of the wrong type or missing.
+        """
+        part = self.get(name)
+        try:
+            return validate_call(config={"arbitrary_types_allowed": True})(part)(**given, **options)
+        except ValidationError as error:
+            raise UserError(f"{self.sort} '{name}': {self._explain(error, name)}") from None
+
+    def check(self, name: str, options: Mapping[str, Any]) -> None:
+        """Refuse a name or the names of options that the registry does not have, without making the part.
+
+        Raises:
+            UserError: The name or an option is unknown, or an option that the part needs is missing.
+        """
+        part = self.get(name)
+        if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in inspect.signature(part).parameters.values()):
+            return
+        known = {option.name: option for option in self.options(name)}
+        for option in options:
+            if option not in known:
+                raise UserError(f"{self.sort} '{name}' has no option '{option}': {choices(option, known)}")
+        missing = [option for option in known if known[option].default == "(required)" and option not in options]
+        if missing:
+            raise UserError(f"{self.sort} '{name}' needs the option '{missing[0]}'; give it under its options")
+
+    def options(self, name: str) -> list[PartOption]:
+        """Return the options of the part called ``name``, in the order of its signature."""
+        parameters = inspect.signature(self.get(name)).parameters.values()
+        named = [one for one in parameters if one.kind in (Parameter.KEYWORD_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
+        return [
+            PartOption(
+                name=one.name,
+                type=inspect.formatannotation(one.annotation) if one.annotation is not Parameter.empty else "any",
+                default="(required)" if one.default is Parameter.empty else repr(one.default),
+            )
+            for one in named
+            if one.name not in self._given
+        ]
+
+    def _load(self) -> None:
+        for module in self._built_in:
+            importlib.import_module(module)
+
+    def _explain(self, error: ValidationError, name: str) -> str:
+        """Return everything that is wrong with the options of a part, in one line."""
+        valid, problems = [option.name for option in self.options(name)], []
+        for problem in error.errors(include_url=False):
+            option = ".".join(map(str, problem["loc"]))
+            if problem["type"] == "unexpected_keyword_argument":
+                problems.append(f"unknown option '{option}': {choices(option, valid)}")
+            else:
+                problems.append(f"{option}={problem['input']!r}: {problem['msg']}")
+        return "; ".join(problems)
 
 
-MODELS = Registry("model")
-MODELS.__doc__ = """Factories ``(*, num_classes: int, **options) -> nn.Module`` that map a float batch
-(B, 3, H, W), or (B, 3, T, H, W) for video, to logits (B, num_classes)."""
+def _place(part: Any) -> str:
+    return f"{getattr(part, '__module__', '?')}.{getattr(part, '__qualname__', type(part).__qualname__)}"
 
-DATASETS = Registry("dataset")
-DATASETS.__doc__ = """Factories ``(*, path: str, **options) -> Source`` (see ``bsssl.data.datasets.sources``): where
-the records of a labeled set, a test set or a pool come from."""
+
+MODELS = Registry("model", given=("num_classes",), built_in=("bsssl.models.zoo.image", "bsssl.models.zoo.video"))
+"""Factories ``(*, num_classes: int, **options) -> nn.Module`` of networks that map a float batch (B, 3, H, W), or
+(B, 3, T, H, W) for video, to logits (B, num_classes)."""
+
+DATASETS = Registry("dataset", given=("path",), built_in=("bsssl.data.datasets",))
+"""Factories ``(*, path: str, **options) -> Source`` (``bsssl.data.datasets.sources``): where the records of a labeled
+set, a test set or a pool come from."""
+
+LOSSES = Registry("loss", given=("num_classes", "rows"), built_in=("bsssl.optim.losses",))
+"""Factories ``(*, num_classes: int, rows: int, **options) -> nn.Module``, called with logits (B, C), the target (int64
+(B,) or float32 (B, C)) and the rows of the training set, int64 (B,); the module returns the mean loss."""
+
+OPTIMIZERS = Registry("optimizer", given=("parameters", "lr", "weight_decay"), built_in=("bsssl.optim.optimizers",))
+"""Factories ``(parameters, *, lr: float, weight_decay: float, **options) -> torch.optim.Optimizer``."""
+
+SCHEDULES = Registry("schedule", given=("peak", "steps"), built_in=("bsssl.optim.schedules",))
+"""Factories ``(*, peak: float, steps: int, **options) -> Callable[[float], float]``: from the share of the training that
+is done, in [0, 1), to the learning rate."""
+
+AUGMENTATIONS = Registry("augmentation", given=("size",), built_in=("bsssl.data.views.transforms",))
+"""Factories ``(*, size: int, **options) -> Callable``: from a picture, uint8 (C, H, W) or the frames of a clip (T, C, H,
+W), to one of ``size`` x ``size`` pixels, at random."""
+
+SELECTION_RULES = Registry("selection rule", built_in=("bsssl.selection.topk",))
+"""Ways to select: see ``bsssl.selection.topk``."""
+
+VIDEO_READERS = Registry("video reader", built_in=("bsssl.data.decoding.readers",))
+"""Factories ``(source: str | bytes, *, deadline: float, max_pixels: int) -> VideoReader``."""
+
+STAGES = Registry("stage", built_in=("bsssl.stages",))
+"""Sub-classes of ``bsssl.pipeline.stage.Stage``, by their kind."""
+
+LAUNCHERS = Registry("launcher", built_in=("bsssl.launch.local", "bsssl.launch.slurm"))
+"""Sub-classes of ``bsssl.launch.base.Launcher``: who starts the processes of a command given ``--launch``."""
+
+EXPORTERS = Registry("exporter", given=("model", "path"), built_in=("bsssl.models.export",))
+"""Functions ``(model, path: str, **options) -> None`` that write a trained network (``bsssl.Model``) for another
+program."""
+
+LOGGERS = Registry("metric logger", given=("folder", "step"), built_in=("bsssl.engine.metrics",))
+"""Factories ``(*, folder: str, step: int, **options)`` of objects with ``write(step, scalars)`` and ``close()``."""
+
+REGISTRIES = {
+    "models": MODELS,
+    "datasets": DATASETS,
+    "losses": LOSSES,
+    "optimizers": OPTIMIZERS,
+    "schedules": SCHEDULES,
+    "augmentations": AUGMENTATIONS,
+    "selection_rules": SELECTION_RULES,
+    "video_readers": VIDEO_READERS,
+    "stages": STAGES,
+    "launchers": LAUNCHERS,
+    "exporters": EXPORTERS,
+    "loggers": LOGGERS,
+}
+"""All of them by the name under which ``bsssl options`` shows their parts."""

@@ -32,11 +32,62 @@ def test_an_unknown_name_lists_the_valid_ones_and_the_nearest():
     assert str(caught.value) == "unknown thing 'circel': did you mean 'circle'? valid: circle, square"
 
 
-def test_a_name_is_given_once():
+def test_a_name_is_given_once_but_a_module_may_be_imported_again():
     registry = Registry("thing")
-    registry.register("one")(object())
-    with pytest.raises(AssertionError):
-        registry.register("one")(object())
+
+    def make() -> None: ...
+
+    def other() -> None: ...
+
+    registry.register("one")(make)
+    registry.register("one")(make)
+    with pytest.raises(
+        UserError, match=r"^thing 'one' of tests\..*other is registered already, by tests\..*make; choo"
+    ):
+        registry.register("one")(other)
+
+
+def _part(value: int, *, width: int = 2, mode: str, **others: object) -> tuple[object, ...]:
+    return value, width, mode, others
+
+
+def _strict_part(*, width: int = 2, mode: str) -> tuple[object, ...]:
+    return width, mode
+
+
+def test_options_are_those_of_the_signature_less_what_the_program_gives():
+    registry = Registry("thing", given=("value",))
+    registry.register("one")(_part)
+    assert [(o.name, o.type, o.default) for o in registry.options("one")] == [
+        ("width", "int", "2"),
+        ("mode", "str", "(required)"),
+    ]
+    assert registry.build("one", {"mode": "a", "more": 1}, value=3) == (3, 2, "a", {"more": 1})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "a", "widht": 1}, "thing 'one' has no option 'widht': did you mean 'width'? valid: mode, width"),
+        ({}, "thing 'one' needs the option 'mode'; give it under its options"),
+    ],
+)
+def test_names_of_options_are_checked_without_making_the_part(options, message):
+    registry = Registry("thing")
+    registry.register("one")(_strict_part)
+    with pytest.raises(UserError) as caught:
+        registry.check("one", options)
+    assert str(caught.value) == message
+    registry.check("one", {"mode": "a"})
+
+
+def test_a_wrong_value_and_an_unknown_option_are_one_line():
+    registry = Registry("thing")
+    registry.register("one")(_strict_part)
+    with pytest.raises(UserError) as caught:
+        registry.build("one", {"mode": "a", "width": "wide", "x": 1})
+    assert str(caught.value).startswith("thing 'one': width='wide': Input should be a valid integer")
+    assert "unknown option 'x': valid: mode, width" in str(caught.value)
 
 
 def test_choices_without_a_near_match_and_with_many():
@@ -44,9 +95,6 @@ def test_choices_without_a_near_match_and_with_many():
     assert choices("zzz", [f"n{i:03d}" for i in range(50)], most=2) == "valid: n000, n001, ... (50 in all)"
 
 
-def test_the_projects_registries_hold_what_the_docs_name():
-    import bsssl.data
-    import bsssl.models  # noqa: F401 - both fill the registries
-
+def test_the_registries_of_the_project_hold_what_the_docs_name():
     assert {"folder", "manifest", "tars", "digits"} <= set(DATASETS.names())
     assert {"resnet18", "resnet50", "resnext101_32x48d", "small_resnet"} <= set(MODELS.names())

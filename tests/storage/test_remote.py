@@ -4,6 +4,7 @@ import errno
 import json
 import re
 import socket
+import tempfile
 import threading
 import zlib
 from collections import Counter
@@ -286,7 +287,7 @@ def test_an_upload_in_parts_is_whole_or_absent(s3, faults, monkeypatch):
 
 
 def test_a_full_disk_names_the_folder_of_temporary_files(faults, tmp_path, monkeypatch):
-    monkeypatch.setattr(storage.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with (
         pytest.raises(UserError, match=rf"^cannot write s3://bucket/a: no space left in {tmp_path}, .*TMPDIR"),
         storage.atomic_write("s3://bucket/a"),
