@@ -7,7 +7,8 @@ package announces as an entry point of the group ``bsssl.plugins``::
     def my_net(*, num_classes: int, width: int = 16) -> nn.Module: ...
 
 The options of a part are the arguments of its own signature, less those that the program gives (here ``num_classes``).
-The parts that come with the project are imported when one of their registry is first looked up.
+The names of the parts that come with the project are known without importing them, so that a config is checked in no
+time; a part is imported when it is first looked up.
 """
 
 import importlib
@@ -38,13 +39,15 @@ class Registry:
     Args:
         sort: What the parts are, for messages: ``model``, ``dataset``, ...
         given: The arguments that the program gives to every part; all others are options.
-        built_in: The modules whose import registers the parts of the project.
+        built_in: The parts of the project: their names by the module whose import registers them.
     """
 
-    def __init__(self, sort: str, *, given: Sequence[str] = (), built_in: Sequence[str] = ()) -> None:
+    def __init__(
+        self, sort: str, *, given: Sequence[str] = (), built_in: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
         self.sort = sort
         self._given = frozenset(given)
-        self._built_in = tuple(built_in)
+        self._built_in = {name: module for module, names in (built_in or {}).items() for name in names}
         self._parts: dict[str, Any] = {}
 
     def register(self, name: str) -> Callable[[Any], Any]:
@@ -55,11 +58,11 @@ class Registry:
         """
 
         def decorate(part: Any) -> Any:
-            other = self._parts.get(name)
-            if other is not None and _place(other) != _place(part):  # a module that is imported again changes nothing
+            # A module that is imported again changes nothing.
+            other = self._built_in.get(name) or (_module(self._parts[name]) if name in self._parts else None)
+            if other is not None and other != _module(part):
                 raise UserError(
-                    f"{self.sort} '{name}' of {_place(part)} is registered already, by {_place(other)}; choose another "
-                    "name"
+                    f"{self.sort} '{name}' of {_module(part)} has the name of one of {other}; register it under another"
                 )
             self._parts[name] = part
             return part
@@ -68,13 +71,11 @@ class Registry:
 
     def names(self) -> list[str]:
         """Return all registered names, sorted."""
-        self._load()
-        return sorted(self._parts)
+        return sorted({*self._built_in, *self._parts})
 
     def __contains__(self, name: str) -> bool:
         """Return whether there is a part called ``name``."""
-        self._load()
-        return name in self._parts
+        return name in self._built_in or name in self._parts
 
     def get(self, name: str) -> Any:
         """Return the part called ``name``.
@@ -84,6 +85,8 @@ class Registry:
         """
         if name not in self:
             raise UserError(f"unknown {self.sort} '{name}': {choices(name, self.names())}")
+        if name not in self._parts:
+            importlib.import_module(self._built_in[name])
         return self._parts[name]
 
     def build(self, name: str, options: Mapping[str, Any], **given: Any) -> Any:
@@ -129,10 +132,6 @@ class Registry:
             if one.name not in self._given
         ]
 
-    def _load(self) -> None:
-        for module in self._built_in:
-            importlib.import_module(module)
-
     def _explain(self, error: ValidationError, name: str) -> str:
         """Return everything that is wrong with the options of a part, in one line."""
         valid, problems = [option.name for option in self.options(name)], []
@@ -145,50 +144,94 @@ class Registry:
         return "; ".join(problems)
 
 
-def _place(part: Any) -> str:
-    return f"{getattr(part, '__module__', '?')}.{getattr(part, '__qualname__', type(part).__qualname__)}"
+def _module(part: Any) -> str:
+    return getattr(part, "__module__", type(part).__module__)
 
 
-MODELS = Registry("model", given=("num_classes",), built_in=("bsssl.models.zoo.image", "bsssl.models.zoo.video"))
+MODELS = Registry(
+    "model",
+    given=("num_classes",),
+    built_in={
+        "bsssl.models.zoo.image": (
+            "resnet18",
+            "resnet34",
+            "resnet50",
+            "resnet101",
+            "resnext50_32x4d",
+            "resnext101_32x4d",
+            "resnext101_32x8d",
+            "resnext101_32x16d",
+            "resnext101_32x48d",
+            "small_resnet",
+            "wide_resnet",
+        ),
+        "bsssl.models.zoo.video": ("r2plus1d_18", "r2plus1d_34", "small_r2plus1d"),
+    },
+)
 """Factories ``(*, num_classes: int, **options) -> nn.Module`` of networks that map a float batch (B, 3, H, W), or
 (B, 3, T, H, W) for video, to logits (B, num_classes)."""
 
-DATASETS = Registry("dataset", given=("path",), built_in=("bsssl.data.datasets",))
+DATASETS = Registry(
+    "dataset",
+    given=("path",),
+    built_in={
+        "bsssl.data.datasets.sources": ("folder", "manifest", "tars"),
+        "bsssl.data.datasets.cub": ("cub",),
+        "bsssl.data.datasets.generated": ("digits", "moving_digits"),
+        "bsssl.data.datasets.video_sets": ("kinetics", "ucf101", "hmdb51"),
+    },
+)
 """Factories ``(*, path: str, **options) -> Source`` (``bsssl.data.datasets.sources``): where the records of a labeled
 set, a test set or a pool come from."""
 
-LOSSES = Registry("loss", given=("num_classes", "rows"), built_in=("bsssl.optim.losses",))
+LOSSES = Registry("loss", given=("num_classes", "rows"), built_in={"bsssl.optim.losses": ("cross_entropy",)})
 """Factories ``(*, num_classes: int, rows: int, **options) -> nn.Module``, called with logits (B, C), the target (int64
 (B,) or float32 (B, C)) and the rows of the training set, int64 (B,); the module returns the mean loss."""
 
-OPTIMIZERS = Registry("optimizer", given=("parameters", "lr", "weight_decay"), built_in=("bsssl.optim.optimizers",))
+OPTIMIZERS = Registry(
+    "optimizer", given=("parameters", "lr", "weight_decay"), built_in={"bsssl.optim.optimizers": ("sgd", "adamw")}
+)
 """Factories ``(parameters, *, lr: float, weight_decay: float, **options) -> torch.optim.Optimizer``."""
 
-SCHEDULES = Registry("schedule", given=("peak", "steps"), built_in=("bsssl.optim.schedules",))
-"""Factories ``(*, peak: float, steps: int, **options) -> Callable[[float], float]``: from the share of the training that
-is done, in [0, 1), to the learning rate."""
+SCHEDULES = Registry(
+    "schedule", given=("peak", "steps"), built_in={"bsssl.optim.schedules": ("step", "cosine", "constant")}
+)
+"""Factories ``(*, peak: float, steps: int, **options) -> Callable[[float], float]``: from the share of the
+training that is done, in [0, 1), to the learning rate."""
 
-AUGMENTATIONS = Registry("augmentation", given=("size",), built_in=("bsssl.data.views.transforms",))
-"""Factories ``(*, size: int, **options) -> Callable``: from a picture, uint8 (C, H, W) or the frames of a clip (T, C, H,
-W), to one of ``size`` x ``size`` pixels, at random."""
+AUGMENTATIONS = Registry(
+    "augmentation",
+    given=("size",),
+    built_in={"bsssl.data.views.transforms": ("random_resized", "short_side", "padded", "affine", "none")},
+)
+"""Factories ``(*, size: int, **options) -> Callable``: from a picture, uint8 (C, H, W), or the frames of a clip
+(T, C, H, W), to one of ``size`` x ``size`` pixels, at random."""
 
-SELECTION_RULES = Registry("selection rule", built_in=("bsssl.selection.topk",))
+SELECTION_RULES = Registry("selection rule", built_in={"bsssl.selection.topk": ("balanced", "unbalanced", "random")})
 """Ways to select: see ``bsssl.selection.topk``."""
 
-VIDEO_READERS = Registry("video reader", built_in=("bsssl.data.decoding.readers",))
+VIDEO_READERS = Registry("video reader", built_in={"bsssl.data.decoding.readers": ("av", "decord", "torchcodec")})
 """Factories ``(source: str | bytes, *, deadline: float, max_pixels: int) -> VideoReader``."""
 
-STAGES = Registry("stage", built_in=("bsssl.stages",))
+STAGES = Registry(
+    "stage",
+    built_in={
+        f"bsssl.stages.{kind}": (kind,)
+        for kind in ("data", "tags", "train", "score", "select", "materialise", "probe", "evaluate")
+    },
+)
 """Sub-classes of ``bsssl.pipeline.stage.Stage``, by their kind."""
 
-LAUNCHERS = Registry("launcher", built_in=("bsssl.launch.local", "bsssl.launch.slurm"))
+LAUNCHERS = Registry("launcher", built_in={"bsssl.launch.local": ("local",), "bsssl.launch.slurm": ("slurm",)})
 """Sub-classes of ``bsssl.launch.base.Launcher``: who starts the processes of a command given ``--launch``."""
 
-EXPORTERS = Registry("exporter", given=("model", "path"), built_in=("bsssl.models.export",))
+EXPORTERS = Registry("exporter", given=("model", "path"), built_in={"bsssl.models.export": ()})
 """Functions ``(model, path: str, **options) -> None`` that write a trained network (``bsssl.Model``) for another
 program."""
 
-LOGGERS = Registry("metric logger", given=("folder", "step"), built_in=("bsssl.engine.metrics",))
+LOGGERS = Registry(
+    "metric logger", given=("folder", "step"), built_in={"bsssl.engine.metrics": ("jsonl", "tensorboard")}
+)
 """Factories ``(*, folder: str, step: int, **options)`` of objects with ``write(step, scalars)`` and ``close()``."""
 
 REGISTRIES = {

@@ -39,12 +39,21 @@ def test_a_name_is_given_once_but_a_module_may_be_imported_again():
 
     def other() -> None: ...
 
+    other.__module__ = "somebody.parts"
     registry.register("one")(make)
     registry.register("one")(make)
-    with pytest.raises(
-        UserError, match=r"^thing 'one' of tests\..*other is registered already, by tests\..*make; choo"
-    ):
+    with pytest.raises(UserError) as caught:
         registry.register("one")(other)
+    assert str(caught.value) == (
+        f"thing 'one' of somebody.parts has the name of one of {__name__}; register it under another"
+    )
+
+
+def test_a_name_of_the_project_cannot_be_taken_before_its_part_is_imported():
+    with pytest.raises(
+        UserError, match=r"^dataset 'folder' of .* has the name of one of bsssl\.data\.datasets\.sources;"
+    ):
+        DATASETS.register("folder")(lambda path: None)
 
 
 def _part(value: int, *, width: int = 2, mode: str, **others: object) -> tuple[object, ...]:
