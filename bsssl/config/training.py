@@ -113,13 +113,10 @@ class Tags(Section):
     without samples"""
 
 
-class Weak(Train):
-    """Pre-training of the teacher's network on samples with hashtags. The paper does not give the settings; the
-    defaults are those of the student's pre-training."""
+class WeakTraining(Train):
+    """Training on samples with hashtags. The paper does not give the settings; the defaults are those of the student's
+    pre-training."""
 
-    sources: list[Source] = Field(min_length=1)
-    """samples with tags: manifests with a column `tags`, tars with `tags` in their .json, or any with `tags.file`"""
-    tags: Tags = Tags()
     resample: float = Field(0.5, ge=0, le=1)
     """samples are drawn in proportion to 1 / frequency of their rarest class to this power: 0.5 is the square root
     (Mahajan et al. 2018), 0 draws all alike, 1 evens the classes out"""
@@ -128,6 +125,14 @@ class Weak(Train):
     gamma: float = Field(0.5, gt=0, le=1)
     intervals: int = Field(13, ge=1)
     warmup: LengthField = Length(amount=5e6, unit="samples")
+
+
+class Weak(WeakTraining):
+    """Pre-training of the teacher's network on samples with hashtags."""
+
+    sources: list[Source] = Field(min_length=1)
+    """samples with tags: manifests with a column `tags`, tars with `tags` in their .json, or any with `tags.file`"""
+    tags: Tags = Tags()
 
     @property
     def is_tested(self) -> bool:

@@ -1,6 +1,7 @@
 """The tags stage: hashtags become the classes of the weakly supervised training; and what to see of them beforehand."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,61 +9,109 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bsssl import config as configs
 from bsssl import data, storage
+from bsssl.config import Config, Data, Section, Source, Tags, Weak
 from bsssl.errors import UserError
-from bsssl.pipeline.run import Run, Stage
+from bsssl.pipeline.run import Run
+from bsssl.pipeline.stage import PlanRow, Stage
+from bsssl.registry import STAGES
 from bsssl.runtime.console import aligned, logger, progress
-from bsssl.stages import inputs
-from bsssl.stages.data import open_source
+from bsssl.stages.computing import CLASSES, class_list, some, split_records
+from bsssl.stages.sources import OVERLAP_REMEDY, files_state, open_source
 
 _LISTED = pa.schema([field for field in data.RECORD_SCHEMA if field.name not in ("label", "tags")])
+TAGGED = "tagged.parquet"
 _HINT = "`bsssl tags inspect` shows the tags"
 
 
-def tags_stage(run: Run[configs.Config], stage: Stage) -> dict[str, Any]:
-    """Write the samples that have a class (tagged.parquet), the classes, and every tag with its fate (tags.csv).
+class TagsSettings(Section):
+    """What decides the classes that tags mean, and their samples."""
+
+    sources: list[Source]
+    tags: Tags
+    videos: bool = False
+    overlap: str = "refuse"
+    """what to do with test items: refuse, exclude or allow them"""
+
+
+@STAGES.register("tags")
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TagsStage(Stage[TagsSettings]):
+    """The samples that have a class (tagged.parquet), the classes, and every tag with its fate (tags.csv).
 
     The sources are streamed once, by way of a local file; see ``data.read_tags`` for what memory grows with.
     """
-    config, folder = run.config, run.folder(stage.name)
-    settings, test = _weak(config), inputs.split_records(run, "test")
-    targets = inputs.class_list(run) if settings.tags.classes == "targets" else None
-    exclude = test if config.data.pool_overlap == "exclude" else None
-    listed = folder / "listed.tmp"  # a name that is cleared away when the stage is killed
-    try:
-        found = data.read_tags(_copied(_samples(config, exclude), listed), _rules(settings.tags, targets))
-        if config.data.pool_overlap == "refuse":
-            data.check_overlap(_listed(listed), test, remedy=inputs.OVERLAP_REMEDY, what="weak.sources", holds="test")
-        classes = _classes(found, settings.tags, targets)
-        rows, offsets, members = found.of_classes(classes)
-        data.write_tagged(str(folder / inputs.TAGGED), _listed(listed), rows=rows, offsets=offsets, classes=members)
-    finally:
-        listed.unlink(missing_ok=True)
-    storage.write_json(str(folder / inputs.CLASSES), classes)
-    storage.write_csv(str(folder / "tags.csv"), _fates(found, classes, settings.tags.min_samples))
-    return {
-        "samples": len(rows),
-        "listed": len(found.counts),
-        "untagged": found.untagged,
-        "classes": len(classes),
-        "dropped_classes": len(found.classes) - len(set(classes) & set(found.classes)),
-        "tags": len(found.tags),
-    }
+
+    kind = "tags"
+    outputs = {"tagged": (TAGGED, CLASSES, "tags.csv")}
+    prepares = True
+
+    tests: tuple[str, ...] = ("test",)
+    """the outputs of the data stage that hold test items"""
+
+    def reads(self, role: str) -> tuple[str, ...]:
+        """See ``Stage``."""
+        tests = self.tests if self.settings.overlap != "allow" else ()
+        return tests + (("classes",) if self.settings.tags.classes == "targets" else ())
+
+    def work(self, run: Run) -> dict[str, Any]:
+        """See ``Stage``."""
+        settings, folder, source = self.settings, run.folder(self.name), run.input(self, "data")
+        test = None
+        if settings.overlap != "allow":
+            test = data.concat_records([split_records(source, name) for name in self.tests])
+        targets = class_list(source) if settings.tags.classes == "targets" else None
+        listed = folder / "listed.tmp"  # a name that is cleared away when the stage is killed
+        try:
+            samples = _samples(settings, test if settings.overlap == "exclude" else None)
+            found = data.read_tags(_copied(samples, listed), _rules(settings.tags, targets))
+            if settings.overlap == "refuse" and test is not None:
+                data.check_overlap(_listed(listed), test, remedy=OVERLAP_REMEDY, what="weak.sources", holds="test")
+            classes = _classes(found, settings.tags, targets)
+            rows, offsets, members = found.of_classes(classes)
+            data.write_tagged(str(folder / TAGGED), _listed(listed), rows=rows, offsets=offsets, classes=members)
+        finally:
+            listed.unlink(missing_ok=True)
+        storage.write_json(str(folder / CLASSES), classes)
+        storage.write_csv(str(folder / "tags.csv"), _fates(found, classes, settings.tags.min_samples))
+        return {
+            "samples": len(rows),
+            "listed": len(found.counts),
+            "untagged": found.untagged,
+            "classes": len(classes),
+            "dropped_classes": len(found.classes) - len(set(classes) & set(found.classes)),
+            "tags": len(found.tags),
+        }
+
+    def outside(self) -> dict[str, Any]:
+        """See ``Stage``."""
+        tags = self.settings.tags
+        named = [path for path in (tags.file, tags.map, tags.spelling) if isinstance(path, str)]
+        return {"weak.sources": [*files_state(self.settings.sources), *map(storage.state, named)]}
+
+    def plan_row(self, run: Run, sizes: Mapping[str, int]) -> PlanRow:
+        """See ``Stage``."""
+        return PlanRow(rows=f"{run.result(self.name)['samples']:,}" if run.pending(self.name) is None else "unknown")
+
+    @classmethod
+    def earlier(cls, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See ``Stage``."""
+        return settings, {"weak.sources": settings.pop("files")}
 
 
-def inspect_tags(config: configs.Config, *, most: int | None) -> str:
+def inspect_tags(config: Config, *, most: int | None) -> str:
     """Counts, coverage per class, unmapped tags, plurals and what is dropped, as text, from the sources themselves.
 
     ``most``: rows of each table; None shows all.
     """
-    settings = _weak(config)
+    weak, videos = _weak(config), config.data.clips is not None
+    settings = tags_settings(weak, config.data)
     targets = None
     if settings.tags.classes == "targets":
-        targets = data.class_names(open_source(config.data.train, config.data).records())
-    overlap, tested = config.data.pool_overlap, [0]
-    test = None if overlap == "allow" else open_source(config.data.test, config.data).records()
-    samples = _samples(config, test if overlap == "exclude" else None)
+        targets = data.class_names(open_source(config.data.train, videos=videos).records())
+    overlap, tested = settings.overlap, [0]
+    test = None if overlap == "allow" else open_source(config.data.test, videos=videos).records()
+    samples = _samples(settings, test if overlap == "exclude" else None)
     if test is not None:
         samples = _counting(samples, data.Places(test), tested)
     found = data.read_tags(samples, _rules(settings.tags, targets))
@@ -78,8 +127,8 @@ def inspect_tags(config: configs.Config, *, most: int | None) -> str:
         f"classes: {len(targets or kept):,}, {len(members) / max(1, len(rows)):.2f} per sample",
     ]
     if sum(tested):
-        lines.append(f"refused: {sum(tested):,} samples are test items; {inputs.OVERLAP_REMEDY}")
-    lines += _table(("class", "samples", "%", "% drawn"), _coverage(found, targets or kept, settings.resample), most)
+        lines.append(f"refused: {sum(tested):,} samples are test items; {OVERLAP_REMEDY}")
+    lines += _table(("class", "samples", "%", "% drawn"), _coverage(found, targets or kept, weak.resample), most)
     unmapped = [
         (found.tags[tag], f"{found.tag_samples[tag]:,}") for tag in _by_samples(found) if found.tag_classes[tag] < 0
     ]
@@ -90,13 +139,19 @@ def inspect_tags(config: configs.Config, *, most: int | None) -> str:
     return "\n".join(lines)
 
 
-def _weak(config: configs.Config) -> configs.Weak:
+def tags_settings(weak: Weak, settings: Data) -> TagsSettings:
+    """Return what decides the tags stage of a recipe with these sections."""
+    videos, overlap = settings.clips is not None, settings.pool_overlap
+    return TagsSettings(sources=weak.sources, tags=weak.tags, videos=videos, overlap=overlap)
+
+
+def _weak(config: Config) -> Weak:
     if config.weak is None:
         raise UserError("the config has no weak section; add weak.sources and teacher.init_from=weak")
     return config.weak
 
 
-def _rules(tags: configs.Tags, targets: list[str] | None) -> data.TagRules:
+def _rules(tags: Tags, targets: list[str] | None) -> data.TagRules:
     return data.tag_rules(
         spelling=_pairs(tags.spelling),
         mapping=None if tags.map is None else _pairs(tags.map),
@@ -110,10 +165,9 @@ def _pairs(given: Mapping[str, str] | str) -> Mapping[str, str]:
     return data.read_pairs(given) if isinstance(given, str) else given
 
 
-def _samples(config: configs.Config, exclude: pa.Table | None) -> Iterator[pa.Table]:
-    """The records of all sources with their tags, without those of ``exclude``."""
-    settings = _weak(config)
-    tables: Iterable[pa.Table] = _sources(config, settings)
+def _samples(settings: TagsSettings, exclude: pa.Table | None) -> Iterator[pa.Table]:
+    """Yield the records of all sources with their tags, without those of ``exclude``."""
+    tables: Iterable[pa.Table] = _sources(settings)
     if settings.tags.file is not None:
         tables = data.tags_from_file(tables, settings.tags.file)
     places, left_out = None if exclude is None else data.Places(exclude), 0
@@ -134,10 +188,10 @@ def _counting(tables: Iterable[pa.Table], places: data.Places, counts: list[int]
         yield table
 
 
-def _sources(config: configs.Config, settings: configs.Weak) -> Iterator[pa.Table]:
+def _sources(settings: TagsSettings) -> Iterator[pa.Table]:
     for number, source in enumerate(settings.sources):
         tagged = settings.tags.file is not None
-        for table in open_source(source, config.data).batches():
+        for table in open_source(source, videos=settings.videos).batches():
             tagged = tagged or table["tags"].null_count < len(table)
             yield table
         if not tagged:
@@ -160,13 +214,13 @@ def _listed(path: Path) -> Iterator[pa.Table]:
         yield pa.Table.from_batches([batch])
 
 
-def _short(found: data.TaggedSamples, tags: configs.Tags, targets: list[str] | None) -> dict[str, int]:
+def _short(found: data.TaggedSamples, tags: Tags, targets: list[str] | None) -> dict[str, int]:
     """The classes with too few samples, fewest first."""
     counts = found.samples_of(targets or found.classes)
     return {name: counts[name] for name in sorted(counts, key=counts.__getitem__) if counts[name] < tags.min_samples}
 
 
-def _classes(found: data.TaggedSamples, tags: configs.Tags, targets: list[str] | None) -> list[str]:
+def _classes(found: data.TaggedSamples, tags: Tags, targets: list[str] | None) -> list[str]:
     """The classes to train, in the order of the network's outputs."""
     short = _short(found, tags, targets)
     if targets is None:
@@ -174,7 +228,7 @@ def _classes(found: data.TaggedSamples, tags: configs.Tags, targets: list[str] |
         if short:
             logger.warning(
                 "%d of %d classes have fewer than weak.tags.min_samples = %d samples and are left out: %s (all: "
-                "tags.csv)", len(short), len(found.classes), tags.min_samples, inputs.some(short),
+                "tags.csv)", len(short), len(found.classes), tags.min_samples, some(short),
             )  # fmt: skip
         if len(classes) < 2:
             raise UserError(
@@ -185,13 +239,13 @@ def _classes(found: data.TaggedSamples, tags: configs.Tags, targets: list[str] |
     if short:
         raise UserError(
             f"weak: {len(short)} of {len(targets)} classes have fewer than weak.tags.min_samples = {tags.min_samples} "
-            f"tagged samples: {inputs.some(short)}; map more tags to them or lower it, to 0 for none at all ({_HINT})"
+            f"tagged samples: {some(short)}; map more tags to them or lower it, to 0 for none at all ({_HINT})"
         )
     empty = {name: 0 for name, count in found.samples_of(targets).items() if not count}
     if len(empty) == len(targets):
         raise UserError(f"weak: no tag means a class of data.train; set weak.tags.map ({_HINT})")
     if empty:
-        logger.warning("%d classes have no tagged sample: %s", len(empty), inputs.some(empty))
+        logger.warning("%d classes have no tagged sample: %s", len(empty), some(empty))
     return targets
 
 
