@@ -6,8 +6,8 @@ from typing import Any
 
 from bsssl import storage
 from bsssl.config import Checkpoint, Model
-from bsssl.engine.checkpoints import saved_facts
 from bsssl.errors import UserError
+from bsssl.models.weights.files import saved_facts
 
 WEIGHTS, DONE = "model.safetensors", "done.json"  # of a trained stage
 

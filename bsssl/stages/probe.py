@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from bsssl import config as configs
 from bsssl import data
-from bsssl.engine.checkpoints import save_model
 from bsssl.engine.features import extract
 from bsssl.engine.logistic import Logistic, fit, standardisation
 from bsssl.engine.train import Failures
 from bsssl.errors import UserError
 from bsssl.models import classifier
+from bsssl.models.weights.files import save_model
 from bsssl.pipeline.run import Run, Stage
 from bsssl.runtime.console import logger, progress
 from bsssl.runtime.device import Compute

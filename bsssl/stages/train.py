@@ -10,9 +10,10 @@ from torch import nn
 
 from bsssl import config as configs
 from bsssl import data, selection, storage
-from bsssl.engine.checkpoints import Checkpoints, save_model
+from bsssl.engine.checkpoints import Checkpoints
 from bsssl.engine.train import Failures, train
 from bsssl.models import build_model
+from bsssl.models.weights.files import save_model
 from bsssl.models.weights.loading import has_classes, load_weights
 from bsssl.models.weights.released import load_released
 from bsssl.optim import build_optimizer, build_schedule
