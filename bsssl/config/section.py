@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 from pydantic.functional_validators import BeforeValidator
 from typing_extensions import Annotated  # noqa: UP035 - with the rest of pydantic's
 
+from bsssl.errors import choices
+from bsssl.registry import Registry
+
 
 class Length(BaseModel):
     """How long something lasts, in one unit; written ``30 epochs``, ``5000 steps`` or ``1_000_000_000 samples``."""
@@ -60,3 +63,12 @@ def without(problems: list[str], section: S) -> S:
     if problems:
         raise ValueError("\n".join(problems))
     return section
+
+
+def unknown(registry: Registry, **names: str) -> list[str]:
+    """Return a problem for each of the named keys whose value is not a name in ``registry``."""
+    return [
+        f"{key}: unknown {registry.sort} '{name}': {choices(name, registry.names())}"
+        for key, name in names.items()
+        if name not in registry
+    ]

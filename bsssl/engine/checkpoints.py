@@ -6,11 +6,9 @@ remembers, averaged weights; the step alone fixes the schedule, the sampler and 
 """
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 
 from bsssl import storage
@@ -86,43 +84,3 @@ def _load(path: Path) -> dict[str, Any]:
     if not {"step", "state"} <= saved.keys():
         raise ValueError(f"{path} is no checkpoint")
     return saved
-
-
-def save_model(path: str, state_dict: dict[str, torch.Tensor], *, name: str, classes: list[str], **facts: Any) -> None:
-    """Write final weights as safetensors whose metadata says which network and which classes they are of.
-
-    Equal weights and facts make equal files.
-    """
-    tensors = {key: value.detach().cpu().contiguous() for key, value in state_dict.items()}
-    metadata = {key: json.dumps(value) for key, value in {"model": name, "classes": classes, **facts}.items()}
-    with storage.atomic_write(path) as file:
-        file.write(_in_order(safetensors.torch.save(tensors, metadata)))
-
-
-def saved_facts(path: str) -> dict[str, Any]:
-    """What ``save_model`` wrote beside the weights: ``model``, ``classes`` and the facts; nothing for others' files.
-
-    ``path`` is local or remote, and only its beginning is read. UserError when it does not exist.
-    """
-    with storage.open_read(path) as file:
-        start = file.read(9)
-        if start[8:] != b"{":
-            return {}
-        try:
-            metadata = json.loads(b"{" + file.read(int.from_bytes(start[:8], "little") - 1)).get("__metadata__", {})
-            return {key: json.loads(value) for key, value in metadata.items()} if "model" in metadata else {}
-        except (ValueError, OverflowError, MemoryError):
-            return {}  # damage is told when the weights are loaded
-
-
-def _in_order(content: bytes) -> bytes:
-    """A safetensors file with its metadata sorted by name: the library keeps them in an order that changes every time.
-
-    The file begins with the length of its header, 8 bytes, then the header, JSON padded with blanks.
-    """
-    length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    ordered += b" " * (-len(ordered) % 8)
-    return len(ordered).to_bytes(8, "little") + ordered + content[8 + length :]

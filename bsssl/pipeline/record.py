@@ -35,6 +35,8 @@ class Work:
     read: Digests
     outside: Mapping[str, Any]
     """what was noted of the files outside the run"""
+    parts: Mapping[str, Any] | None = None
+    """the parts of work that has some, as ``Parts``: for those who look at the folder alone"""
 
     @property
     def identity(self) -> str:

@@ -8,6 +8,7 @@ was. How an input was made does not matter: one that was made again and came out
 import os
 import shlex
 from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ class Run:
     def work(self, name: str) -> Work:
         """Return what identifies the work of stage ``name`` with the results that its inputs have by now."""
         stage = self.stages[name]
+        parts = stage.num_parts(self)
         return Work(
             stage=name,
             kind=stage.kind,
@@ -75,6 +77,7 @@ class Run:
             identifying=identifying(stage.settings),
             read=self._read(stage),
             outside=self._outside_of(stage),
+            parts=None if parts is None else asdict(parts),
         )
 
     def identity(self, name: str) -> str:
@@ -127,7 +130,7 @@ class Run:
 
         ``besides``: stages that are on their way.
         """
-        for need in reversed(self.stages[name].needs.values()):  # the data last: what needs the rest has seen to it
+        for need in reversed([*self.stages[name].needs.values()]):  # the data last: what needs the rest has seen to it
             reason = None if need in besides else self.pending(need)
             if reason is not None:
                 raise UserError(

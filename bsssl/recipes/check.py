@@ -8,8 +8,8 @@ from bsssl import config as configs
 from bsssl import data, storage
 from bsssl.errors import UserError, choices
 from bsssl.models import RELEASED, build_model, classifier, profile
-from bsssl.pipeline.run import networks
 from bsssl.recipes.origins import origin
+from bsssl.recipes.runs import networks
 from bsssl.runtime import distributed
 from bsssl.runtime.console import logger
 

@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 from bsssl import storage
 from bsssl.config import Config, load_config
 from bsssl.errors import UserError
-from bsssl.pipeline.run import Run, all_seeds, as_yaml
+from bsssl.pipeline.run import Run, is_done
+from bsssl.recipes.runs import all_runs
 from bsssl.reports import recipe as report
 from bsssl.runtime.console import aligned
 
@@ -32,7 +33,7 @@ class Point:
 
     values: dict[str, str]
     config: Config
-    runs: list[Run[Config]]
+    runs: list[Run]
     """one per seed"""
 
     @property
@@ -100,7 +101,7 @@ class Sweep(Grid):
         # The commands that errors name must lead to the same run.
         texts = [shlex.join([self.config_path, *self._overrides(one)]) for one in each]
         pairs = zip(configs, texts, strict=True)
-        return Point(values, configs[0], [run for config, text in pairs for run in all_seeds(config, config_path=text)])
+        return Point(values, configs[0], [run for config, text in pairs for run in all_runs(config, config_path=text)])
 
     def _load(self, values: dict[str, str]) -> Config:
         return load_config(self.config_path, self._overrides(values))
@@ -119,21 +120,36 @@ def folder_name(values: dict[str, str]) -> str:
 def share(points: Sequence[Point]) -> None:
     """Make every stage's folder a link to one that all points have in common which ask for the very same stage.
 
-    That one is ``shared/<fingerprint>/<stage>`` beside the points: what an edited grid no longer asks for stays there.
-    Every run gets its ``config.yaml``, also where nothing is left to compute.
+    That one is ``shared/<fingerprint>/<stage>`` beside the points, or another one there that was done already of the
+    same settings and inputs: what an edited grid no longer asks for stays there. Every run gets its ``config.yaml``,
+    also where nothing is left to compute.
     """
-    for each in (run for point in points for run in point.runs):
-        storage.write_text(str(each.path / "config.yaml"), as_yaml(each.config))
+    for run in (run for point in points for run in point.runs):
+        storage.write_text(str(run.path / "config.yaml"), run.config)
     for run, name in _stages(points):
         folder = run.folder(name)
-        if folder.is_symlink():
-            folder.unlink()
-        if folder.exists():
+        if folder.exists() and not folder.is_symlink():
             continue  # what a run of its own has left stays
-        target = Path(os.path.dirname(run.config.output_dir)) / SHARED / run.fingerprint(name) / name
+        shared = Path(os.path.dirname(run.output_dir)) / SHARED
+        target = _place(run, name, shared)
         target.mkdir(parents=True, exist_ok=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.is_symlink():
+            folder.unlink()
         folder.symlink_to(os.path.relpath(target, folder.parent))
+
+
+def _place(run: Run, name: str, shared: Path) -> Path:
+    """Return where the stage is or will be, the stages that it needs being in their places already."""
+    wanted = shared / run.fingerprint(name) / name
+    linked = run.folder(name)
+    if is_done(wanted):
+        return wanted
+    places = [linked.resolve()] if linked.is_symlink() else []
+    for place in (*places, *sorted(shared.glob(f"*/{name}"))):
+        if is_done(place) and run.pending(name, place) is None:
+            return place
+    return wanted
 
 
 def _stages(points: Sequence[Point]) -> Iterator[tuple[Run, str]]:

@@ -1,8 +1,8 @@
 """The recipe of the paper: which stages a config asks for, and in which order.
 
-    data -> teacher -> score -> select (-> materialise) -> pretrain -> finetune     (more rounds: from score on again)
-      \\-> tags -> weak, before teacher
-      \\-> baseline, ceiling                    evaluate-* after every trained network
+data -> teacher -> score -> select (-> materialise) -> pretrain -> finetune     (more rounds: from score on again)
+  \\-> tags -> weak, before teacher
+  \\-> baseline, ceiling                    evaluate-* after every trained network
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from bsssl.stages.score import ScoreSettings, ScoreStage
 from bsssl.stages.seen import TestView, TrainView
 from bsssl.stages.select import SelectSettings, SelectStage
 from bsssl.stages.tags import TagsStage, tags_settings
-from bsssl.stages.train import TrainSettings, TrainStage
+from bsssl.stages.train import TrainStage, train_settings
 
 DATA = "data"
 
@@ -170,8 +170,8 @@ def _trained(
     if training.init_from in TRAIN_STAGES:
         again = training.init_from in ("pretrain", "finetune")
         start = {"start": _numbered(training.init_from, number) if again else training.init_from}
-    settings = TrainSettings[_settings_class(training)](  # type: ignore[misc]
-        training=_settings_class(training)(**{name: getattr(training, name) for name in _names(training)}),
+    settings = train_settings(
+        _without_tags(training) if isinstance(training, Weak) else training,
         model=model,
         seed=seed,
         precision=config.system.precision,
@@ -191,18 +191,13 @@ def _trained(
     if isinstance(training, Weak) and not training.is_tested:
         return [stage]
     precision = config.system.precision
-    tested = evaluations(
-        stage, model, config.data, precision=precision, execution=execution, runs_alone=number == 1
-    )
+    tested = evaluations(stage, model, config.data, precision=precision, execution=execution, runs_alone=number == 1)
     return [stage, *tested]
 
 
-def _settings_class(training: Any) -> Any:
-    return WeakTraining if isinstance(training, Weak) else type(training)
-
-
-def _names(training: Any) -> list[str]:
-    return list(_settings_class(training).model_fields)
+def _without_tags(weak: Weak) -> WeakTraining:
+    """Return what of the `weak` section decides the training; the rest is the tags stage's."""
+    return WeakTraining(**{name: getattr(weak, name) for name in WeakTraining.model_fields})
 
 
 def _alone(verb: str, number: int, section: str = "") -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from bsssl.recipes.origins import origin
 from bsssl.recipes.teacher_student import DATA, data_stage, evaluations, execution_of
 from bsssl.stages.probe import ProbeSettings, ProbeStage
 from bsssl.stages.seen import TestView, TrainView
-from bsssl.stages.train import TrainSettings, TrainStage
+from bsssl.stages.train import TrainStage, train_settings
 
 COMMAND = ("transfer",)
 
@@ -27,9 +27,7 @@ def stages(config: Transfer, *, seed: int) -> list[Stage[Any]]:
         trained: list[Stage[Any]] = []
         if config.full_ft is not None:
             training = config.full_ft.model_copy(update={"init_from": start.path})
-            settings = TrainSettings[type(training)](  # type: ignore[misc]
-                training=training, seen=TrainView.of(start.model, data), new_classifier=True, **common
-            )
+            settings = train_settings(training, seen=TrainView.of(start.model, data), new_classifier=True, **common)
             trained.append(
                 TrainStage(
                     name=f"full_ft-{name}",
@@ -55,9 +53,7 @@ def stages(config: Transfer, *, seed: int) -> list[Stage[Any]]:
                 )
             )
         for stage in trained:
-            tested = evaluations(
-                stage, start.model, data, precision=precision, execution=execution, runs_alone=False
-            )
+            tested = evaluations(stage, start.model, data, precision=precision, execution=execution, runs_alone=False)
             planned += [stage, *tested]
     return planned
 

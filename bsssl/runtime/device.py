@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from bsssl.errors import UserError
+from bsssl.runtime import distributed
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -37,3 +40,25 @@ class Compute:
                 if parameter.ndim in CHANNELS_LAST:  # the weight of a 2-D or a 3-D convolution
                     parameter.data = parameter.data.contiguous(memory_format=CHANNELS_LAST[parameter.ndim])
         return model
+
+
+def make_compute(
+    *, device: str, precision: str, channels_last: bool, compile: bool, threads: int | None, workers: int
+) -> Compute:
+    """Return where and how to compute; UserError when a GPU is asked for and there is none."""
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise UserError(
+            "system.device is cuda, but no GPU is usable; set system.device=cpu or auto, or check the driver"
+        )
+    kind = "cuda" if available and device != "cpu" else "cpu"
+    torch.set_num_threads(threads or _free_threads(kind, workers))
+    chosen = torch.device(kind, torch.cuda.current_device()) if kind == "cuda" else torch.device(kind)
+    return Compute(device=chosen, precision=precision, channels_last=channels_last, compile=compile)
+
+
+def _free_threads(kind: str, workers: int) -> int:
+    """As many threads as torch would take, but on a CPU not the cores that the loader's processes need: torch's threads
+    wait for each other busily, and one that has to share its core makes a step many times longer."""
+    wanted = torch.get_num_threads()
+    return wanted if kind == "cuda" else max(1, min(wanted, distributed.own_cores() - workers))

@@ -10,8 +10,7 @@ from torch import nn
 
 from bsssl import data, storage
 from bsssl.config import Model, System
-from bsssl.models import build_model, load_weights
-from bsssl.models.weights.files import WEIGHTS
+from bsssl.models import WEIGHTS, build_model, load_weights
 from bsssl.runtime.device import Compute, make_compute
 
 CLASSES = "classes.json"

@@ -212,7 +212,7 @@ class DataStage(Stage[DataSettings]):
         """See ``Stage``."""
         tests = self.settings.items.tests
         known = sizes.get("labeled", 0) + sum(sizes.get(name, 0) for name in tests) + sizes.get("pool", 0)
-        return PlanRow(rows=f"{known:,}" if sizes else "unknown")
+        return PlanRow(rows=f"{known:,}" if known else "unknown")
 
     @classmethod
     def earlier(cls, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

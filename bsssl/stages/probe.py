@@ -14,8 +14,7 @@ from bsssl.engine.features import extract
 from bsssl.engine.logistic import Logistic, fit, standardisation
 from bsssl.engine.train import Failures
 from bsssl.errors import UserError
-from bsssl.models import classifier, save_model
-from bsssl.models.weights.files import WEIGHTS
+from bsssl.models import WEIGHTS, classifier, save_model
 from bsssl.pipeline.run import Run
 from bsssl.pipeline.stage import PlanRow, Resources, Stage
 from bsssl.registry import STAGES
@@ -91,7 +90,7 @@ class ProbeStage(Stage[ProbeSettings]):
 
     def plan_row(self, run: Run, sizes: Mapping[str, int]) -> PlanRow:
         """See ``Stage``."""
-        return PlanRow(rows=f"{sizes['labeled']:,}" if sizes else "unknown")
+        return PlanRow(rows=f"{sizes['labeled']:,}" if "labeled" in sizes else "unknown")
 
     @classmethod
     def earlier(cls, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

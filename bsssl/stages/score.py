@@ -19,6 +19,7 @@ from bsssl.pipeline.stage import Parts, PlanRow, Resources, Stage, Task
 from bsssl.registry import STAGES
 from bsssl.runtime import distributed
 from bsssl.runtime.console import logger, progress
+from bsssl.selection.scores import SUFFIX
 from bsssl.stages.computing import Execution, class_list, normalize, trained_model
 from bsssl.stages.data import HELD, POOL
 from bsssl.stages.seen import TestView, earlier_view
@@ -85,7 +86,7 @@ class ScoreStage(Stage[ScoreSettings]):
     def num_parts(self, run: Run) -> Parts | None:
         """See ``Stage``."""
         count = _pool_shards(run, self)
-        return Parts(count, selection.SUFFIX, "shards") if count else None
+        return Parts(count, SUFFIX, "shards") if count else None
 
     def plan_row(self, run: Run, sizes: Mapping[str, int]) -> PlanRow:
         """See ``Stage``."""
@@ -139,15 +140,22 @@ class ScoreStage(Stage[ScoreSettings]):
             "pool": pool.fingerprint,
             "class_names": tuple(classes),
             "top_p": top_p,
-            "preprocessing": self.settings.model_dump(mode="json"),
+            "preprocessing": self._preprocessing(),
             "num_shards": len(pool.shards),
         }
+
+    def _preprocessing(self) -> dict[str, Any]:
+        """Return how the teacher sees the samples, in the layout that score files have had from the first version."""
+        settings = self.settings.model_dump(mode="json")
+        seen = settings.pop("seen")
+        clips = seen.pop("clips")
+        return {**settings, **seen} | ({} if clips is None else {"clips": {**clips, "deadline": None}})
 
     def _remove_surplus(self, run: Run, pool: data.Pool) -> None:
         """Remove the score files of shards that only an earlier, larger pool had."""
         folder = run.folder(self.name)
         wanted = {Path(selection.score_path(str(folder), number)) for number in range(len(pool.shards))}
-        for path in set(folder.glob(f"*{selection.SUFFIX}")) - wanted:
+        for path in set(folder.glob(f"*{SUFFIX}")) - wanted:
             Path(selection.ledger_path(str(path))).unlink(missing_ok=True)
             path.unlink()
 

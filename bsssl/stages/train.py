@@ -15,8 +15,7 @@ from bsssl import data, selection, storage
 from bsssl.config import Model, Pretrain, Section, Train, WeakTraining, check_warmup
 from bsssl.engine.checkpoints import Checkpoints
 from bsssl.engine.train import Failures, train
-from bsssl.models import build_model, has_classes, load_released, load_weights, save_model
-from bsssl.models.weights.files import WEIGHTS
+from bsssl.models import WEIGHTS, build_model, has_classes, load_released, load_weights, save_model
 from bsssl.optim import EarlyLearning, Loss, build_optimizer, build_schedule, logit_adjustment, mixing
 from bsssl.pipeline.run import Run
 from bsssl.pipeline.stage import PlanRow, Resources, Stage
@@ -43,6 +42,13 @@ class TrainSettings(Section, Generic[T]):
     """train on the labels that were set aside too"""
     new_classifier: bool = False
     """start with a fresh classifier whatever the weights to start from have"""
+
+
+def train_settings(training: Train, **others: Any) -> TrainSettings[Any]:
+    """Return settings that hold all of ``training``, whichever kind of it that is."""
+    kind: Any = TrainSettings.__class_getitem__(type(training))
+    settings: TrainSettings[Any] = kind(training=training, **others)
+    return settings
 
 
 @STAGES.register("train")
@@ -189,8 +195,10 @@ class TrainStage(Stage[TrainSettings[Any]]):
         if "tags" in self.needs:
             name = self.needs["tags"]
             rows = run.result(name)["samples"] if run.pending(name) is None else None
+        elif "labeled" in sizes:
+            rows = sizes["labeled"] + (sizes["rest"] if self.settings.with_rest else 0)
         else:
-            rows = sizes["labeled"] + (sizes["rest"] if self.settings.with_rest else 0) if sizes else None
+            rows = None
         return rows, "unknown" if rows is None else f"{rows:,}"
 
     def _steps(self, rows: int) -> tuple[int, int]:

@@ -21,7 +21,6 @@ from bsssl import config as configs
 from bsssl.config import Config, load_config
 from bsssl.config.reproduction import Values
 from bsssl.errors import UserError, choices
-from bsssl.pipeline.run import all_seeds
 from bsssl.recipes.reproduction.paper import (
     BALANCED,
     EXPERIMENTS,
@@ -32,6 +31,7 @@ from bsssl.recipes.reproduction.paper import (
     WITHOUT_TAGS,
     Found,
 )
+from bsssl.recipes.runs import all_runs
 from bsssl.recipes.sweep import Grid, Point, folder_name
 from bsssl.reports import recipe as report
 from bsssl.reports import reproduction as page
@@ -135,7 +135,7 @@ class ReproductionGrid(Grid):
     def _point(self, name: dict[str, str], values: Values, *, only: tuple[str, ...] = ()) -> Point:
         config = self._config(name, values)
         command = shlex.join([self._recipe, *self._recipe_overrides(name, values)])
-        return Point(name, config, all_seeds(config, config_path=command, only=only))
+        return Point(name, config, all_runs(config, config_path=command, only=only))
 
     def _config(self, name: dict[str, str], values: Values) -> Config:
         try:
