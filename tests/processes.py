@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+PATIENCE = 600.0
+"""seconds after which a process counts as stuck, on however slow a machine"""
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["bsssl.cli", "bsssl.report", "bsssl.stages", "matplotlib.figure"])
 
@@ -42,7 +44,7 @@ def together(function: Callable[..., None], *arguments: Any, folder: Path, proce
         for rank in range(processes)
     ]
     for process in started:
-        process.join(600)
+        process.join(PATIENCE)
         if process.exitcode != 0:
             for other in started:
                 other.kill()

@@ -57,6 +57,7 @@ SlurmctldPidFile=$dir/slurmctld.pid
 SlurmdPidFile=$dir/slurmd-%n.pid
 SlurmctldLogFile=$dir/log/slurmctld
 SlurmdLogFile=$dir/log/slurmd-%n
+SlurmdDebug=verbose
 MailProg=/bin/true
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
