@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from bsssl.status import Job, save_jobs
-from tests.processes import PATIENCE
+from tests.processes import PATIENCE, wait_until
 
 BSSSL = str(Path(sys.executable).parent / "bsssl")
 TWO = ("--launch", "launcher.processes_per_node=2")
@@ -112,8 +111,7 @@ def test_an_interrupt_of_processes_on_this_machine(gated, tmp_path):
     running = subprocess.Popen(
         [*call, "system.workers=1", *TWO], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    while gated.gate.asked < 6 and running.poll() is None:  # the sixth is waited for by the training
-        time.sleep(0.1)
+    wait_until(lambda: gated.gate.asked == 6)  # once by the data stage; the training waits for its fifth reading
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=PATIENCE)
     assert running.returncode == 130

@@ -2,7 +2,6 @@ import itertools
 import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -175,8 +174,7 @@ def test_a_worker_heeds_its_parents_signals_alone():
         subprocess.run(
             ["kill", f"-{number.value}", str(worker.pid)], check=True
         )  # from a process that is not its parent
-        while worker.is_alive() and not has_taken(worker.pid, number):
-            time.sleep(0.01)
+        processes.wait_until(lambda number=number: not worker.is_alive() or has_taken(worker.pid, number))
     for _ in range(20):  # more than there were before the signals
         next(stream)
     assert worker.is_alive()
