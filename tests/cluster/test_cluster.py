@@ -69,8 +69,8 @@ def test_the_whole_recipe_as_a_chain(cluster, finished_once, tmp_path):
         jobs = read_jobs(str(output))
         assert [job.tasks for job in jobs if job.stage == "score"] == [3, None]
         assert all(job.job_id in printed for job in jobs) and f"bsssl cancel {output}" in printed
-        text = cluster.status(output)
-        assert "waiting" in text and "PENDING (Dependency)" in text
+        wait_until(lambda: "PENDING (Dependency)" in cluster.status(output))  # Slurm sees by and by why a job waits
+        assert "waiting" in cluster.status(output)
         again = cluster.launch("run", output, status=1)
         assert f"{output} has {len(jobs)} unfinished jobs" in again
 
