@@ -129,7 +129,8 @@ def _scored(run: Run[Config], stage: Stage, pool: data.Pool) -> dict[str, Any]:
     """Totals over all shards, from their ledgers; too many unreadable items in all is an error here at the latest."""
     if not distributed.is_main():
         return {}
-    ledgers = [selection.read_ledger(path) for path in selection.score_files(str(run.folder(stage.name)))]
+    paths = selection.score_files(str(run.folder(stage.name)))
+    ledgers = [storage.read_ledger(selection.ledger_path(path)) for path in paths]
     reasons = [reason for ledger in ledgers for _, reason in ledger if reason != EXCLUDED]
     excluded = sum(len(ledger) for ledger in ledgers) - len(reasons)
     _check_unreadable(len(reasons), pool.num_records, run.config.data.max_failure_rate, reasons)
