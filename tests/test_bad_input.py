@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 import torch
 
-from bsssl import selection
+from bsssl import selection, storage
 from bsssl.config import load_config
 from bsssl.pipeline.run import Run
 
@@ -232,7 +232,7 @@ def test_a_tar_cut_short_in_the_pool_is_an_unreadable_item(refused, source, cut_
     assert "score" not in done(tmp_path)
     arguments = ["--config", recipe.config, f"output_dir={tmp_path / 'run'}", source("tars", cut_tar)]
     assert bsssl("score", *arguments, "data.max_failure_rate=0.6").status == 0
-    ledger = selection.read_ledger(selection.score_files(str(seed_folder(tmp_path) / "score"))[0])
+    ledger = storage.read_ledger(selection.ledger_path(selection.score_files(str(seed_folder(tmp_path) / "score"))[0]))
     assert all("cut.tar" in key for key, _ in ledger) and len(ledger) >= 1
 
 

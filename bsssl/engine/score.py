@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from bsssl import storage
 from bsssl.engine.predict import Prediction
-from bsssl.selection import SAMPLES_SCHEMA, ScoreHeader, write_ledger, write_scores
+from bsssl.selection import SAMPLES_SCHEMA, ScoreHeader, ledger_path, write_scores
 
 EXCLUDED = "a labeled or test item, excluded"
 
@@ -66,7 +67,7 @@ def save_shard(path: str, found: ShardScores, *, header: ScoreHeader, records: p
     """Write the ledger of what has no score, then the score file, whose presence means that the shard is done."""
     reasons = found.failures | dict.fromkeys(found.held, EXCLUDED)
     keys = records["key"].take(pa.array(sorted(reasons), pa.int64())).to_pylist()
-    write_ledger(path, zip(keys, (reasons[position] for position in sorted(reasons)), strict=True))
+    storage.write_ledger(ledger_path(path), zip(keys, (reasons[position] for position in sorted(reasons)), strict=True))
     order = np.argsort(found.positions)
     rows = pa.array(found.positions[order])
     samples = records.select(["key", "path", "offset", "size"]).take(rows).add_column(0, "position", rows)

@@ -13,11 +13,9 @@ from bsssl.selection.scores import (
     ScoreHeader,
     ledger_path,
     read_header,
-    read_ledger,
     read_sample_scores,
     score_files,
     score_path,
-    write_ledger,
     write_scores,
 )
 from bsssl.selection.topk import VARIANTS, select_samples
@@ -30,7 +28,6 @@ __all__ = [
     "Selection",
     "ledger_path",
     "read_header",
-    "read_ledger",
     "read_sample_scores",
     "read_selection",
     "score_files",
@@ -38,7 +35,6 @@ __all__ = [
     "select_samples",
     "selection_facts",
     "summary_path",
-    "write_ledger",
     "write_scores",
     "write_selection",
 ]

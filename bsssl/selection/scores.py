@@ -21,7 +21,7 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -122,28 +122,11 @@ def score_files(folder: str) -> list[str]:
 
 
 def ledger_path(path: str) -> str:
-    """The ledger beside the score file ``path``."""
-    return path.removesuffix(SUFFIX) + ".ledger.jsonl"
-
-
-def write_ledger(path: str, entries: Iterable[tuple[str, str]]) -> None:
-    """Write the (key, reason) pairs of items that could not be read, beside the score file ``path``.
+    """Return the ledger beside the score file ``path``, of the items without a score (``storage.write_ledger``).
 
     Write it before the score file, whose presence means that the shard is done.
     """
-    lines = [json.dumps({"key": key, "reason": reason}) + "\n" for key, reason in entries]
-    storage.write_text(ledger_path(path), "".join(lines))
-
-
-def read_ledger(path: str) -> list[tuple[str, str]]:
-    """The (key, reason) pairs in the ledger beside the score file ``path``; UserError when missing or damaged."""
-    ledger = ledger_path(path)
-    with storage.open_read(ledger) as file:
-        try:
-            found = [json.loads(line) for line in file]
-            return [(entry["key"], entry["reason"]) for entry in found]
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{ledger} is not a ledger; delete it and {path}, and run `bsssl score` again") from None
+    return path.removesuffix(SUFFIX) + ".ledger.jsonl"
 
 
 def write_scores(path: str, *, header: ScoreHeader, samples: pa.Table, classes: Array, scores: Array) -> None:

@@ -8,21 +8,19 @@ Memory is of the order of classes x K, whatever the pool's size and however many
 cuts off the tail of a ranking: the best K of what reaches it are what reaches it of the best K.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
 
 from bsssl.errors import UserError, choices
 from bsssl.runtime.distributed import cores
+from bsssl.runtime.threads import map_ahead
 from bsssl.selection.picks import Progress, Selection, silent
 from bsssl.selection.rows import EDGES, Array, Float32, Int64, UInt32, UInt64, positions_of, ranges, scores_of
 from bsssl.selection.scores import ScoreFile, open_scores
 
 VARIANTS = ("balanced", "unbalanced", "random")
-T = TypeVar("T")
 R = TypeVar("R")
 
 
@@ -63,9 +61,8 @@ def select_samples(
     if not any(file.num_rows for file in files):
         raise UserError(f"nothing to select: no sample of the pool was scored ({files[0].path}); see the ledgers")
     choose = {"balanced": _balanced, "unbalanced": _unbalanced, "random": _random}[variant]
-    with ThreadPoolExecutor(_threads()) as executor:
-        reader = _Reader(files, executor, progress or silent)
-        per_class, sample, score, without = choose(reader, top_k=top_k, min_score=min_score, seed=seed)
+    reader = _Reader(files, progress or silent)
+    per_class, sample, score, without = choose(reader, top_k=top_k, min_score=min_score, seed=seed)
     if not len(sample):
         raise UserError(f"nothing to select: no score of the pool reaches min_score={min_score:g}; lower it")
     return Selection(
@@ -89,20 +86,19 @@ without a minimum score."""
 class _Reader:
     """Maps functions over the score files in threads, in order, a bounded number of results ahead."""
 
-    def __init__(self, files: list[ScoreFile], executor: ThreadPoolExecutor, progress: Progress) -> None:
+    def __init__(self, files: list[ScoreFile], progress: Progress) -> None:
         self.files = files
         self.num_classes = len(files[0].header.class_names)
-        self._executor = executor
         self._progress = progress
 
     def map(self, function: Callable[[ScoreFile], R], *, title: str) -> Iterator[R]:
         shown = self._progress(self.files, total=len(self.files), unit="shards", title=title)
-        return _ahead(self._executor, function, shown)
+        return map_ahead(function, shown, threads=_threads())
 
     def sort(self, best: "_Best") -> tuple[Int64, UInt64, Array | None]:
         """The rows of ``best``, in threads."""
         tasks = np.array_split(np.arange(best.num_groups), min(best.num_groups, 4 * _threads()))
-        list(self._executor.map(best.sort, tasks))
+        list(map_ahead(best.sort, tasks, threads=_threads()))
         return best.take()
 
 
@@ -275,17 +271,6 @@ class _Best:
             order = np.lexsort((keys[block],) if payload is None else (payload[block], keys[block]))
             kept[block][order[self._keep :]] = False
         return _count(kept, lengths), kept
-
-
-def _ahead(executor: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """``executor.map`` that keeps only a few results waiting, so that memory is bounded."""
-    waiting: deque[Future[R]] = deque()
-    for item in items:
-        waiting.append(executor.submit(function, item))
-        if len(waiting) > 2 * _threads():
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def _threads() -> int:

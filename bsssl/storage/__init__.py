@@ -1,28 +1,20 @@
 """Files, local or remote: reading, listing, formats, fingerprints, and writes that are complete or absent."""
 
-from bsssl.storage.files import (
-    absolute,
+from bsssl.storage.fingerprints import digest, fingerprint, state
+from bsssl.storage.formats import (
     as_json,
-    atomic_write,
-    digest,
-    exists,
-    fingerprint,
-    glob,
-    is_remote,
-    join,
-    open_read,
     read_json,
-    read_range,
-    remote_filesystem,
-    remove_leftovers,
-    state,
-    unwritable,
-    walk,
+    read_ledger,
     write_csv,
     write_json,
     write_json_lines,
-    write_text,
+    write_ledger,
 )
+from bsssl.storage.listing import glob, walk
+from bsssl.storage.paths import absolute, join
+from bsssl.storage.reading import exists, open_read
+from bsssl.storage.remote import is_remote, read_range, remote_filesystem
+from bsssl.storage.writing import atomic_write, remove_leftovers, unwritable, write_text
 
 __all__ = [
     "absolute",
@@ -36,6 +28,7 @@ __all__ = [
     "join",
     "open_read",
     "read_json",
+    "read_ledger",
     "read_range",
     "remote_filesystem",
     "remove_leftovers",
@@ -45,5 +38,6 @@ __all__ = [
     "write_csv",
     "write_json",
     "write_json_lines",
+    "write_ledger",
     "write_text",
 ]

@@ -68,7 +68,7 @@ class CutShort(ConnectionError):
 
 
 def attempt(path: str, call: Callable[[], _Result], *, doing: str = "read") -> _Result:
-    """What ``call``, which does something with the remote ``path``, returns; tried again as the module says.
+    """Return what ``call``, which does something with the remote ``path``, returns; try again as the module says.
 
     Raises:
         OSError: What will not change: FileNotFoundError, PermissionError and the like, naming ``path``.
@@ -90,7 +90,7 @@ def attempt(path: str, call: Callable[[], _Result], *, doing: str = "read") -> _
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """``error`` and what it was raised from, which tells what the libraries' translations leave out."""
+    """Yield ``error`` and what it was raised from, which says what the libraries' translations leave out."""
     while error is not None:
         yield error
         error = error.__cause__
@@ -109,17 +109,18 @@ def _is_transient_itself(error: BaseException) -> bool:
 
 
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status of an error; None if it has none."""
+    """Return the HTTP status of an error; None if it has none."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore
-        found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     else:
-        found = next((getattr(error, name) for name in ("status", "status_code", "code") if hasattr(error, name)), None)
-    return found if isinstance(found, int) and found >= 100 else None
+        names = ("status", "status_code", "code")
+        status = next((getattr(error, name) for name in names if hasattr(error, name)), None)
+    return status if isinstance(status, int) and status >= 100 else None
 
 
 def _code(error: BaseException) -> str:
-    """What S3 calls an error; empty for others'."""
+    """Return what S3 calls an error; an empty text for an error of another service."""
     response = getattr(error, "response", None)
     return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
 
@@ -146,5 +147,5 @@ def _raise_lasting(path: str, error: Exception, doing: str) -> NoReturn:
 
 
 def in_a_line(error: Exception) -> str:
-    """What an error says, without line breaks."""
+    """Return what an error says, without line breaks."""
     return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())

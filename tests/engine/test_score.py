@@ -5,12 +5,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from bsssl import storage
 from bsssl.data.loading.dataset import Failure
 from bsssl.data.records import make_records
 from bsssl.engine.predict import Prediction
 from bsssl.engine.score import EXCLUDED, save_shard, score_shard
 from bsssl.errors import UserError
-from bsssl.selection import ScoreHeader, ledger_path, read_header, read_ledger, read_sample_scores, score_path
+from bsssl.selection import ScoreHeader, ledger_path, read_header, read_sample_scores, score_path
 from bsssl.selection.scores import ScoreFile
 
 ROWS, CLASSES, TOP_P = 9, 5, 2
@@ -82,7 +83,12 @@ def test_what_is_written(tmp_path, probabilities, records):
     path = score_path(str(tmp_path), 0)
     save_shard(path, found_in(probabilities, held=frozenset([b"5"])), header=HEADER, records=records)
     assert read_header(path) == HEADER
-    assert read_ledger(path) == [("k1", "empty"), ("k4", "cut short"), ("k5", EXCLUDED), ("k8", "not an image")]
+    assert storage.read_ledger(ledger_path(path)) == [
+        ("k1", "empty"),
+        ("k4", "cut short"),
+        ("k5", EXCLUDED),
+        ("k8", "not an image"),
+    ]
     samples = ScoreFile(path).samples()
     assert samples["key"].to_pylist() == ["k0", "k2", "k3", "k6", "k7"]
     assert samples["path"].cast(pa.string()).to_pylist()[0] == "/pool/k0"

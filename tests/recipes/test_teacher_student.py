@@ -124,7 +124,7 @@ def test_the_pool_comes_from_folder_manifest_and_tars(finished_once):
 
 def test_unreadable_items_are_listed_and_never_selected(finished_once):
     paths = selection.score_files(str(finished_once / "seed-0" / "score"))
-    ledger = [entry for path in paths for entry in selection.read_ledger(path)]
+    ledger = [entry for path in paths for entry in storage.read_ledger(selection.ledger_path(path))]
     assert [key for key, _ in ledger] == ["broken.jpg"]
     assert "broken.jpg" in ledger[0][1]
     assert record(finished_once, "score")["result"] == {

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from sklearn.datasets import load_digits
 
-from bsssl import selection
+from bsssl import selection, storage
 from bsssl.data.datasets.generated import MovingDigits
 
 NETWORK = {"name": "small_r2plus1d", "options": {"width": 4, "blocks": [1, 1], "stem_stride": 1}}
@@ -178,7 +178,7 @@ def test_unreadable_videos_of_the_pool_are_in_the_ledger(bsssl, config, broken, 
     arguments = ["--config", config, *paths_in(broken), "data.max_failure_rate=0.2"]
     assert bsssl("run", *arguments, "data.max_missing_rate=0.1").status == 0
     run = tmp_path / "run/seed-0"
-    ledger = selection.read_ledger(selection.score_path(str(run / "score"), 0))
+    ledger = storage.read_ledger(selection.ledger_path(selection.score_path(str(run / "score"), 0)))
     unreadable = [json.loads(line)["key"] for line in (run / "teacher/unreadable.jsonl").read_text().splitlines()]
     assert len(ledger) + len(unreadable) >= 3 and all(reason for _, reason in ledger)
 

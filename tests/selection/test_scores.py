@@ -11,12 +11,10 @@ from bsssl.selection import (
     ScoreHeader,
     ledger_path,
     read_header,
-    read_ledger,
     read_sample_scores,
     score_files,
     score_path,
     select_samples,
-    write_ledger,
     write_scores,
 )
 from bsssl.selection.scores import ScoreFile
@@ -67,20 +65,8 @@ def test_remote_files() -> None:
         fsspec.filesystem("memory").rm("/scores", recursive=True)
 
 
-def test_ledger(tmp_path: Path) -> None:
-    path = score_path(str(tmp_path), 3)
-    entries = [("a/b.jpg", "cut short"), ("ü", 'a "quoted"\nreason')]
-    write_ledger(path, entries)
-    assert ledger_path(path) == str(tmp_path / "000003.ledger.jsonl")
-    assert read_ledger(path) == entries
-    write_ledger(path, [])
-    assert read_ledger(path) == []
-    Path(ledger_path(path)).write_text("nonsense")
-    with pytest.raises(UserError, match=r"000003\.ledger\.jsonl is not a ledger; delete it"):
-        read_ledger(path)
-    Path(ledger_path(path)).unlink()
-    with pytest.raises(UserError, match="no such file"):
-        read_ledger(path)
+def test_the_ledger_lies_beside_the_score_file(tmp_path: Path) -> None:
+    assert ledger_path(score_path(str(tmp_path), 3)) == str(tmp_path / "000003.ledger.jsonl")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -0.1, 1.0001])

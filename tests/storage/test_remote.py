@@ -339,8 +339,8 @@ def test_scores_and_selection(s3, faults, tmp_path):
         write_pool(folder, pool, cuts=[100, 200])  # type: ignore[arg-type]
         files = selection.score_files(folder)
         assert files == [selection.score_path(folder, number) for number in range(3)]
-        selection.write_ledger(files[0], [("key", "reason")])
-        assert selection.read_ledger(files[0]) == [("key", "reason")]
+        storage.write_ledger(selection.ledger_path(files[0]), [("key", "reason")])
+        assert storage.read_ledger(selection.ledger_path(files[0])) == [("key", "reason")]
         path = storage.join(folder, "selection.parquet")
         selection.write_selection(path, selection.select_samples(files, top_k=5))
         selected[folder] = selection.read_selection(path)
@@ -395,7 +395,11 @@ def test_the_recipe_gives_the_same_as_on_local_files(s3, faults, bsssl, recipe, 
         for one, other in zip(arrays(ours / name), arrays(theirs / name), strict=True):
             assert np.array_equal(one, other)
     unreadable = [
-        [entry[0] for path in selection.score_files(str(run / "score")) for entry in selection.read_ledger(path)]
+        [
+            entry[0]
+            for path in selection.score_files(str(run / "score"))
+            for entry in storage.read_ledger(selection.ledger_path(path))
+        ]
         for run in (ours, theirs)
     ]
     assert unreadable[0] == unreadable[1] and len(unreadable[0]) == 1

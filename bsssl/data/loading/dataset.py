@@ -1,7 +1,6 @@
 """The dataset that every stage reads: records in, samples or failures out; and how samples become a batch."""
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from bsssl.data.decoding.pictures import DecodeError
 from bsssl.data.records import read_bytes
 from bsssl.data.segments import split_segment
 from bsssl.data.views.views import Views
+from bsssl.runtime.threads import map_ahead
 from bsssl.storage import is_remote
 
 HASH_BYTES = 16
@@ -119,8 +119,8 @@ class ItemDataset(Dataset[list[dict[str, Any] | Failure]]):
         """The samples of a batch, for which the loader asks; remote files are fetched many at a time."""
         if not self._remote:
             return [self[item] for item in items]
-        with ThreadPoolExecutor(_REMOTE_READS) as threads:
-            return [self._samples(item, data) for item, data in zip(items, threads.map(self._read, items), strict=True)]
+        contents = map_ahead(self._read, items, threads=_REMOTE_READS)
+        return [self._samples(item, content) for item, content in zip(items, contents, strict=True)]
 
     def _place(self, row: int) -> tuple[str, int, int]:
         return self._path[row].as_py(), self._offset[row].as_py(), self._size[row].as_py()

@@ -1,9 +1,7 @@
 """The unlabeled pool: an ordered list of shards on disk, written once, from which any task can take any shard."""
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -15,6 +13,7 @@ from bsssl.data.pool.overlap import Places
 from bsssl.data.records import RECORD_SCHEMA, concat_records, read_records, write_records
 from bsssl.errors import UserError
 from bsssl.runtime.console import logger, progress
+from bsssl.runtime.threads import map_ahead
 
 FORMAT_VERSION = 1
 _INDEX_THREADS = 8  # tars indexed at a time: over a network nearly all of that is waiting
@@ -124,7 +123,8 @@ def _shard_tables(sources: Sequence[Source], shard_size: int) -> Iterator[tuple[
     """Name (None: by number) and records of every shard, in order."""
     for source in sources:
         if isinstance(source, Tars):
-            for tar, records in _in_threads(source.index, source.tars()):
+            tars = source.tars()
+            for tar, records in zip(tars, map_ahead(source.index, tars, threads=_INDEX_THREADS), strict=True):
                 yield tar.rsplit("/", 1)[-1], records
         else:
             for records in _rechunk(source.batches(), shard_size):
@@ -141,24 +141,6 @@ def _rechunk(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
             waiting = waiting.slice(rows)
     if len(waiting):
         yield waiting
-
-
-def _in_threads(index: Callable[[str], pa.Table], tars: Iterable[str]) -> Iterator[tuple[str, pa.Table]]:
-    """``(tar, index(tar))`` in order, a few at a time; finished ones do not pile up."""
-    running: deque[tuple[str, Future[pa.Table]]] = deque()
-    with ThreadPoolExecutor(_INDEX_THREADS) as threads:
-        try:
-            for tar in tars:
-                running.append((tar, threads.submit(index, tar)))
-                if len(running) > 2 * _INDEX_THREADS:
-                    done, future = running.popleft()
-                    yield done, future.result()
-            while running:
-                done, future = running.popleft()
-                yield done, future.result()
-        finally:
-            for _, future in running:
-                future.cancel()
 
 
 def _chosen(records: pa.Table, fraction: float, seed: int) -> pa.Array:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +12,7 @@ from bsssl.data.records import concat_records, files_of, read_bytes
 from bsssl.data.segments import split_segment
 from bsssl.errors import UserError
 from bsssl.runtime.console import progress
+from bsssl.runtime.threads import map_ahead
 
 _READERS = 8
 
@@ -66,10 +66,9 @@ def check_overlap(
 def content_hashes(records: pa.Table) -> set[bytes]:
     """The digests (see ``content_hash``) of the files of ``records``; those that cannot be read have none."""
     places = zip(*(records[name].to_pylist() for name in ("path", "offset", "size")), strict=True)
-    with ThreadPoolExecutor(_READERS) as threads:
-        hashes = threads.map(_hash_place, places)
-        counted = progress(hashes, total=len(records), unit="files", title="hashing labeled and test items")
-        return {digest for digest in counted if digest is not None}
+    hashes = map_ahead(_hash_place, places, threads=_READERS)
+    counted = progress(hashes, total=len(records), unit="files", title="hashing labeled and test items")
+    return {digest for digest in counted if digest is not None}
 
 
 def _hash_place(place: tuple[str, int, int]) -> bytes | None:

@@ -9,10 +9,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +20,10 @@ from bsssl import storage
 from bsssl.data.records import read_bytes
 from bsssl.data.segments import split_segment, with_segment
 from bsssl.errors import UserError
+from bsssl.runtime.threads import map_ahead
 from bsssl.selection import read_selection
 
 _READERS = 16  # at a time: from a network's file system nearly all of reading is waiting
-_AHEAD = 4 * _READERS
 _IDENTITY = b"bsssl"
 
 
@@ -85,10 +82,11 @@ def write_tar(plan: TarPlan, number: int, *, folder: str, identity: str) -> None
     numbers = range(number * plan.per_tar, min((number + 1) * plan.per_tar, len(plan.rows)))
     rows = plan.table.take(pa.array(plan.rows[numbers.start : numbers.stop])).to_pylist()
     notes = _notes(plan, numbers)
+    contents = map_ahead(_content, rows, threads=_READERS)
     offsets, sizes = [], []
     Path(_index_path(folder, number)).unlink(missing_ok=True)  # another selection's must not vouch for this tar
     with storage.atomic_write(tar_path(folder, number)) as file, tarfile.open(fileobj=file, mode="w|") as tar:
-        for sample, row, content in zip(numbers, rows, _contents(rows), strict=True):
+        for sample, row, content in zip(numbers, rows, contents, strict=True):
             name = f"{sample:09d}"
             _add(tar, f"{name}.json", json.dumps({"key": row["key"], **notes[sample]}).encode())
             ending = os.path.splitext(_file_name(row))[1].lower()
@@ -124,26 +122,14 @@ def _notes(plan: TarPlan, numbers: range) -> dict[int, dict[str, list[float]]]:
     return found
 
 
-def _contents(rows: list[dict[str, object]]) -> Iterator[bytes]:
-    """The samples' bytes in order, some read ahead."""
-
-    def read(row: dict[str, object]) -> bytes:
-        try:
-            return read_bytes(str(row["path"]), offset=int(str(row["offset"])), size=int(str(row["size"])))
-        except OSError as error:
-            raise UserError(
-                f"the selected sample {row['key']} cannot be read any more ({error}); bring it back, or score again"
-            ) from None
-
-    with ThreadPoolExecutor(_READERS) as threads:
-        for part in _chunks(rows, _AHEAD):
-            yield from threads.map(read, part)
-
-
-def _chunks(items: Iterable[dict[str, object]], size: int) -> Iterator[list[dict[str, object]]]:
-    iterator = iter(items)
-    while part := list(islice(iterator, size)):
-        yield part
+def _content(row: dict[str, object]) -> bytes:
+    """Return the bytes of the sample in a row of the selection; UserError when they cannot be read."""
+    try:
+        return read_bytes(str(row["path"]), offset=int(str(row["offset"])), size=int(str(row["size"])))
+    except OSError as error:
+        raise UserError(
+            f"the selected sample {row['key']} cannot be read any more ({error}); bring it back, or score again"
+        ) from None
 
 
 def _file_name(row: dict[str, object]) -> str:

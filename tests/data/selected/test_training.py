@@ -11,7 +11,6 @@ from bsssl.selection import (
     score_files,
     score_path,
     select_samples,
-    write_ledger,
     write_scores,
     write_selection,
 )
@@ -41,7 +40,6 @@ def scored(tmp_path):
             number=number, base=number * PER_SHARD, num_records=PER_SHARD,
         )  # fmt: skip
         path = score_path(folder, number)
-        write_ledger(path, [])
         scores = np.take_along_axis(softmax[number, 2:], best, axis=1)
         write_scores(path, header=header, samples=samples, classes=best, scores=scores)
     selection = str(tmp_path / "selection.parquet")

@@ -1,0 +1,65 @@
+"""JSON, JSON lines and CSV, each written complete or not at all; and ledgers, which are JSON lines."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from bsssl.errors import UserError
+from bsssl.storage.reading import open_read
+from bsssl.storage.writing import write_text
+
+
+def write_json(path: str, value: Any) -> None:
+    """Write ``value`` as indented JSON."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=False) + "\n")
+
+
+def read_json(path: str) -> Any:
+    """Return the value in a JSON file.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    with open_read(path) as file:
+        try:
+            return json.load(file)
+        except ValueError as error:
+            raise UserError(f"{path} is not valid JSON ({error}); delete it and run again") from None
+
+
+def as_json(value: Any) -> Any:
+    """Return ``value`` as it comes back from a JSON file (tuples become lists)."""
+    return json.loads(json.dumps(value))
+
+
+def write_json_lines(path: str, values: Iterable[Any]) -> None:
+    """Write one JSON value per line."""
+    write_text(path, "".join(json.dumps(value) + "\n" for value in values))
+
+
+def write_ledger(path: str, entries: Iterable[tuple[str, str]]) -> None:
+    """Write the keys of items that could not be used, each with the reason."""
+    write_json_lines(path, ({"key": key, "reason": reason} for key, reason in entries))
+
+
+def read_ledger(path: str) -> list[tuple[str, str]]:
+    """Return the (key, reason) pairs of a ledger.
+
+    Raises:
+        UserError: The file is missing or not a ledger.
+    """
+    with open_read(path) as file:
+        try:
+            entries = [json.loads(line) for line in file]
+            return [(entry["key"], entry["reason"]) for entry in entries]
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path} is not a ledger; delete it and what lies beside it, and run again") from None
+
+
+def write_csv(path: str, rows: Iterable[Sequence[Any]]) -> None:
+    """Write rows as CSV."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())

@@ -1,0 +1,22 @@
+"""Paths of local files and URLs alike."""
+
+import os
+
+from bsssl.storage.remote import is_remote, remote_filesystem
+
+
+def join(folder: str, *names: str) -> str:
+    """Return ``folder/name/...``, for local and remote folders alike."""
+    return "/".join([folder.rstrip("/") or "/", *names]) if is_remote(folder) else os.path.join(folder, *names)
+
+
+def absolute(path: str) -> str:
+    """Return the absolute path of a local file; a URL as it is.
+
+    Raises:
+        UserError: The protocol of the URL cannot be read.
+    """
+    if not is_remote(path):
+        return os.path.abspath(path)
+    remote_filesystem(path)
+    return path

@@ -1,0 +1,113 @@
+"""Files opened for reading, local or remote."""
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from typing import IO, Any
+
+from bsssl.errors import UserError
+from bsssl.storage.remote import is_remote, read_range, refused, remote_info
+
+_READ_AHEAD = 2**20
+
+
+def open_read(path: str) -> IO[bytes]:
+    """Open a file for reading bytes.
+
+    Raises:
+        UserError: The file does not exist or, being remote, cannot be read.
+    """
+    if is_remote(path):
+        with _as_user_errors(path):
+            return io.BufferedReader(_RemoteFile(path), _READ_AHEAD)
+    try:
+        return open(path, "rb")
+    except FileNotFoundError:
+        raise _no_such_file(path) from None
+
+
+def exists(path: str) -> bool:
+    """Return whether a file or folder is there.
+
+    Raises:
+        UserError: A server does not let us know.
+    """
+    if not is_remote(path):
+        return os.path.exists(path)
+    # Not the file systems' own answer: to some, a server that does not answer has no file.
+    try:
+        remote_info(path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise refused(path, error) from error
+    return True
+
+
+def _no_such_file(path: str) -> UserError:
+    return UserError(f"no such file: {path}; check the path")
+
+
+@contextlib.contextmanager
+def _as_user_errors(path: str) -> Iterator[None]:
+    """Turn an OSError of remote calls about ``path`` itself, which is not an item, into a UserError."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise _no_such_file(path) from None
+    except OSError as error:
+        raise refused(path, error) from error
+
+
+class _RemoteFile(io.RawIOBase):
+    """A remote file as ranges of bytes, each with as many attempts as it needs.
+
+    The libraries' own files keep what they read ahead, and a part that was cut short with it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path, self._position = path, 0
+        info = remote_info(path)
+        self._whole: bytes | None = None
+        if info.get("size") is None or info.get("partial") is False:  # web servers that do not say, or do not serve it
+            self._whole = read_range(path)
+        self._size: int = info["size"] if self._whole is None else len(self._whole)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._read(min(self._position + len(buffer), self._size))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def readall(self) -> bytes:
+        return self._read(self._size)
+
+    def _read(self, stop: int) -> bytes:
+        """Return the bytes from the position to ``stop``, which is the position from then on."""
+        start = self._position
+        if stop <= start:
+            return b""
+        if self._whole is None:
+            with _as_user_errors(self._path):
+                data = read_range(self._path, start, stop)
+            if len(data) == stop - start:
+                self._position = stop
+                return data
+            if len(data) != self._size:
+                raise UserError(f"{self._path} changed while it was read; run again once it is complete")
+            self._whole = data  # a server that ignores ranges sends all of it
+        self._position = stop
+        return self._whole[start:stop]
