@@ -22,6 +22,7 @@ means faster.
 import argparse
 import tempfile
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import timm.data
@@ -46,6 +47,7 @@ from torch.nn import functional
 from bsssl import data
 from bsssl.data.datasets.sources import Folder
 from bsssl.engine.checkpoints import Checkpoints
+from bsssl.engine.metrics import Metrics
 from bsssl.engine.train import Failures, train
 from bsssl.models import build_model
 from bsssl.optim import build_optimizer, build_schedule
@@ -80,7 +82,7 @@ def train_ours(
             compute=compute,
             seed=0,
             checkpoints=Checkpoints(folder=folder, fingerprint="benchmark"),
-            metrics_path=f"{folder}/metrics.jsonl",
+            open_metrics=partial(Metrics, {"jsonl": {}}, folder=folder),
             failures=Failures(rows=steps * batch_size, max_rate=0.0),
         )  # fmt: skip
     return steps * batch_size

@@ -4,11 +4,12 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
-from typing_extensions import Self
+from typing_extensions import Annotated, Self  # noqa: UP035 - with the rest of pydantic's
 
 from bsssl.config.data import LabeledData
-from bsssl.config.section import Section, without
+from bsssl.config.section import Section, known_to, without
 from bsssl.config.training import Train
+from bsssl.registry import LOGGERS
 
 
 class System(Section):
@@ -33,6 +34,9 @@ class System(Section):
     """time between resumable checkpoints"""
     checkpoint_steps: int | None = Field(None, ge=1)
     """also save every so many optimiser steps"""
+    loggers: dict[Annotated[str, known_to(LOGGERS)], dict[str, Any]] = {"jsonl": {}, "tensorboard": {}}
+    """who gets the figures of a training while it runs, and the options of each: jsonl (metrics.jsonl in the stage's
+    folder), tensorboard (where it is installed); any of LOGGERS"""
 
 
 class StageResources(Section):

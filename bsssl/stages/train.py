@@ -1,5 +1,6 @@
 """The training stages: weak, teacher, baseline, ceiling, pretrain, finetune."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import nn
 from bsssl import config as configs
 from bsssl import data, selection, storage
 from bsssl.engine.checkpoints import Checkpoints
+from bsssl.engine.metrics import Metrics
 from bsssl.engine.train import Failures, train
 from bsssl.models import build_model
 from bsssl.models.weights.files import save_model
@@ -74,7 +76,7 @@ def train_stage(run: Run, stage: Stage) -> dict[str, Any]:
         compute=compute,
         seed=seed,
         checkpoints=checkpoints,
-        metrics_path=str(folder / "metrics.jsonl") if distributed.is_main() else None,
+        open_metrics=partial(Metrics, run.config.system.loggers, folder=str(folder)) if distributed.is_main() else None,
         failures=failures,
         accumulate=settings.accumulate,
         clip_norm=settings.clip_norm,
