@@ -156,10 +156,10 @@ def _takes_any(part: Any) -> bool:
 
 
 def _validated(part: Any, options: Mapping[str, Any], *, besides: Collection[str]) -> dict[str, Any]:
-    """Return ``options`` as the signature of ``part``, a function or a class, types them, and its defaults for the rest.
+    """Return ``options`` as the signature of ``part``, a function or a class, types them, with its defaults.
 
     Raises:
-        ValidationError: A value is of the wrong type or missing, or the signature has no such option ``besides`` those.
+        ValidationError: A value is of the wrong type or missing, or there is no such option ``besides`` those.
     """
 
     def collect(**chosen: Any) -> dict[str, Any]:
@@ -219,20 +219,26 @@ DATASETS = Registry(
 """Factories ``(*, path: str, **options) -> Source`` (``bsssl.data.datasets.sources``): where the records of a labeled
 set, a test set or a pool come from."""
 
-LOSSES = Registry("loss", given=("num_classes", "rows"), built_in={"bsssl.optim.losses": ("cross_entropy",)})
-"""Factories ``(*, num_classes: int, rows: int, **options) -> nn.Module``, called with logits (B, C), the target (int64
-(B,) or float32 (B, C)) and the rows of the training set, int64 (B,); the module returns the mean loss."""
+LOSSES = Registry(
+    "loss", given=("num_classes", "rows", "class_counts"), built_in={"bsssl.optim.losses": ("cross_entropy",)}
+)
+"""Factories ``(*, num_classes: int, rows: int, class_counts: Callable[[], np.ndarray], **options) -> nn.Module``, or
+modules with such a constructor. The module is called with logits (B, C), the target (int64 (B,), or float32 (B, C) that
+sums to 1) and the rows of the training set that they are of, int64 (B,), and returns the mean loss; what it remembers
+from call to call belongs in its ``state_dict``, which checkpoints keep. ``class_counts()`` counts the rows of each
+class, float (C,)."""
 
 OPTIMIZERS = Registry(
-    "optimizer", given=("parameters", "lr", "weight_decay"), built_in={"bsssl.optim.optimizers": ("sgd", "adamw")}
+    "optimizer", given=("params", "lr", "weight_decay"), built_in={"bsssl.optim.optimizers": ("sgd", "adamw")}
 )
-"""Factories ``(parameters, *, lr: float, weight_decay: float, **options) -> torch.optim.Optimizer``."""
+"""Factories ``(params, *, lr: float, weight_decay: float, **options) -> torch.optim.Optimizer``: the classes of
+``torch.optim`` are such. The rate of every parameter group is set anew before each step."""
 
 SCHEDULES = Registry(
     "schedule", given=("peak", "steps"), built_in={"bsssl.optim.schedules": ("step", "cosine", "constant")}
 )
 """Factories ``(*, peak: float, steps: int, **options) -> Callable[[float], float]``: from the share of the
-training that is done, in [0, 1), to the learning rate."""
+training that is done, in [0, 1), to the learning rate; warm-up replaces the beginning."""
 
 AUGMENTATIONS = Registry(
     "augmentation",

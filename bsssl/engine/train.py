@@ -93,8 +93,8 @@ def train(
         compute: device, precision, memory format.
         seed: of dropout and mixing (data has its own).
         checkpoints: where to resume from and save to.
-        open_metrics: given the first ``step``, what loss, accuracy, rate and speed are written to; None on ranks that do
-            not report.
+        open_metrics: given the first ``step``, what loss, accuracy, rate and speed are written to; None on ranks that
+            do not report.
         failures: tolerance for unreadable items.
         accumulate: batches per optimiser step.
         clip_norm: largest norm of the gradient.

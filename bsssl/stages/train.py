@@ -18,8 +18,7 @@ from bsssl.models import build_model
 from bsssl.models.weights.files import save_model
 from bsssl.models.weights.loading import has_classes, load_weights
 from bsssl.models.weights.released import load_released
-from bsssl.optim import build_optimizer, build_schedule
-from bsssl.optim.losses import EarlyLearning, Loss, logit_adjustment, mixing
+from bsssl.optim import build_loss, build_optimizer, build_schedule, mixing
 from bsssl.pipeline.run import Run, Stage
 from bsssl.runtime import distributed
 from bsssl.runtime.device import Compute
@@ -45,7 +44,6 @@ def train_stage(run: Run, stage: Stage) -> dict[str, Any]:
     dataset = data.ItemDataset(records, targets=targets, views=inputs.views(run, stage, "train"), seed=seed)
     failures = Failures(rows=len(records), max_rate=run.config.data.max_failure_rate)
     checkpoints = Checkpoints(folder=str(folder), fingerprint=run.identity(stage.name))
-    full_rate = settings.base_lr * settings.batch_size / 256
     trained = train(
         model=model,
         batches=lambda first: _train_loader(
@@ -54,25 +52,14 @@ def train_stage(run: Run, stage: Stage) -> dict[str, Any]:
         steps=steps,
         normalize=inputs.normalize(run, compute),
         mix=mixing(mixup=settings.mixup, cutmix=settings.cutmix, num_classes=len(classes)),
-        loss_function=_loss(settings, targets, weights, num_classes=len(classes)).to(compute.device),
-        optimizer=build_optimizer(
-            model,
-            kind=settings.optimizer,
-            lr=full_rate,
-            momentum=settings.momentum,
-            nesterov=settings.nesterov,
-            weight_decay=settings.weight_decay,
-        ),
-        schedule=build_schedule(
-            kind=settings.schedule,
-            base_lr=settings.base_lr,
-            batch_size=settings.batch_size,
-            gamma=settings.gamma,
-            intervals=settings.intervals,
-            steps=max(steps, 1),
-            warmup_steps=warmup_steps,
-            warmup_from=settings.warmup_from,
-        ),
+        loss_function=build_loss(
+            settings,
+            num_classes=len(classes),
+            rows=len(targets),
+            class_counts=partial(data.class_counts, targets, num_classes=len(classes), weights=weights),
+        ).to(compute.device),
+        optimizer=build_optimizer(settings, model),
+        schedule=build_schedule(settings, steps=max(steps, 1), warmup_steps=warmup_steps),
         compute=compute,
         seed=seed,
         checkpoints=checkpoints,
@@ -138,20 +125,6 @@ def _training_set(run: Run, stage: Stage, classes: list[str]) -> tuple[pa.Table,
     path = storage.join(folders.get("materialise") or folders["select"], inputs.SELECTION)
     return data.selected_training_set(
         path, mode=settings.targets, temperature=settings.temperature, scores=scores, classes=classes
-    )
-
-
-def _loss(settings: configs.Train, targets: data.Targets, weights: np.ndarray | None, *, num_classes: int) -> Loss:
-    adjustment = early_learning = None
-    if settings.logit_adjustment:
-        counts = data.class_counts(targets, num_classes=num_classes, weights=weights)
-        adjustment = logit_adjustment(counts, tau=settings.logit_adjustment)
-    if settings.elr:
-        early_learning = EarlyLearning(
-            rows=len(targets), num_classes=num_classes, weight=settings.elr, beta=settings.elr_beta
-        )
-    return Loss(
-        label_smoothing=settings.label_smoothing, q=settings.gce, adjustment=adjustment, early_learning=early_learning
     )
 
 

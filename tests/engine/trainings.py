@@ -15,7 +15,7 @@ from bsssl.data.views.transforms import Normalize
 from bsssl.engine.checkpoints import Checkpoints
 from bsssl.engine.metrics import Metrics
 from bsssl.engine.train import Failures, train
-from bsssl.optim.losses import EarlyLearning, Loss
+from bsssl.optim.losses import CrossEntropy, EarlyLearning
 from bsssl.runtime import distributed
 from bsssl.runtime.device import Compute
 
@@ -109,7 +109,7 @@ def run(
         steps=steps,
         normalize=normalize,
         mix=mix,
-        loss_function=loss_function or Loss(early_learning=early_learning if elr else None),
+        loss_function=loss_function or CrossEntropy(early_learning=early_learning if elr else None),
         optimizer=optimizer or sgd(model),
         schedule=schedule,
         compute=compute,
