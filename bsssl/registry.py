@@ -266,8 +266,8 @@ STAGES = Registry(
 LAUNCHERS = Registry("launcher", built_in={"bsssl.launch.local": ("local",), "bsssl.launch.slurm": ("slurm",)})
 """Sub-classes of ``bsssl.launch.base.Launcher``: who starts the processes of a command given ``--launch``."""
 
-EXPORTERS = Registry("exporter", given=("model", "path"), built_in={"bsssl.models.export": ()})
-"""Functions ``(model, path: str, **options) -> None`` that write a trained network (``bsssl.Model``) for another
+EXPORTERS = Registry("exporter", given=("model", "path"), built_in={"bsssl.models.export.program": ("torch-export",)})
+"""Functions ``(model, path: str, **options) -> None`` that write a ``bsssl.models.TrainedNetwork`` for another
 program."""
 
 LOGGERS = Registry(
