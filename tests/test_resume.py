@@ -11,7 +11,7 @@ import torch
 from benchmarks.kills import differences, digests, has_checkpoint, recipe, stage_in
 from bsssl import cli
 from bsssl.engine.checkpoints import Checkpoints
-from bsssl.optim.losses import mixing
+from bsssl.optim import mixing
 from bsssl.runtime.device import Compute
 from tests.engine.trainings import CLASSES, CPU, Interrupted, lines, make_model, run, same, sgd, weights
 from tests.processes import PATIENCE, start

@@ -4,13 +4,13 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
-from typing_extensions import Self
+from typing_extensions import Annotated, Self  # noqa: UP035 - with the rest of pydantic's
 
 from bsssl.config.data import LabeledData
-from bsssl.config.section import Section, unknown, without
+from bsssl.config.section import Section, known_to, without
 from bsssl.config.training import Train
 from bsssl.errors import choices
-from bsssl.registry import LAUNCHERS, STAGES
+from bsssl.registry import LAUNCHERS, LOGGERS, STAGES
 
 
 class System(Section):
@@ -35,6 +35,9 @@ class System(Section):
     """time between resumable checkpoints"""
     checkpoint_steps: int | None = Field(None, ge=1)
     """also save every so many optimiser steps"""
+    loggers: dict[Annotated[str, known_to(LOGGERS)], dict[str, Any]] = {"jsonl": {}, "tensorboard": {}}
+    """who gets the figures of a training while it runs, and the options of each: jsonl (metrics.jsonl in the stage's
+    folder), tensorboard (where it is installed); any of LOGGERS"""
 
 
 class StageResources(Section):
@@ -55,7 +58,7 @@ class StageResources(Section):
 class Launcher(Section):
     """Who starts the processes of a command given `--launch`. None of this changes a result."""
 
-    kind: str = "local"
+    kind: Annotated[str, known_to(LAUNCHERS)] = "local"
     """local: processes on this machine, one stage after the other; slurm: a chain of jobs; or any of LAUNCHERS"""
     nodes: int = Field(1, ge=1)
     """of a training; other stages take one each"""
@@ -90,7 +93,7 @@ class Launcher(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        problems = unknown(LAUNCHERS, kind=self.kind)
+        problems = []
         for kind in self.stages:
             if kind not in STAGES and kind != "report":
                 problems.append(f"stages: unknown stage '{kind}': {choices(kind, [*STAGES.names(), 'report'])}")

@@ -18,9 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bsssl.engine.checkpoints import Checkpoints
+from bsssl.engine.metrics import Metrics
 from bsssl.errors import UserError
 from bsssl.runtime import distributed
-from bsssl.runtime.console import Metrics, logger, progress
+from bsssl.runtime.console import logger, progress
 from bsssl.runtime.device import Compute
 
 LOG_EVERY = 50
@@ -68,7 +69,7 @@ def train(
     compute: Compute,
     seed: int,
     checkpoints: Checkpoints,
-    metrics_path: str | None,
+    open_metrics: Callable[..., Metrics] | None,
     failures: Failures,
     accumulate: int = 1,
     clip_norm: float | None = None,
@@ -92,7 +93,8 @@ def train(
         compute: device, precision, memory format.
         seed: of dropout and mixing (data has its own).
         checkpoints: where to resume from and save to.
-        metrics_path: JSON-lines file for loss, accuracy, rate and speed; None on ranks that do not report.
+        open_metrics: given the first ``step``, what loss, accuracy, rate and speed are written to; None on ranks that
+            do not report.
         failures: tolerance for unreadable items.
         accumulate: batches per optimiser step.
         clip_norm: largest norm of the gradient.
@@ -117,7 +119,7 @@ def train(
     model.train()
     if first:
         logger.info("%s goes on from step %d of %d", title, first, steps)
-    metrics = Metrics(metrics_path, step=first) if metrics_path else None
+    metrics = open_metrics(step=first) if open_metrics is not None else None
     tally = _Tally(compute.device)
     stream = iter(batches(first)) if first < steps else iter(())
     saved_at = time.monotonic()
@@ -155,7 +157,7 @@ def train(
             _check_weights(model, step=done)
             bar.set_postfix_str(f"loss {scalars['loss']:.3f}", refresh=False)
             if metrics is not None:
-                metrics.write(step=done, lr=rate, **scalars)
+                metrics.write(done, {"lr": rate, **scalars})
         if due and done < steps:
             checkpoints.save(done, _state(parts, failures))
             saved_at = time.monotonic()

@@ -2,6 +2,7 @@
 
 from bsssl.models.building import Profile, build_model, profile
 from bsssl.models.heads import classifier
+from bsssl.models.trained import TrainedNetwork
 from bsssl.models.weights.files import WEIGHTS, Checkpoint, read_checkpoint, save_model, saved_facts
 from bsssl.models.weights.loading import LoadReport, has_classes, load_weights
 from bsssl.models.weights.released import RELEASED, load_released
@@ -13,6 +14,7 @@ __all__ = [
     "Checkpoint",
     "LoadReport",
     "Profile",
+    "TrainedNetwork",
     "build_model",
     "classifier",
     "has_classes",

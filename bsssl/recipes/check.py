@@ -81,6 +81,7 @@ def check_settings(config: configs.Experiment, *, processes: int | None = None) 
             )
     processes = processes or distributed.world_size()
     for section, settings in config.trainings().items():
+        settings.check_parts(section)
         if settings.batch_size % (settings.accumulate * processes):
             raise UserError(
                 f"{section}.batch_size ({settings.batch_size}) does not divide evenly over {processes} processes with "

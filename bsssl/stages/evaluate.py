@@ -99,9 +99,8 @@ def _write(
 ) -> None:
     storage.write_json(storage.join(folder, "metrics.json"), summary)
     keys = records["key"].take(pa.array(sorted(found.missing), pa.int64())).to_pylist()
-    reasons = [found.missing[row] for row in sorted(found.missing)]
-    entries = [{"key": key, "reason": reason} for key, reason in zip(keys, reasons, strict=True)]
-    storage.write_json_lines(storage.join(folder, "missing.jsonl"), entries)
+    reasons = (found.missing[row] for row in sorted(found.missing))
+    storage.write_ledger(storage.join(folder, "missing.jsonl"), zip(keys, reasons, strict=True))
     names = pa.array(classes)
     best = np.argsort(-found.probabilities, axis=1, kind="stable")[:, :5]
     missing = np.isin(np.arange(len(records)), list(found.missing))

@@ -179,7 +179,8 @@ class ScoreStage(Stage[ScoreSettings]):
 
     def _totals(self, run: Run, pool: data.Pool) -> dict[str, Any]:
         """Return totals over all shards; too many unreadable items in all is an error here at the latest."""
-        ledgers = [selection.read_ledger(path) for path in selection.score_files(str(run.folder(self.name)))]
+        paths = selection.score_files(str(run.folder(self.name)))
+        ledgers = [storage.read_ledger(selection.ledger_path(path)) for path in paths]
         reasons = [reason for ledger in ledgers for _, reason in ledger if reason != EXCLUDED]
         excluded = sum(len(ledger) for ledger in ledgers) - len(reasons)
         self._check_unreadable(len(reasons), pool.num_records, reasons)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, cast
 
 import numpy as np
@@ -14,9 +15,10 @@ from typing_extensions import TypeVar
 from bsssl import data, selection, storage
 from bsssl.config import Model, Pretrain, Section, Train, WeakTraining, check_warmup
 from bsssl.engine.checkpoints import Checkpoints
+from bsssl.engine.metrics import Metrics
 from bsssl.engine.train import Failures, train
 from bsssl.models import WEIGHTS, build_model, has_classes, load_released, load_weights, save_model
-from bsssl.optim import EarlyLearning, Loss, build_optimizer, build_schedule, logit_adjustment, mixing
+from bsssl.optim import build_loss, build_optimizer, build_schedule, mixing
 from bsssl.pipeline.run import Run
 from bsssl.pipeline.stage import PlanRow, Resources, Stage
 from bsssl.registry import STAGES
@@ -106,29 +108,20 @@ class TrainStage(Stage[TrainSettings[Any]]):
             steps=steps,
             normalize=normalize(settings.seen.transforms, compute),
             mix=mixing(mixup=training.mixup, cutmix=training.cutmix, num_classes=len(classes)),
-            loss_function=_loss(training, targets, weights, num_classes=len(classes)).to(compute.device),
-            optimizer=build_optimizer(
-                model,
-                kind=training.optimizer,
-                lr=training.base_lr * training.batch_size / 256,
-                momentum=training.momentum,
-                nesterov=training.nesterov,
-                weight_decay=training.weight_decay,
-            ),
-            schedule=build_schedule(
-                kind=training.schedule,
-                base_lr=training.base_lr,
-                batch_size=training.batch_size,
-                gamma=training.gamma,
-                intervals=training.intervals,
-                steps=max(steps, 1),
-                warmup_steps=warmup_steps,
-                warmup_from=training.warmup_from,
-            ),
+            loss_function=build_loss(
+                training,
+                num_classes=len(classes),
+                rows=len(targets),
+                class_counts=partial(data.class_counts, targets, num_classes=len(classes), weights=weights),
+            ).to(compute.device),
+            optimizer=build_optimizer(training, model),
+            schedule=build_schedule(training, steps=max(steps, 1), warmup_steps=warmup_steps),
             compute=compute,
             seed=seed,
             checkpoints=self._checkpoints(run),
-            metrics_path=str(folder / "metrics.jsonl") if distributed.is_main() else None,
+            open_metrics=partial(Metrics, self.execution.system.loggers, folder=str(folder))
+            if distributed.is_main()
+            else None,
             failures=failures,
             accumulate=training.accumulate,
             clip_norm=training.clip_norm,
@@ -296,20 +289,6 @@ def stage_seed(seed: int, name: str) -> int:
     return int(storage.fingerprint([seed, name]), 16) % 2**62
 
 
-def _loss(settings: Train, targets: data.Targets, weights: np.ndarray | None, *, num_classes: int) -> Loss:
-    adjustment = early_learning = None
-    if settings.logit_adjustment:
-        counts = data.class_counts(targets, num_classes=num_classes, weights=weights)
-        adjustment = logit_adjustment(counts, tau=settings.logit_adjustment)
-    if settings.elr:
-        early_learning = EarlyLearning(
-            rows=len(targets), num_classes=num_classes, weight=settings.elr, beta=settings.elr_beta
-        )
-    return Loss(
-        label_smoothing=settings.label_smoothing, q=settings.gce, adjustment=adjustment, early_learning=early_learning
-    )
-
-
 def _files(records: pa.Table) -> np.ndarray:
     """Return the number of each record's file, int32 (rows,)."""
     files = data.files_of(records)
@@ -320,5 +299,4 @@ def _files(records: pa.Table) -> np.ndarray:
 def _write_ledger(path: str, records: pa.Table, failures: Failures) -> None:
     rows = sorted(failures.reasons)
     keys = records["key"].take(pa.array(rows, pa.int64())).to_pylist()
-    entries = [{"key": key, "reason": failures.reasons[row]} for key, row in zip(keys, rows, strict=True)]
-    storage.write_json_lines(path, entries)
+    storage.write_ledger(path, zip(keys, (failures.reasons[row] for row in rows), strict=True))

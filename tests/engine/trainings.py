@@ -13,8 +13,9 @@ from bsssl.data.loading.dataset import Failure
 from bsssl.data.loading.loader import TrainBatches, make_loader
 from bsssl.data.views.transforms import Normalize
 from bsssl.engine.checkpoints import Checkpoints
+from bsssl.engine.metrics import Metrics
 from bsssl.engine.train import Failures, train
-from bsssl.optim.losses import EarlyLearning, Loss
+from bsssl.optim.losses import CrossEntropy, EarlyLearning
 from bsssl.runtime import distributed
 from bsssl.runtime.device import Compute
 
@@ -108,13 +109,15 @@ def run(
         steps=steps,
         normalize=normalize,
         mix=mix,
-        loss_function=loss_function or Loss(early_learning=early_learning if elr else None),
+        loss_function=loss_function or CrossEntropy(early_learning=early_learning if elr else None),
         optimizer=optimizer or sgd(model),
         schedule=schedule,
         compute=compute,
         seed=5,
         checkpoints=Checkpoints(folder=str(folder), fingerprint=fingerprint),
-        metrics_path=str(folder / "metrics.jsonl") if distributed.is_main() else None,
+        open_metrics=(lambda step: Metrics({"jsonl": {}}, folder=str(folder), step=step))
+        if distributed.is_main()
+        else None,
         failures=Failures(rows=ROWS, max_rate=max_failure_rate),
         accumulate=accumulate,
         **options,
