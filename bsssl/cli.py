@@ -208,8 +208,8 @@ def _look_after(command: str, parsed: argparse.Namespace) -> None:
 
 
 def _inspect(config: Config, parsed: argparse.Namespace) -> None:
+    from bsssl.reports.tags import inspect_tags
     from bsssl.runtime.console import setup
-    from bsssl.stages.tags import inspect_tags
 
     setup(debug=parsed.debug)
     print(inspect_tags(config, most=None if parsed.all else _MOST))
@@ -233,7 +233,7 @@ def _run(command: str, config: Experiment, parsed: argparse.Namespace, given: li
     from bsssl.reports import recipe as report
     from bsssl.reports import transfer
 
-    writers: dict[str, Callable[[Any], str]] = {"run": report.write, "transfer": transfer.write}
+    writers: dict[str, Callable[[Any, Any], str]] = {"run": report.write, "transfer": transfer.write}
     table = writers.get(command)
     if parsed.launch and config.launcher.kind == "slurm":
         from bsssl.launch.slurm import submit
@@ -247,23 +247,24 @@ def _run(command: str, config: Experiment, parsed: argparse.Namespace, given: li
     runs = all_seeds(config, config_path=config_path)
     execute(runs, wanted=wanted, task=Task(*task) if task else None, debug=parsed.debug)
     if table is not None and is_main():
-        print(table(runs))
+        print(table(config, runs))
         print(f"{TABLES[command]} are in {config.output_dir}")
 
 
 def _run_grid(grid: "Grid", parsed: argparse.Namespace, given: list[str]) -> None:
     from bsssl.recipes import sweep
+    from bsssl.reports.grids import plan_grid, write_grid
 
     points = grid.points()
     launcher = points[0].config.launcher
     if parsed.plan:
         if is_main():
-            print(sweep.describe(points))
+            print(plan_grid(points))
         return
     if parsed.finished:
         sweep.share(points)  # what a new point needs may be there already
         done, unfinished = sweep.parted(points)
-        print(grid.write(done, unfinished=unfinished))
+        print(write_grid(grid, done, unfinished=unfinished))
         print(f"{len(done)} of {len(points)} points are done")
         return
     if parsed.launch and launcher.kind == "slurm":
@@ -279,7 +280,7 @@ def _run_grid(grid: "Grid", parsed: argparse.Namespace, given: list[str]) -> Non
         sweep.share(points)
     execute([run for point in points for run in point.runs], wanted=lambda name: True, debug=parsed.debug)
     if is_main():
-        print(grid.write(points))
+        print(write_grid(grid, points))
 
 
 def _run_in_processes(given: list[str], processes: int) -> NoReturn:

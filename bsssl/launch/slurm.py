@@ -32,6 +32,7 @@ from bsssl.launch.status import JOBS, REPORT, Job, active_jobs, job_table, save_
 from bsssl.pipeline.run import Run, Task, all_seeds, as_yaml, execute
 from bsssl.recipes.check import check
 from bsssl.recipes.sweep import Grid, Point, share
+from bsssl.reports.grids import write_grid
 from bsssl.runtime import console as log
 from bsssl.stages import IN_PARTS
 
@@ -148,12 +149,13 @@ class ReportJob(_Resumable):
     """Makes the table of results of finished runs."""
 
     config: str
-    write: Callable[[Sequence[Run[Any]]], str]
+    write: Callable[[Any, Sequence[Run[Any]]], str]
     schema: type[Experiment]
 
     def __call__(self) -> None:
         """Print and write the table."""
-        print(self.write(all_seeds(load_config(self.config, [], self.schema), config_path=self.config)))
+        config = load_config(self.config, [], self.schema)
+        print(self.write(config, all_seeds(config, config_path=self.config)))
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ class GridJob(_Resumable):
 
     def __call__(self) -> None:
         """Print and write them."""
-        print(self.grid.write(self.points))
+        print(write_grid(self.grid, self.points))
 
 
 def submit(
@@ -174,7 +176,7 @@ def submit(
     *,
     config_path: str,
     wanted: Callable[[str], bool],
-    table: Callable[[Sequence[Run[Any]]], str] | None,
+    table: Callable[[Any, Sequence[Run[Any]]], str] | None,
     debug: bool = False,
 ) -> str:
     """Submit the stages that ``wanted`` names and that are not done, of every seed, to Slurm; what to tell the user.

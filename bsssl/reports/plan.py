@@ -1,41 +1,47 @@
-"""What a recipe would do, before it does it: ``--plan``."""
+"""What a recipe or a transfer would do, before it does it: ``--plan``."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from bsssl import config as configs
 from bsssl import storage
 from bsssl.errors import UserError
-from bsssl.models import profile
 from bsssl.pipeline.run import Run, Stage, all_seeds, networks
-from bsssl.recipes.check import check_settings
 from bsssl.registry import DATASETS
-from bsssl.runtime.console import aligned
+from bsssl.reports.tables import Table
 from bsssl.runtime.distributed import world_size
-from bsssl.stages.data import pool_sources, split
 
 
 def plan(
     config: configs.Experiment, *, config_path: str, wanted: Callable[[str], bool], processes: int | None = None
 ) -> str:
-    """The networks with their exact costs, then every stage with its sizes and whether it is done, as text.
+    """Return the networks with their exact costs, then every stage with its sizes and whether it is done, as text.
 
-    Data that is not there yet does not hinder the plan when the config says ``data.num_classes``; what depends on its
-    size is then shown as unknown. ``processes``: that a training will have; default: those of this run.
+    Data that is not there yet does not hinder the plan when the config says ``data.num_classes``; what depends on the
+    size of such data is then shown as unknown.
+
+    Args:
+        config: The recipe or the transfer.
+        config_path: The file of the config, as the plan shows it.
+        wanted: Whether to show the stage of a name.
+        processes: The number that a training will have; by default those of this run.
     """
+    from bsssl.recipes.check import check_settings  # imports torch
+
     check_settings(config, processes=processes)
     runs = all_seeds(config, config_path=config_path)
-    sizes, remark = _sizes(runs[0])
+    sizes, remark = _sizes(config, runs[0])
     classes = sizes.get("classes", config.data.num_classes)
-    lines = [f"{config_path} -> {config.output_dir}, seeds {', '.join(str(run.seed) for run in runs)}", ""]
-    lines += [*aligned([("network", "name", "parameters", "multiply-adds"), *_networks(config, classes)]), ""]
-    header = ("stage", "rows", "batch", "steps", "samples processed", "highest rate", "state")
+    costs = Table(["network", "name", "parameters", "multiply-adds"], [*_networks(config, classes)])
+    header = ["stage", "rows", "batch", "steps", "samples processed", "highest rate", "state"]
     names = [name for name in runs[0].stages if wanted(name)]
-    rows = [(*_row(runs[0], name, sizes), _state(runs, name)) for name in names]
-    return "\n".join([*lines, *aligned([header, *rows]), *(["", remark] if remark else [])])
+    stages = Table(header, [(*_row(config, runs[0], name, sizes), _state(runs, name)) for name in names])
+    title = f"{config_path} -> {config.output_dir}, seeds {', '.join(str(run.seed) for run in runs)}"
+    return "\n\n".join([title, costs.text(), stages.text(), *([remark] if remark else [])])
 
 
 def _networks(config: configs.Experiment, classes: int | None) -> Iterable[tuple[str, ...]]:
+    from bsssl.models import profile  # imports torch
+
     for key, model in networks(config, seed=config.seed).items():
         role = key.split(".")[1]
         if classes is None:
@@ -46,11 +52,13 @@ def _networks(config: configs.Experiment, classes: int | None) -> Iterable[tuple
         yield role, model.name, f"{cost.parameters:,}", f"{cost.multiply_adds:,} at {'x'.join(map(str, shape[1:]))}"
 
 
-def _sizes(run: Run) -> tuple[dict[str, int], str]:
-    """How many items there are: from the data stage's result, else by looking; and a remark when that fails."""
+def _sizes(config: configs.Experiment, run: Run) -> tuple[dict[str, int], str]:
+    """Return how many items there are, by the data stage's result, else by looking; and a remark when that fails."""
+    from bsssl.stages.data import pool_sources, split  # imports torch
+
     if run.pending("data") is None:
         return run.result("data"), ""
-    settings = run.config.data
+    settings = config.data
     try:
         labeled, rest, test, classes = split(settings, seed=run.seed)
         sizes = {"labeled": len(labeled), "rest": len(rest), "test": len(test), "classes": len(classes)}
@@ -66,16 +74,16 @@ def _sizes(run: Run) -> tuple[dict[str, int], str]:
     return sizes, ""
 
 
-def _row(run: Run, name: str, sizes: dict[str, int]) -> tuple[str, ...]:
-    stage, config = run.stages[name], run.config
+def _row(config: configs.Experiment, run: Run, name: str, sizes: dict[str, int]) -> tuple[str, ...]:
+    stage = run.stages[name]
     if stage.kind == "train":
-        return _training_row(run, stage, sizes)
+        return _training_row(config, run, stage, sizes)
     rows: int | None = sizes.get("test")
     if stage.kind == "score":
         rows = sizes.get("pool")
         return name, _number(rows), str(config.eval_batch()), "", _number(rows), ""
     if stage.kind in ("select", "materialise"):
-        return name, _selected(run, name, sizes), "", "", "", ""
+        return name, _selected(config, run, name, sizes), "", "", "", ""
     if stage.kind == "probe":
         rows = sizes.get("labeled")
     if stage.kind == "tags":
@@ -85,8 +93,8 @@ def _row(run: Run, name: str, sizes: dict[str, int]) -> tuple[str, ...]:
     return name, _number(rows), "", "", "", ""
 
 
-def _training_row(run: Run, stage: Stage, sizes: dict[str, int]) -> tuple[str, ...]:
-    settings: configs.Train = getattr(run.config, stage.section)
+def _training_row(config: configs.Experiment, run: Run, stage: Stage, sizes: dict[str, int]) -> tuple[str, ...]:
+    settings: configs.Train = getattr(config, stage.section)
     shown = _number(sizes.get("labeled"))
     rows = sizes.get("labeled")
     if stage.section == "ceiling" and sizes:
@@ -97,7 +105,7 @@ def _training_row(run: Run, stage: Stage, sizes: dict[str, int]) -> tuple[str, .
         shown = _number(rows)
     if stage.section == "pretrain":
         selected = next(need for need in stage.needs if need.startswith(("select", "materialise")))
-        shown = _selected(run, selected, sizes)
+        shown = _selected(config, run, selected, sizes)
         rows = run.result(selected)["pairs"] if run.pending(selected) is None else None
     rate = settings.base_lr * settings.batch_size / 256
     if settings.length.unit == "epochs" and rows is None:
@@ -110,7 +118,7 @@ def _training_row(run: Run, stage: Stage, sizes: dict[str, int]) -> tuple[str, .
 
 
 def _tagged(run: Run) -> int | None:
-    """The samples with tags to train on, which only the tags stage can tell."""
+    """Return the number of samples with tags to train on; None before the tags stage has counted them."""
     return run.result("tags")["samples"] if run.pending("tags") is None else None
 
 
@@ -121,10 +129,10 @@ def _check_warmup(section: str, settings: configs.Train, steps: int, rows: int |
     configs.check_warmup(section, settings, steps=steps, warmup_steps=warmup)
 
 
-def _selected(run: Run[Any], name: str, sizes: dict[str, int]) -> str:
+def _selected(config: configs.Experiment, run: Run, name: str, sizes: dict[str, int]) -> str:
     if run.pending(name) is None:
         return f"{run.result(name)['pairs']:,}"
-    classes = sizes.get("classes", run.config.data.num_classes)
+    classes = sizes.get("classes", config.data.num_classes)
     stage = run.stages[name]
     select = stage if stage.kind == "select" else run.stages[stage.needs[0]]
     return "unknown" if classes is None else f"at most {classes * select.settings['top_k']:,}"

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -61,12 +61,6 @@ def describe(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"error: {text}; check the path, its permissions and the space left"
     return f"error: {kind}: {text} (not an error we foresaw: run again with --debug and report the traceback)"
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table whose columns are aligned to the left."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 class Metrics:
