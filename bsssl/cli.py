@@ -41,6 +41,10 @@ a Slurm cluster:
 `bsssl options` lists the keys of a config.
 A command that was interrupted goes on where it stopped when it is given again.
 """
+_TABLES = {
+    "run": "results.json, results.md and results.png",
+    "transfer": "transfer.json, transfer.csv, transfer.md and transfer.png",
+}
 _MOST = 20  # rows of each table of `tags inspect`
 
 
@@ -249,24 +253,25 @@ def _run(command: str, parsed: argparse.Namespace, given: list[str]) -> None:
     task = getattr(parsed, "task", None)
     if task and parsed.launch:
         raise UserError("--task is for schedulers of your own; with --launch set launcher.array_tasks instead")
-    from bsssl import reports
     from bsssl.pipeline.runner import execute
     from bsssl.pipeline.stage import Task
     from bsssl.recipes.check import check
     from bsssl.recipes.commands import wanted_by
     from bsssl.recipes.runs import all_runs
+    from bsssl.reports import recipe, transfer
+    from bsssl.reports.plan import plan
 
     wanted = wanted_by(command, config)
     if parsed.plan:
         if is_main():
             processes = config.launcher.all_processes if parsed.launch else None
-            print(reports.plan(config, config_path=parsed.config, wanted=wanted, processes=processes))
+            print(plan(config, config_path=parsed.config, wanted=wanted, processes=processes))
         return
     console.setup(debug=parsed.debug)
     # The commands that errors name must lead to the same run, so they carry the overrides too.
     kept = [override for override in parsed.overrides if not override.startswith("stage=")]
     runs = all_runs(config, config_path=shlex.join([parsed.config, *kept]))
-    write = reports.WRITERS.get(command)
+    write = {"run": recipe.write, "transfer": transfer.write}.get(command)
     if parsed.launch:
         from bsssl.launch.base import Order
         from bsssl.launch.jobs import ReportJob
@@ -293,27 +298,28 @@ def _run(command: str, parsed: argparse.Namespace, given: list[str]) -> None:
     )
     if write is not None and is_main():
         print(write(config, runs))
+        print(f"{_TABLES[command]} are in {config.output_dir}")
 
 
 def _run_grid(command: str, parsed: argparse.Namespace, given: list[str]) -> None:
-    from bsssl import reports
     from bsssl.pipeline.runner import execute
     from bsssl.recipes import sweep
     from bsssl.recipes.check import check
     from bsssl.recipes.reproduction.grid import ReproductionGrid
+    from bsssl.reports.grids import plan_grid, write_grid
 
     kind: Callable[[str, tuple[str, ...]], Grid] = sweep.Sweep if command == "sweep" else ReproductionGrid
     grid = kind(parsed.config, tuple(parsed.overrides))
     points = grid.points()
     if parsed.plan:
         if is_main():
-            print(reports.describe(points))
+            print(plan_grid(points))
         return
     console.setup(debug=parsed.debug)
     if parsed.finished:
         sweep.share(points)  # what a new point needs may be there already
         done, unfinished = sweep.parted(points)
-        print(reports.write_grid(grid, done, unfinished=unfinished))
+        print(write_grid(grid, done, unfinished=unfinished))
         print(f"{len(done)} of {len(points)} points are done")
         return
     pairs = [(point.config, run) for point in points for run in point.runs]
@@ -341,7 +347,7 @@ def _run_grid(command: str, parsed: argparse.Namespace, given: list[str]) -> Non
     runs = [run for _, run in pairs]
     execute(runs, wanted=lambda stage: True, device=points[0].config.system.device, redo=parsed.redo)
     if is_main():
-        print(reports.write_grid(grid, points))
+        print(write_grid(grid, points))
 
 
 def _export(command: str, parsed: argparse.Namespace, given: list[str]) -> None:

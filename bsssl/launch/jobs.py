@@ -16,7 +16,7 @@ from bsssl.pipeline.stage import Task
 from bsssl.recipes.check import check
 from bsssl.recipes.runs import all_runs
 from bsssl.recipes.sweep import Grid, Point
-from bsssl.reports import write_grid
+from bsssl.reports.grids import write_grid
 from bsssl.runtime import console
 
 

@@ -17,7 +17,7 @@ from bsssl.launch.base import REPORT, QueueLauncher
 from bsssl.pipeline.aside import ASIDE
 from bsssl.pipeline.record import BEGUN, DONE
 from bsssl.registry import LAUNCHERS
-from bsssl.runtime.console import aligned
+from bsssl.reports.tables import Table
 
 JOBS = "jobs"
 _LIST = "jobs.json"
@@ -106,20 +106,19 @@ def status(output_dir: str, *, shards: bool = False) -> str:
         states = {**_queue(jobs).states(ended), **active}
     stages = [_Stage(output_dir, folder, jobs, states) for folder in _folders(output_dir, jobs)]
     if shards:
-        lines = [("run", "stage", "shard", "state"), *(row for stage in stages for row in stage.shard_rows())]
-        return "\n".join(aligned(lines))
-    header = ("run", "stage", "state", "job", "")
+        rows = [row for stage in stages for row in stage.shard_rows()]
+        return Table(["run", "stage", "shard", "state"], rows).text()
     logs = [line for stage in stages for line in stage.log_lines()]
-    return "\n".join([*aligned([header, *(stage.row() for stage in stages)]), *logs])
+    return Table(["run", "stage", "state", "job", ""], [stage.row() for stage in stages], logs).text()
 
 
 def job_table(jobs: Sequence[JobRow]) -> str:
     """Ids and logs of submitted jobs, as text."""
-    rows = [("run", "stage", "job", "log")]
+    rows = []
     for job in jobs:
         shown = job.job_id if job.tasks is None else f"{job.job_id}_[0-{job.tasks - 1}]"
         rows.append((job.run, job.stage, shown, str(job.log(shown))))
-    return "\n".join(aligned(rows))
+    return Table(["run", "stage", "job", "log"], rows).text()
 
 
 class _Stage:

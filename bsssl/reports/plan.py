@@ -11,7 +11,7 @@ from bsssl.pipeline.run import Run
 from bsssl.pipeline.stage import Stage
 from bsssl.recipes.check import check_settings
 from bsssl.recipes.runs import all_runs, networks
-from bsssl.runtime.console import aligned
+from bsssl.reports.tables import Table
 from bsssl.stages.data import DataStage, sources_are_there
 
 
@@ -20,23 +20,29 @@ def plan(
 ) -> str:
     """Return the networks with their exact costs, then every stage with its sizes and whether it is done, as text.
 
-    Data that is not there yet does not hinder the plan when the config says ``data.num_classes``; what depends on its
-    size is then shown as unknown. ``processes``: that a training will have; by default those of this run.
+    Data that is not there yet does not hinder the plan when the config says ``data.num_classes``; what depends on the
+    size of such data is then shown as unknown.
+
+    Args:
+        config: The recipe or the transfer.
+        config_path: The file of the config, as the plan shows it.
+        wanted: Whether to show a stage.
+        processes: The number that a training will have; by default those of this run.
     """
     check_settings(config, processes=processes)
     runs = all_runs(config, config_path=config_path)
     sizes, remark = _sizes(runs[0])
     classes = sizes.get("classes", config.data.num_classes)
-    lines = [f"{config_path} -> {config.output_dir}, seeds {', '.join(str(run.seed) for run in runs)}", ""]
-    lines += [*aligned([("network", "name", "parameters", "multiply-adds"), *_networks(config, classes)]), ""]
-    header = ("stage", "rows", "batch", "steps", "samples processed", "highest rate", "state")
     known = sizes if classes is None else {"classes": classes, **sizes}
+    header = ["stage", "rows", "batch", "steps", "samples processed", "highest rate", "state"]
     rows = [
         (name, *astuple(stage.plan_row(runs[0], known)), _state(runs, name))
         for name, stage in runs[0].stages.items()
         if wanted(stage)
     ]
-    return "\n".join([*lines, *aligned([header, *rows]), *(["", remark] if remark else [])])
+    title = f"{config_path} -> {config.output_dir}, seeds {', '.join(str(run.seed) for run in runs)}"
+    costs = Table(["network", "name", "parameters", "multiply-adds"], [*_networks(config, classes)])
+    return "\n\n".join([title, costs.text(), Table(header, rows).text(), *([remark] if remark else [])])
 
 
 def _networks(config: Experiment, classes: int | None) -> Iterable[tuple[str, ...]]:

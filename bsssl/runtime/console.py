@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -59,9 +59,3 @@ def describe(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"error: {text}; check the path, its permissions and the space left"
     return f"error: {kind}: {text} (not an error we foresaw: run again with --debug and report the traceback)"
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table whose columns are aligned to the left."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

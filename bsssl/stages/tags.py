@@ -1,6 +1,6 @@
 """The tags stage: hashtags become the classes of the weakly supervised training; and what to see of them beforehand."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from bsssl.errors import UserError
 from bsssl.pipeline.run import Run
 from bsssl.pipeline.stage import PlanRow, Stage
 from bsssl.registry import STAGES
-from bsssl.runtime.console import aligned, logger, progress
+from bsssl.runtime.console import logger, progress
 from bsssl.stages.computing import CLASSES, class_list, some, split_records
 from bsssl.stages.sources import OVERLAP_REMEDY, files_state, open_source
 
@@ -99,11 +99,38 @@ class TagsStage(Stage[TagsSettings]):
         return settings, {"weak.sources": settings.pop("files")}
 
 
-def inspect_tags(config: Config, *, most: int | None) -> str:
-    """Counts, coverage per class, unmapped tags, plurals and what is dropped, as text, from the sources themselves.
+@dataclass(frozen=True)
+class TagSummary:
+    """What the hashtags of ``weak.sources`` mean, before anything is made of them."""
 
-    ``most``: rows of each table; None shows all.
-    """
+    samples: int
+    untagged: int
+    unmapped: int
+    """samples with tags that mean no class"""
+    dropped: int
+    """samples of dropped classes alone"""
+    used: int
+    """samples to train on"""
+    tags: int
+    mapped_tags: int
+    classes: int
+    classes_per_sample: float
+    tested: int
+    """samples that are test items, which ``data.pool_overlap`` refuses"""
+    coverage: list[tuple[str, int, float, float]]
+    """each class with its samples, their share of all, and their share of what resampling draws, in percent"""
+    unmapped_tags: list[tuple[str, int]]
+    """tags without a class and their samples, most frequent first"""
+    plurals: list[tuple[str, int, str, int]]
+    """tags that may be the plural of another, and that other, with their samples"""
+    short: dict[str, int]
+    """samples of the classes with too few of them"""
+    are_refused: bool
+    """whether classes with too few samples are refused, not dropped"""
+
+
+def summarise_tags(config: Config) -> TagSummary:
+    """Return what the hashtags mean, by the sources themselves; writes nothing."""
     weak, videos = _weak(config), config.data.clips is not None
     settings = tags_settings(weak, config.data)
     targets = None
@@ -116,27 +143,28 @@ def inspect_tags(config: Config, *, most: int | None) -> str:
         samples = _counting(samples, data.Places(test), tested)
     found = data.read_tags(samples, _rules(settings.tags, targets))
     short = _short(found, settings.tags, targets)
-    kept = [name for name in targets or sorted(found.classes) if name not in short]
-    rows, _, members = found.of_classes(targets or kept)
+    classes = targets or [name for name in sorted(found.classes) if name not in short]
+    rows, _, members = found.of_classes(classes)
     total, mapped = len(found.counts), int(np.count_nonzero(found.counts))
-    lines = [
-        f"samples: {total:,}; without tags {found.untagged:,}; with tags that mean no class "
-        f"{total - found.untagged - mapped:,}; of dropped classes alone {mapped - len(rows):,}; "
-        f"to train on {len(rows):,}",
-        f"tags: {len(found.tags):,}; with a class {np.count_nonzero(found.tag_classes >= 0):,}",
-        f"classes: {len(targets or kept):,}, {len(members) / max(1, len(rows)):.2f} per sample",
-    ]
-    if sum(tested):
-        lines.append(f"refused: {sum(tested):,} samples are test items; {OVERLAP_REMEDY}")
-    lines += _table(("class", "samples", "%", "% drawn"), _coverage(found, targets or kept, weak.resample), most)
-    unmapped = [
-        (found.tags[tag], f"{found.tag_samples[tag]:,}") for tag in _by_samples(found) if found.tag_classes[tag] < 0
-    ]
-    lines += _table(("unmapped tag", "samples"), unmapped, most)
-    lines += _table(("perhaps a plural", "samples", "of", "samples"), _plurals(found), most)
-    fate = "refused class" if targets else "dropped class"
-    lines += _table((fate, "samples"), [(name, f"{count:,}") for name, count in short.items()], most)
-    return "\n".join(lines)
+    return TagSummary(
+        samples=total,
+        untagged=found.untagged,
+        unmapped=total - found.untagged - mapped,
+        dropped=mapped - len(rows),
+        used=len(rows),
+        tags=len(found.tags),
+        mapped_tags=int(np.count_nonzero(found.tag_classes >= 0)),
+        classes=len(classes),
+        classes_per_sample=len(members) / max(1, len(rows)),
+        tested=sum(tested),
+        coverage=_coverage(found, classes, weak.resample),
+        unmapped_tags=[
+            (found.tags[tag], int(found.tag_samples[tag])) for tag in _by_samples(found) if found.tag_classes[tag] < 0
+        ],
+        plurals=_plurals(found),
+        short=short,
+        are_refused=targets is not None,
+    )
 
 
 def tags_settings(weak: Weak, settings: Data) -> TagsSettings:
@@ -254,7 +282,7 @@ def _by_samples(found: data.TaggedSamples) -> list[int]:
     return sorted(range(len(found.tags)), key=lambda tag: (-found.tag_samples[tag], found.tags[tag]))
 
 
-def _plurals(found: data.TaggedSamples) -> list[tuple[str, str, str, str]]:
+def _plurals(found: data.TaggedSamples) -> list[tuple[str, int, str, int]]:
     """Tags that are another and an s, as ``weak.tags.spelling`` may want to know, unless they mean the same class."""
     number = {tag: place for place, tag in enumerate(found.tags)}
     pairs = [
@@ -263,7 +291,7 @@ def _plurals(found: data.TaggedSamples) -> list[tuple[str, str, str, str]]:
         if found.tags[tag].endswith("s") and found.tags[tag][:-1] in number
     ]
     return [
-        (found.tags[many], f"{found.tag_samples[many]:,}", found.tags[one], f"{found.tag_samples[one]:,}")
+        (found.tags[many], int(found.tag_samples[many]), found.tags[one], int(found.tag_samples[one]))
         for many, one in pairs
         if found.tag_classes[many] != found.tag_classes[one]
     ]
@@ -280,7 +308,7 @@ def _fates(found: data.TaggedSamples, classes: list[str], min_samples: int) -> I
         yield found.tags[tag], str(found.tag_samples[tag]), name, fate
 
 
-def _coverage(found: data.TaggedSamples, classes: list[str], power: float) -> list[tuple[str, ...]]:
+def _coverage(found: data.TaggedSamples, classes: list[str], power: float) -> list[tuple[str, int, float, float]]:
     """Each class with its samples, its share of the samples, and its share of what resampling draws of them."""
     rows, offsets, members = found.of_classes(classes)
     if not len(rows):
@@ -291,14 +319,4 @@ def _coverage(found: data.TaggedSamples, classes: list[str], power: float) -> li
     drawn = data.class_counts(targets, num_classes=len(classes), weights=factors) / factors.sum()
     samples = np.bincount(members, minlength=len(classes))
     order = np.argsort(-samples, kind="stable")
-    return [
-        (classes[i], f"{samples[i]:,}", f"{100 * samples[i] / len(rows):.2f}", f"{100 * drawn[i]:.2f}") for i in order
-    ]
-
-
-def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], most: int | None) -> list[str]:
-    """A titled table, but nothing for no rows; how many are not shown is said."""
-    if not rows:
-        return []
-    left = [] if most is None or len(rows) <= most else [f"... {len(rows) - most:,} more, shown with --all"]
-    return ["", *aligned([header, *rows[:most]]), *left]
+    return [(classes[i], int(samples[i]), 100 * float(samples[i]) / len(rows), float(100 * drawn[i])) for i in order]
