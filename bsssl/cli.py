@@ -5,10 +5,10 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from bsssl import __version__
 from bsssl.config import TRAIN_STAGES, Config, Experiment, Reproduction, Transfer, load_config, options
@@ -19,6 +19,7 @@ from bsssl.runtime.distributed import is_main
 
 if TYPE_CHECKING:
     from bsssl.launch.base import Order
+    from bsssl.pipeline.run import Run
     from bsssl.recipes.sweep import Grid
 
 
@@ -271,7 +272,8 @@ def _run(command: str, parsed: argparse.Namespace, given: list[str]) -> None:
     # The commands that errors name must lead to the same run, so they carry the overrides too.
     kept = [override for override in parsed.overrides if not override.startswith("stage=")]
     runs = all_runs(config, config_path=shlex.join([parsed.config, *kept]))
-    write = {"run": recipe.write, "transfer": transfer.write}.get(command)
+    writers: dict[str, Callable[[Any, Sequence[Run]], str]] = {"run": recipe.write, "transfer": transfer.write}
+    write = writers.get(command)
     if parsed.launch:
         from bsssl.launch.base import Order
         from bsssl.launch.jobs import ReportJob

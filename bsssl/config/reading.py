@@ -48,6 +48,14 @@ def options(schema: type[Section] = Config) -> Iterator[tuple[str, str, str, str
     yield from _options(schema, "")
 
 
+def parse_overrides(overrides: list[str]) -> dict[str, Any]:
+    """Return what ``key.sub=value`` overrides say by themselves; UserError for one that is none."""
+    values: dict[str, Any] = {}
+    for override in overrides:
+        _apply_override(values, override, Section)
+    return values
+
+
 def _read_yaml(path: str) -> dict[str, Any]:
     if not os.path.isfile(path):
         raise UserError(f"no such config: {path}; the project's recipes are in projects/")

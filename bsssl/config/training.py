@@ -8,7 +8,7 @@ from typing_extensions import Annotated, Self  # noqa: UP035 - with the rest of 
 from bsssl.config.data import Source
 from bsssl.config.section import Length, LengthField, Section, known_to, without
 from bsssl.errors import UserError
-from bsssl.registry import LOSSES, OPTIMIZERS, SCHEDULES
+from bsssl.registry import LOSSES, OPTIMIZERS, SCHEDULES, Registry
 
 TRAIN_STAGES = ("weak", "teacher", "pretrain", "finetune", "baseline", "ceiling")  # in the order of the recipe
 REFERENCE_BATCH = 256
@@ -18,7 +18,7 @@ LossName = Annotated[str, known_to(LOSSES)]
 OptimizerName = Annotated[str, known_to(OPTIMIZERS)]
 ScheduleName = Annotated[str, known_to(SCHEDULES)]
 Part = Literal["loss", "optimizer", "schedule"]
-_PARTS = {"loss": LOSSES, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+_PARTS: dict[Part, Registry] = {"loss": LOSSES, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
 _KEYS: dict[str, dict[str, tuple[str, ...]]] = {
     "loss": {"cross_entropy": ("label_smoothing", "gce", "elr", "elr_beta", "logit_adjustment")},
     "optimizer": {"sgd": ("momentum", "nesterov"), "adamw": ("momentum",)},

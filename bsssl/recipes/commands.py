@@ -8,6 +8,8 @@ from bsssl.errors import UserError, choices
 from bsssl.pipeline.stage import Stage
 from bsssl.recipes.runs import stages
 
+_SINGLE = ("train", "score", "select", "materialise", "evaluate")
+"""the commands that run a single stage; the others run a whole recipe or transfer"""
 _OPTIONAL = {
     "weak": "add weak.sources and teacher.init_from=weak",
     "ceiling": "add for example ceiling.length='90 epochs'",
@@ -24,9 +26,9 @@ def wanted_by(command: str, config: Experiment) -> Callable[[Stage[Any]], bool]:
     Raises:
         UserError: The config has no such stage, or does not say which.
     """
+    if command not in _SINGLE:
+        return lambda stage: True
     planned = stages(config, seed=config.seed)
-    if not any(stage.command[0] == command for stage in planned) and command not in _OPTIONAL:
-        return lambda stage: True  # the whole of a recipe or a transfer
     named = _chosen(command, config, planned)
     targets = [stage for stage in planned if stage.command in named]
     needed = {need for stage in targets for need in stage.needs.values()}
