@@ -63,7 +63,7 @@ def train_stage(run: Run, stage: Stage) -> dict[str, Any]:
         compute=compute,
         seed=seed,
         checkpoints=checkpoints,
-        open_metrics=partial(Metrics, run.config.system.loggers, folder=str(folder)) if distributed.is_main() else None,
+        open_metrics=partial(Metrics, run.config.system.loggers if distributed.is_main() else {}, folder=str(folder)),
         failures=failures,
         accumulate=settings.accumulate,
         clip_norm=settings.clip_norm,
