@@ -4,12 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
-import torch
 from torch import nn
 
 from bsssl import config as configs
 from bsssl import data, storage
-from bsssl.errors import UserError
 from bsssl.models import build_model
 from bsssl.models.weights.loading import load_weights
 from bsssl.pipeline.run import CLASSES as CLASSES
@@ -19,7 +17,7 @@ from bsssl.pipeline.run import SELECTION as SELECTION
 from bsssl.pipeline.run import TAGGED as TAGGED
 from bsssl.pipeline.run import WEIGHTS as WEIGHTS
 from bsssl.pipeline.run import Run, Stage
-from bsssl.runtime import distributed
+from bsssl.runtime import device
 from bsssl.runtime.device import Compute
 
 OVERLAP_REMEDY = "take them out, set data.pool_overlap=exclude to have them left out, or set it to allow to keep them"
@@ -52,24 +50,14 @@ def trained_model(run: Run, name: str) -> nn.Module:
 
 def make_compute(system: configs.System) -> Compute:
     """Where and how to compute; UserError when a GPU is asked for and there is none."""
-    available = torch.cuda.is_available()
-    if system.device == "cuda" and not available:
-        raise UserError(
-            "system.device is cuda, but no GPU is usable; set system.device=cpu or auto, or check the driver"
-        )
-    kind = "cuda" if available and system.device != "cpu" else "cpu"
-    device = torch.device(kind, torch.cuda.current_device()) if kind == "cuda" else torch.device(kind)
-    torch.set_num_threads(system.threads or _free_threads(kind, system.workers))
-    return Compute(
-        device=device, precision=system.precision, channels_last=system.channels_last, compile=system.compile
+    return device.make_compute(
+        device=system.device,
+        precision=system.precision,
+        channels_last=system.channels_last,
+        compile=system.compile,
+        threads=system.threads,
+        workers=system.workers,
     )
-
-
-def _free_threads(kind: str, workers: int) -> int:
-    """As many threads as torch would take, but on a CPU not the cores that the loader's processes need: torch's threads
-    wait for each other busily, and one that has to share its core makes a step many times longer."""
-    wanted = torch.get_num_threads()
-    return wanted if kind == "cuda" else max(1, min(wanted, distributed.own_cores() - workers))
 
 
 def loader(run: Run, dataset: data.ItemDataset, batches: data.TrainBatches | data.EvalBatches, compute: Compute) -> Any:
