@@ -32,12 +32,16 @@ def start(
     return process
 
 
-def together(function: Callable[..., None], *arguments: Any, folder: Path, processes: int = 2) -> None:
-    """``function(*arguments)`` in several processes that torchrun might have started; all must succeed."""
+def free_port() -> str:
+    """A port of this machine that nobody listens to."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
+        return str(probe.getsockname()[1])
+
+
+def together(function: Callable[..., None], *arguments: Any, folder: Path, processes: int = 2) -> None:
+    """``function(*arguments)`` in several processes that torchrun might have started; all must succeed."""
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": str(processes)}
     started = [
         start(
             function, *arguments, folder=folder, log=f"rank-{rank}.txt", RANK=str(rank), LOCAL_RANK=str(rank), **group

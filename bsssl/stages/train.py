@@ -23,6 +23,7 @@ from bsssl.pipeline.run import Run
 from bsssl.pipeline.stage import PlanRow, Resources, Stage
 from bsssl.registry import STAGES
 from bsssl.runtime import distributed
+from bsssl.runtime.console import logger
 from bsssl.runtime.device import Compute
 from bsssl.stages.computing import Execution, class_list, normalize, split_records
 from bsssl.stages.seen import TrainView, earlier_view
@@ -100,6 +101,10 @@ class TrainStage(Stage[TrainSettings[Any]]):
         dataset = data.ItemDataset(records, targets=targets, views=views, seed=seed)
         failures = Failures(rows=len(records), max_rate=self.execution.max_failure_rate)
         groups = _files(records) if self.in_tars else None
+        loggers = self.execution.system.loggers if distributed.is_main() else {}
+        checkpoints = self._checkpoints(run)
+        if checkpoints.others():
+            logger.info("%s: checkpoints of another training lie there, and are left alone", folder)
         trained = train(
             model=model,
             batches=lambda first: self._loader(
@@ -118,10 +123,8 @@ class TrainStage(Stage[TrainSettings[Any]]):
             schedule=build_schedule(training, steps=max(steps, 1), warmup_steps=warmup_steps),
             compute=compute,
             seed=seed,
-            checkpoints=self._checkpoints(run),
-            open_metrics=partial(Metrics, self.execution.system.loggers, folder=str(folder))
-            if distributed.is_main()
-            else None,
+            checkpoints=checkpoints,
+            open_metrics=partial(Metrics, loggers, folder=str(folder)),
             failures=failures,
             accumulate=training.accumulate,
             clip_norm=training.clip_norm,

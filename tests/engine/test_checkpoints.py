@@ -38,13 +38,17 @@ def test_few_are_kept(checkpoints, tmp_path):
     assert list(tmp_path.iterdir()) == [] and checkpoints.latest() is None
 
 
-def test_another_training_is_not_resumed(checkpoints, tmp_path):
+def test_another_training_is_neither_resumed_nor_removed(checkpoints, tmp_path):
     other = Checkpoints(folder=str(tmp_path), fingerprint="0b")
     other.save(900, state(900))
     assert checkpoints.latest() is None
-    checkpoints.save(1, state(1))
-    assert checkpoints.latest()[0] == 1
-    assert other.latest() is None and len(list(tmp_path.iterdir())) == 1
+    for step in range(4):
+        checkpoints.save(step, state(step))
+    assert checkpoints.latest()[0] == 3 and other.latest()[0] == 900
+    assert [path.name for path in checkpoints.others()] == ["checkpoint-0b-000000900.pt"]
+    assert len(other.others()) == KEPT
+    checkpoints.clear()
+    assert other.latest()[0] == 900 and other.others() == []
 
 
 def test_killed_writers_leave_nothing_that_counts(checkpoints, tmp_path):
