@@ -66,6 +66,21 @@ def test_the_checks_see_what_is_wrong(tmp_path):
     assert set(architecture.read_imports(written, MODULES)) == {"bsssl.data", "bsssl.engine", "bsssl.storage"}
 
 
+def test_no_arrow_of_the_picture_points_back():
+    direct, back = architecture.arrows(architecture.room_imports())
+    assert back == [] and ("reports", "recipes") in direct
+
+
+def test_the_picture_draws_what_points_back():
+    direct, back = architecture.arrows({"data": ["models", "storage"], "models": ["storage"], "storage": ["data"]})
+    assert direct == [("data", "models"), ("models", "storage")] and back == [("storage", "data")]
+
+
+def test_the_picture_is_that_of_the_imports():
+    """`make docs` draws it again."""
+    assert architecture.PICTURE.read_text() == architecture.draw(architecture.room_imports())
+
+
 def test_selection_knows_no_torch():
     for path in (ROOT / "bsssl" / "selection").rglob("*.py"):
         imported = {

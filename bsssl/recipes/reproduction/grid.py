@@ -64,32 +64,32 @@ class ReproductionGrid(Grid):
 
     def points(self) -> list[Point]:
         """Return the points of every experiment, then the options; several may be the same runs under other names."""
-        found: list[Point] = []
+        points: list[Point] = []
         common = self.settings.set
-        self._config({}, common)  # what is wrong with the recipe is told as that, not of every point
+        self._config({}, common)  # a mistake in the recipe itself is reported once, not for every point
         for name, rows in self.settings.experiments.items():
             for label, values in (rows or {}).items():
-                found.append(self._point({name: label}, {**common, **values}))
-                _check(found[-1], where=f"{self.config_path}: {name}, {label}")
+                points.append(self._point({name: label}, {**common, **values}))
+                _check(points[-1], where=f"{self.config_path}: {name}, {label}")
                 if WEAK in EXPERIMENTS[name].figures:
-                    found.append(self._weak_point(name, label, {**common, **values}))
+                    points.append(self._weak_point(name, label, {**common, **values}))
         for label, option in self.settings.options.items():
             if option is not None:
                 against = {**common, **option.against}
-                found.append(self._point({OPTIONS: label}, {**against, **option.set}))
-                found.append(self._point({OPTIONS: f"{label}, without"}, against))
-        if not found:
+                points.append(self._point({OPTIONS: label}, {**against, **option.set}))
+                points.append(self._point({OPTIONS: f"{label}, without"}, against))
+        if not points:
             raise UserError(f"{self.config_path}: nothing to reproduce; name some experiments or options")
-        for name, count in Counter(point.name for point in found).items():
+        for name, count in Counter(point.name for point in points).items():
             if count > 1:
                 raise UserError(f"{self.config_path}: {count} points are called '{name}'; give them different labels")
-        return found
+        return points
 
     def _weak_point(self, name: str, label: str, values: Values) -> Point:
         """Return the point whose teacher is the student's own network pre-trained on hashtags; nothing else is run."""
         student = self._config({name: label}, values).models.student.model_dump()
-        kept = {key: value for key, value in values.items() if not key.startswith("models.teacher")}
-        swapped = {**kept, **self.settings.weak, **{f"models.teacher.{key}": student[key] for key in student}}
+        others = {key: value for key, value in values.items() if not key.startswith("models.teacher")}
+        swapped = {**others, **self.settings.weak, **{f"models.teacher.{key}": student[key] for key in student}}
         only = ("data", "tags", "weak", "teacher", "evaluate-teacher")
         return self._point({name: f"{label}, {WEAK}"}, swapped, only=only)
 
