@@ -52,6 +52,10 @@ class Run:
         """Return the folder of the stage that has ``role`` for ``stage``."""
         return self.folder(stage.needs[role])
 
+    def stage(self, name: str) -> Stage[Any]:
+        """Return the stage called ``name``."""
+        return self.stages[name]
+
     def fingerprint(self, name: str, outputs: tuple[str, ...] | None = None) -> str:
         """Return the fingerprint of the settings of stage ``name`` and of all it needs, whatever is done of them.
 

@@ -74,7 +74,7 @@ def test_a_task_of_another_config_unmakes_a_finished_stage(bsssl, finished, reci
     expected = selection.read_bytes()
     assert bsssl("score", *common, "--task", "0/1", "score.top_p=3").status == 0
     outcome = bsssl("select", *common)
-    assert outcome.status == 1 and "run first: python tools/score_pool.py" in outcome.errors[0]
+    assert outcome.status == 1 and "run first: bsssl score" in outcome.errors[0]
     assert bsssl("score", *common).status == bsssl("select", *common).status == 0
     assert selection.read_bytes() == expected
 

@@ -142,7 +142,7 @@ def test_what_a_change_runs_again(call, rows, tmp_path):
 
 
 def test_a_stage_that_lacks_another_names_its_command(refused, call):
-    assert "run first: python tools/train_net.py --config" in (line := refused("stage=teacher", command="train"))
+    assert "run first: bsssl train --config" in (line := refused("stage=teacher", command="train"))
     assert line.startswith("teacher needs the result of 'weak' in ") and line.endswith("stage=weak")
     assert executed(call("train", "stage=weak")) == ["data", "tags", "weak"]
     assert refused("stage=weak", command="evaluate") == (
