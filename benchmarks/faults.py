@@ -204,7 +204,7 @@ class Setting:
 
     def _from(self, stage: str) -> list[str]:
         from bsssl.config import load_config
-        from bsssl.pipeline.run import stages
+        from bsssl.recipes.runs import stages
 
         found = [stage]
         for planned in stages(load_config(self.arguments[1], self.arguments[2:]), seed=0):

@@ -14,7 +14,7 @@ import torch
 
 from bsssl import selection, storage
 from bsssl.config import load_config
-from bsssl.pipeline.run import Run
+from bsssl.recipes.runs import all_runs
 
 ROOT = Path(__file__).parent.parent
 
@@ -352,7 +352,7 @@ def test_corrupt_final_weights(altered, finished, bsssl, recipe, damage: Callabl
 def test_a_corrupt_resumable_checkpoint_is_passed_over(finished, bsssl, recipe, damage):
     folder = finished / "seed-0" / "baseline"
     expected = (folder / "model.safetensors").read_bytes()
-    run = Run(load_config(str(recipe.config), [f"output_dir={finished}"]), seed=0, config_path="")
+    (run,) = all_runs(load_config(str(recipe.config), [f"output_dir={finished}"]), config_path="")
     (folder / "done.json").unlink()
     path = folder / f"checkpoint-{run.identity('baseline')}-000000003.pt"
     torch.save([3] if damage == "other" else {"step": 3, "state": {}}, path)

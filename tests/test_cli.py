@@ -16,7 +16,19 @@ def plan_rows(text):
 
 @pytest.mark.parametrize(
     "command",
-    ["run", "train", "score", "select", "materialise", "sweep", "reproduce", "transfer", "evaluate", "status", "options"],
+    [
+        "run",
+        "train",
+        "score",
+        "select",
+        "materialise",
+        "sweep",
+        "reproduce",
+        "transfer",
+        "evaluate",
+        "status",
+        "options",
+    ],
 )
 def test_help(bsssl, command):
     outcome = bsssl(command, "--help")

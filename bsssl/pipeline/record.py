@@ -94,6 +94,7 @@ def write_begun(folder: Path, work: Work) -> None:
 def write_record(folder: Path, record: Record) -> None:
     """Write the record of a stage that is done; from then on it counts as finished."""
     storage.write_json(str(folder / DONE), {"format": FORMAT, "identity": record.identity, **_as_dict(record)})
+    (folder / BEGUN).unlink(missing_ok=True)
 
 
 def finished_now(work: Work, *, result: dict[str, Any], digests: Mapping[str, str], seconds: float) -> Record:

@@ -161,6 +161,10 @@ class Stage(ABC, Generic[S]):
         """Return, as JSON, the settings that decide these ``outputs``."""
         return identifying(self.settings)
 
+    def key_of(self, setting: str) -> str:
+        """Return the key of the config that a setting comes from, as far as it is another than the setting."""
+        return setting
+
     def continues(self, run: Context, there: Work) -> bool:
         """Return whether the work can go on in a folder that holds work of other settings or inputs.
 

@@ -1,5 +1,6 @@
 """The train stage: a network on tags, on the labels or on the selection."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -150,6 +151,10 @@ class TrainStage(Stage[TrainSettings[Any]]):
     def outside(self) -> dict[str, Any]:
         """See ``Stage``."""
         return start_state(self, self.settings.training.init_from)
+
+    def key_of(self, setting: str) -> str:
+        """See ``Stage``."""
+        return re.sub("^training", self.section, setting)
 
     def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
         """See ``Stage``; UserError for a warm-up that is longer than the training."""

@@ -15,7 +15,7 @@ import yaml
 from bsssl import data, selection
 from bsssl.config import load_config
 from bsssl.data.datasets.generated import Digits
-from bsssl.pipeline.run import stages
+from bsssl.recipes.runs import stages
 
 ROOT = Path(__file__).parents[2]
 WORDS = {"circle": "Kreis", "square": "#Square", "triangle": "tri-angle"}
