@@ -81,7 +81,7 @@ def test_every_result_says_how_it_was_made(finished_once, recipe):
 
 def test_weights_name_their_network_and_classes(finished_once):
     with safetensors.safe_open(finished_once / "seed-0" / "finetune" / "model.safetensors", "np") as file:
-        metadata = {key: json.loads(value) for key, value in file.metadata().items()}
+        metadata = json.loads(file.metadata()["bsssl"])
     assert metadata["model"] == "small_resnet"
     assert metadata["classes"] == ["circle", "square", "triangle"]
 
