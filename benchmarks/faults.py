@@ -208,7 +208,7 @@ class Setting:
 
         found = [stage]
         for planned in stages(load_config(self.arguments[1], self.arguments[2:]), seed=0):
-            found += [planned.name] if set(found) & set(planned.needs) else []
+            found += [planned.name] if set(found) & set(planned.needs.values()) else []
         return found
 
 

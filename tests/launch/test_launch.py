@@ -144,7 +144,10 @@ def test_a_batch_that_the_cluster_cannot_share_is_refused_before_anything_is_sub
     ("argument", "error"),
     [
         ("launcher.nodes=2", "launcher: kind is local, which has one node, not 2; set kind=slurm or nodes=1"),
-        ("launcher.stages={training: {minutes: 3}}", "launcher.stages.training"),
+        (
+            "launcher.stages={training: {minutes: 3}}",
+            "launcher: stages: unknown stage 'training': did you mean 'train'? valid: data, evaluate, ",
+        ),
         (
             "launcher={kind: slurm, processes_per_node: 4, cpus_per_node: 2}",
             "cpus_per_node (2) is below the 4 processes",

@@ -74,14 +74,14 @@ def test_every_result_says_how_it_was_made(finished_once, recipe):
         made = record(finished_once, stage)
         assert made["stage"] == stage and made["processes"] == 1 and len(made["identity"]) == 16
         assert set(made["versions"]) == {"bsssl", "torch", "torchvision", "timm", "numpy", "pyarrow"}
-        assert {"git", "seconds", "finished", "settings", "inputs", "result"} <= set(made)
+        assert {"git", "seconds", "finished", "settings", "read", "digests", "result"} <= set(made)
     resolved = load_config(str(finished_once / "seed-0" / "config.yaml"), [])
     assert resolved == load_config(str(recipe.config), [f"output_dir={finished_once}"])
 
 
 def test_weights_name_their_network_and_classes(finished_once):
     with safetensors.safe_open(finished_once / "seed-0" / "finetune" / "model.safetensors", "np") as file:
-        metadata = {key: json.loads(value) for key, value in file.metadata().items()}
+        metadata = json.loads(file.metadata()["bsssl"])
     assert metadata["model"] == "small_resnet"
     assert metadata["classes"] == ["circle", "square", "triangle"]
 

@@ -180,8 +180,8 @@ def test_tags_of_a_file_by_key(call, rows, recipe, tmp_path):
 
 def test_only_the_weak_training_reads_tags_and_only_the_teacher_its_result(config):
     needs = {stage.name: stage.needs for stage in stages(load_config(str(config), ["rounds=2"]), seed=0)}
-    assert [name for name, found in needs.items() if "tags" in found] == ["weak"]
-    assert [name for name, found in needs.items() if "weak" in found] == ["teacher"]
+    assert [name for name, found in needs.items() if "tags" in found.values()] == ["weak"]
+    assert [name for name, found in needs.items() if "weak" in found.values()] == ["teacher"]
 
 
 def test_the_student_never_sees_a_tag(call, rows, tmp_path):
