@@ -120,12 +120,13 @@ def _as_written(key: str, values: dict[Any, Any]) -> Any:
 
 def _describe(problem: Any, schema: type[Section]) -> list[str]:
     """A line for each thing that is wrong."""
-    path = ".".join(str(part) for part in problem["loc"])
+    location = tuple(part for part in problem["loc"] if not str(part).startswith("<"))  # a tag of two forms of a key
+    path = ".".join(map(str, location))
     given = problem["input"]
     shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
     if problem["type"] == "extra_forbidden":
-        valid = sorted(_section_at(problem["loc"][:-1], schema).model_fields)
-        near = get_close_matches(str(problem["loc"][-1]), valid, n=1)
+        valid = sorted(_section_at(location[:-1], schema).model_fields)
+        near = get_close_matches(str(location[-1]), valid, n=1)
         if schema.dotted and problem["loc"][0] in Config.model_fields:
             near = [f"set.{path}"]  # a key of the recipe
         hint = f"did you mean '{near[0]}'? " if near else ""
@@ -135,7 +136,7 @@ def _describe(problem: Any, schema: type[Section]) -> list[str]:
     if problem["type"] == "list_type":
         return [f"{path} must be a list: write {path}='[{{dataset: folder, path: ...}}]'{shown}"]
     if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        first = next(iter(_section_at(problem["loc"], schema).model_fields))
+        first = next(iter(_section_at(location, schema).model_fields))
         return [f"{path} has keys of its own: write for example {path}.{first}=... ; see `bsssl options`{shown}"]
     messages = problem["msg"].removeprefix("Value error, ").splitlines()
     return [f"{path}: {message}{shown}" if path else message for message in messages]
