@@ -104,12 +104,10 @@ def views(run: Run, stage: Stage, purpose: configs.Purpose) -> data.Views:
         transform = data.train_transform(
             size=transforms.size,
             crop=transforms.train_crop,
-            scale=(transforms.min_scale, 1.0),
-            short_side=transforms.short_side,
-            padding=transforms.padding,
             hflip=transforms.flip,
             randaugment_ops=2 if magnitude is not None else 0,
             randaugment_magnitude=magnitude or 0,
+            **transforms.crop_options(),
         )
     else:
         seen = transforms.for_testing()

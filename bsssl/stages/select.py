@@ -21,6 +21,7 @@ def select_stage(run: Run[Config], stage: Stage) -> dict[str, Any]:
         paths,
         top_k=top_k,
         variant=settings.variant,
+        options=settings.variant_options,
         min_score=settings.min_score,
         seed=run.seed,
         progress=progress,
