@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install quickstart quickstart-video test test-cluster lint clean
+.PHONY: install quickstart quickstart-video test test-cluster lint docs clean
 
 install: .venv/installed  ## create .venv and install bsssl with everything it needs (about 6 GB: torch brings CUDA)
 
@@ -29,6 +29,9 @@ lint: install  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs:  ## the picture of the rooms in docs/architecture.md, from the imports
+	$(PYTHON) docs/draw_architecture.py
 
 clean:
 	rm -rf .venv outputs build *.egg-info

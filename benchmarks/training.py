@@ -22,6 +22,7 @@ means faster.
 import argparse
 import tempfile
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import timm.data
@@ -44,20 +45,25 @@ from torch import nn
 from torch.nn import functional
 
 from bsssl import data
+from bsssl.config import Supervised
 from bsssl.data.datasets.sources import Folder
 from bsssl.engine.checkpoints import Checkpoints
+from bsssl.engine.metrics import Metrics
 from bsssl.engine.train import Failures, train
 from bsssl.models import build_model
 from bsssl.optim import build_optimizer, build_schedule
-from bsssl.optim.losses import Loss
+from bsssl.optim.losses import CrossEntropy
 from bsssl.runtime.device import Compute
 
 LR, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-4
+SETTINGS = Supervised(
+    base_lr=LR, batch_size=256, momentum=MOMENTUM, nesterov=True, weight_decay=WEIGHT_DECAY, schedule="cosine"
+)
 Batch = dict[str, Any]
 
 
 def sgd(network: nn.Module) -> torch.optim.Optimizer:
-    return build_optimizer(network, kind="sgd", lr=LR, momentum=MOMENTUM, nesterov=True, weight_decay=WEIGHT_DECAY)
+    return build_optimizer(SETTINGS, network)
 
 
 def train_ours(
@@ -71,18 +77,15 @@ def train_ours(
             steps=steps,
             normalize=data.Normalize().to(compute.device),
             mix=None,
-            loss_function=Loss(),
+            loss_function=CrossEntropy(),
             optimizer=sgd(network),
-            schedule=build_schedule(
-                kind="cosine", base_lr=LR, batch_size=256, gamma=0.5, intervals=1, steps=steps, warmup_steps=0,
-                warmup_from=None,
-            ),
+            schedule=build_schedule(SETTINGS, steps=steps, warmup_steps=0),
             compute=compute,
             seed=0,
             checkpoints=Checkpoints(folder=folder, fingerprint="benchmark"),
-            metrics_path=f"{folder}/metrics.jsonl",
+            open_metrics=partial(Metrics, {"jsonl": {}}, folder=folder),
             failures=Failures(rows=steps * batch_size, max_rate=0.0),
-        )  # fmt: skip
+        )
     return steps * batch_size
 
 
@@ -169,7 +172,7 @@ def train_timm(folder: str, network: nn.Module, compute: Compute, args: argparse
     )
     optimizer = timm.optim.create_optimizer_v2(network, opt="sgd", lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     scaler = timm.utils.NativeScaler(device=compute.device.type) if compute.precision == "float16" else None
-    loss_function, done = nn.CrossEntropyLoss(), 0
+    loss_function, done = nn.CrossEntropyCrossEntropy(), 0
     for pixels, target in loader:
         if compute.channels_last:
             pixels = pixels.contiguous(memory_format=torch.channels_last)

@@ -5,76 +5,34 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bsssl import __version__
-from bsssl import config as configs
-from bsssl.config import TRAIN_STAGES, Config, Experiment, Transfer, load_config, options
-from bsssl.errors import UserError
-from bsssl.runtime.console import describe
+from bsssl.config import TRAIN_STAGES, Config, Experiment, Reproduction, Transfer, load_config, options
+from bsssl.errors import UserError, choices
+from bsssl.registry import LAUNCHERS, REGISTRIES
+from bsssl.runtime import console
 from bsssl.runtime.distributed import is_main
 
 if TYPE_CHECKING:
+    from bsssl.launch.base import Order
+    from bsssl.pipeline.run import Run
     from bsssl.recipes.sweep import Grid
 
-COMMANDS: dict[str, tuple[str, str]] = {
-    "run": (
-        "the whole recipe",
-        "Runs every stage that is not done yet, for every seed, and prints the table of results.",
-    ),
-    "train": (
-        "one training stage",
-        f"Trains and evaluates the stage named by the config's `stage`: {', '.join(TRAIN_STAGES)}.",
-    ),
-    "score": (
-        "score the pool with the teacher",
-        "Writes one score file per pool shard; shards that are done are left alone.",
-    ),
-    "select": ("choose the student's training set", "Reads the score files and writes the selection."),
-    "materialise": (
-        "copy the selected samples into tars",
-        "Writes them shuffled; tars that are done are left alone. The config needs a `materialise` section.",
-    ),
-    "sweep": (
-        "a grid of settings",
-        "Runs the recipe for every combination of the keys that have several values (select.top_k=1000,2000 "
-        "seed=0,1,2), what they share once, and prints one table.",
-    ),
-    "reproduce": (
-        "the paper's tables and figures",
-        "Runs the recipe for every point of the config's experiments, what they share once, and writes one page: our "
-        "figures beside the paper's, and which of its recommendations hold.",
-    ),
-    "transfer": (
-        "compare checkpoints on another labeled set",
-        "Fine-tunes every checkpoint and fits logistic regression to its features, and prints one table.",
-    ),
-    "evaluate": (
-        "test a trained stage",
-        "Tests the stage named by the config's `stage` (default: finetune) on data.test.",
-    ),
-}
+
+@dataclass(frozen=True)
+class Command:
+    """A sub-command of ``bsssl``."""
+
+    title: str
+    text: str
+    run: Callable[[str, argparse.Namespace, list[str]], None]
+    """given the name of the command, the parsed arguments, and the arguments as they were"""
 
 
-TABLES = {
-    "run": "results.json, results.md and results.png",
-    "transfer": "transfer.json, transfer.csv, transfer.md and transfer.png",
-}
-RUN_COMMANDS: dict[str, tuple[str, str]] = {
-    "status": (
-        "what a launched run is doing",
-        "Shows what is done, running, waiting and failed, with the last lines of the logs.",
-    ),
-    "cancel": ("end a launched run", "Cancels the jobs of a run that are waiting or running."),
-}
-TAG_COMMANDS: dict[str, tuple[str, str]] = {
-    "inspect": (
-        "what the hashtags of a config's `weak` section mean",
-        "Reads weak.sources and prints counts, samples per class, unmapped tags and what is dropped; writes nothing.",
-    ),
-}
-_MOST = 20  # rows of each table of `tags inspect`
 EPILOG = """several GPUs of one machine:
   add --launch launcher.gpus_per_node=8 (or call the script through torchrun)
 a Slurm cluster:
@@ -84,36 +42,25 @@ a Slurm cluster:
 `bsssl options` lists the keys of a config.
 A command that was interrupted goes on where it stopped when it is given again.
 """
+_TABLES = {
+    "run": "results.json, results.md and results.png",
+    "transfer": "transfer.json, transfer.csv, transfer.md and transfer.png",
+}
+_MOST = 20  # rows of each table of `tags inspect`
 
 
 def main(arguments: list[str] | None = None, *, command: str | None = None) -> NoReturn:
     """Run the command line and exit: 0 when all went well, 1 with one clear line when not, 2 for a wrong call.
 
     Args:
-        arguments: instead of ``sys.argv``.
-        command: the sub-command, for the scripts in ``tools/`` that stand for one.
+        arguments: The arguments instead of ``sys.argv``.
+        command: The sub-command, for the scripts in ``tools/`` that stand for one.
     """
     given = sys.argv[1:] if arguments is None else arguments
     parsed = _parse(_parser(command), given)
-    chosen = command or parsed.command
+    name = command or getattr(parsed, "action", None) or parsed.command
     try:
-        if chosen == "options":
-            _print_options()
-        elif chosen in RUN_COMMANDS:
-            _look_after(chosen, parsed)
-        elif chosen == "sweep":
-            from bsssl.recipes.sweep import Sweep
-
-            _run_grid(Sweep(parsed.config, tuple(parsed.overrides)), parsed, given)
-        elif chosen == "reproduce":
-            from bsssl.recipes.reproduction.grid import ReproductionGrid
-
-            _run_grid(ReproductionGrid(parsed.config, tuple(parsed.overrides)), parsed, given)
-        elif chosen in ("tags", *TAG_COMMANDS):
-            _inspect(load_config(parsed.config, parsed.overrides), parsed)
-        else:
-            schema = Transfer if chosen == "transfer" else Config
-            _run(chosen, load_config(parsed.config, parsed.overrides, schema), parsed, given)
+        _commands()[name].run(name, parsed, given)
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
@@ -123,12 +70,84 @@ def main(arguments: list[str] | None = None, *, command: str | None = None) -> N
     except Exception as error:
         if parsed.debug:
             traceback.print_exc()
-        sys.exit(describe(error))
+        sys.exit(console.describe(error))
     sys.exit(0)
 
 
+def _commands() -> dict[str, Command]:
+    trained = ", ".join(TRAIN_STAGES)
+    return {
+        "run": Command(
+            "the whole recipe",
+            "Runs every stage that is not done yet, for every seed, and prints the table of results.",
+            _run,
+        ),
+        "train": Command(
+            "one training stage", f"Trains and evaluates the stage named by the config's `stage`: {trained}.", _run
+        ),
+        "score": Command(
+            "score the pool with the teacher",
+            "Writes one score file per pool shard; shards that are done are left alone.",
+            _run,
+        ),
+        "select": Command("choose the student's training set", "Reads the score files and writes the selection.", _run),
+        "materialise": Command(
+            "copy the selected samples into tars",
+            "Writes them shuffled; tars that are done are left alone. The config needs a `materialise` section.",
+            _run,
+        ),
+        "sweep": Command(
+            "a grid of settings",
+            "Runs the recipe for every combination of the keys that have several values (select.top_k=1000,2000 "
+            "seed=0,1,2), what they share once, and prints one table.",
+            _run_grid,
+        ),
+        "reproduce": Command(
+            "the paper's tables and figures",
+            "Runs the recipe for every point of the config's experiments, what they share once, and writes one page: "
+            "our figures beside the paper's, and which of its recommendations hold.",
+            _run_grid,
+        ),
+        "transfer": Command(
+            "compare checkpoints on another labeled set",
+            "Fine-tunes every checkpoint and fits logistic regression to its features, and prints one table.",
+            _run,
+        ),
+        "evaluate": Command(
+            "test a trained stage",
+            "Tests the stage named by the config's `stage` (default: finetune) on data.test.",
+            _run,
+        ),
+        "status": Command(
+            "what a launched run is doing",
+            "Shows what is done, running, waiting and failed, with the last lines of the logs.",
+            _look_after,
+        ),
+        "cancel": Command("end a launched run", "Cancels the jobs of a run that are waiting or running.", _look_after),
+        "inspect": Command(
+            "what the hashtags of a config's `weak` section mean",
+            "Reads weak.sources and prints counts, samples per class, unmapped tags and what is dropped; writes "
+            "nothing.",
+            _inspect,
+        ),
+        "export": Command(
+            "write a trained network for another program",
+            "Writes the network in the folder of a trained stage in another format, and checks what was written.",
+            _export,
+        ),
+        "options": Command(
+            "every key of a config, its default and what it means",
+            "With the name of a sort of parts, such as models or losses, or of one part: its names or options.",
+            _print_options,
+        ),
+    }
+
+
+_OF_A_FOLDER, _OF_TAGS, _OTHERS = ("status", "cancel"), ("inspect",), ("export", "options")
+
+
 def _parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
-    """What argparse makes of the arguments, overrides after an option included, which it leaves over."""
+    """Return what argparse makes of the arguments, overrides after an option included, which it leaves over."""
     parsed, others = parser.parse_known_args(arguments)
     unknown = [other for other in others if other.startswith("-") or "overrides" not in parsed]
     if unknown:
@@ -139,8 +158,9 @@ def _parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argp
 
 
 def _parser(command: str | None) -> argparse.ArgumentParser:
+    commands = _commands()
     if command is not None:
-        title, text = (COMMANDS | RUN_COMMANDS | TAG_COMMANDS)[command]
+        title, text = commands[command].title, commands[command].text
         parser = argparse.ArgumentParser(allow_abbrev=False, description=f"{title[0].upper()}{title[1:]}. {text}")
         _add_arguments(parser, command)
         return parser
@@ -148,21 +168,18 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
         prog="bsssl", allow_abbrev=False, description="A few labels and a very large pool make a better small model."
     )
     parser.add_argument("--version", action="version", version=f"bsssl {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for name, (title, text) in (COMMANDS | RUN_COMMANDS).items():
-        _add_arguments(commands.add_parser(name, help=title, description=text, allow_abbrev=False), name)
-    tags = commands.add_parser("tags", help="the hashtags of a config", description="The hashtags of a config.")
-    actions = tags.add_subparsers(dest="action", required=True, metavar="action")
-    for name, (title, text) in TAG_COMMANDS.items():
-        _add_arguments(actions.add_parser(name, help=title, description=text, allow_abbrev=False), name)
-    listing = commands.add_parser("options", help="every key of a config, its default and what it means")
-    listing.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+    listed = parser.add_subparsers(dest="command", required=True, metavar="command")
+    of_tags = listed.add_parser("tags", help="the hashtags of a config", description="The hashtags of a config.")
+    actions = of_tags.add_subparsers(dest="action", required=True, metavar="action")
+    for name, one in commands.items():
+        group = actions if name in _OF_TAGS else listed
+        _add_arguments(group.add_parser(name, help=one.title, description=one.text, allow_abbrev=False), name)
     return parser
 
 
 def _add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    if command in RUN_COMMANDS:
+    if command in _OF_A_FOLDER:
         parser.epilog = "For runs on a Slurm cluster: call it where Slurm's commands work, such as a login node."
         parser.add_argument("output_dir", help="the run's folder, the config's output_dir")
         if command == "status":
@@ -172,15 +189,35 @@ def _add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
                 help="every shard of the pool, and every tar of the copied selection, instead",
             )
         return
+    if command == "options":
+        parser.add_argument("part", nargs="*", help=f"a sort of parts ({', '.join(REGISTRIES)}), then a name")
+        parser.add_argument("--plugins", nargs="+", default=[], metavar="MODULE", help="modules to import first")
+        return
+    if command == "export":
+        parser.add_argument("folder", help="the folder of a trained stage")
+        parser.add_argument("--to", required=True, help="the format: a name in `bsssl options exporters`")
+        parser.add_argument("--path", required=True, help="the file or folder to write")
+        parser.add_argument("--plugins", nargs="+", default=[], metavar="MODULE", help="modules to import first")
+        parser.add_argument("overrides", nargs="*", metavar="option=value", help="options of the format")
+        return
     parser.add_argument("--config", required=True, help="a YAML file, e.g. projects/image/quickstart.yaml")
-    if command in TAG_COMMANDS:
+    if command in _OF_TAGS:
         parser.epilog = "It reads text alone, in one process: no cluster is needed, a login node will do."
         parser.add_argument("--all", action="store_true", help="every class and tag, not the most frequent alone")
     else:
-        parser.add_argument("--plan", action="store_true", help="print what would run, and run nothing")
-        parser.add_argument("--launch", action="store_true", help="start processes or submit jobs as `launcher` says")
-        parser.formatter_class = argparse.RawDescriptionHelpFormatter
-        parser.epilog = EPILOG
+        _add_work_arguments(parser, command)
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="e.g. output_dir=outputs/try finetune.base_lr=0.001"
+    )
+
+
+def _add_work_arguments(parser: argparse.ArgumentParser, command: str) -> None:
+    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, EPILOG
+    parser.add_argument("--plan", action="store_true", help="print what would run, and run nothing")
+    parser.add_argument("--launch", action="store_true", help="start processes or submit jobs as `launcher` says")
+    parser.add_argument(
+        "--redo", action="store_true", help="replace work of other settings instead of keeping it aside"
+    )
     if command in ("sweep", "reproduce"):
         parser.add_argument(
             "--finished", action="store_true", help="run nothing; write the results of the points that are done"
@@ -189,9 +226,6 @@ def _add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         parser.add_argument(
             "--task", metavar="I/N", type=_task, help="do the I-th of N shares of the work (from 0), no more"
         )
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="e.g. output_dir=outputs/try finetune.base_lr=0.001"
-    )
 
 
 def _task(text: str) -> tuple[int, int]:
@@ -201,126 +235,155 @@ def _task(text: str) -> tuple[int, int]:
     return int(number), int(count)
 
 
-def _look_after(command: str, parsed: argparse.Namespace) -> None:
+def _look_after(command: str, parsed: argparse.Namespace, given: list[str]) -> None:
     from bsssl.launch.status import cancel, status
 
     print(cancel(parsed.output_dir) if command == "cancel" else status(parsed.output_dir, shards=parsed.shards))
 
 
-def _inspect(config: Config, parsed: argparse.Namespace) -> None:
-    from bsssl.runtime.console import setup
-    from bsssl.stages.tags import inspect_tags
+def _inspect(command: str, parsed: argparse.Namespace, given: list[str]) -> None:
+    from bsssl.reports.tags import inspect_tags
 
-    setup(debug=parsed.debug)
-    print(inspect_tags(config, most=None if parsed.all else _MOST))
+    console.setup(debug=parsed.debug)
+    print(inspect_tags(load_config(parsed.config, parsed.overrides), most=None if parsed.all else _MOST))
 
 
-def _run(command: str, config: Experiment, parsed: argparse.Namespace, given: list[str]) -> None:
+def _run(command: str, parsed: argparse.Namespace, given: list[str]) -> None:
+    schema: type[Experiment] = Transfer if command == "transfer" else Config
+    config = load_config(parsed.config, parsed.overrides, schema)
     task = getattr(parsed, "task", None)
     if task and parsed.launch:
         raise UserError("--task is for schedulers of your own; with --launch set launcher.array_tasks instead")
-    wanted = _stage_names(command, config) if task is None else lambda name: name == command
-    # The commands that errors name must lead to the same run, so they carry the overrides too.
-    kept = [override for override in parsed.overrides if not override.startswith("stage=")]
-    config_path = shlex.join([parsed.config, *kept])
-    if parsed.plan:
-        from bsssl.reports.plan import plan
+    from bsssl.pipeline.runner import execute
+    from bsssl.pipeline.stage import Task
+    from bsssl.recipes.check import check
+    from bsssl.recipes.commands import wanted_by
+    from bsssl.recipes.runs import all_runs
+    from bsssl.reports import recipe, transfer
+    from bsssl.reports.plan import plan
 
-        processes = config.launcher.all_processes if parsed.launch else None
+    wanted = wanted_by(command, config)
+    if parsed.plan:
         if is_main():
+            processes = config.launcher.all_processes if parsed.launch else None
             print(plan(config, config_path=parsed.config, wanted=wanted, processes=processes))
         return
-    from bsssl.reports import recipe as report
-    from bsssl.reports import transfer
+    console.setup(debug=parsed.debug)
+    # The commands that errors name must lead to the same run, so they carry the overrides too.
+    kept = [override for override in parsed.overrides if not override.startswith("stage=")]
+    runs = all_runs(config, config_path=shlex.join([parsed.config, *kept]))
+    writers: dict[str, Callable[[Any, Sequence[Run]], str]] = {"run": recipe.write, "transfer": transfer.write}
+    write = writers.get(command)
+    if parsed.launch:
+        from bsssl.launch.base import Order
+        from bsssl.launch.jobs import ReportJob
 
-    writers: dict[str, Callable[[Any], str]] = {"run": report.write, "transfer": transfer.write}
-    table = writers.get(command)
-    if parsed.launch and config.launcher.kind == "slurm":
-        from bsssl.launch.slurm import submit
+        order = Order(
+            command=_again(given),
+            output_dir=config.output_dir,
+            runs=[(config, run) for run in runs],
+            wanted=wanted,
+            last=None if write is None else partial(ReportJob, write=write, schema=schema),
+            leaves=config.leaves,
+            redo=parsed.redo,
+            debug=parsed.debug,
+        )
+        if _launched(config, order):
+            return
+    check(config)
+    execute(
+        runs,
+        wanted=wanted,
+        device=config.system.device,
+        task=Task(*task) if task else None,
+        redo=parsed.redo,
+    )
+    if write is not None and is_main():
+        print(write(config, runs))
+        print(f"{_TABLES[command]} are in {config.output_dir}")
 
-        print(submit(config, config_path=config_path, wanted=wanted, table=table, debug=parsed.debug))
-        return
-    if parsed.launch and config.launcher.processes > 1:
-        _run_in_processes(given, config.launcher.processes)
-    from bsssl.pipeline.run import Task, all_seeds, execute
 
-    runs = all_seeds(config, config_path=config_path)
-    execute(runs, wanted=wanted, task=Task(*task) if task else None, debug=parsed.debug)
-    if table is not None and is_main():
-        print(table(runs))
-        print(f"{TABLES[command]} are in {config.output_dir}")
-
-
-def _run_grid(grid: "Grid", parsed: argparse.Namespace, given: list[str]) -> None:
+def _run_grid(command: str, parsed: argparse.Namespace, given: list[str]) -> None:
+    from bsssl.pipeline.runner import execute
     from bsssl.recipes import sweep
+    from bsssl.recipes.check import check
+    from bsssl.recipes.reproduction.grid import ReproductionGrid
+    from bsssl.reports.grids import plan_grid, write_grid
 
+    kind: Callable[[str, tuple[str, ...]], Grid] = sweep.Sweep if command == "sweep" else ReproductionGrid
+    grid = kind(parsed.config, tuple(parsed.overrides))
     points = grid.points()
-    launcher = points[0].config.launcher
     if parsed.plan:
         if is_main():
-            print(sweep.describe(points))
+            print(plan_grid(points))
         return
+    console.setup(debug=parsed.debug)
     if parsed.finished:
         sweep.share(points)  # what a new point needs may be there already
         done, unfinished = sweep.parted(points)
-        print(grid.write(done, unfinished=unfinished))
+        print(write_grid(grid, done, unfinished=unfinished))
         print(f"{len(done)} of {len(points)} points are done")
         return
-    if parsed.launch and launcher.kind == "slurm":
-        from bsssl.launch.slurm import submit_grid
+    pairs = [(point.config, run) for point in points for run in point.runs]
+    if parsed.launch:
+        from bsssl.launch.base import Order
+        from bsssl.launch.jobs import GridJob
 
-        print(submit_grid(grid, debug=parsed.debug))
-        return
-    if parsed.launch and launcher.processes > 1:
-        _run_in_processes(given, launcher.processes)
-    from bsssl.pipeline.run import execute
-
+        order = Order(
+            command=_again(given),
+            output_dir=os.path.abspath(grid.output_dir()),
+            runs=pairs,
+            wanted=lambda stage: True,
+            prepare=lambda: sweep.share(points),
+            last=lambda path: GridJob(grid, points),
+            leaves=grid.leaves,
+            redo=parsed.redo,
+            debug=parsed.debug,
+        )
+        if _launched(points[0].config, order):
+            return
+    for point in points:
+        check(point.config)
     if is_main():
         sweep.share(points)
-    execute([run for point in points for run in point.runs], wanted=lambda name: True, debug=parsed.debug)
+    runs = [run for _, run in pairs]
+    execute(runs, wanted=lambda stage: True, device=points[0].config.system.device, redo=parsed.redo)
     if is_main():
-        print(grid.write(points))
+        print(write_grid(grid, points))
 
 
-def _run_in_processes(given: list[str], processes: int) -> NoReturn:
-    """The same command again, in each of several processes."""
-    from bsssl.launch.slurm import run_locally
+def _export(command: str, parsed: argparse.Namespace, given: list[str]) -> None:
+    from bsssl.api import load
+    from bsssl.config.plugins import load_plugins
+    from bsssl.config.reading import parse_overrides
 
-    again = [sys.executable, sys.argv[0], *(argument for argument in given if argument != "--launch")]
-    sys.exit(run_locally(again, processes=processes))
-
-
-def _stage_names(command: str, config: Experiment) -> Callable[[str], bool]:
-    """Which of its stages ``command`` runs."""
-    if command == "run" or not isinstance(config, Config):
-        return lambda name: True
-    stage = config.stage
-    if command == "materialise":
-        if config.materialise is None:
-            raise UserError("the config has no materialise section; add for example materialise.samples_per_tar=10000")
-        return lambda name: name == command
-    if command in ("score", "select"):
-        return lambda name: name in ("data", command)
-    if stage == "weak" and config.weak is None:
-        raise UserError("the config has no weak section; add weak.sources and teacher.init_from=weak")
-    if stage == "ceiling" and config.ceiling is None:
-        raise UserError("the config has no ceiling; add for example ceiling.length='90 epochs'")
-    if command == "evaluate" and stage == "weak" and config.weak is not None and not config.weak.is_tested:
-        raise UserError("weak has classes of its own, which data.test has not; set weak.tags.classes=targets")
-    if command == "evaluate":
-        return lambda name: name == f"evaluate-{stage if stage in TRAIN_STAGES else 'finetune'}"
-    if stage not in TRAIN_STAGES:
-        raise UserError(
-            f"train needs a training stage, not stage={stage}; add stage=NAME, one of {', '.join(TRAIN_STAGES)}"
-        )
-    wanted = {"data", stage, f"evaluate-{stage}"} | ({"tags"} if stage == "weak" else set())
-    return lambda name: name in wanted
+    load_plugins(parsed.plugins)
+    load(parsed.folder).export(parsed.to, parsed.path, **parse_overrides(parsed.overrides))
+    print(f"{parsed.path} has been written")
 
 
-def _print_options() -> None:
+def _print_options(command: str, parsed: argparse.Namespace, given: list[str]) -> None:
+    from bsssl.config.plugins import load_plugins
+
+    load_plugins(parsed.plugins)
+    if not parsed.part:
+        _print_keys()
+        return
+    sort, *names = parsed.part
+    if sort not in REGISTRIES:
+        raise UserError(f"unknown sort of parts '{sort}': {choices(sort, REGISTRIES)}")
+    registry = REGISTRIES[sort]
+    for name in names or registry.names():
+        print(name)
+        if names:
+            for option in registry.options(name):
+                print(f"    {option.name}: {option.type} = {option.default}")
+
+
+def _print_keys() -> None:
     keys = {path: line for path, *line in options()}
     of_transfers = {path: line for path, *line in options(Transfer) if path not in keys}
-    of_reproductions = {path: line for path, *line in options(configs.Reproduction)}
+    of_reproductions = {path: line for path, *line in options(Reproduction)}
     for title, listed in (
         ("", keys),
         ("\nof a transfer alone (`bsssl transfer`):\n\n", of_transfers),
@@ -329,3 +392,19 @@ def _print_options() -> None:
         print(title, end="")
         for path, (kind, default, meaning) in listed.items():
             print(f"{path}: {kind} = {default}" + (f"\n    {meaning}" if meaning else ""))
+    print("\nthe parts that these keys can name, and their options: bsssl options SORT [NAME]")
+    for sort, registry in REGISTRIES.items():
+        print(f"    {sort}: {', '.join(registry.names())}")
+
+
+def _launched(config: Experiment, order: "Order") -> bool:
+    """Hand ``order`` to the launcher of ``config``; return whether there is nothing left for this process to do."""
+    outcome = LAUNCHERS.get(config.launcher.kind)(config.launcher).launch(order)
+    if outcome is not None:
+        print(outcome)
+    return outcome is not None
+
+
+def _again(given: list[str]) -> list[str]:
+    """Return the command line of this very command, less the launching."""
+    return [sys.executable, sys.argv[0], *(argument for argument in given if argument != "--launch")]

@@ -6,17 +6,18 @@ package announces as an entry point of the group ``bsssl.plugins``::
     @MODELS.register("my_net")
     def my_net(*, num_classes: int, width: int = 16) -> nn.Module: ...
 
-The options of a part are the arguments of its own signature, less those that the program gives (here ``num_classes``).
+The options of a part are the arguments of its own signature, less those that the program gives (here ``num_classes``),
+of which it names those that it needs.
 The names of the parts that come with the project are known without importing them, so that a config is checked in no
 time; a part is imported when it is first looked up.
 """
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter
-from typing import Any
+from typing import Any, get_type_hints
 
 from pydantic import ValidationError, validate_call
 
@@ -90,16 +91,22 @@ class Registry:
         return self._parts[name]
 
     def build(self, name: str, options: Mapping[str, Any], **given: Any) -> Any:
-        """Return what the part called ``name`` makes of the arguments of the program and of the ``options``.
+        """Return what the part called ``name`` makes of the ``options`` and of the arguments of the program.
+
+        The part gets those of the arguments ``given`` that its signature names: it need not name them all.
 
         Raises:
             UserError: There is no such part or option, or a value is of the wrong type or missing.
         """
         part = self.get(name)
+        if taken := sorted(self._given & options.keys()):
+            raise UserError(f"{self.sort} '{name}': the program itself gives {', '.join(taken)}; take it out")
         try:
-            return validate_call(config={"arbitrary_types_allowed": True})(part)(**given, **options)
+            chosen = _validated(part, options, besides=self._given)
         except ValidationError as error:
             raise UserError(f"{self.sort} '{name}': {self._explain(error, name)}") from None
+        named = inspect.signature(part).parameters
+        return part(**{key: value for key, value in given.items() if key in named or _takes_any(part)}, **chosen)
 
     def check(self, name: str, options: Mapping[str, Any]) -> None:
         """Refuse a name or the names of options that the registry does not have, without making the part.
@@ -107,8 +114,7 @@ class Registry:
         Raises:
             UserError: The name or an option is unknown, or an option that the part needs is missing.
         """
-        part = self.get(name)
-        if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in inspect.signature(part).parameters.values()):
+        if _takes_any(self.get(name)):
             return
         known = {option.name: option for option in self.options(name)}
         for option in options:
@@ -120,16 +126,14 @@ class Registry:
 
     def options(self, name: str) -> list[PartOption]:
         """Return the options of the part called ``name``, in the order of its signature."""
-        parameters = inspect.signature(self.get(name)).parameters.values()
-        named = [one for one in parameters if one.kind in (Parameter.KEYWORD_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
         return [
             PartOption(
                 name=one.name,
                 type=inspect.formatannotation(one.annotation) if one.annotation is not Parameter.empty else "any",
                 default="(required)" if one.default is Parameter.empty else repr(one.default),
             )
-            for one in named
-            if one.name not in self._given
+            for one in inspect.signature(self.get(name)).parameters.values()
+            if one.kind in _BY_NAME and one.name not in self._given
         ]
 
     def _explain(self, error: ValidationError, name: str) -> str:
@@ -142,6 +146,37 @@ class Registry:
             else:
                 problems.append(f"{option}={problem['input']!r}: {problem['msg']}")
         return "; ".join(problems)
+
+
+_BY_NAME = (Parameter.KEYWORD_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def _takes_any(part: Any) -> bool:
+    return any(one.kind is Parameter.VAR_KEYWORD for one in inspect.signature(part).parameters.values())
+
+
+def _validated(part: Any, options: Mapping[str, Any], *, besides: Collection[str]) -> dict[str, Any]:
+    """Return ``options`` as the signature of ``part``, a function or a class, types them, with its defaults.
+
+    Raises:
+        ValidationError: A value is of the wrong type or missing, or there is no such option ``besides`` those.
+    """
+
+    def collect(**chosen: Any) -> dict[str, Any]:
+        return chosen
+
+    parameters = inspect.signature(part).parameters.values()
+    open_to_options = [
+        one.replace(kind=Parameter.KEYWORD_ONLY) if one.kind in _BY_NAME else one
+        for one in parameters
+        if one.kind in (*_BY_NAME, Parameter.VAR_KEYWORD) and one.name not in besides
+    ]
+    # Pydantic checks the arguments of functions alone, not of classes.
+    collect.__signature__ = inspect.Signature(open_to_options)  # type: ignore[attr-defined]
+    hints = get_type_hints(part.__init__ if inspect.isclass(part) else part, include_extras=True)
+    collect.__annotations__ = {one.name: hints[one.name] for one in open_to_options if one.name in hints}
+    chosen: dict[str, Any] = validate_call(config={"arbitrary_types_allowed": True})(collect)(**options)
+    return chosen
 
 
 def _module(part: Any) -> str:
@@ -184,20 +219,26 @@ DATASETS = Registry(
 """Factories ``(*, path: str, **options) -> Source`` (``bsssl.data.datasets.sources``): where the records of a labeled
 set, a test set or a pool come from."""
 
-LOSSES = Registry("loss", given=("num_classes", "rows"), built_in={"bsssl.optim.losses": ("cross_entropy",)})
-"""Factories ``(*, num_classes: int, rows: int, **options) -> nn.Module``, called with logits (B, C), the target (int64
-(B,) or float32 (B, C)) and the rows of the training set, int64 (B,); the module returns the mean loss."""
+LOSSES = Registry(
+    "loss", given=("num_classes", "rows", "class_counts"), built_in={"bsssl.optim.losses": ("cross_entropy",)}
+)
+"""Factories ``(*, num_classes: int, rows: int, class_counts: Callable[[], np.ndarray], **options) -> nn.Module``, or
+modules with such a constructor. The module is called with logits (B, C), the target (int64 (B,), or float32 (B, C) that
+sums to 1) and the rows of the training set that they are of, int64 (B,), and returns the mean loss; what it remembers
+from call to call belongs in its ``state_dict``, which checkpoints keep. ``class_counts()`` counts the rows of each
+class, float (C,)."""
 
 OPTIMIZERS = Registry(
-    "optimizer", given=("parameters", "lr", "weight_decay"), built_in={"bsssl.optim.optimizers": ("sgd", "adamw")}
+    "optimizer", given=("params", "lr", "weight_decay"), built_in={"bsssl.optim.optimizers": ("sgd", "adamw")}
 )
-"""Factories ``(parameters, *, lr: float, weight_decay: float, **options) -> torch.optim.Optimizer``."""
+"""Factories ``(params, *, lr: float, weight_decay: float, **options) -> torch.optim.Optimizer``: the classes of
+``torch.optim`` are such. The rate of every parameter group is set anew before each step."""
 
 SCHEDULES = Registry(
     "schedule", given=("peak", "steps"), built_in={"bsssl.optim.schedules": ("step", "cosine", "constant")}
 )
 """Factories ``(*, peak: float, steps: int, **options) -> Callable[[float], float]``: from the share of the
-training that is done, in [0, 1), to the learning rate."""
+training that is done, in [0, 1), to the learning rate; warm-up replaces the beginning."""
 
 AUGMENTATIONS = Registry(
     "augmentation",
@@ -205,8 +246,8 @@ AUGMENTATIONS = Registry(
     built_in={"bsssl.data.views.transforms": ("random_resized", "short_side", "padded", "affine", "none")},
 )
 """Factories ``(*, size: int, flip: bool, **options) -> Callable``: from a picture, uint8 (3, H, W), or the frames of a
-clip, uint8 (T, 3, H, W), all alike, to ``size`` x ``size`` pixels, at random by torch's default generator; half of them
-are to be mirrored if ``flip``. What comes back is pickled for the loader's processes."""
+clip, uint8 (T, 3, H, W), all alike, to ``size`` x ``size`` pixels, at random by torch's default generator, half of them
+mirrored if ``flip``. It must be possible to pickle what comes back, for the loader's processes."""
 
 SELECTION_RULES = Registry(
     "selection rule",
@@ -241,14 +282,16 @@ STAGES = Registry(
 LAUNCHERS = Registry("launcher", built_in={"bsssl.launch.local": ("local",), "bsssl.launch.slurm": ("slurm",)})
 """Sub-classes of ``bsssl.launch.base.Launcher``: who starts the processes of a command given ``--launch``."""
 
-EXPORTERS = Registry("exporter", given=("model", "path"), built_in={"bsssl.models.export": ()})
-"""Functions ``(model, path: str, **options) -> None`` that write a trained network (``bsssl.Model``) for another
+EXPORTERS = Registry("exporter", given=("model", "path"), built_in={"bsssl.models.export.program": ("torch-export",)})
+"""Functions ``(model, path: str, **options) -> None`` that write a ``bsssl.models.TrainedNetwork`` for another
 program."""
 
 LOGGERS = Registry(
     "metric logger", given=("folder", "step"), built_in={"bsssl.engine.metrics": ("jsonl", "tensorboard")}
 )
-"""Factories ``(*, folder: str, step: int, **options)`` of objects with ``write(step, scalars)`` and ``close()``."""
+"""Factories ``(*, folder: str, step: int, **options) -> MetricLogger`` (``bsssl.engine.metrics``), an object with
+``write(step, scalars)`` and ``close()``. ``folder`` is the stage's; ``step`` is where the training goes on: what was
+logged of later steps is of an interrupted run."""
 
 REGISTRIES = {
     "models": MODELS,

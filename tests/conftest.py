@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 
 from bsssl import cli
 from bsssl.runtime.console import logger
+from tests.gate import Gate
 
 torch.set_num_threads(1)
 
@@ -184,6 +185,39 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     config = folder / "shapes.yaml"
     config.write_text(yaml.safe_dump(values, sort_keys=False))
     return Recipe(folder, config, values)
+
+
+@dataclass(frozen=True)
+class Gated:
+    """The recipe with a gate before one of its 12 labels, which each step of its trainings reads once, and one item of
+    the pool's second shard. The networks trained on the labels are the very same."""
+
+    gate: Gate
+    config: Path
+
+
+@pytest.fixture
+def gated(recipe: Recipe, tmp_path: Path) -> Iterator[Gated]:
+    """The gate is open; the data stage passes it once."""
+    gate, folder = Gate(recipe.folder), tmp_path / "gated"
+    folder.mkdir()
+    labels = sorted((recipe.folder / "train").glob("*/*.jpg"))
+    pool = sorted((recipe.folder / "manifest" / "listed").iterdir())
+    lines = [f"{gate.url(path) if path == labels[5] else path},{path.parent.name}\n" for path in labels]
+    (folder / "train.csv").write_text("path,label\n" + "".join(lines))
+    lines = [f"{gate.url(path) if path == pool[-1] else path}\n" for path in pool]
+    (folder / "pool.csv").write_text("path\n" + "".join(lines))
+    values = {
+        "data": {
+            "train": {"dataset": "manifest", "path": str(folder / "train.csv")},
+            "pool": [
+                {"dataset": "manifest", "path": str(folder / "pool.csv")},
+                *(source for source in recipe.values["data"]["pool"] if source["dataset"] != "manifest"),
+            ],
+        }
+    }
+    yield Gated(gate, recipe.write(folder / "gated.yaml", values))
+    gate.end()
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 
 import torch
 
+PATIENCE = 600.0
+"""seconds after which what has not come counts as never coming, on however slow a machine"""
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["bsssl.cli", "bsssl.reports.recipe", "bsssl.stages", "matplotlib.figure"])
 
@@ -29,12 +32,16 @@ def start(
     return process
 
 
-def together(function: Callable[..., None], *arguments: Any, folder: Path, processes: int = 2) -> None:
-    """``function(*arguments)`` in several processes that torchrun might have started; all must succeed."""
+def free_port() -> str:
+    """A port of this machine that nobody listens to."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
+        return str(probe.getsockname()[1])
+
+
+def together(function: Callable[..., None], *arguments: Any, folder: Path, processes: int = 2) -> None:
+    """``function(*arguments)`` in several processes that torchrun might have started; all must succeed."""
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": str(processes)}
     started = [
         start(
             function, *arguments, folder=folder, log=f"rank-{rank}.txt", RANK=str(rank), LOCAL_RANK=str(rank), **group
@@ -42,12 +49,20 @@ def together(function: Callable[..., None], *arguments: Any, folder: Path, proce
         for rank in range(processes)
     ]
     for process in started:
-        process.join(600)
+        process.join(PATIENCE)
         if process.exitcode != 0:
             for other in started:
                 other.kill()
     logs = [(folder / f"rank-{rank}.txt").read_text() for rank in range(processes)]
     assert [process.exitcode for process in started] == [0] * processes, "\n".join(logs)
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Until ``condition()`` holds."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, f"waited {PATIENCE:g} s in vain"
+        time.sleep(0.02)
 
 
 def _run(

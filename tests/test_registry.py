@@ -99,6 +99,26 @@ def test_a_wrong_value_and_an_unknown_option_are_one_line():
     assert "unknown option 'x': valid: mode, width" in str(caught.value)
 
 
+class Part:
+    def __init__(self, *, value: int, width: int = 2) -> None:
+        self.made_of = (value, width)
+
+
+def test_a_class_is_a_part_too_and_names_what_it_needs_of_what_the_program_gives():
+    registry = Registry("thing", given=("value", "size"))
+    registry.register("one")(Part)
+    assert registry.build("one", {"width": "3"}, value="as it is", size=4).made_of == ("as it is", 3)
+    with pytest.raises(UserError, match=r"thing 'one': width='x': Input should be a valid integer"):
+        registry.build("one", {"width": "x"}, value=1)
+
+
+def test_an_option_cannot_take_the_place_of_what_the_program_gives():
+    registry = Registry("thing", given=("value",))
+    registry.register("one")(_part)
+    with pytest.raises(UserError, match=r"^thing 'one': the program itself gives value; take it out$"):
+        registry.build("one", {"value": 1, "mode": "a"}, value=2)
+
+
 def test_choices_without_a_near_match_and_with_many():
     assert choices("zzz", ["b", "a"]) == "valid: a, b"
     assert choices("zzz", [f"n{i:03d}" for i in range(50)], most=2) == "valid: n000, n001, ... (50 in all)"

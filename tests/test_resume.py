@@ -1,6 +1,7 @@
 """Killed or interrupted at any moment and started again, a run ends with the very bits of one that was left alone."""
 
 import random
+import signal
 import time
 from pathlib import Path
 
@@ -10,28 +11,30 @@ import torch
 from benchmarks.kills import differences, digests, has_checkpoint, recipe, stage_in
 from bsssl import cli
 from bsssl.engine.checkpoints import Checkpoints
-from bsssl.optim.losses import mixing
+from bsssl.optim import mixing
 from bsssl.runtime.device import Compute
 from tests.engine.trainings import CLASSES, CPU, Interrupted, lines, make_model, run, same, sgd, weights
-from tests.processes import start
+from tests.processes import PATIENCE, start
 
 KILLS = 4
 
 
-def run_recipe(arguments: list[str]) -> None:
-    cli.main(arguments, command="run")
+def run_recipe(arguments: list[str], moment: float = 0.0) -> None:
+    """Run it, as far as the processor time ``moment`` if that is above 0; how much a whole run took goes to a file."""
+    signal.setitimer(signal.ITIMER_PROF, moment)  # its signal ends the process as SIGKILL does: nobody heeds it
+    try:
+        cli.main(arguments, command="run")
+    finally:
+        Path("seconds.txt").write_text(str(time.process_time()))
 
 
 def test_killed_at_random_moments(tmp_path):
     """The command itself is killed by ``benchmarks/kills.py``; this differs in that Python need not start anew."""
     arguments = recipe(6)
     process = start(run_recipe, arguments, folder=tmp_path / "whole")
-    while process.is_alive() and not (tmp_path / "whole" / "run").exists():
-        time.sleep(0.01)
-    begun = time.monotonic()
-    process.join(600)
-    working = time.monotonic() - begun
+    process.join(PATIENCE)
     assert process.exitcode == 0, (tmp_path / "whole" / "log.txt").read_text()
+    working = float((tmp_path / "whole" / "seconds.txt").read_text())
     expected = digests(tmp_path / "whole")
     assert len([path for path in expected if path.endswith("model.safetensors")]) == 5
     assert {"run/seed-0/select/selection.parquet", "run/seed-0/score/000000.scores", "run/results.json"} <= set(
@@ -40,12 +43,12 @@ def test_killed_at_random_moments(tmp_path):
 
     folder, fell = tmp_path / "killed", []
     while True:
-        process = start(run_recipe, arguments, folder=folder)
-        process.join(random.uniform(0, working / KILLS) if len(fell) < KILLS else 600)
-        if process.exitcode is not None:
+        # The first falls before the end for sure; the others for as long as there is work left.
+        moment = random.uniform(0.01, 0.5) * working if len(fell) < KILLS else 0.0
+        process = start(run_recipe, arguments, moment, folder=folder)
+        process.join(PATIENCE)
+        if process.exitcode != -signal.SIGPROF:
             break
-        process.kill()
-        process.join()
         stage = stage_in((folder / "log.txt").read_text())
         fell.append(f"{stage}, {'with' if has_checkpoint(folder, stage) else 'without'} a checkpoint")
     assert process.exitcode == 0, (folder / "log.txt").read_text()

@@ -11,7 +11,17 @@ from bsssl.config.reading import load_config, options
 from bsssl.config.recipe import Config, Materialise, Models, Score, Select
 from bsssl.config.reproduction import Reproduction
 from bsssl.config.section import Length, LengthField, Section
-from bsssl.config.training import TRAIN_STAGES, Finetune, Pretrain, Supervised, Tags, Train, Weak, check_warmup
+from bsssl.config.training import (
+    TRAIN_STAGES,
+    Finetune,
+    Pretrain,
+    Supervised,
+    Tags,
+    Train,
+    Weak,
+    WeakTraining,
+    check_warmup,
+)
 from bsssl.config.transfer import Checkpoint, FcOnly, FullFt, Transfer
 
 __all__ = [
@@ -46,6 +56,7 @@ __all__ = [
     "Transfer",
     "Transforms",
     "Weak",
+    "WeakTraining",
     "check_warmup",
     "load_config",
     "options",

@@ -4,11 +4,13 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
-from typing_extensions import Self
+from typing_extensions import Annotated, Self  # noqa: UP035 - with the rest of pydantic's
 
 from bsssl.config.data import LabeledData
-from bsssl.config.section import Section, without
+from bsssl.config.section import Section, known_to, without
 from bsssl.config.training import Train
+from bsssl.errors import choices
+from bsssl.registry import LAUNCHERS, LOGGERS, STAGES
 
 
 class System(Section):
@@ -33,6 +35,9 @@ class System(Section):
     """time between resumable checkpoints"""
     checkpoint_steps: int | None = Field(None, ge=1)
     """also save every so many optimiser steps"""
+    loggers: dict[Annotated[str, known_to(LOGGERS)], dict[str, Any]] = {"jsonl": {}, "tensorboard": {}}
+    """who gets the figures of a training while it runs, and the options of each: jsonl (metrics.jsonl in the stage's
+    folder), tensorboard (where it is installed); any of LOGGERS"""
 
 
 class StageResources(Section):
@@ -53,8 +58,8 @@ class StageResources(Section):
 class Launcher(Section):
     """Who starts the processes of a command given `--launch`. None of this changes a result."""
 
-    kind: Literal["local", "slurm"] = "local"
-    """local: processes on this machine, one stage after the other; slurm: a chain of jobs"""
+    kind: Annotated[str, known_to(LAUNCHERS)] = "local"
+    """local: processes on this machine, one stage after the other; slurm: a chain of jobs; or any of LAUNCHERS"""
     nodes: int = Field(1, ge=1)
     """of a training; other stages take one each"""
     gpus_per_node: int = Field(0, ge=0)
@@ -83,15 +88,15 @@ class Launcher(Section):
     """further arguments of sbatch, e.g. {exclude: n7, exclusive: true}"""
     setup: list[str] = []
     """lines of shell before a job's processes start"""
-    stages: dict[
-        Literal["data", "tags", "train", "score", "select", "materialise", "probe", "evaluate", "report"],
-        StageResources,
-    ] = {}
+    stages: dict[str, StageResources] = {}
     """what jobs of one kind of stage have instead, e.g. {select: {partition: cpu, memory_gb: 64}}"""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         problems = []
+        for kind in self.stages:
+            if kind not in STAGES and kind != "report":
+                problems.append(f"stages: unknown stage '{kind}': {choices(kind, [*STAGES.names(), 'report'])}")
         if self.kind == "local" and self.nodes > 1:
             problems.append(f"kind is local, which has one node, not {self.nodes}; set kind=slurm or nodes=1")
         cpus = self._training.cpus_per_node or self.cpus_per_node
@@ -129,6 +134,8 @@ class Experiment(Section, ABC):
     """of everything random; stages of different seeds live side by side"""
     seeds: int = Field(1, ge=1)
     """how many seeds run, from `seed` on"""
+    plugins: list[str] = []
+    """modules to import that register parts of your own: models, datasets, losses, stages, ... (docs/extending.md)"""
     data: LabeledData
     system: System = System()
     launcher: Launcher = Launcher()

@@ -11,6 +11,7 @@ import yaml
 from fvcore.common.config import CfgNode
 from pydantic import BaseModel, ValidationError
 
+from bsssl.config.plugins import load_plugins
 from bsssl.config.recipe import Config
 from bsssl.config.section import S, Section
 from bsssl.errors import UserError
@@ -32,6 +33,9 @@ def load_config(path: str, overrides: list[str], schema: type[S] = Config) -> S:
     _check_kind(path, values, schema)
     for override in overrides:
         _apply_override(values, override, schema)
+    named = values.get("plugins") or []
+    if isinstance(named, list) and all(isinstance(name, str) for name in named):
+        load_plugins(named)  # what they register can be named by the rest of the config
     try:
         return schema.model_validate(values)
     except ValidationError as error:
@@ -42,6 +46,14 @@ def load_config(path: str, overrides: list[str], schema: type[S] = Config) -> S:
 def options(schema: type[Section] = Config) -> Iterator[tuple[str, str, str, str]]:
     """Every key of the config: (path, type, default, what it means)."""
     yield from _options(schema, "")
+
+
+def parse_overrides(overrides: list[str]) -> dict[str, Any]:
+    """Return what ``key.sub=value`` overrides say by themselves; UserError for one that is none."""
+    values: dict[str, Any] = {}
+    for override in overrides:
+        _apply_override(values, override, Section)
+    return values
 
 
 def _read_yaml(path: str) -> dict[str, Any]:

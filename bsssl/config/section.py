@@ -4,8 +4,11 @@ import re
 from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
-from pydantic.functional_validators import BeforeValidator
+from pydantic.functional_validators import AfterValidator, BeforeValidator
 from typing_extensions import Annotated  # noqa: UP035 - with the rest of pydantic's
+
+from bsssl.errors import choices
+from bsssl.registry import Registry
 
 
 class Length(BaseModel):
@@ -50,6 +53,17 @@ class Section(BaseModel):
     )
     dotted: ClassVar[str] = ""
     """a pattern of those keys, if any, that hold keys of another config: dots and all they are one key in overrides"""
+
+
+def known_to(registry: Registry) -> AfterValidator:
+    """Return the validator of a key that names a part of ``registry``; the part is not imported."""
+
+    def check(name: str) -> str:
+        if name not in registry:
+            raise ValueError(f"unknown {registry.sort} '{name}': {choices(name, registry.names())}")
+        return name
+
+    return AfterValidator(check)
 
 
 S = TypeVar("S", bound=Section)

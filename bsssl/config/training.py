@@ -1,19 +1,34 @@
 """The trainings: what they have in common, and the paper's settings of each."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
-from typing_extensions import Self
+from typing_extensions import Annotated, Self  # noqa: UP035 - with the rest of pydantic's
 
 from bsssl.config.data import Source
-from bsssl.config.section import Length, LengthField, Section, without
+from bsssl.config.section import Length, LengthField, Section, known_to, without
 from bsssl.errors import UserError
+from bsssl.registry import LOSSES, OPTIMIZERS, SCHEDULES, Registry
 
 TRAIN_STAGES = ("weak", "teacher", "pretrain", "finetune", "baseline", "ceiling")  # in the order of the recipe
+REFERENCE_BATCH = 256
+"""Learning rates are given per so many samples (Goyal et al. 2017, and the paper's settings)."""
+
+LossName = Annotated[str, known_to(LOSSES)]
+OptimizerName = Annotated[str, known_to(OPTIMIZERS)]
+ScheduleName = Annotated[str, known_to(SCHEDULES)]
+Part = Literal["loss", "optimizer", "schedule"]
+_PARTS: dict[Part, Registry] = {"loss": LOSSES, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+_KEYS: dict[str, dict[str, tuple[str, ...]]] = {
+    "loss": {"cross_entropy": ("label_smoothing", "gce", "elr", "elr_beta", "logit_adjustment")},
+    "optimizer": {"sgd": ("momentum", "nesterov"), "adamw": ("momentum",)},
+    "schedule": {"step": ("gamma", "intervals"), "cosine": (), "constant": ()},
+}
+"""The parts of the project, and which keys of the section are their options."""
 
 
 class Train(Section):
-    """One training stage. Rates are per 256 samples of batch: the rate used is base_lr * batch_size / 256."""
+    """One training stage. Rates are per 256 samples of batch: the full rate is base_lr * batch_size / 256."""
 
     length: LengthField
     """how long to train; 0 epochs takes the initial weights as they are"""
@@ -23,8 +38,10 @@ class Train(Section):
     """split each process's share of a batch into so many passes, to save memory"""
     init_from: str | None = None
     """a stage of this run, or a checkpoint file; its classifier is replaced when the classes differ"""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """sgd (with momentum) or adamw"""
+    optimizer: OptimizerName = "sgd"
+    """sgd (with momentum) or adamw; any of OPTIMIZERS"""
+    optimizer_options: dict[str, Any] = {}
+    """options of an optimizer of a plugin"""
     base_lr: float = Field(gt=0)
     """learning rate per 256 samples"""
     momentum: float = Field(0.9, ge=0, lt=1)
@@ -33,8 +50,10 @@ class Train(Section):
     """Nesterov's form of SGD's momentum"""
     weight_decay: float = Field(1e-4, ge=0)
     """of every parameter"""
-    schedule: Literal["step", "cosine", "constant"] = "step"
-    """of the rate: step (drops by `gamma` after each of `intervals`), cosine (to zero) or constant"""
+    schedule: ScheduleName = "step"
+    """of the rate: step (drops by `gamma` after each of `intervals`), cosine (to zero) or constant; any of SCHEDULES"""
+    schedule_options: dict[str, Any] = {}
+    """options of a schedule of a plugin"""
     gamma: float = Field(0.1, gt=0, le=1)
     """step: factor of each drop"""
     intervals: int = Field(4, ge=1)
@@ -47,6 +66,10 @@ class Train(Section):
     """clip the gradient's norm"""
     randaugment: int | None = Field(None, ge=0, le=30)
     """magnitude of RandAugment (two operations per image), after data.transforms; off when not given"""
+    loss: LossName = "cross_entropy"
+    """cross_entropy, with `label_smoothing`, `gce`, `elr` and `logit_adjustment`; any of LOSSES"""
+    loss_options: dict[str, Any] = {}
+    """options of a loss of a plugin"""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """share of each target that is spread over all classes"""
     mixup: float = Field(0.0, ge=0)
@@ -81,7 +104,44 @@ class Train(Section):
             warmup, length = (part.in_samples(self.batch_size) for part in (warmup, length))
         if warmup.unit == length.unit and warmup.amount > length.amount > 0:
             problems.append(f"warmup ({self.warmup}) is longer than length ({self.length}); shorten it")
+        problems += [problem for part in _KEYS for problem in self._misplaced(part)]
         return without(problems, self)
+
+    def _misplaced(self, part: str) -> list[str]:
+        """Return what is wrong with where the options of a part are given."""
+        name, options, parts = getattr(self, part), getattr(self, f"{part}_options"), _KEYS[part]
+        if name in parts:
+            listed = ", ".join(parts[name]) or "it has none"
+            return [f"{part}_options: options of {name} are keys beside it ({listed}); move them"] if options else []
+        fields = type(self).model_fields
+        others = dict.fromkeys(key for keys in parts.values() for key in keys)
+        return [
+            f"{key} is no option of {part} '{name}'; take it out, and give options of {name} as {part}_options"
+            for key in others
+            if getattr(self, key) != fields[key].default
+        ]
+
+    def options_of(self, part: Part) -> dict[str, Any]:
+        """Return the options of the loss, the optimiser or the schedule, wherever they are given."""
+        keys = _KEYS[part].get(getattr(self, part), ())
+        return {key: getattr(self, key) for key in keys} | getattr(self, f"{part}_options")
+
+    def check_parts(self, section: str) -> None:
+        """Refuse options that the loss, the optimiser and the schedule, which are imported, do not have.
+
+        Raises:
+            UserError: An option is unknown or missing; the message begins with ``section``.
+        """
+        for part, registry in _PARTS.items():
+            try:
+                registry.check(getattr(self, part), self.options_of(part))
+            except UserError as error:
+                raise UserError(f"{section}.{part}: {error}") from None
+
+    @property
+    def full_lr(self) -> float:
+        """The learning rate after warm-up, before the schedule lowers it."""
+        return self.base_lr * self.batch_size / REFERENCE_BATCH
 
 
 class Supervised(Train):
@@ -113,13 +173,10 @@ class Tags(Section):
     without samples"""
 
 
-class Weak(Train):
-    """Pre-training of the teacher's network on samples with hashtags. The paper does not give the settings; the
-    defaults are those of the student's pre-training."""
+class WeakTraining(Train):
+    """Training on samples with hashtags. The paper does not give the settings; the defaults are those of the student's
+    pre-training."""
 
-    sources: list[Source] = Field(min_length=1)
-    """samples with tags: manifests with a column `tags`, tars with `tags` in their .json, or any with `tags.file`"""
-    tags: Tags = Tags()
     resample: float = Field(0.5, ge=0, le=1)
     """samples are drawn in proportion to 1 / frequency of their rarest class to this power: 0.5 is the square root
     (Mahajan et al. 2018), 0 draws all alike, 1 evens the classes out"""
@@ -128,6 +185,14 @@ class Weak(Train):
     gamma: float = Field(0.5, gt=0, le=1)
     intervals: int = Field(13, ge=1)
     warmup: LengthField = Length(amount=5e6, unit="samples")
+
+
+class Weak(WeakTraining):
+    """Pre-training of the teacher's network on samples with hashtags."""
+
+    sources: list[Source] = Field(min_length=1)
+    """samples with tags: manifests with a column `tags`, tars with `tags` in their .json, or any with `tags.file`"""
+    tags: Tags = Tags()
 
     @property
     def is_tested(self) -> bool:
@@ -159,7 +224,11 @@ class Finetune(Train):
 
 
 def check_warmup(section: str, settings: Train, *, steps: int, warmup_steps: int) -> None:
-    """UserError when the warm-up of the stage set by ``section`` is longer than the stage, both in optimiser steps."""
+    """Refuse a warm-up of the stage set by ``section`` that is longer than the stage, both in optimiser steps.
+
+    Raises:
+        UserError: It is longer.
+    """
     if warmup_steps > steps > 0:
         raise UserError(
             f"{section}.warmup ({settings.warmup}, {warmup_steps} steps) is longer than {section}.length "

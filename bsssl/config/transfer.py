@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, model_validator
 from pydantic.functional_validators import BeforeValidator
@@ -11,7 +11,7 @@ from typing_extensions import Annotated, Self  # noqa: UP035 - with the rest of 
 from bsssl.config.data import Model
 from bsssl.config.experiment import Experiment
 from bsssl.config.section import Length, LengthField, Section, without
-from bsssl.config.training import Train
+from bsssl.config.training import ScheduleName, Train
 
 
 class Checkpoint(Section):
@@ -47,7 +47,7 @@ class FullFt(Train):
     length: LengthField = Length(amount=100, unit="epochs")
     batch_size: int = Field(64, ge=1)
     base_lr: float = Field(0.04, gt=0)
-    schedule: Literal["step", "cosine", "constant"] = "cosine"
+    schedule: ScheduleName = "cosine"
 
 
 class FcOnly(Section):

@@ -1,16 +1,14 @@
-"""Saving and resuming. What is saved is complete or absent; what is loaded is never unpickled as code.
+"""Saving a training in progress and going on from there.
 
-Two kinds of files: resumable checkpoints of a training in progress (model, optimiser, gradient scaler, what the loss
-remembers, averaged weights; the step alone fixes the schedule, the sampler and all random numbers, see
-``bsssl.engine.train``), and the final weights of a stage as safetensors with the network's name and classes.
+A checkpoint holds the network, the optimiser, the gradient scaler, what the loss remembers and the averaged weights:
+the step alone fixes the schedule, the sampler and all random numbers, see ``bsssl.engine.train``. A checkpoint is
+complete or absent, and loading one never unpickles code.
 """
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 
 from bsssl import storage
@@ -18,16 +16,17 @@ from bsssl.runtime import distributed
 from bsssl.runtime.console import logger
 
 KEPT = 2
+"""The number of checkpoints of a training that are kept: one may be damaged."""
 
 
 class Checkpoints:
-    """The resumable checkpoints of one training.
+    """The resumable checkpoints of one training; those of other trainings in the same folder are left alone.
 
     Only the main process of a run saves and clears.
 
     Args:
-        folder: where they lie.
-        fingerprint: of the stage's settings and inputs, part of the files' names: others are of another training.
+        folder: The folder of the stage.
+        fingerprint: Tells this training from others, by its settings and inputs; a part of the files' names.
     """
 
     def __init__(self, *, folder: str, fingerprint: str) -> None:
@@ -35,18 +34,16 @@ class Checkpoints:
         self._fingerprint = fingerprint
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Save ``state`` (tensors, numbers, strings, lists and dicts) as of the start of ``step``; drop old ones."""
+        """Save ``state`` (tensors, numbers, strings, lists and dicts) as of the start of ``step``; drop older ones."""
         buffer = io.BytesIO()
         torch.save({"step": step, "state": state}, buffer)
         with storage.atomic_write(str(self._folder / f"checkpoint-{self._fingerprint}-{step:09d}.pt")) as file:
             file.write(buffer.getbuffer())
-        kept = self._own()[:KEPT]
-        for path in self._all():
-            if path not in kept:
-                path.unlink(missing_ok=True)
+        for path in self._own()[KEPT:]:
+            path.unlink(missing_ok=True)
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
-        """The newest checkpoint of this training that can be read, as (step, state), or None.
+        """Return the newest checkpoint of this training that can be read, as (step, state), or None.
 
         Every process of a run calls this; the main one chooses, and all load the same.
         """
@@ -56,8 +53,17 @@ class Checkpoints:
             saved = _load(path)
         return None if saved is None else (saved["step"], saved["state"])
 
+    def clear(self) -> None:
+        """Remove the checkpoints of this training, which is done."""
+        for path in self._own():
+            path.unlink(missing_ok=True)
+
+    def others(self) -> list[Path]:
+        """Return the checkpoints of other trainings in the folder, sorted by name."""
+        return sorted(set(self._folder.glob("checkpoint-*.pt")) - set(self._own()))
+
     def _newest(self) -> tuple[Path | None, dict[str, Any] | None]:
-        """Path and content of the newest checkpoint that can be read; a warning names those that cannot."""
+        """Return path and content of the newest checkpoint that can be read; a warning names those that cannot."""
         for path in self._own():
             try:
                 return path, _load(path)
@@ -67,18 +73,10 @@ class Checkpoints:
                 logger.warning("%s is damaged; going on from the one before it, or from the start", path)
         return None, None
 
-    def clear(self) -> None:
-        """Remove all checkpoints of the folder: the stage is done."""
-        for path in self._all():
-            path.unlink(missing_ok=True)
-
     def _own(self) -> list[Path]:
-        """Those of this training, newest first."""
-        found = self._folder.glob(f"checkpoint-{self._fingerprint}-*.pt")
-        return sorted(found, key=lambda path: int(path.stem.rsplit("-", 1)[1]), reverse=True)
-
-    def _all(self) -> list[Path]:
-        return list(self._folder.glob("checkpoint-*.pt"))
+        """Return the checkpoints of this training, newest first."""
+        paths = self._folder.glob(f"checkpoint-{self._fingerprint}-*.pt")
+        return sorted(paths, key=lambda path: int(path.stem.rsplit("-", 1)[1]), reverse=True)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -86,43 +84,3 @@ def _load(path: Path) -> dict[str, Any]:
     if not {"step", "state"} <= saved.keys():
         raise ValueError(f"{path} is no checkpoint")
     return saved
-
-
-def save_model(path: str, state_dict: dict[str, torch.Tensor], *, name: str, classes: list[str], **facts: Any) -> None:
-    """Write final weights as safetensors whose metadata says which network and which classes they are of.
-
-    Equal weights and facts make equal files.
-    """
-    tensors = {key: value.detach().cpu().contiguous() for key, value in state_dict.items()}
-    metadata = {key: json.dumps(value) for key, value in {"model": name, "classes": classes, **facts}.items()}
-    with storage.atomic_write(path) as file:
-        file.write(_in_order(safetensors.torch.save(tensors, metadata)))
-
-
-def saved_facts(path: str) -> dict[str, Any]:
-    """What ``save_model`` wrote beside the weights: ``model``, ``classes`` and the facts; nothing for others' files.
-
-    ``path`` is local or remote, and only its beginning is read. UserError when it does not exist.
-    """
-    with storage.open_read(path) as file:
-        start = file.read(9)
-        if start[8:] != b"{":
-            return {}
-        try:
-            metadata = json.loads(b"{" + file.read(int.from_bytes(start[:8], "little") - 1)).get("__metadata__", {})
-            return {key: json.loads(value) for key, value in metadata.items()} if "model" in metadata else {}
-        except (ValueError, OverflowError, MemoryError):
-            return {}  # damage is told when the weights are loaded
-
-
-def _in_order(content: bytes) -> bytes:
-    """A safetensors file with its metadata sorted by name: the library keeps them in an order that changes every time.
-
-    The file begins with the length of its header, 8 bytes, then the header, JSON padded with blanks.
-    """
-    length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    ordered += b" " * (-len(ordered) % 8)
-    return len(ordered).to_bytes(8, "little") + ordered + content[8 + length :]

@@ -18,9 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bsssl.engine.checkpoints import Checkpoints
+from bsssl.engine.metrics import Metrics
 from bsssl.errors import UserError
-from bsssl.runtime import distributed
-from bsssl.runtime.console import Metrics, logger, progress
+from bsssl.runtime import distributed, interruptions
+from bsssl.runtime.console import logger, progress
 from bsssl.runtime.device import Compute
 
 LOG_EVERY = 50
@@ -68,7 +69,7 @@ def train(
     compute: Compute,
     seed: int,
     checkpoints: Checkpoints,
-    metrics_path: str | None,
+    open_metrics: Callable[..., Metrics],
     failures: Failures,
     accumulate: int = 1,
     clip_norm: float | None = None,
@@ -79,35 +80,39 @@ def train(
 ) -> nn.Module:
     """Train ``model`` (already on its device) for ``steps`` optimiser steps, resuming where a killed run stopped.
 
-    Args:
-        model: maps a float batch to logits (B, classes).
-        batches: given the first step, yields ``accumulate`` batches per step: ``input`` uint8 (B, C, ...), ``target``
-            int64 (B,) or float32 (B, classes) that sums to 1, ``index`` int64 (B,), and ``failures``.
-        steps: optimiser steps in all.
-        normalize: uint8 on the device -> float.
-        mix: mixup or CutMix of a batch, or None.
-        loss_function: (logits, target, index) -> mean loss, on its device; its state is saved and resumed.
-        optimizer: over ``model``'s parameters; its rate is set before each step.
-        schedule: optimiser step -> learning rate.
-        compute: device, precision, memory format.
-        seed: of dropout and mixing (data has its own).
-        checkpoints: where to resume from and save to.
-        metrics_path: JSON-lines file for loss, accuracy, rate and speed; None on ranks that do not report.
-        failures: tolerance for unreadable items.
-        accumulate: batches per optimiser step.
-        clip_norm: largest norm of the gradient.
-        average_decay: return the exponential moving average of the weights instead of the last ones.
-        checkpoint_minutes: time between checkpoints.
-        checkpoint_steps: optimiser steps between checkpoints, besides.
-        title: shown on the progress bar.
+    Ctrl-C and SIGTERM save a checkpoint at the end of the step, see ``bsssl.runtime.interruptions``.
 
-    Returns the trained network. Raises UserError when the loss stops being finite or too many items are unreadable.
+    Args:
+        model: Maps a float batch to logits (B, classes).
+        batches: Given the first step, yields ``accumulate`` batches per step: ``input`` uint8 (B, C, ...), ``target``
+            int64 (B,) or float32 (B, classes) that sums to 1, ``index`` int64 (B,), and ``failures``.
+        steps: The number of optimiser steps in all.
+        normalize: From uint8 on the device to float.
+        mix: Mixup or CutMix of a batch, or None.
+        loss_function: From logits, targets and rows to the mean loss, on its device; its state is saved and resumed.
+        optimizer: The optimiser of ``model``'s parameters; its rate is set before each step.
+        schedule: From the optimiser step to the learning rate.
+        compute: Device, precision and memory format.
+        seed: Decides dropout and mixing (data has a seed of its own).
+        checkpoints: Where to resume from and save to.
+        open_metrics: Given the first ``step``, returns what loss, accuracy, rate and speed are written to.
+        failures: The tolerance for unreadable items.
+        accumulate: Batches per optimiser step.
+        clip_norm: The largest norm of the gradient.
+        average_decay: Return the exponential moving average of the weights instead of the last ones.
+        checkpoint_minutes: The time between checkpoints.
+        checkpoint_steps: Optimiser steps between checkpoints, besides.
+        title: What the progress bar is called.
+
+    Returns:
+        The trained network.
+
+    Raises:
+        UserError: The loss stops being finite, or too many items are unreadable.
+        KeyboardInterrupt: There was a Ctrl-C.
+        SystemExit: There was a SIGTERM that the caller does not handle.
     """
-    average = (
-        AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average_decay), use_buffers=True)
-        if average_decay
-        else None
-    )
+    average = _average(model, average_decay) if average_decay else None
     scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision == "float16")
     parts = {"model": model, "optimizer": optimizer, "scaler": scaler, "loss": loss_function}
     parts |= {"average": average} if average else {}
@@ -117,52 +122,64 @@ def train(
     model.train()
     if first:
         logger.info("%s goes on from step %d of %d", title, first, steps)
-    metrics = Metrics(metrics_path, step=first) if metrics_path else None
     tally = _Tally(compute.device)
-    stream = iter(batches(first)) if first < steps else iter(())
+    with interruptions.kept_from_children():
+        stream = iter(batches(first)) if first < steps else iter(())
     saved_at = time.monotonic()
     bar = progress(range(first, steps), total=steps, initial=first, unit="step", title=title)
-    for step in bar:
-        rate = schedule(step)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        for part in range(accumulate):
-            batch = _next(stream, failures)
-            _seed_generators(_pass_seed(seed, step, part), compute.device)
-            inputs, target = normalize(compute.place(batch["input"])), batch["target"].to(compute.device)
-            if mix is not None:
-                inputs, target = mix(inputs, target)
-            with _sync_on_last(network, part, accumulate), compute.autocast():
-                logits = network(inputs)
-                loss = loss_function(logits, target, batch["index"])
-                scaler.scale(loss / accumulate).backward()
-            tally.add(loss, logits, target)
-        if clip_norm is not None:
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-        if average is not None:
-            average.update_parameters(model)
+    with contextlib.closing(open_metrics(step=first)) as metrics, interruptions.deferred() as interruption:
+        for step in bar:
+            rate = schedule(step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            for part in range(accumulate):
+                batch = _next(stream, failures)
+                _seed_generators(_pass_seed(seed, step, part), compute.device)
+                inputs, target = normalize(compute.place(batch["input"])), batch["target"].to(compute.device)
+                if mix is not None:
+                    inputs, target = mix(inputs, target)
+                with _sync_on_last(network, part, accumulate), compute.autocast():
+                    logits = network(inputs)
+                    loss = loss_function(logits, target, batch["index"])
+                    scaler.scale(loss / accumulate).backward()
+                tally.add(loss, logits, target)
+            if clip_norm is not None:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            if average is not None:
+                average.update_parameters(model)
 
-        done = step + 1
-        due = distributed.is_main() and (
-            time.monotonic() - saved_at > 60 * checkpoint_minutes or (checkpoint_steps and done % checkpoint_steps == 0)
-        )
-        if done % LOG_EVERY == 0 or done == steps or due:
-            scalars = tally.read(step=done)
-            _check_weights(model, step=done)
-            bar.set_postfix_str(f"loss {scalars['loss']:.3f}", refresh=False)
-            if metrics is not None:
-                metrics.write(step=done, lr=rate, **scalars)
-        if due and done < steps:
-            checkpoints.save(done, _state(parts, failures))
-            saved_at = time.monotonic()
-    failures.gather()
-    if metrics is not None:
-        metrics.close()
+            done, interrupted = step + 1, interruption.is_due
+            due = distributed.is_main() and (
+                interrupted
+                or time.monotonic() - saved_at > 60 * checkpoint_minutes
+                or (checkpoint_steps and done % checkpoint_steps == 0)
+            )
+            if done % LOG_EVERY == 0 or done == steps or due:
+                scalars = tally.read(step=done)
+                _check_weights(model, step=done)
+                bar.set_postfix_str(f"loss {scalars['loss']:.3f}", refresh=False)
+                metrics.write(done, {"lr": rate, **scalars})
+            if due and done < steps:
+                checkpoints.save(done, _state(parts, failures))
+                saved_at = time.monotonic()
+                if interrupted:
+                    interruption.answer()
+        failures.gather()
+        if interruption.is_due:  # it came in the last step, or after it
+            if distributed.is_main():
+                checkpoints.save(steps, _state(parts, failures))
+            interruption.answer()
     return average.module if average is not None else model
+
+
+def _average(model: nn.Module, decay: float) -> AveragedModel:
+    """Return the exponential moving average of ``model``'s weights and of its running statistics."""
+    update: Any = get_ema_multi_avg_fn  # has no types
+    return AveragedModel(model, multi_avg_fn=update(decay), use_buffers=True)
 
 
 class _Tally:

@@ -5,36 +5,38 @@ Nothing here imports torch: the answer takes a moment, also for runs of very man
 
 import json
 import os
-import subprocess
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import yaml
+from typing import Any
 
 from bsssl import storage
 from bsssl.errors import UserError
-from bsssl.runtime.console import aligned
+from bsssl.launch.base import REPORT, QueueLauncher
+from bsssl.pipeline.aside import ASIDE
+from bsssl.pipeline.record import BEGUN, DONE
+from bsssl.registry import LAUNCHERS
+from bsssl.reports.tables import Table
 
-JOBS, REPORT = "jobs", "report"
+JOBS = "jobs"
 _LIST = "jobs.json"
-_DONE = "done.json"
-_PARTS = {"score": (".scores", "shards"), "materialise": (".tar", "tars")}  # what the stages in parts write
 _LOG_LINES = 5
 _TAIL_BYTES = 8192
 
 
 @dataclass(frozen=True)
-class Job:
-    """A Slurm job, or an array of them."""
+class JobRow:
+    """A job of a submission, or an array of them."""
 
     job_id: str
     run: str
     """its folder, from the output folder"""
     stage: str
     folder: str
-    """of the submission"""
+    """that of the submission"""
+    launcher: str = "slurm"
+    """the kind of launcher whose queue has it"""
     tasks: int | None = None
     """tasks of an array"""
 
@@ -54,36 +56,40 @@ class Job:
         return next(told, self.log(task_id))
 
 
-def save_jobs(folder: str, jobs: Sequence[Job]) -> None:
+def save_jobs(folder: str, jobs: Sequence[JobRow]) -> None:
     """Remember the jobs of the submission in ``folder``."""
     rows = [{name: value for name, value in asdict(job).items() if name != "folder"} for job in jobs]
     storage.write_json(os.path.join(folder, _LIST), rows)
 
 
-def read_jobs(output_dir: str) -> list[Job]:
+def read_jobs(output_dir: str) -> list[JobRow]:
     """The jobs of the newest submission of a run, in order; none when it was never launched on a cluster."""
     lists = sorted(Path(output_dir, JOBS).glob(f"*/{_LIST}"))
-    return [Job(**row, folder=str(lists[-1].parent)) for row in storage.read_json(str(lists[-1]))] if lists else []
+    return [JobRow(**row, folder=str(lists[-1].parent)) for row in storage.read_json(str(lists[-1]))] if lists else []
 
 
-def active_jobs(output_dir: str) -> list[Job]:
-    """Those of a run's jobs that Slurm still has to run, or runs."""
+def active_jobs(output_dir: str) -> list[JobRow]:
+    """Return those of a run's jobs that are still to be run, or are running."""
     jobs = read_jobs(output_dir)
-    queued = _queued() if jobs else {}
-    return [job for job in jobs if any(task_id in queued for task_id in job.ids)]
+    active = _queue(jobs).active() if jobs else {}
+    return [job for job in jobs if any(task_id in active for task_id in job.ids)]
 
 
 def cancel(output_dir: str) -> str:
-    """End a run's jobs; what to tell the user. UserError when there is no such run."""
+    """End a run's jobs and return what to tell the user; UserError when there is no such run."""
     _require(output_dir)
     jobs = active_jobs(output_dir)
     if not jobs:
         return f"{output_dir} has no unfinished jobs"
     # Those that wait for others first: none starts when what it waits for ends.
-    done = subprocess.run(["scancel", *(job.job_id for job in reversed(jobs))], capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"scancel: {' '.join(done.stderr.split())}")
+    _queue(jobs).cancel([job.job_id for job in reversed(jobs)])
     return f"{len(jobs)} jobs cancelled; the same command with --launch goes on from what is done"
+
+
+def _queue(jobs: Sequence[JobRow]) -> type[QueueLauncher]:
+    """Return the kind of launcher that the jobs of a submission, one at least, were given to."""
+    launcher: type[QueueLauncher] = LAUNCHERS.get(jobs[0].launcher)
+    return launcher
 
 
 def status(output_dir: str, *, shards: bool = False) -> str:
@@ -93,59 +99,64 @@ def status(output_dir: str, *, shards: bool = False) -> str:
     """
     _require(output_dir)
     jobs = read_jobs(output_dir)
-    queued = _queued() if jobs else {}
-    ended = _ended([job.job_id for job in jobs if not all(task_id in queued for task_id in job.ids)])
-    states = {**ended, **queued}
+    states: dict[str, str] = {}
+    if jobs:
+        active = _queue(jobs).active()
+        ended = [job.job_id for job in jobs if not all(task_id in active for task_id in job.ids)]
+        states = {**_queue(jobs).states(ended), **active}
     stages = [_Stage(output_dir, folder, jobs, states) for folder in _folders(output_dir, jobs)]
     if shards:
-        lines = [("run", "stage", "shard", "state"), *(row for stage in stages for row in stage.shard_rows())]
-        return "\n".join(aligned(lines))
-    header = ("run", "stage", "state", "job", "")
+        rows = [row for stage in stages for row in stage.shard_rows()]
+        return Table(["run", "stage", "shard", "state"], rows).text()
     logs = [line for stage in stages for line in stage.log_lines()]
-    return "\n".join([*aligned([header, *(stage.row() for stage in stages)]), *logs])
+    return Table(["run", "stage", "state", "job", ""], [stage.row() for stage in stages], logs).text()
 
 
-def job_table(jobs: Sequence[Job]) -> str:
+def job_table(jobs: Sequence[JobRow]) -> str:
     """Ids and logs of submitted jobs, as text."""
-    rows = [("run", "stage", "job", "log")]
+    rows = []
     for job in jobs:
         shown = job.job_id if job.tasks is None else f"{job.job_id}_[0-{job.tasks - 1}]"
         rows.append((job.run, job.stage, shown, str(job.log(shown))))
-    return "\n".join(aligned(rows))
+    return Table(["run", "stage", "job", "log"], rows).text()
 
 
 class _Stage:
     """One stage of one run, with the jobs that do it: perhaps an array, then a last one."""
 
-    def __init__(self, output_dir: str, folder: Path, jobs: Sequence[Job], states: dict[str, str]) -> None:
+    def __init__(self, output_dir: str, folder: Path, jobs: Sequence[JobRow], states: dict[str, str]) -> None:
         self.folder = folder
         self.run, self.name = os.path.relpath(folder.parent, output_dir), folder.name
         place = os.path.relpath(folder.resolve().parent, Path(output_dir).resolve())  # of a sweep's stage another
         self.jobs = [job for job in jobs if job.stage == self.name and job.run in (self.run, place)]
         self._states = {task_id: states.get(task_id, "") for job in self.jobs for task_id in job.ids}
         self._files = set(os.listdir(folder)) if folder.is_dir() else set()
-        kind = self.name.split("-")[0]
-        self._ending, self._unit = _PARTS.get(kind, ("", ""))
-        self._parts = _num_parts(folder.parent, self.name) if kind in _PARTS else 0
+        parts = self._work().get("parts") or {"count": 0, "suffix": "", "unit": ""}
+        self._parts, self._ending, self._unit = parts["count"], parts["suffix"], parts["unit"]
         self.state = self._state()
 
     def _state(self) -> str:
         kinds = {_kind(state) for state in self._states.values()}
         for kind in ("running", "failed", "waiting"):
-            if kind in kinds and not (kind == "failed" and _DONE in self._files):
+            if kind in kinds and not (kind == "failed" and DONE in self._files):
                 return kind
-        if _DONE in self._files:
+        if DONE in self._files:
             return "done"
         if self.name == REPORT and kinds == {"ended"}:
             return "done"  # it leaves no record
         return "cancelled" if "cancelled" in kinds else "failed" if "ended" in kinds else "not done"
+
+    def _work(self) -> dict[str, Any]:
+        """What the stage has written of its work, finished or not."""
+        file = next((name for name in (DONE, BEGUN) if name in self._files), None)
+        return storage.read_json(str(self.folder / file)) if file else {}
 
     def row(self) -> tuple[str, ...]:
         return self.run, self.name, self.state, " ".join(job.job_id for job in self.jobs), "; ".join(self._details())
 
     def _details(self) -> Iterable[str]:
         if self.state == "done":
-            record = storage.read_json(str(self.folder / _DONE)) if self._files else {}
+            record = self._work()
             yield f"finished {record['finished']}, took {record['seconds']:,.0f} s" if record else ""
         if self._parts:
             yield f"{len(self._written()):,} of {self._parts:,} {self._unit}"
@@ -196,76 +207,19 @@ def _kind(state: str) -> str:
     return "cancelled" if word == "CANCELLED" else "ended" if word == "COMPLETED" else ""
 
 
-def _queued() -> dict[str, str]:
-    """Of this user's jobs in Slurm's queue, array tasks one by one: the state, and why it waits."""
-    lines = _ask(["squeue", "--me", "--array", "--noheader", "--format=%i|%T|%r"])
-    if lines is None:
-        raise UserError("squeue does not answer; run this where Slurm's commands work, with SLURM_CONF set if needed")
-    found = {}
-    for line in lines:
-        task_id, state, reason = line.split("|", 2)
-        found[task_id] = f"{state} ({reason})" if state == "PENDING" else state
-    return found
-
-
-def _ended(job_ids: Sequence[str]) -> dict[str, str]:
-    """How jobs ended, by Slurm's accounting; nothing where there is none."""
-    command = [
-        "sacct",
-        "--allocations",
-        "--noheader",
-        "--parsable2",
-        "--format=JobID,State",
-        f"--jobs={','.join(job_ids)}",
-    ]
-    lines = _ask(command) if job_ids else None
-    return {task_id: state for ids, _, state in (line.partition("|") for line in lines or []) for task_id in _each(ids)}
-
-
-def _each(ids: str) -> Iterable[str]:
-    """The tasks that accounting names at once, such as ``9_[0-2,5]``, one by one."""
-    job_id, bracket, tasks = ids.partition("_[")
-    if not bracket:
-        return [ids]
-    spans = [span.split("-") for span in tasks.rstrip("]").split("%")[0].split(",")]
-    return [f"{job_id}_{task}" for span in spans for task in range(int(span[0]), int(span[-1]) + 1)]
-
-
-def _ask(command: list[str]) -> list[str] | None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True)
-    except FileNotFoundError:
-        return None
-    return done.stdout.splitlines() if done.returncode == 0 else None
-
-
-def _folders(output_dir: str, jobs: Sequence[Job]) -> list[Path]:
+def _folders(output_dir: str, jobs: Sequence[JobRow]) -> list[Path]:
     """Of all stages begun or submitted: by when they were done, then in the order of submission."""
     runs = sorted([*Path(output_dir).glob("seed-*"), *Path(output_dir).glob("*/seed-*")])
     # What several runs share is shown once, under the first of them.
     shown: dict[Path, Path] = {}
-    for path in (path for run in runs for path in run.iterdir() if path.is_dir()):
+    for path in (path for run in runs for path in run.iterdir() if path.is_dir() and path.name != ASIDE):
         shown.setdefault(path.resolve(), path)
     begun = [*shown.values()]
     submitted = [Path(output_dir, job.run, job.stage) for job in jobs]
     submitted = [shown.get(path.resolve(), path) for path in submitted]
-    finished = {path: (path / _DONE).stat().st_mtime for path in begun if (path / _DONE).exists()}
+    finished = {path: (path / DONE).stat().st_mtime for path in begun if (path / DONE).exists()}
     rest = [path for path in dict.fromkeys([*submitted, *begun]) if path not in finished]
     return sorted([*sorted(finished, key=finished.__getitem__), *rest], key=lambda path: path.parent)
-
-
-def _num_parts(run: Path, stage: str) -> int:
-    """Of a stage in parts, how many there are to be; 0 before that is known."""
-    kind, _, number = stage.partition("-")
-    before = run / ("data" if kind == "score" else f"select-{number}" if number else "select") / _DONE
-    if not before.exists():
-        return 0
-    result = storage.read_json(str(before))["result"]
-    if kind == "score":
-        return int(result["pool_shards"])
-    config = run / "config.yaml"  # of the stages that this very run has done; there may be none
-    settings = yaml.safe_load(config.read_text()).get("materialise") if config.exists() else None
-    return -(-int(result["samples"]) // settings["samples_per_tar"]) if settings else 0
 
 
 def _last_lines(path: Path, count: int) -> list[str]:

@@ -2,15 +2,19 @@
 
 from bsssl.models.building import Profile, build_model, profile
 from bsssl.models.heads import classifier
-from bsssl.models.weights.loading import Checkpoint, LoadReport, has_classes, load_weights, read_checkpoint
+from bsssl.models.trained import TrainedNetwork
+from bsssl.models.weights.files import WEIGHTS, Checkpoint, read_checkpoint, save_model, saved_facts
+from bsssl.models.weights.loading import LoadReport, has_classes, load_weights
 from bsssl.models.weights.released import RELEASED, load_released
 from bsssl.models.zoo import image, video  # noqa: F401 - registers the networks
 
 __all__ = [
     "RELEASED",
+    "WEIGHTS",
     "Checkpoint",
     "LoadReport",
     "Profile",
+    "TrainedNetwork",
     "build_model",
     "classifier",
     "has_classes",
@@ -18,4 +22,6 @@ __all__ = [
     "load_weights",
     "profile",
     "read_checkpoint",
+    "save_model",
+    "saved_facts",
 ]

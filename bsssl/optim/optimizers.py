@@ -1,16 +1,54 @@
 """Optimisers by name."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
+from bsssl.config.training import Train
+from bsssl.registry import OPTIMIZERS
 
-def build_optimizer(
-    model: nn.Module, *, kind: str, lr: float, momentum: float, nesterov: bool, weight_decay: float
+
+def build_optimizer(settings: Train, model: nn.Module) -> torch.optim.Optimizer:
+    """Return the optimiser that ``settings`` name, over all parameters of ``model``, at the full rate."""
+    optimizer: torch.optim.Optimizer = OPTIMIZERS.build(
+        settings.optimizer,
+        settings.options_of("optimizer"),
+        params=model.parameters(),
+        lr=settings.full_lr,
+        weight_decay=settings.weight_decay,
+    )
+    return optimizer
+
+
+@OPTIMIZERS.register("sgd")
+def sgd(
+    params: Iterable[nn.Parameter], *, lr: float, weight_decay: float, momentum: float = 0.9, nesterov: bool = False
 ) -> torch.optim.Optimizer:
-    """SGD with momentum (the paper's), or AdamW whose first beta is ``momentum``, over all of ``model``'s parameters.
+    """Return SGD with momentum, the paper's.
 
     Weight decay applies to every parameter, as in the reference ImageNet recipes of the paper's time.
+
+    Args:
+        params: The parameters.
+        lr: The full rate.
+        weight_decay: The factor of the decay of every parameter.
+        momentum: The share of the last update that is added to the next.
+        nesterov: Whether momentum has Nesterov's form.
     """
-    if kind == "adamw":
-        return torch.optim.AdamW(model.parameters(), lr=lr, betas=(momentum, 0.999), weight_decay=weight_decay)
-    return torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
+    return torch.optim.SGD(params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
+
+
+@OPTIMIZERS.register("adamw")
+def adamw(
+    params: Iterable[nn.Parameter], *, lr: float, weight_decay: float, momentum: float = 0.9
+) -> torch.optim.Optimizer:
+    """Return AdamW.
+
+    Args:
+        params: The parameters.
+        lr: The full rate.
+        weight_decay: The factor of the decay of every parameter.
+        momentum: The first beta.
+    """
+    return torch.optim.AdamW(params, lr=lr, betas=(momentum, 0.999), weight_decay=weight_decay)

@@ -8,8 +8,8 @@ from bsssl import config as configs
 from bsssl import data, storage
 from bsssl.errors import UserError, choices
 from bsssl.models import RELEASED, build_model, classifier, profile
-from bsssl.pipeline.run import networks
 from bsssl.recipes.origins import origin
+from bsssl.recipes.runs import networks
 from bsssl.runtime import distributed
 from bsssl.runtime.console import logger
 
@@ -81,6 +81,7 @@ def check_settings(config: configs.Experiment, *, processes: int | None = None) 
             )
     processes = processes or distributed.world_size()
     for section, settings in config.trainings().items():
+        settings.check_parts(section)
         if settings.batch_size % (settings.accumulate * processes):
             raise UserError(
                 f"{section}.batch_size ({settings.batch_size}) does not divide evenly over {processes} processes with "

@@ -6,10 +6,9 @@ from typing import Any
 
 from bsssl import storage
 from bsssl.config import Checkpoint, Model
-from bsssl.engine.checkpoints import saved_facts
 from bsssl.errors import UserError
-
-WEIGHTS, DONE = "model.safetensors", "done.json"  # of a trained stage
+from bsssl.models import WEIGHTS, saved_facts
+from bsssl.pipeline.record import DONE
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,9 @@ def origin(name: str, checkpoint: Checkpoint, *, seed: int) -> Origin:
 
 
 def _trained_with(path: str) -> dict[str, Any]:
-    found: dict[str, Any] = _settings(path).get("transforms", {})
-    return found
+    settings = _settings(path)
+    transforms: dict[str, Any] = settings.get("seen", settings).get("transforms", {})  # format 1 has no `seen`
+    return transforms
 
 
 def _settings(path: str) -> dict[str, Any]:

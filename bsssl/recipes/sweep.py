@@ -1,29 +1,25 @@
-"""A grid of settings: the recipe at every point, stages that several points have in common done once, one table.
+"""A grid of settings: the recipe at every point, stages that several points have in common done once.
 
 Each point has a folder ``output_dir/<key=value,...>``. Its stages are links into ``output_dir/shared``, where stages
 with the same fingerprint are one: one teacher and one scoring for every K.
 """
 
 import itertools
-import json
 import os
 import shlex
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from bsssl import storage
 from bsssl.config import Config, load_config
 from bsssl.errors import UserError
-from bsssl.pipeline.run import Run, all_seeds, as_yaml
-from bsssl.reports import recipe as report
-from bsssl.runtime.console import aligned
+from bsssl.pipeline.run import Run, is_done
+from bsssl.recipes.runs import all_runs
 
 SHARED = "shared"
-_SHOWN = ("teacher", "supervised", "pretrained", "finetuned", "gain")
 
 
 @dataclass(frozen=True)
@@ -32,7 +28,7 @@ class Point:
 
     values: dict[str, str]
     config: Config
-    runs: list[Run[Config]]
+    runs: list[Run]
     """one per seed"""
 
     @property
@@ -42,10 +38,10 @@ class Point:
 
 
 class Grid(ABC):
-    """Points that are run together, what they share once, and what is made of them in the end."""
+    """Points that are run together, what they share once."""
 
     leaves: ClassVar[str]
-    """a file that ``write`` leaves"""
+    """a file that the report leaves in ``output_dir``"""
 
     @abstractmethod
     def output_dir(self) -> str:
@@ -54,10 +50,6 @@ class Grid(ABC):
     @abstractmethod
     def points(self) -> list[Point]:
         """All of them, in the order in which they are shown."""
-
-    @abstractmethod
-    def write(self, points: Sequence[Point], *, unfinished: Sequence[Point] = ()) -> str:
-        """Write the results of the finished ``points`` into ``output_dir``; what to print. The others are left out."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +81,6 @@ class Sweep(Grid):
         grid = itertools.product(*(values for _, values in varied))
         return [self._point(dict(zip([key for key, _ in varied], values, strict=True)), seeds) for values in grid]
 
-    def write(self, points: Sequence[Point], *, unfinished: Sequence[Point] = ()) -> str:
-        """``sweep.json``, ``sweep.csv``, ``sweep.md`` and ``sweep.png``, and the table as text."""
-        return _write(points, output_dir=os.path.dirname(points[0].config.output_dir))
-
     def _point(self, values: dict[str, str], seeds: list[str] | None) -> Point:
         values_of_all = {**values, "output_dir": os.path.join(self.output_dir(), folder_name(values))}
         each = [{**values_of_all, "seed": seed} for seed in seeds] if seeds else [values_of_all]
@@ -100,7 +88,7 @@ class Sweep(Grid):
         # The commands that errors name must lead to the same run.
         texts = [shlex.join([self.config_path, *self._overrides(one)]) for one in each]
         pairs = zip(configs, texts, strict=True)
-        return Point(values, configs[0], [run for config, text in pairs for run in all_seeds(config, config_path=text)])
+        return Point(values, configs[0], [run for config, text in pairs for run in all_runs(config, config_path=text)])
 
     def _load(self, values: dict[str, str]) -> Config:
         return load_config(self.config_path, self._overrides(values))
@@ -119,21 +107,36 @@ def folder_name(values: dict[str, str]) -> str:
 def share(points: Sequence[Point]) -> None:
     """Make every stage's folder a link to one that all points have in common which ask for the very same stage.
 
-    That one is ``shared/<fingerprint>/<stage>`` beside the points: what an edited grid no longer asks for stays there.
-    Every run gets its ``config.yaml``, also where nothing is left to compute.
+    That one is ``shared/<fingerprint>/<stage>`` beside the points, or another one there that was done already of the
+    same settings and inputs: what an edited grid no longer asks for stays there. Every run gets its ``config.yaml``,
+    also where nothing is left to compute.
     """
-    for each in (run for point in points for run in point.runs):
-        storage.write_text(str(each.path / "config.yaml"), as_yaml(each.config))
+    for run in (run for point in points for run in point.runs):
+        storage.write_text(str(run.path / "config.yaml"), run.config)
     for run, name in _stages(points):
         folder = run.folder(name)
-        if folder.is_symlink():
-            folder.unlink()
-        if folder.exists():
+        if folder.exists() and not folder.is_symlink():
             continue  # what a run of its own has left stays
-        target = Path(os.path.dirname(run.config.output_dir)) / SHARED / run.fingerprint(name) / name
+        shared = Path(os.path.dirname(run.output_dir)) / SHARED
+        target = _place(run, name, shared)
         target.mkdir(parents=True, exist_ok=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.is_symlink():
+            folder.unlink()
         folder.symlink_to(os.path.relpath(target, folder.parent))
+
+
+def _place(run: Run, name: str, shared: Path) -> Path:
+    """Return where the stage is or will be, the stages that it needs being in their places already."""
+    wanted = shared / run.fingerprint(name) / name
+    linked = run.folder(name)
+    if is_done(wanted):
+        return wanted
+    places = [linked.resolve()] if linked.is_symlink() else []
+    for place in (*places, *sorted(shared.glob(f"*/{name}"))):
+        if is_done(place) and run.pending(name, place) is None:
+            return place
+    return wanted
 
 
 def _stages(points: Sequence[Point]) -> Iterator[tuple[Run, str]]:
@@ -152,35 +155,6 @@ def parted(points: Sequence[Point]) -> tuple[list[Point], list[Point]]:
     return parts
 
 
-def describe(points: Sequence[Point]) -> str:
-    """The points, and how much of the work they share, as text. Changes nothing."""
-    counts: dict[str, int] = defaultdict(int)
-    distinct: dict[str, set[str]] = defaultdict(set)
-    for run, name in _stages(points):
-        counts[name] += 1
-        distinct[name].add(run.fingerprint(name))
-    rows = [("stage", "runs", "to compute"), *((name, str(counts[name]), str(len(distinct[name]))) for name in counts)]
-    seeds = [run.seed for run in points[0].runs]
-    names = "\n".join(f"  {point.name}" for point in points)
-    return "\n".join([f"{len(points)} points, seeds {', '.join(map(str, seeds))}:", names, "", *aligned(rows)])
-
-
-def _write(points: Sequence[Point], *, output_dir: str) -> str:
-    results = [(point, report.collect(point.runs)) for point in points]
-    keys = list(points[0].values)
-    header = [*keys, *(f"{name} {part}" for name in _SHOWN for part in ("top1", "std")), "pairs", "precision"]
-    rows = [[*point.values.values(), *_figures(found)] for point, found in results]
-    storage.write_csv(os.path.join(output_dir, "sweep.csv"), [header, *rows])
-    storage.write_json(
-        os.path.join(output_dir, "sweep.json"), [{"values": point.values, **found} for point, found in results]
-    )
-    table = [[*keys, *_SHOWN, "pairs"], *([*point.values.values(), *_cells(found)] for point, found in results)]
-    storage.write_text(os.path.join(output_dir, "sweep.md"), report.markdown(table))
-    _draw(results, os.path.join(output_dir, "sweep.png"))
-    files = f"sweep.csv, sweep.md, sweep.json and sweep.png are in {output_dir}"
-    return "\n".join([*aligned(table), files])
-
-
 def _axis(override: str) -> tuple[str, list[str]]:
     """The key of an override and its values: those between commas outside brackets, braces and quotes."""
     key, _, text = override.partition("=")
@@ -196,41 +170,3 @@ def _axis(override: str) -> tuple[str, list[str]]:
         else:
             values[-1] += letter
     return key.strip(), [part for value in values if (part := value.strip())] or [""]
-
-
-def _figures(found: dict[str, Any]) -> list[Any]:
-    figures = [found[name].get(part, "") for name in _SHOWN for part in ("top1", "std")]
-    return [*figures, found["selection"]["pairs"], found["selection"]["precision"] or ""]
-
-
-def _cells(found: dict[str, Any]) -> list[str]:
-    return [
-        *(report.mean(found[name], sign="+" if name == "gain" else "") for name in _SHOWN),
-        str(found["selection"]["pairs"]),
-    ]
-
-
-def _draw(results: Sequence[tuple[Point, dict[str, Any]]], path: str) -> None:
-    """Top-1 over the first key's values, a line for each combination of the others; dashed without the pool."""
-    lines: dict[str, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
-    for point, found in results:
-        first, *others = point.values.items() or [("", "")]
-        lines[", ".join(f"{key}={value}" for key, value in others)].append((first[1], found))
-    with report.picture(path, size=(7, 4)) as axes:
-        for label, points in lines.items():
-            names = [name for name, _ in points]
-            values: list[Any] = [json.loads(name) for name in names] if all(map(_is_number, names)) else names
-            for result, style in (("finetuned", "o-"), ("supervised", "--")):
-                mean = [found[result]["top1"] for _, found in points]
-                spread = [found[result].get("std", 0.0) for _, found in points]
-                axes.errorbar(values, mean, yerr=spread, fmt=style, capsize=3, label=f"{result} {label}".strip())
-        axes.set_xlabel(next(iter(results[0][0].values), ""))
-        axes.set_ylabel("top-1 accuracy on the test set, %")
-        axes.legend()
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), int | float)
-    except ValueError:
-        return False

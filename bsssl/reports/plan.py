@@ -1,41 +1,51 @@
 """What a recipe would do, before it does it: ``--plan``."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple
 from typing import Any
 
-from bsssl import config as configs
-from bsssl import storage
+from bsssl.config import Experiment
 from bsssl.errors import UserError
 from bsssl.models import profile
-from bsssl.pipeline.run import Run, Stage, all_seeds, networks
+from bsssl.pipeline.run import Run
+from bsssl.pipeline.stage import Stage
 from bsssl.recipes.check import check_settings
-from bsssl.registry import DATASETS
-from bsssl.runtime.console import aligned
-from bsssl.runtime.distributed import world_size
-from bsssl.stages.data import pool_sources, split
+from bsssl.recipes.runs import all_runs, networks
+from bsssl.reports.tables import Table
+from bsssl.stages.data import DataStage, sources_are_there
 
 
 def plan(
-    config: configs.Experiment, *, config_path: str, wanted: Callable[[str], bool], processes: int | None = None
+    config: Experiment, *, config_path: str, wanted: Callable[[Stage[Any]], bool], processes: int | None = None
 ) -> str:
-    """The networks with their exact costs, then every stage with its sizes and whether it is done, as text.
+    """Return the networks with their exact costs, then every stage with its sizes and whether it is done, as text.
 
-    Data that is not there yet does not hinder the plan when the config says ``data.num_classes``; what depends on its
-    size is then shown as unknown. ``processes``: that a training will have; default: those of this run.
+    Data that is not there yet does not hinder the plan when the config says ``data.num_classes``; what depends on the
+    size of such data is then shown as unknown.
+
+    Args:
+        config: The recipe or the transfer.
+        config_path: The file of the config, as the plan shows it.
+        wanted: Whether to show a stage.
+        processes: The number that a training will have; by default those of this run.
     """
     check_settings(config, processes=processes)
-    runs = all_seeds(config, config_path=config_path)
+    runs = all_runs(config, config_path=config_path)
     sizes, remark = _sizes(runs[0])
     classes = sizes.get("classes", config.data.num_classes)
-    lines = [f"{config_path} -> {config.output_dir}, seeds {', '.join(str(run.seed) for run in runs)}", ""]
-    lines += [*aligned([("network", "name", "parameters", "multiply-adds"), *_networks(config, classes)]), ""]
-    header = ("stage", "rows", "batch", "steps", "samples processed", "highest rate", "state")
-    names = [name for name in runs[0].stages if wanted(name)]
-    rows = [(*_row(runs[0], name, sizes), _state(runs, name)) for name in names]
-    return "\n".join([*lines, *aligned([header, *rows]), *(["", remark] if remark else [])])
+    known = sizes if classes is None else {"classes": classes, **sizes}
+    header = ["stage", "rows", "batch", "steps", "samples processed", "highest rate", "state"]
+    rows = [
+        (name, *astuple(stage.plan_row(runs[0], known)), _state(runs, name))
+        for name, stage in runs[0].stages.items()
+        if wanted(stage)
+    ]
+    title = f"{config_path} -> {config.output_dir}, seeds {', '.join(str(run.seed) for run in runs)}"
+    costs = Table(["network", "name", "parameters", "multiply-adds"], [*_networks(config, classes)])
+    return "\n\n".join([title, costs.text(), Table(header, rows).text(), *([remark] if remark else [])])
 
 
-def _networks(config: configs.Experiment, classes: int | None) -> Iterable[tuple[str, ...]]:
+def _networks(config: Experiment, classes: int | None) -> Iterable[tuple[str, ...]]:
     for key, model in networks(config, seed=config.seed).items():
         role = key.split(".")[1]
         if classes is None:
@@ -47,97 +57,21 @@ def _networks(config: configs.Experiment, classes: int | None) -> Iterable[tuple
 
 
 def _sizes(run: Run) -> tuple[dict[str, int], str]:
-    """How many items there are: from the data stage's result, else by looking; and a remark when that fails."""
-    if run.pending("data") is None:
-        return run.result("data"), ""
-    settings = run.config.data
+    """Return how many items there are, and a remark when that cannot be told yet."""
+    stage = next(stage for stage in run.stages.values() if isinstance(stage, DataStage))
     try:
-        labeled, rest, test, classes = split(settings, seed=run.seed)
-        sizes = {"labeled": len(labeled), "rest": len(rest), "test": len(test), "classes": len(classes)}
-        if isinstance(settings, configs.Data):
-            pool = sum(len(records) for source in pool_sources(settings, None) for records in source.batches())
-            pool += len(rest) if settings.rest_in_pool else 0
-            sizes["pool"] = round(pool * settings.pool_fraction)
+        return stage.sizes(run), ""
     except (UserError, OSError) as error:
-        sources = settings.sources()
-        if all(DATASETS.get(source.dataset).makes_files or storage.exists(source.path) for source in sources):
+        if sources_are_there(stage.sources()):
             raise  # the data is there: something else is wrong
         return {}, f"sizes are unknown until the data is there: {error}"
-    return sizes, ""
-
-
-def _row(run: Run, name: str, sizes: dict[str, int]) -> tuple[str, ...]:
-    stage, config = run.stages[name], run.config
-    if stage.kind == "train":
-        return _training_row(run, stage, sizes)
-    rows: int | None = sizes.get("test")
-    if stage.kind == "score":
-        rows = sizes.get("pool")
-        return name, _number(rows), str(config.eval_batch()), "", _number(rows), ""
-    if stage.kind in ("select", "materialise"):
-        return name, _selected(run, name, sizes), "", "", "", ""
-    if stage.kind == "probe":
-        rows = sizes.get("labeled")
-    if stage.kind == "tags":
-        return name, _number(_tagged(run)), "", "", "", ""
-    if stage.kind == "data":
-        rows = sizes["labeled"] + sizes["test"] + sizes.get("pool", 0) if sizes else None
-    return name, _number(rows), "", "", "", ""
-
-
-def _training_row(run: Run, stage: Stage, sizes: dict[str, int]) -> tuple[str, ...]:
-    settings: configs.Train = getattr(run.config, stage.section)
-    shown = _number(sizes.get("labeled"))
-    rows = sizes.get("labeled")
-    if stage.section == "ceiling" and sizes:
-        rows = sizes["labeled"] + sizes["rest"]
-        shown = _number(rows)
-    if stage.section == "weak":
-        rows = _tagged(run)
-        shown = _number(rows)
-    if stage.section == "pretrain":
-        selected = next(need for need in stage.needs if need.startswith(("select", "materialise")))
-        shown = _selected(run, selected, sizes)
-        rows = run.result(selected)["pairs"] if run.pending(selected) is None else None
-    rate = settings.base_lr * settings.batch_size / 256
-    if settings.length.unit == "epochs" and rows is None:
-        return stage.name, shown, str(settings.batch_size), str(settings.length), "unknown", f"{rate:g}"
-    steps = settings.length.steps(batch_size=settings.batch_size, rows=rows or 0)
-    _check_warmup(stage.section, settings, steps, rows)
-    processes = f" over {world_size()} processes" if world_size() > 1 else ""
-    batch = f"{settings.batch_size}{processes}"
-    return stage.name, shown, batch, f"{steps:,}", f"{steps * settings.batch_size:,}", f"{rate:g}"
-
-
-def _tagged(run: Run) -> int | None:
-    """The samples with tags to train on, which only the tags stage can tell."""
-    return run.result("tags")["samples"] if run.pending("tags") is None else None
-
-
-def _check_warmup(section: str, settings: configs.Train, steps: int, rows: int | None) -> None:
-    if rows is None and settings.warmup.unit == "epochs":
-        return
-    warmup = settings.warmup.steps(batch_size=settings.batch_size, rows=rows or 0)
-    configs.check_warmup(section, settings, steps=steps, warmup_steps=warmup)
-
-
-def _selected(run: Run[Any], name: str, sizes: dict[str, int]) -> str:
-    if run.pending(name) is None:
-        return f"{run.result(name)['pairs']:,}"
-    classes = sizes.get("classes", run.config.data.num_classes)
-    stage = run.stages[name]
-    select = stage if stage.kind == "select" else run.stages[stage.needs[0]]
-    return "unknown" if classes is None else f"at most {classes * select.settings['top_k']:,}"
 
 
 def _state(runs: Sequence[Run], name: str) -> str:
     reasons = {run.seed: run.pending(name) for run in runs}
     waiting = {seed: reason for seed, reason in reasons.items() if reason is not None}
     if not waiting:
-        return "done"
+        first = next(filter(None, (run.awaits(name) for run in runs)), None)
+        return "done" if first is None else f"done, unless {first} comes out differently"
     reason = next(iter(waiting.values()))
     return f"to do ({reason})" if len(runs) == 1 else f"to do for {len(waiting)} of {len(runs)} seeds ({reason})"
-
-
-def _number(value: int | None) -> str:
-    return "unknown" if value is None else f"{value:,}"

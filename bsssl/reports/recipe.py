@@ -1,16 +1,23 @@
-"""What people look at when a recipe is done: one table, one picture, and the same figures as JSON."""
+"""The results of a finished recipe: one table, one picture, and the same figures as JSON and for Python."""
 
-import contextlib
-import io
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bsssl import storage
 from bsssl.config import Config
+from bsssl.errors import UserError
 from bsssl.pipeline.run import Run
+from bsssl.reports.accuracy import Accuracy, measured
+from bsssl.reports.plots import picture
+from bsssl.reports.tables import Table
+
+if TYPE_CHECKING:
+    import pandas
 
 TITLES = {
     "weak": "teacher's network, on tags alone",
@@ -20,164 +27,183 @@ TITLES = {
     "finetuned": "student, then fine-tuned on the labels",
     "ceiling": "student, all labels",
 }
+_STAGES = {"supervised": "baseline", "pretrained": "pretrain", "finetuned": "finetune"}  # where the name is another
 
 
-def collect(runs: Sequence[Run[Config]]) -> dict[str, Any]:
-    """The figures of finished runs that differ in their seed alone.
+@dataclass(frozen=True)
+class Selection:
+    """The student's training set, means over the seeds."""
 
-    Returns ``teacher``, ``supervised``, ``pretrained``, ``finetuned`` and, where it was asked for, ``weak`` and
-    ``ceiling``, each with the mean over the seeds of ``top1``, ``top5`` and ``ece`` (percent), the standard deviation
-    ``std`` of top1 and its values ``per_seed``; ``gain`` of finetuned over supervised (points of top1); ``selection``
-    (means of ``pairs``, ``samples`` and, where the pool's true labels are known, ``precision`` in percent); ``seeds``;
-    and with several rounds ``rounds``, one pretrained / finetuned / selection each. The unnumbered ones are of the last
-    round. Where items have several views, ``clip_top1``, ``clip_top5``, ``video_top1`` and ``video_top5`` stand beside
-    them.
-    """
-    config = runs[0].config
+    pairs: int
+    """of a sample and a class"""
+    samples: int
+    precision: float | None
+    """percent of the pairs whose class is right; None where the true labels of the pool are unknown"""
+
+
+@dataclass(frozen=True)
+class Round:
+    """The results of one of several rounds."""
+
+    pretrained: Accuracy
+    finetuned: Accuracy
+    selection: Selection
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results of a finished recipe over its seeds; a notebook shows them as a table."""
+
+    networks: Mapping[str, Accuracy]
+    """by role: ``teacher``, ``supervised``, ``pretrained``, ``finetuned`` and, where it was asked for, ``weak`` and
+    ``ceiling``; of several rounds the last"""
+    gain: Accuracy
+    """of ``finetuned`` over ``supervised``"""
+    selection: Selection
+    """of the last round"""
+    seeds: tuple[int, ...]
+    rounds: tuple[Round, ...]
+    paths: Mapping[str, tuple[Path, ...]]
+    """the folders of the trained networks, by role, one per seed; of several rounds the last"""
+
+    @property
+    def table(self) -> Table:
+        """The networks with their figures, the gain, and notes on the selection and the seeds."""
+        columns = _columns(self.networks["teacher"])
+        rows = [
+            [label, accuracy.cell(), *(f"{accuracy.means[column]:.1f}" for column in columns if column != "top1")]
+            for label, accuracy in self.labelled()
+        ]
+        nothing = [""] * (len(columns) - 1)
+        rows.append(["gain of the fine-tuned student", self.gain.cell(sign="+"), *nothing])
+        chosen = self.selection
+        precision = "" if chosen.precision is None else f", {chosen.precision:.1f} % of them right"
+        notes = [
+            f"selection: {chosen.pairs} pairs of {chosen.samples} samples{precision}",
+            f"seeds: {', '.join(map(str, self.seeds))}",
+        ]
+        return Table(["", *columns.values()], rows, notes, right=range(1, len(columns) + 1))
+
+    def labelled(self) -> Iterator[tuple[str, Accuracy]]:
+        """Yield the accuracy of every network of every round with its title."""
+        for role, accuracy in self.networks.items():
+            if len(self.rounds) > 1 and role in ("pretrained", "finetuned"):
+                for number, one in enumerate(self.rounds, start=1):
+                    yield f"{TITLES[role]}, round {number}", getattr(one, role)
+            else:
+                yield TITLES[role], accuracy
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of ``results.json``; ``rounds`` is there when there are several."""
+        networks = {role: accuracy.to_dict() for role, accuracy in self.networks.items()}
+        chosen = {"gain": self.gain.to_dict(), "selection": asdict(self.selection), "seeds": list(self.seeds)}
+        rounds = [
+            {
+                "pretrained": one.pretrained.to_dict(),
+                "finetuned": one.finetuned.to_dict(),
+                "selection": asdict(one.selection),
+            }
+            for one in self.rounds
+        ]
+        return {**networks, **chosen, **({"rounds": rounds} if len(rounds) > 1 else {})}
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """Return a row per network and round: the means, ``std``, and ``top1_seed_0`` and so on for every seed.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise UserError("to_dataframe needs pandas, which is not installed: pip install pandas") from None
+        rows = {
+            label: {
+                **accuracy.means,
+                "std": accuracy.std,
+                **{f"top1_seed_{seed}": value for seed, value in zip(self.seeds, accuracy.per_seed, strict=True)},
+            }
+            for label, accuracy in self.labelled()
+        }
+        return pandas.DataFrame.from_dict(rows, orient="index")
+
+    def _repr_html_(self) -> str:
+        return self.table.html()
+
+
+def collect(config: Config, runs: Sequence[Run]) -> Results:
+    """Return the results of the finished ``runs`` of ``config``, one for each seed."""
     suffixes = ["", *(f"-{number}" for number in range(2, config.rounds + 1))]
     rounds = [
-        {
-            "pretrained": accuracy(runs, f"pretrain{suffix}"),
-            "finetuned": accuracy(runs, f"finetune{suffix}"),
-            "selection": _selection(runs, f"select{suffix}"),
-        }
+        Round(
+            pretrained=measured(runs, f"pretrain{suffix}"),
+            finetuned=measured(runs, f"finetune{suffix}"),
+            selection=_selection(runs, f"select{suffix}"),
+        )
         for suffix in suffixes
     ]
-    results: dict[str, Any] = (
-        {"weak": accuracy(runs, "weak")} if config.weak is not None and config.weak.is_tested else {}
-    )
-    results |= {"teacher": accuracy(runs, "teacher"), "supervised": accuracy(runs, "baseline")}
-    results |= {name: rounds[-1][name] for name in ("pretrained", "finetuned")}
+    networks = {"weak": measured(runs, "weak")} if config.weak is not None and config.weak.is_tested else {}
+    networks |= {"teacher": measured(runs, "teacher"), "supervised": measured(runs, "baseline")}
+    networks |= {"pretrained": rounds[-1].pretrained, "finetuned": rounds[-1].finetuned}
     if config.ceiling is not None:
-        results["ceiling"] = accuracy(runs, "ceiling")
-    gains = np.subtract(results["finetuned"]["per_seed"], results["supervised"]["per_seed"])
-    results["gain"] = {"top1": round(float(gains.mean()), 2), **_spread(gains)}
-    results["selection"] = rounds[-1]["selection"]
-    results["seeds"] = [run.seed for run in runs]
-    return results | ({"rounds": rounds} if config.rounds > 1 else {})
+        networks["ceiling"] = measured(runs, "ceiling")
+    stages = {role: _STAGES.get(role, role) for role in networks}
+    stages |= {role: f"{stages[role]}{suffixes[-1]}" for role in ("pretrained", "finetuned")}
+    return Results(
+        networks=networks,
+        gain=Accuracy.of(np.subtract(networks["finetuned"].per_seed, networks["supervised"].per_seed).tolist()),
+        selection=rounds[-1].selection,
+        seeds=tuple(run.seed for run in runs),
+        rounds=tuple(rounds),
+        paths={role: tuple(run.path / stage for run in runs) for role, stage in stages.items()},
+    )
 
 
-def write(runs: Sequence[Run[Config]]) -> str:
-    """Write ``results.json``, ``results.md`` and ``results.png`` into the runs' common folder; the table as text."""
-    folder = Path(runs[0].config.output_dir)
-    results = collect(runs)
-    table = _table(results)
-    storage.write_json(str(folder / "results.json"), results)
-    storage.write_text(str(folder / "results.md"), markdown(table))
-    _draw(results, str(folder / "results.png"))
-    return _aligned(table)
+def write(config: Config, runs: Sequence[Run]) -> str:
+    """Write ``results.json``, ``results.md`` and ``results.png`` into the output folder and return the table as text.
 
-
-def accuracy(runs: Sequence[Run], stage: str) -> dict[str, Any]:
-    """Of the trained ``stage`` on the test set: means over the seeds, and top-1's spread."""
-    found = [run.result(f"evaluate-{stage}") for run in runs]
-    names = [name for name in found[0] if name.endswith(("top1", "top5", "ece", "missing"))]
-    means = {name: round(float(np.mean([result[name] for result in found])), 2) for name in names}
-    return means | _spread([result["top1"] for result in found])
-
-
-def _spread(values: Any) -> dict[str, Any]:
-    deviation = {"std": round(float(np.std(values, ddof=1)), 2)} if len(values) > 1 else {}
-    return {**deviation, "per_seed": [round(float(value), 2) for value in values]}
-
-
-def _selection(runs: Sequence[Run[Config]], stage: str) -> dict[str, Any]:
-    found = [run.result(stage) for run in runs]
-    means = {name: round(float(np.mean([result[name] for result in found]))) for name in ("pairs", "samples")}
-    precisions = [result["precision"] for result in found if result["precision"] is not None]
-    return means | {"precision": round(float(np.mean(precisions)), 2) if precisions else None}
-
-
-def _table(results: dict[str, Any]) -> list[list[str]]:
-    """Header, then one row per network, then the gain and the selection, as text."""
-    columns = _columns(results["teacher"])
-    rows = [["", *columns.values()]]
-    for name, title in TITLES.items():
-        for number, figures in _by_round(results, name):
-            label = title + (f", round {number}" if number else "")
-            others = [f"{figures[column]:.1f}" for column in columns if column != "top1"]
-            rows.append([label, mean(figures), *others])
-    nothing = [""] * len(columns)
-    rows.append(["gain of the fine-tuned student", mean(results["gain"], sign="+"), *nothing[1:]])
-    selection = results["selection"]
-    precision = "" if selection["precision"] is None else f", {selection['precision']:.1f} % of them right"
-    rows.append([f"selection: {selection['pairs']} pairs of {selection['samples']} samples{precision}", *nothing])
-    rows.append([f"seeds: {', '.join(map(str, results['seeds']))}", *nothing])
-    return rows
-
-
-def _columns(figures: dict[str, Any]) -> dict[str, str]:
-    """The figures shown and their titles; the first is that of whole items."""
-    of_items = next((name.removesuffix("_top1") for name in figures if name.endswith("_top1")), "")
-    of_views = [name.removesuffix("_top1") for name in figures if name.endswith("_top1")][1:]
-    columns = {"top1": f"{of_items} top-1 %".strip(), "top5": f"{of_items} top-5 %".strip()}
-    for view in of_views:
-        columns |= {f"{view}_top1": f"{view} top-1 %", f"{view}_top5": f"{view} top-5 %"}
-    return columns | {"ece": "ECE %"} | ({"missing": "missing"} if figures.get("missing") else {})
-
-
-def _by_round(results: dict[str, Any], name: str) -> list[tuple[int | None, dict[str, Any]]]:
-    if name not in results:
-        return []
-    if "rounds" in results and name in results["rounds"][0]:
-        return [(number, found[name]) for number, found in enumerate(results["rounds"], start=1)]
-    return [(None, results[name])]
-
-
-def mean(figures: dict[str, Any], *, sign: str = "") -> str:
-    """``top1`` and, of several seeds, its spread."""
-    spread = f" ± {figures['std']:.1f}" if "std" in figures else ""
-    return f"{figures['top1']:{sign}.1f}{spread}"
-
-
-def _aligned(table: list[list[str]]) -> str:
-    widths = [max(len(row[column]) for row in table if any(row[1:])) for column in range(len(table[0]))]
-    lines = []
-    for row in table:
-        cells = [row[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
-
-
-def markdown(table: list[list[str]]) -> str:
-    """A table with a header; rows with nothing but a first cell are notes below it."""
-    lines = ["| " + " | ".join(row) + " |" for row in table if any(row[1:])]
-    lines.insert(1, "|---|" + "---:|" * (len(table[0]) - 1))
-    notes = [row[0] for row in table if not any(row[1:])]
-    return "\n".join([*lines, "", *(f"{note}  " for note in notes)]) + "\n"
-
-
-@contextlib.contextmanager
-def picture(path: str, *, size: tuple[float, float], columns: int = 1) -> Iterator[Any]:
-    """Matplotlib's axes to draw on, an array of them with several ``columns``; then written to ``path`` as PNG.
-
-    ``size`` is width and height in inches, at 120 dots each.
+    Args:
+        config: The recipe.
+        runs: Its finished runs, one for each seed.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, columns, figsize=size, layout="constrained")
-    yield axes
-    for one in figure.axes:
-        one.spines[["top", "right"]].set_visible(False)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=120)
-    pyplot.close(figure)
-    with storage.atomic_write(path) as file:
-        file.write(drawn.getbuffer())
+    results = collect(config, runs)
+    storage.write_json(os.path.join(config.output_dir, "results.json"), results.to_dict())
+    storage.write_text(os.path.join(config.output_dir, "results.md"), results.table.markdown())
+    _draw(results, os.path.join(config.output_dir, "results.png"))
+    return results.table.text()
 
 
-def _draw(results: dict[str, Any], path: str) -> None:
-    bars = [(title, number, figures) for name, title in TITLES.items() for number, figures in _by_round(results, name)]
-    labels = [title + (f", round {number}" if number else "") for title, number, _ in bars]
-    values = [figures["top1"] for _, _, figures in bars]
-    with picture(path, size=(7, 0.5 * len(bars) + 1)) as axes:
-        drawn = axes.barh(
-            labels, values, xerr=[figures.get("std", 0) for _, _, figures in bars], color="tab:blue", height=0.6
+def _selection(runs: Sequence[Run], stage: str) -> Selection:
+    results = [run.result(stage) for run in runs]
+    precisions = [result["precision"] for result in results if result["precision"] is not None]
+    return Selection(
+        pairs=round(float(np.mean([result["pairs"] for result in results]))),
+        samples=round(float(np.mean([result["samples"] for result in results]))),
+        precision=round(float(np.mean(precisions)), 2) if precisions else None,
+    )
+
+
+def _columns(accuracy: Accuracy) -> dict[str, str]:
+    """Return the figures to show and their titles; the first is that of whole items."""
+    units = [name.removesuffix("_top1") for name in accuracy.means if name.endswith("_top1")]
+    unit, *views = units or [""]
+    columns = {"top1": f"{unit} top-1 %".strip(), "top5": f"{unit} top-5 %".strip()}
+    for view in views:
+        columns |= {f"{view}_top1": f"{view} top-1 %", f"{view}_top5": f"{view} top-5 %"}
+    return columns | {"ece": "ECE %"} | ({"missing": "missing"} if accuracy.means.get("missing") else {})
+
+
+def _draw(results: Results, path: str) -> None:
+    labels, accuracies = zip(*results.labelled(), strict=True)
+    with picture(path, size=(7, 0.5 * len(labels) + 1)) as axes:
+        bars = axes.barh(
+            labels,
+            [accuracy.top1 for accuracy in accuracies],
+            xerr=[accuracy.std or 0 for accuracy in accuracies],
+            color="tab:blue",
+            height=0.6,
         )
-        axes.bar_label(drawn, fmt="%.1f", padding=6)
+        axes.bar_label(bars, fmt="%.1f", padding=6)
         axes.invert_yaxis()
         axes.set_xlabel("top-1 accuracy on the test set, %")
         axes.set_xlim(0, 112)  # room for the figures beside the bars

@@ -2,18 +2,24 @@
 
 import base64
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bsssl import storage
-from bsssl.recipes.reproduction.paper import EXPERIMENTS, FIGURES
-from bsssl.reports import recipe as report
-from bsssl.runtime.console import aligned
+from bsssl.config import Reproduction
+from bsssl.recipes.reproduction.grid import OPTIONS
+from bsssl.recipes.reproduction.paper import EXPERIMENTS, FIGURES, WEAK
+from bsssl.recipes.reproduction.verdicts import Verdict, judge
+from bsssl.recipes.sweep import Point
+from bsssl.reports import recipe
+from bsssl.reports.plots import picture
+from bsssl.reports.tables import Table
 
+UNTRIED, UNFINISHED = "not tried", "not finished"
 HOW_JUDGED = (
     "A difference is taken seed by seed, and given with its two-sided 95 % interval of Student's t, no narrower than "
     "one test item. The advice holds when that lies above 0, does not hold when it lies below, and is not decidable "
@@ -22,44 +28,57 @@ HOW_JUDGED = (
     "this level by chance."
 )
 _PAPER_UNITS = {"pool_size": 1e6, "samples": 1e9, "top_k": 1e3}  # of the places on the paper's axes
-_Rows = Sequence[Sequence[str]]
 
 
-@dataclass
+PLACES: Mapping[str, Callable[[Point], int]] = {
+    "pool_size": lambda point: int(point.runs[0].result("data")["pool"]),
+    "samples": lambda point: int(point.runs[0].result("pretrain")["samples"]),
+    "top_k": lambda point: point.config.select.top_k,
+    "top_p": lambda point: point.config.score.top_p,
+}
+"""Where a point lies on the axis of an experiment that is a figure in the paper."""
+
+
+@dataclass(frozen=True)
 class _Section:
-    """A part of the page, in this order."""
+    """A part of the page, with its content in this order."""
 
     title: str
     text: str = ""
-    tables: list[tuple[str, _Rows]] = field(default_factory=list)
-    """caption, then header and rows"""
+    tables: Sequence[Table] = ()
     picture: str | None = None
     """path of a PNG"""
 
     @property
     def picture_name(self) -> str:
-        """Beside the page."""
+        """The name of the picture, which lies beside the page."""
         return os.path.basename(self.picture or "")
 
     def embedded(self) -> str:
-        """The picture as a URL that holds it."""
+        """Return the picture as a URL that holds it."""
         if self.picture is None:
             return ""
         return f"data:image/png;base64,{base64.b64encode(Path(self.picture).read_bytes()).decode()}"
 
 
-def write(found: Mapping[str, Any], *, folder: str) -> str:
-    """Write ``found``, as ``bsssl.recipes.reproduction.grid.collect`` makes it, into ``folder``; the verdicts as text.
+def write(settings: Reproduction, points: Sequence[Point], *, unfinished: Sequence[Point] = ()) -> str:
+    """Write the page of a reproduction into its output folder and return the verdicts as text.
 
-    ``reproduce.json`` has the figures of every seed, ``reproduce.md`` and ``reproduce.html`` the page, and each
-    experiment that is a curve in the paper a picture ``<name>.png``.
+    ``reproduce.json`` has the figures of every seed, ``reproduce.md`` and ``reproduce.html`` are the page, and each
+    experiment that is a curve in the paper has a picture ``<name>.png``.
+
+    Args:
+        settings: The config of the reproduction.
+        points: The points that are finished.
+        unfinished: The points that the page leaves out.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    advice, options = _advice(found["advice"]), _options(found["options"])
-    sections = [advice, *(_experiment(name, points, folder) for name, points in found["experiments"].items())]
-    sections += [options] if found["options"] else []
-    changed = [f"{key} = {value}" for key, value in found["settings"]["set"].items()]
+    figures, folder = collect(settings, points, unfinished=unfinished), settings.output_dir
+    advice, options = _advice(figures["advice"]), _options(figures["options"])
+    sections = [advice, *(_experiment(name, rows, folder) for name, rows in figures["experiments"].items())]
+    sections += [options] if figures["options"] else []
+    changed = [f"{key} = {value}" for key, value in figures["settings"]["set"].items()]
     for name in ("reproduce.md", "reproduce.html"):
         environment = Environment(
             loader=PackageLoader("bsssl.reports"),
@@ -68,22 +87,107 @@ def write(found: Mapping[str, Any], *, folder: str) -> str:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        text = environment.get_template(f"{name}.jinja").render(found, sections=sections, changed=changed)
+        text = environment.get_template(f"{name}.jinja").render(figures, sections=sections, changed=changed)
         storage.write_text(os.path.join(folder, name), text)
-    storage.write_json(os.path.join(folder, "reproduce.json"), dict(found))
-    tables = [rows for section in (advice, options) for _, rows in section.tables if len(rows) > 1]
-    files = f"reproduce.html, reproduce.md and reproduce.json are in {folder}"
-    return "\n\n".join([*("\n".join(aligned(rows)) for rows in tables), files])
+    storage.write_json(os.path.join(folder, "reproduce.json"), figures)
+    tables = [table.text() for section in (advice, options) for table in section.tables if table.rows]
+    return "\n\n".join([*tables, f"reproduce.html, reproduce.md and reproduce.json are in {folder}"])
+
+
+def collect(settings: Reproduction, points: Sequence[Point], *, unfinished: Sequence[Point] = ()) -> dict[str, Any]:
+    """Return the content of ``reproduce.json``.
+
+    ``settings``; ``seeds``; ``unfinished``: the names of the points left out; ``experiments``: by name, a list of
+    points with ``label``, ``place`` on the axis (of figures), ``top1`` (by figure, a value per seed, percent) and
+    ``one_item`` (of the test set, percent); ``advice``: the paper's recommendations with their verdicts; ``options``:
+    the options with theirs, of the fine-tuned student.
+
+    Args:
+        settings: The config of the reproduction.
+        points: The points that are finished.
+        unfinished: The points to leave out.
+    """
+    by_name = {item: point for point in points for item in point.values.items()}
+    top1 = {item: _top1(point) for item, point in by_name.items()}
+    experiments: dict[str, list[dict[str, Any]]] = {}
+    for (name, label), point in by_name.items():
+        if name == OPTIONS or not _is_whole(point):
+            continue
+        row = {
+            "label": label,
+            "place": PLACES[name](point) if name in PLACES else None,
+            "top1": top1[name, label] | top1.get((name, f"{label}, {WEAK}"), {}),
+            "one_item": _one_item(point),
+        }
+        experiments.setdefault(name, []).append(row)
+    for rows in experiments.values():
+        rows.sort(key=lambda row: row["place"] or 0)  # along the axis; otherwise as they were given
+    missing = {name for point in unfinished for name in point.values}
+    return {
+        "settings": settings.model_dump(mode="json"),
+        "seeds": [run.seed for run in points[0].runs],
+        "unfinished": [point.name for point in unfinished],
+        "experiments": experiments,
+        "advice": [
+            _verdict(name, experiments.get(name, []), whole=name not in missing)
+            for name in EXPERIMENTS
+            if EXPERIMENTS[name].advice
+        ],
+        "options": [
+            _compared(label, by_name[OPTIONS, label], by_name[OPTIONS, f"{label}, without"])
+            for label in settings.options
+            if {(OPTIONS, label), (OPTIONS, f"{label}, without")} <= by_name.keys()
+        ],
+    }
+
+
+def _top1(point: Point) -> dict[str, list[float]]:
+    """Return the top-1 accuracies of a point: by figure, a value per seed."""
+    if not _is_whole(point):
+        return {WEAK: [run.result("evaluate-teacher")["top1"] for run in point.runs]}
+    results = recipe.collect(point.config, point.runs)
+    roles = ("teacher", "supervised", "pretrained", "finetuned")
+    return {role: list(results.networks[role].per_seed) for role in roles} | {"gain": list(results.gain.per_seed)}
+
+
+def _is_whole(point: Point) -> bool:
+    """Return whether the whole recipe is run, not a teacher alone."""
+    return "finetune" in point.runs[0].stages
+
+
+def _one_item(point: Point) -> float:
+    """Return what one item of the test set is worth, in points of top-1."""
+    return 100 / float(point.runs[0].result("data")["test"])
+
+
+def _verdict(name: str, points: Sequence[Mapping[str, Any]], *, whole: bool) -> dict[str, Any]:
+    advice = EXPERIMENTS[name].advice
+    assert advice is not None
+    top1 = {point["label"]: {figure: np.array(values) for figure, values in point["top1"].items()} for point in points}
+    if set(advice.points) <= top1.keys() if advice.points else whole and len(points) >= advice.min_points:
+        verdict = judge(advice.difference(top1), one_item=max(point["one_item"] for point in points))
+    else:
+        verdict = Verdict(UNTRIED if whole else UNFINISHED)
+    return {"advice": advice.text, "compared": advice.compared, **_as_json(verdict)}
+
+
+def _compared(label: str, option: Point, plain: Point) -> dict[str, Any]:
+    with_it, without = (_top1(point)["finetuned"] for point in (option, plain))
+    verdict = judge(np.subtract(with_it, without), one_item=max(_one_item(option), _one_item(plain)))
+    return {"label": label, "top1": {"with": with_it, "without": without}, **_as_json(verdict)}
+
+
+def _as_json(verdict: Verdict) -> dict[str, Any]:
+    return {"verdict": verdict.text, "difference": verdict.mean, "half_width": verdict.half}
 
 
 def _advice(verdicts: Sequence[Mapping[str, Any]]) -> _Section:
-    header = ["advice", "compared", "difference (95 %)", "verdict"]
     rows = [[entry["advice"], entry["compared"], _difference(entry), entry["verdict"]] for entry in verdicts]
-    return _Section("The six recommendations", HOW_JUDGED, [("", [header, *rows])])
+    table = Table(["advice", "compared", "difference (95 %)", "verdict"], rows)
+    return _Section("The six recommendations", HOW_JUDGED, [table])
 
 
 def _options(options: Sequence[Mapping[str, Any]]) -> _Section:
-    header = ["option", "with", "without", "difference (95 %)", "verdict"]
     rows = [
         [
             entry["label"],
@@ -94,10 +198,9 @@ def _options(options: Sequence[Mapping[str, Any]]) -> _Section:
         ]
         for entry in options
     ]
+    text = "The fine-tuned student with an option and without it, judged in the same way."
     return _Section(
-        "Beyond the paper",
-        "The fine-tuned student with an option and without it, judged in the same way.",
-        [("", [header, *rows])],
+        "Beyond the paper", text, [Table(["option", "with", "without", "difference (95 %)", "verdict"], rows)]
     )
 
 
@@ -113,18 +216,15 @@ def _experiment(name: str, points: Sequence[Mapping[str, Any]], folder: str) -> 
         for point in points
     ]
     theirs = [_theirs(experiment.header, row) for row in experiment.rows]
-    picture = os.path.join(folder, f"{name}.png") if name in _PAPER_UNITS else None
-    if picture is not None:
-        _draw(name, points, picture)
-    return _Section(
-        experiment.title,
-        tables=[("here", [header, *rows]), ("the paper", [experiment.header, *theirs])],
-        picture=picture,
-    )
+    picture_path = os.path.join(folder, f"{name}.png") if name in _PAPER_UNITS else None
+    if picture_path is not None:
+        _draw(name, points, picture_path)
+    tables = [Table(header, rows, caption="here"), Table(experiment.header, theirs, caption="the paper")]
+    return _Section(experiment.title, tables=tables, picture=picture_path)
 
 
 def _theirs(header: Sequence[str], row: Sequence[str | float]) -> list[str]:
-    """A row of the paper's: a label or a place on an axis, then accuracies."""
+    """Return a row of the paper's table: a label or a place on an axis, then accuracies."""
     place, *accuracies = row
     cells = [place if isinstance(place, str) else f"{place:g}"]
     for title, value in zip(header[1:], accuracies, strict=True):
@@ -138,7 +238,7 @@ def _difference(verdict: Mapping[str, Any]) -> str:
 
 
 def _mean(values: Sequence[float], *, signed: bool = False) -> str:
-    """Mean and standard deviation over the seeds; nothing for a figure that is not there yet."""
+    """Return mean and standard deviation over the seeds; nothing for a figure that is not there yet."""
     if not values:
         return ""
     spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
@@ -146,9 +246,9 @@ def _mean(values: Sequence[float], *, signed: bool = False) -> str:
 
 
 def _draw(name: str, points: Sequence[Mapping[str, Any]], path: str) -> None:
-    """Top-1 of the student over what varies, ours on the left and the paper's on the right."""
+    """Draw top-1 of the student over what varies, ours on the left and the paper's on the right."""
     experiment = EXPERIMENTS[name]
-    with report.picture(path, size=(9, 3.5), columns=2) as (ours, theirs):
+    with picture(path, size=(9, 3.5), columns=2) as (ours, theirs):
         places = [point["place"] for point in points]
         for kind, style in (("finetuned", "o-"), ("supervised", "--")):
             values = [point["top1"][kind] for point in points]

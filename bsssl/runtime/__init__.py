@@ -1,1 +1,1 @@
-"""The processes of a run, its devices, and what it says on the console."""
+"""The processes of a run, its devices, its signals, and what it says on the console."""

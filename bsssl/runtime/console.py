@@ -1,24 +1,22 @@
-"""What a run says while it works: console lines, progress bars, and metrics as JSON lines (and TensorBoard)."""
+"""What a run says on the console: log lines, progress bars, errors and tables."""
 
-import json
 import logging
-import os
 import sys
-import time
-from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from typing import TypeVar
 
 from tqdm import tqdm
 
 from bsssl.errors import UserError
 from bsssl.runtime.distributed import is_main
-from bsssl.storage import unwritable, write_text
 
 T = TypeVar("T")
 logger = logging.getLogger("bsssl")
 
 
 class _ThroughTqdm(logging.Handler):
+    """Writes log lines above the progress bars."""
+
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record), file=sys.stderr)
 
@@ -33,7 +31,7 @@ def setup(*, debug: bool = False) -> None:
 
 
 def progress(items: Iterable[T], *, total: int | None = None, unit: str, title: str, initial: int = 0) -> "tqdm[T]":
-    """``items`` with a progress bar that appears once the work has taken two seconds (rank 0 only)."""
+    """Return ``items`` with a progress bar that appears once the work has taken two seconds (rank 0 only)."""
     return tqdm(
         items,
         total=total,
@@ -49,10 +47,10 @@ def progress(items: Iterable[T], *, total: int | None = None, unit: str, title: 
 
 
 def describe(error: Exception) -> str:
-    """What is printed about ``error``: one line, but one per problem of a config."""
+    """Return what is printed about ``error``: one line, or one for each problem of a config."""
     if isinstance(error, UserError):
-        # One raised in a process of the loader comes with its traceback, the message last.
-        lines = str(error).rpartition("registry.UserError: ")[2].splitlines()
+        # An error that was raised in a process of the loader comes with its traceback, the message last.
+        lines = str(error).rpartition("bsssl.errors.UserError: ")[2].splitlines()
         return "\n".join(f"error: {line}" for line in lines if line)
     kind = type(error).__name__
     text = " ".join(str(error).split())[:300]
@@ -61,50 +59,3 @@ def describe(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"error: {text}; check the path, its permissions and the space left"
     return f"error: {kind}: {text} (not an error we foresaw: run again with --debug and report the traceback)"
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table whose columns are aligned to the left."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-class Metrics:
-    """Appends one JSON object per call to ``path``, and the same scalars to TensorBoard when that is installed.
-
-    A resumed run goes on from ``step``: later lines of the interrupted one are dropped first.
-    """
-
-    def __init__(self, path: str, *, step: int = 0) -> None:
-        kept = []
-        if step and os.path.exists(path):
-            with open(path) as old:
-                kept = [line for line in old if line.endswith("\n") and json.loads(line)["step"] <= step]
-        self._path = path
-        write_text(path, "".join(kept))
-        self._board = _tensorboard(os.path.dirname(path), step)
-
-    def write(self, *, step: int, **scalars: float) -> None:
-        """Record ``scalars`` at optimiser step ``step``."""
-        line = json.dumps({"step": step, "time": round(time.time(), 3), **scalars}) + "\n"
-        try:
-            with open(self._path, "ab", buffering=0) as file:  # at once on the disk, and never left open
-                file.write(line.encode())
-        except OSError as error:
-            raise unwritable(self._path, error) from error
-        if self._board is not None:
-            for name, value in scalars.items():
-                self._board.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        """Let TensorBoard write what it has."""
-        if self._board is not None:
-            self._board.close()
-
-
-def _tensorboard(folder: str, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(folder, purge_step=step)

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from bsssl.errors import UserError
+from bsssl.runtime import distributed
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -19,21 +22,57 @@ class Compute:
     compile: bool = False
 
     def autocast(self) -> torch.autocast:
-        """The context of a forward pass."""
+        """Return the context of a forward pass."""
         enabled = self.precision != "float32"
         return torch.autocast(self.device.type, dtype=DTYPES[self.precision] if enabled else None, enabled=enabled)
 
     def place(self, tensor: Tensor) -> Tensor:
-        """``tensor`` (B, C, H, W or B, C, T, H, W) on the device, in the memory format asked for."""
+        """Return ``tensor`` (B, C, H, W or B, C, T, H, W) on the device, in the memory format asked for."""
         moved = tensor.to(self.device, non_blocking=True)
-        wanted = CHANNELS_LAST[moved.ndim] if self.channels_last else torch.contiguous_format
-        return moved.contiguous(memory_format=wanted)
+        memory_format = CHANNELS_LAST[moved.ndim] if self.channels_last else torch.contiguous_format
+        return moved.contiguous(memory_format=memory_format)
 
     def place_model(self, model: nn.Module) -> nn.Module:
-        """``model`` on the device, in the memory format asked for."""
+        """Return ``model`` on the device, in the memory format asked for."""
         model = model.to(self.device)
         if self.channels_last:
             for parameter in model.parameters():
                 if parameter.ndim in CHANNELS_LAST:  # the weight of a 2-D or a 3-D convolution
                     parameter.data = parameter.data.contiguous(memory_format=CHANNELS_LAST[parameter.ndim])
         return model
+
+
+def make_compute(
+    *, device: str, precision: str, channels_last: bool, compile: bool, threads: int | None, workers: int
+) -> Compute:
+    """Return where and how to compute, and set how many CPU threads torch takes.
+
+    Args:
+        device: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one.
+        precision: A name in ``DTYPES``.
+        channels_last: Whether the channels of images lie last in memory.
+        compile: Whether the network is compiled with torch.compile.
+        threads: CPU threads of this process; None for torch's own choice, on a CPU less those that the workers need.
+        workers: Processes that load data for this one.
+
+    Raises:
+        UserError: A GPU is asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise UserError(
+            "system.device is cuda, but no GPU is usable; set system.device=cpu or auto, or check the driver"
+        )
+    on_gpu = available and device != "cpu"
+    torch.set_num_threads(threads or _free_threads(on_gpu=on_gpu, workers=workers))
+    place = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+    return Compute(device=place, precision=precision, channels_last=channels_last, compile=compile)
+
+
+def _free_threads(*, on_gpu: bool, workers: int) -> int:
+    """Return the threads that torch would take, but on a CPU not the cores that the loader's processes need.
+
+    Torch's threads wait for each other busily: one that has to share its core makes a step many times longer.
+    """
+    all_threads = torch.get_num_threads()
+    return all_threads if on_gpu else max(1, min(all_threads, distributed.own_cores() - workers))

@@ -1,122 +1,257 @@
 """The data stage: the few-label split, the classes, and the list of the pool."""
 
 from collections import Counter
-from collections.abc import Sequence
-from inspect import Parameter, signature
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from bsssl import config as configs
 from bsssl import data, storage
-from bsssl.errors import UserError, choices
-from bsssl.pipeline.run import Run, Stage
-from bsssl.registry import DATASETS
+from bsssl.config import Section, Source
+from bsssl.errors import UserError
+from bsssl.pipeline.record import Work
+from bsssl.pipeline.run import Run
+from bsssl.pipeline.stage import PlanRow, Stage, identifying
+from bsssl.registry import DATASETS, STAGES
 from bsssl.runtime.console import logger, progress
-from bsssl.stages.inputs import CLASSES, HELD, OVERLAP_REMEDY, POOL
+from bsssl.stages.computing import CLASSES
+from bsssl.stages.sources import OVERLAP_REMEDY, files_state, open_source
+
+POOL = "pool"
+HELD = "held.hashes"
+"""the contents of labeled and test items, which the pool must not hold"""
 
 
-def data_stage(run: Run, stage: Stage) -> dict[str, Any]:
-    """Write the split as manifests (labeled.csv, rest.csv, test.csv), the class list and, for a recipe, the list of the
-    pool's shards."""
-    settings, folder = run.config.data, run.folder(stage.name)
-    labeled, rest, test, classes = split(settings, seed=run.seed)
-    _check_classes(run.config, classes, data.concat_records([labeled, rest]))
-    _warn_of_shared_items([labeled, rest], test)
-    for name, records in {"labeled": labeled, "rest": rest, "test": test}.items():
-        data.write_records(str(folder / f"{name}.csv"), records)
-    storage.write_json(str(folder / CLASSES), classes)
-    counts = {"classes": len(classes), "labeled": len(labeled), "rest": len(rest), "test": len(test)}
-    if isinstance(settings, configs.Data):
-        rest_path = str(folder / "rest.csv") if len(rest) else None
-        held = data.concat_records([labeled, test])
-        counts |= _write_pool(settings, held, rest=rest_path, folder=folder, seed=run.seed)
-    return counts
+class ItemsSettings(Section):
+    """Which items are labeled, and which are for testing."""
+
+    train: Source
+    test: Source | dict[str, Source]
+    num_classes: int | None = None
+    videos: bool = False
+
+    @property
+    def tests(self) -> dict[str, Source]:
+        """The test sets by the output of the stage that holds them: ``test``, or ``test-NAME`` for several."""
+        if isinstance(self.test, Source):
+            return {"test": self.test}
+        return {f"test-{name}": source for name, source in self.test.items()}
 
 
-def _write_pool(settings: configs.Data, held: pa.Table, *, rest: str | None, folder: Path, seed: int) -> dict[str, int]:
-    """``held`` are the labeled and test items, which it must not hold."""
-    pool = data.write_pool(
-        pool_sources(settings, rest),
-        folder=str(folder / POOL),
-        shard_size=settings.shard_size,
-        exclude=held if settings.pool_overlap == "exclude" else None,
-        fraction=settings.pool_fraction,
-        seed=seed,
-    )
-    if settings.pool_overlap == "refuse":
-        shards = progress(pool.shards, unit="shard", title="comparing the pool with the labels")
-        data.check_overlap((shard.records() for shard in shards), held, remedy=OVERLAP_REMEDY)
-    # Once, for all the tasks that score the pool.
-    hashes = data.content_hashes(held) if settings.pool_overlap != "allow" else set()
-    with storage.atomic_write(str(folder / HELD)) as file:
-        file.write(b"".join(sorted(hashes)))
-    return {"pool": pool.num_records, "pool_shards": len(pool.shards)}
+class LabelsSettings(Section):
+    """Which of the labels are kept."""
+
+    labels_per_class: int | None = None
+    imbalance: float = 1.0
+    seed: int | None = None
+    """None where nothing is drawn"""
 
 
-def split(settings: configs.LabeledData, *, seed: int) -> tuple[pa.Table, pa.Table, pa.Table, list[str]]:
-    """The labeled records, those whose labels are set aside, the test records, and the classes."""
-    train_records = open_source(settings.train, settings).records()
-    test = open_source(settings.test, settings).records()
-    classes = data.class_names(train_records)
-    data.class_indices(train_records, classes, what="data.train")
-    if len(classes) == 1:
-        raise UserError(
-            f"data.train has a single class ({classes[0]}), two at least are needed; give each its own folder or label"
+class PoolSettings(Section):
+    """What the pool is."""
+
+    pool: list[Source] = []
+    rest_in_pool: bool = True
+    shard_size: int = 10_000
+    pool_overlap: str = "refuse"
+    fraction: float = 1.0
+    seed: int | None = None
+    """None where nothing is drawn"""
+
+
+class DataSettings(Section):
+    """What decides the data, in the groups that decide different outputs."""
+
+    items: ItemsSettings
+    labels: LabelsSettings
+    pool: PoolSettings | None = None
+    """None where there is no pool, as in a transfer"""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The records of a labeled set, in the parts that stages read."""
+
+    labeled: pa.Table
+    rest: pa.Table
+    """those whose labels are set aside"""
+    tests: dict[str, pa.Table]
+    """by the output of the data stage that holds them"""
+    classes: list[str]
+
+
+@STAGES.register("data")
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DataStage(Stage[DataSettings]):
+    """The split as manifests, the class list and, for a recipe, the list of the pool's shards."""
+
+    kind = "data"
+    prepares = True
+    earlier_outputs = {
+        "items": (CLASSES, "test.csv"),
+        "labels": ("labeled.csv", "rest.csv"),
+        "pool": (f"{POOL}/pool.json", HELD),
+    }
+
+    top_p: int | None = None
+    """P, which must not be above the number of classes"""
+
+    def leaves(self) -> Mapping[str, tuple[str, ...]]:
+        """See ``Stage``."""
+        names = ("labeled", "rest", *self.settings.items.tests)
+        pool = {} if self.settings.pool is None else {"pool": (f"{POOL}/pool.json",), "held": (HELD,)}
+        return {"classes": (CLASSES,), **{name: (f"{name}.csv",) for name in names}, **pool}
+
+    def work(self, run: Run) -> dict[str, Any]:
+        """See ``Stage``."""
+        folder, split = run.folder(self.name), self.split
+        self._check_classes(split)
+        for name, records in split.tests.items():
+            _warn_of_shared_items([split.labeled, split.rest], records, name)
+        for name, records in {"labeled": split.labeled, "rest": split.rest, **split.tests}.items():
+            data.write_records(str(folder / f"{name}.csv"), records)
+        storage.write_json(str(folder / CLASSES), split.classes)
+        rest_path = str(folder / "rest.csv") if len(split.rest) else None
+        return self._counts(split) | ({} if self.settings.pool is None else self._write_pool(rest_path, folder, split))
+
+    def _write_pool(self, rest: str | None, folder: Path, split: Split) -> dict[str, int]:
+        """Write the list of the pool, which must not hold labeled and test items."""
+        settings = self.settings.pool
+        assert settings is not None
+        held = data.concat_records([split.labeled, *split.tests.values()])
+        pool = data.write_pool(
+            self.pool_sources(rest),
+            folder=str(folder / POOL),
+            shard_size=settings.shard_size,
+            exclude=held if settings.pool_overlap == "exclude" else None,
+            fraction=settings.fraction,
+            seed=settings.seed or 0,
         )
-    data.class_indices(test, classes, what="data.test")
-    labeled, rest = train_records, train_records.slice(0, 0)
-    if settings.labels_per_class is not None:
-        labeled, rest = data.split_labels(
-            train_records, labels_per_class=settings.labels_per_class, imbalance=settings.imbalance, seed=seed
-        )
-    return labeled, rest, test, classes
+        if settings.pool_overlap == "refuse":
+            shards = progress(pool.shards, unit="shard", title="comparing the pool with the labels")
+            data.check_overlap((shard.records() for shard in shards), held, remedy=OVERLAP_REMEDY)
+        # Once, for all the tasks that score the pool.
+        hashes = data.content_hashes(held) if settings.pool_overlap != "allow" else set()
+        with storage.atomic_write(str(folder / HELD)) as file:
+            file.write(b"".join(sorted(hashes)))
+        return {"pool": pool.num_records, "pool_shards": len(pool.shards)}
+
+    @cached_property
+    def split(self) -> Split:
+        """The split, read from the sources."""
+        items, labels = self.settings.items, self.settings.labels
+        train = open_source(items.train, videos=items.videos).records()
+        tests = {name: open_source(source, videos=items.videos).records() for name, source in items.tests.items()}
+        classes = data.class_names(train)
+        data.class_indices(train, classes, what="data.train")
+        if len(classes) == 1:
+            raise UserError(
+                f"data.train has a single class ({classes[0]}), two at least are needed; give each its own folder or "
+                "label"
+            )
+        for name, records in tests.items():
+            data.class_indices(records, classes, what=f"data.{name.replace('-', '.', 1)}")
+        labeled, rest = train, train.slice(0, 0)
+        if labels.labels_per_class is not None:
+            labeled, rest = data.split_labels(
+                train, labels_per_class=labels.labels_per_class, imbalance=labels.imbalance, seed=labels.seed or 0
+            )
+        return Split(labeled, rest, tests, classes)
+
+    def pool_sources(self, rest: str | None) -> list[data.Source]:
+        """Return everything that the pool is made of, in order.
+
+        ``rest`` is the manifest of the items whose labels were set aside.
+        """
+        settings = self.settings.pool
+        assert settings is not None
+        sources: list[data.Source] = [data.Manifest(path=rest)] if settings.rest_in_pool and rest else []
+        videos = self.settings.items.videos
+        return [*sources, *(open_source(source, videos=videos) for source in settings.pool)]
+
+    def sizes(self, run: Run) -> dict[str, int]:
+        """Return how many items there are: from the stage's result, else by looking."""
+        if run.pending(self.name) is None:
+            return run.result(self.name)
+        counts, pool = self._counts(self.split), self.settings.pool
+        if pool is not None:
+            listed = sum(len(records) for source in self.pool_sources(None) for records in source.batches())
+            counts["pool"] = round((listed + (counts["rest"] if pool.rest_in_pool else 0)) * pool.fraction)
+        return counts
+
+    def sources(self) -> list[Source]:
+        """Return all that is read."""
+        pool = [] if self.settings.pool is None else self.settings.pool.pool
+        return [self.settings.items.train, *self.settings.items.tests.values(), *pool]
+
+    def files(self, run: Run, result: Mapping[str, Any]) -> Iterable[str]:
+        """See ``Stage``."""
+        shards = range(result.get("pool_shards", 0))
+        return [*super().files(run, result), *(f"{POOL}/{data.shard_file(number)}" for number in shards)]
+
+    def outside(self) -> dict[str, Any]:
+        """See ``Stage``."""
+        items, pool = self.settings.items, self.settings.pool
+        labeled = {"data.train or data.test": files_state([items.train, *items.tests.values()])}
+        return labeled | ({} if pool is None else {"data.pool": files_state(pool.pool)})
+
+    def settings_of(self, outputs: Iterable[str]) -> Any:
+        """See ``Stage``: another pool does not change the teacher, nor other labels what tags have taught."""
+        wanted, settings = set(outputs), identifying(self.settings)
+        groups = ["items"] + (["labels"] if wanted & {"labeled", "rest", "pool", "held"} else [])
+        return {group: settings.get(group) for group in groups + (["pool"] if wanted & {"pool", "held"} else [])}
+
+    def continues(self, run: Run, there: Work) -> bool:
+        """See ``Stage``: a list of files that have changed since has no further use."""
+        return there.identifying == identifying(self.settings)
+
+    def plan_row(self, run: Run, sizes: Mapping[str, int]) -> PlanRow:
+        """See ``Stage``."""
+        tests = self.settings.items.tests
+        known = sizes.get("labeled", 0) + sum(sizes.get(name, 0) for name in tests) + sizes.get("pool", 0)
+        return PlanRow(rows=f"{known:,}" if known else "unknown")
+
+    @classmethod
+    def earlier(cls, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See ``Stage``."""
+        items, pool = dict(settings["items"]), settings.get("pool")
+        outside = {"data.train or data.test": items.pop("files")}
+        if pool is not None:
+            pool = dict(pool)
+            outside["data.pool"] = pool.pop("files")
+        return {"items": items, "labels": settings["labels"], "pool": pool}, outside
+
+    def _counts(self, split: Split) -> dict[str, int]:
+        tests = {name: len(records) for name, records in split.tests.items()}
+        return {"classes": len(split.classes), "labeled": len(split.labeled), "rest": len(split.rest), **tests}
+
+    def _check_classes(self, split: Split) -> None:
+        expected, classes = self.settings.items.num_classes, split.classes
+        if expected is not None and expected != len(classes):
+            counts = Counter(data.concat_records([split.labeled, split.rest])["label"].to_pylist())
+            rarest = ", ".join(f"{name} ({counts[name]})" for name in sorted(classes, key=counts.__getitem__)[:3])
+            raise UserError(
+                f"data.train has {len(classes)} classes, but data.num_classes says {expected}; correct one of them "
+                f"(the classes with the fewest items: {rarest})"
+            )
+        if self.top_p is not None and self.top_p > len(classes):
+            raise UserError(f"score.top_p ({self.top_p}) is above the {len(classes)} classes of data.train; lower it")
 
 
-def open_source(source: configs.Source, settings: configs.LabeledData) -> data.Source:
-    """The source that the config names, of videos where it has clips; UserError for an unknown dataset or option."""
-    factory = DATASETS.get(source.dataset)
-    parameters = signature(factory).parameters.values()
-    known = [parameter.name for parameter in parameters if parameter.name != "path"]
-    takes_any = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters)
-    for name in source.options:
-        if name not in known and not takes_any:
-            raise UserError(f"dataset '{source.dataset}' has no option '{name}': {choices(name, known)}")
-    kind = {"extensions": "videos"} if settings.clips and "extensions" in known else {}
-    try:
-        opened: data.Source = factory(path=source.path, **{**kind, **source.options})
-    except TypeError as error:
-        raise UserError(f"dataset '{source.dataset}': {error}; check its options") from None
-    return opened
-
-
-def pool_sources(settings: configs.Data, rest: str | None) -> list[data.Source]:
-    """Everything that the pool is made of, in order; ``rest`` is the manifest of items whose labels were set aside."""
-    sources: list[data.Source] = [data.Manifest(path=rest)] if settings.rest_in_pool and rest else []
-    return [*sources, *(open_source(source, settings) for source in settings.pool)]
-
-
-def _warn_of_shared_items(train: Sequence[pa.Table], test: pa.Table) -> None:
+def _warn_of_shared_items(train: Sequence[pa.Table], test: pa.Table, name: str) -> None:
     shared = data.find_overlap(train, test)
     if len(shared):
         logger.warning(
-            "%d items of data.test are in data.train too (such as %s): the accuracies will be too high",
+            "%d items of data.%s are in data.train too (such as %s): the accuracies will be too high",
             len(shared),
+            name.replace("-", ".", 1),
             shared["key"][0].as_py(),
         )
 
 
-def _check_classes(config: configs.Experiment, classes: Sequence[str], train: pa.Table) -> None:
-    expected = config.data.num_classes
-    if expected is not None and expected != len(classes):
-        counts = Counter(train["label"].to_pylist())
-        rarest = ", ".join(f"{name} ({counts[name]})" for name in sorted(classes, key=counts.__getitem__)[:3])
-        raise UserError(
-            f"data.train has {len(classes)} classes, but data.num_classes says {expected}; correct one of them (the "
-            f"classes with the fewest items: {rarest})"
-        )
-    if isinstance(config, configs.Config) and config.score.top_p > len(classes):
-        raise UserError(
-            f"score.top_p ({config.score.top_p}) is above the {len(classes)} classes of data.train; lower it"
-        )
+def sources_are_there(sources: Iterable[Source]) -> bool:
+    """Return whether everything that is read is there, or makes itself."""
+    return all(DATASETS.get(source.dataset).makes_files or storage.exists(source.path) for source in sources)

@@ -1,5 +1,7 @@
-"""The evaluate stages: a trained network on the test set."""
+"""The evaluate stage: a trained network on a test set."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -7,44 +9,87 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bsssl import data, storage
+from bsssl.config import Model, Section
 from bsssl.engine.evaluate import Evaluation, evaluate
 from bsssl.engine.predict import predict
-from bsssl.pipeline.run import Run, Stage
+from bsssl.pipeline.run import Run
+from bsssl.pipeline.stage import PlanRow, Resources, Stage
+from bsssl.registry import STAGES
 from bsssl.runtime.console import logger, progress
-from bsssl.stages import inputs
+from bsssl.stages.computing import Execution, class_list, normalize, split_records, trained_model
+from bsssl.stages.seen import TestView, earlier_view
 
 
-def evaluate_stage(run: Run, stage: Stage) -> dict[str, Any]:
-    """Test a trained network; metrics, per-class accuracy, the confusion matrix, and the prediction for every item."""
-    name = next(need for need in stage.needs if need != "data")
-    compute = inputs.make_compute(run.config.system)
-    classes, records = inputs.class_list(run), inputs.split_records(run, "test")
-    targets = data.class_indices(records, classes, what="the test set")
-    views = inputs.views(run, stage, "test")
-    dataset = data.ItemDataset(records, views=views)
-    batches = inputs.eval_batches(run, dataset, views)
-    loader = inputs.loader(run, dataset, batches, compute)
-    loader = progress(loader, total=len(batches), unit="batch", title=f"seed {run.seed}: {stage.name}")
-    model = compute.place_model(inputs.trained_model(run, name))
-    found = evaluate(
-        predict(model, loader, normalize=inputs.normalize(run, compute), compute=compute),
-        targets=targets,
-        num_classes=len(classes),
-        views=views.count,
-        keys=records["key"].to_pylist(),
-        max_missing_rate=run.config.data.max_missing_rate,
-    )
-    summary = found.summary(item=views.item, view=views.unit)
-    _write_evaluation(str(run.folder(stage.name)), found, records, targets, classes, summary)
-    if found.missing:
-        logger.warning(
-            "%d of %d test items cannot be read and count as wrong: see missing.jsonl", len(found.missing), len(records)
+class EvaluateSettings(Section):
+    """What decides the figures of a trained network, besides its weights and the test set."""
+
+    model: Model
+    precision: str
+    seen: TestView
+    max_missing_rate: float
+    test: str = "test"
+    """the test set, by the part of the data stage that holds it"""
+
+
+@STAGES.register("evaluate")
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EvaluateStage(Stage[EvaluateSettings]):
+    """The test of a trained network: metrics, per-class accuracy, confusion matrix, a prediction for every item."""
+
+    kind = "evaluate"
+    outputs = {"figures": ("metrics.json", "predictions.parquet")}
+    resources = Resources(gpu=True)
+
+    execution: Execution
+
+    def reads(self, role: str) -> tuple[str, ...]:
+        """See ``Stage``."""
+        return {"data": ("classes", self.settings.test), "network": ("weights",)}[role]
+
+    def work(self, run: Run) -> dict[str, Any]:
+        """See ``Stage``."""
+        settings, execution = self.settings, self.execution
+        compute = execution.compute(settings.precision)
+        classes, records = class_list(run.input(self, "data")), split_records(run.input(self, "data"), settings.test)
+        targets = data.class_indices(records, classes, what="the test set")
+        views = settings.seen.views(deadline=execution.deadline)
+        dataset = data.ItemDataset(records, views=views)
+        batches = execution.eval_batches(dataset, views)
+        loader = execution.loader(dataset, batches, compute)
+        loader = progress(loader, total=len(batches), unit="batch", title=f"seed {run.seed}: {self.name}")
+        model = compute.place_model(trained_model(run.input(self, "network"), settings.model, classes))
+        found = evaluate(
+            predict(model, loader, normalize=normalize(settings.seen.transforms, compute), compute=compute),
+            targets=targets,
+            num_classes=len(classes),
+            views=views.count,
+            keys=records["key"].to_pylist(),
+            max_missing_rate=settings.max_missing_rate,
         )
-    logger.info("seed %d: %s: top-1 %.2f %%, top-5 %.2f %%", run.seed, name, summary["top1"], summary["top5"])
-    return summary
+        summary = found.summary(item=views.item, view=views.unit)
+        _write(str(run.folder(self.name)), found, records, targets, classes, summary)
+        if found.missing:
+            logger.warning(
+                "%d of %d test items cannot be read and count as wrong: see missing.jsonl",
+                len(found.missing),
+                len(records),
+            )
+        network = self.name.removeprefix("evaluate-")
+        logger.info("seed %d: %s: top-1 %.2f %%, top-5 %.2f %%", run.seed, network, summary["top1"], summary["top5"])
+        return summary
+
+    def plan_row(self, run: Run, sizes: Mapping[str, int]) -> PlanRow:
+        """See ``Stage``."""
+        return PlanRow(rows=f"{sizes[self.settings.test]:,}" if self.settings.test in sizes else "unknown")
+
+    @classmethod
+    def earlier(cls, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See ``Stage``."""
+        seen = earlier_view(settings)
+        return {**settings, "seen": seen}, {}
 
 
-def _write_evaluation(
+def _write(
     folder: str,
     found: Evaluation,
     records: pa.Table,
@@ -54,9 +99,8 @@ def _write_evaluation(
 ) -> None:
     storage.write_json(storage.join(folder, "metrics.json"), summary)
     keys = records["key"].take(pa.array(sorted(found.missing), pa.int64())).to_pylist()
-    reasons = [found.missing[row] for row in sorted(found.missing)]
-    entries = [{"key": key, "reason": reason} for key, reason in zip(keys, reasons, strict=True)]
-    storage.write_json_lines(storage.join(folder, "missing.jsonl"), entries)
+    reasons = (found.missing[row] for row in sorted(found.missing))
+    storage.write_ledger(storage.join(folder, "missing.jsonl"), zip(keys, reasons, strict=True))
     names = pa.array(classes)
     best = np.argsort(-found.probabilities, axis=1, kind="stable")[:, :5]
     missing = np.isin(np.arange(len(records)), list(found.missing))

@@ -1,34 +1,71 @@
 """The materialise stage: the selected samples in tars of their own."""
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bsssl import data, storage
-from bsssl.pipeline.run import Run, Stage, Task
+from bsssl.config import Section
+from bsssl.pipeline.run import Run
+from bsssl.pipeline.stage import Parts, PlanRow, Stage, Task
+from bsssl.registry import STAGES
 from bsssl.runtime import distributed
 from bsssl.runtime.console import progress
-from bsssl.stages import inputs
+from bsssl.stages.select import SELECTION, selected
 
 
-def materialise_stage(run: Run, stage: Stage) -> dict[str, Any]:
-    """Write the tars that no task has written yet, processes sharing them, and the selection that names them."""
-    materialise_task(run, stage, Task(distributed.rank(), distributed.world_size()))
-    distributed.barrier()
-    plan = _plan(run, stage)
-    if distributed.is_main():
-        folder = str(run.folder(stage.name))
-        data.write_places(plan, folder=folder, path=storage.join(folder, inputs.SELECTION))
-    return {"pairs": len(plan.sample), "samples": len(plan.rows), "tars": plan.num_tars}
+class MaterialiseSettings(Section):
+    """What decides the tars, besides the selection."""
+
+    samples_per_tar: int
+    seed: int
 
 
-def materialise_task(run: Run, stage: Stage, task: Task) -> None:
-    """Write the task's tars that are not there yet."""
-    plan, folder, identity = _plan(run, stage), str(run.folder(stage.name)), run.identity(stage.name)
-    mine = range(task.number, plan.num_tars, task.count)
-    missing = [number for number in mine if not data.is_written(folder, number, identity=identity)]
-    for number in progress(missing, unit="tar", title=f"seed {run.seed}: {stage.name}"):
-        data.write_tar(plan, number, folder=folder, identity=identity)
+@STAGES.register("materialise")
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MaterialiseStage(Stage[MaterialiseSettings]):
+    """The copy of the selected samples in shuffled tars."""
 
+    kind = "materialise"
+    outputs = {"selection": (SELECTION,)}  # and the tars that it names
+    inputs = {"selection": ("selection",)}
+    in_parts = True
+    shared = True
 
-def _plan(run: Run, stage: Stage) -> data.TarPlan:
-    selection = str(run.folder(stage.needs[0]) / inputs.SELECTION)
-    return data.plan_tars(selection, per_tar=stage.settings["samples_per_tar"], seed=run.seed)
+    def work(self, run: Run) -> dict[str, Any]:
+        """See ``Stage``."""
+        self.work_part(run, Task(distributed.rank(), distributed.world_size()))
+        distributed.barrier()
+        plan = self._plan(run)
+        if distributed.is_main():
+            folder = str(run.folder(self.name))
+            data.write_places(plan, folder=folder, path=storage.join(folder, SELECTION))
+        return {"pairs": len(plan.sample), "samples": len(plan.rows), "tars": plan.num_tars}
+
+    def work_part(self, run: Run, task: Task) -> None:
+        """Write the tars of the task that are not there yet."""
+        plan, folder, identity = self._plan(run), str(run.folder(self.name)), run.identity(self.name)
+        mine = range(task.number, plan.num_tars, task.count)
+        missing = [number for number in mine if not data.is_written(folder, number, identity=identity)]
+        for number in progress(missing, unit="tar", title=f"seed {run.seed}: {self.name}"):
+            data.write_tar(plan, number, folder=folder, identity=identity)
+
+    def files(self, run: Run, result: Mapping[str, Any]) -> Iterable[str]:
+        """See ``Stage``."""
+        return [SELECTION, *(Path(data.tar_path("", number)).name for number in range(result["tars"]))]
+
+    def num_parts(self, run: Run) -> Parts | None:
+        """See ``Stage``."""
+        record = run.record(self.needs["selection"])
+        if record is None:
+            return None
+        return Parts(-(-int(record.result["samples"]) // self.settings.samples_per_tar), ".tar", "tars")
+
+    def plan_row(self, run: Run, sizes: Mapping[str, int]) -> PlanRow:
+        """See ``Stage``."""
+        return PlanRow(rows=selected(run, self.name, sizes))
+
+    def _plan(self, run: Run) -> data.TarPlan:
+        selection = str(run.input(self, "selection") / SELECTION)
+        return data.plan_tars(selection, per_tar=self.settings.samples_per_tar, seed=self.settings.seed)

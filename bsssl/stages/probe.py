@@ -1,82 +1,131 @@
-"""The fc_only stages of a transfer: logistic regression on the features of a checkpoint."""
+"""The probe stage: logistic regression on the features of a network that otherwise stays as it is."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from bsssl import config as configs
 from bsssl import data
-from bsssl.engine.checkpoints import save_model
+from bsssl.config import FcOnly, Model, Section
 from bsssl.engine.features import extract
 from bsssl.engine.logistic import Logistic, fit, standardisation
 from bsssl.engine.train import Failures
 from bsssl.errors import UserError
-from bsssl.models import classifier
-from bsssl.pipeline.run import Run, Stage
+from bsssl.models import WEIGHTS, classifier, save_model
+from bsssl.pipeline.run import Run
+from bsssl.pipeline.stage import PlanRow, Resources, Stage
+from bsssl.registry import STAGES
 from bsssl.runtime.console import logger, progress
 from bsssl.runtime.device import Compute
-from bsssl.stages import inputs
-from bsssl.stages.train import initial_model
+from bsssl.stages.computing import Execution, class_list, normalize, split_records
+from bsssl.stages.seen import TestView, earlier_view
+from bsssl.stages.train import initial_model, start_state
 
 
-def probe_stage(run: Run, stage: Stage) -> dict[str, Any]:
-    """Fit the classifier of a network that otherwise stays as it is; the network with it is the result.
+class ProbeSettings(Section):
+    """What decides the classifier, besides the features and the labels."""
+
+    fc_only: FcOnly
+    init_from: str | None = None
+    model: Model
+    seed: int
+    precision: str
+    seen: TestView
+
+
+@STAGES.register("probe")
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ProbeStage(Stage[ProbeSettings]):
+    """A classifier fitted to the features of a network; the network with it is the result.
 
     The standardisation of the features becomes a part of the classifier's weights.
     """
-    settings: configs.FcOnly = getattr(run.config, stage.section)
-    spec, classes, records = stage.settings["model"], inputs.class_list(run), inputs.split_records(run, "labeled")
-    compute = inputs.make_compute(run.config.system)
-    model = compute.place_model(initial_model(run, stage, classes))
-    layer = classifier(model)[1]
-    if layer.bias is None:
-        raise UserError(f"the classifier of {spec['name']} has no bias, which fc_only needs; choose another model")
-    failures = Failures(rows=len(records), max_rate=run.config.data.max_failure_rate)
-    features, rows = _features(run, stage, model, layer, records, compute=compute, failures=failures)
-    targets = torch.from_numpy(data.class_indices(records, classes, what="data.train"))[rows].to(features.device)
-    found, figures = _fit(features, targets, settings, num_classes=len(classes), seed=run.seed, title=stage.name)
-    with torch.no_grad():
-        layer.weight.copy_(found.weight.reshape(layer.weight.shape))
-        layer.bias.copy_(found.bias)
-    path = str(run.folder(stage.name) / inputs.WEIGHTS)
-    save_model(path, model.state_dict(), name=spec["name"], classes=classes, options=spec["options"])
-    return {"rows": len(rows), "features": features.shape[1], **figures, "unreadable": len(failures.reasons)}
 
+    kind = "probe"
+    outputs = {"weights": (WEIGHTS,)}
+    inputs = {"data": ("classes", "labeled")}
+    resources = Resources(gpu=True)
 
-def _features(
-    run: Run,
-    stage: Stage,
-    model: nn.Module,
-    layer: nn.Module,
-    records: pa.Table,
-    *,
-    compute: Compute,
-    failures: Failures,
-) -> tuple[Tensor, Tensor]:
-    """Of ``records`` as they are seen in testing, and the rows that could be read: see ``extract``."""
-    views = inputs.views(run, stage, "test")
-    dataset = data.ItemDataset(records, views=views)
-    batches = inputs.eval_batches(run, dataset, views)
-    loader = inputs.loader(run, dataset, batches, compute)
-    features, rows = extract(
-        model,
-        layer,
-        progress(loader, total=len(batches), unit="batch", title=f"seed {run.seed}: {stage.name}"),
-        rows=len(records),
-        normalize=inputs.normalize(run, compute),
-        compute=compute,
-        failures=failures,
-    )
-    if not features.isfinite().all():
-        raise UserError(f"{stage.name}: features are not numbers; the checkpoint is broken, or try precision=float32")
-    return features, rows
+    execution: Execution
+
+    def work(self, run: Run) -> dict[str, Any]:
+        """See ``Stage``."""
+        settings, folder = self.settings, run.input(self, "data")
+        classes, records = class_list(folder), split_records(folder, "labeled")
+        compute = self.execution.compute(settings.precision)
+        network = initial_model(
+            run,
+            self,
+            settings.model,
+            classes,
+            init_from=settings.init_from,
+            new_classifier=True,
+            seed=settings.seed,
+        )
+        model = compute.place_model(network)
+        layer = classifier(model)[1]
+        if layer.bias is None:
+            raise UserError(
+                f"the classifier of {settings.model.name} has no bias, which fc_only needs; choose another model"
+            )
+        failures = Failures(rows=len(records), max_rate=self.execution.max_failure_rate)
+        features, rows = self._features(run, model, layer, records, compute=compute, failures=failures)
+        targets = torch.from_numpy(data.class_indices(records, classes, what="data.train"))[rows].to(features.device)
+        fitted, figures = _fit(
+            features, targets, settings.fc_only, num_classes=len(classes), seed=settings.seed, title=self.name
+        )
+        with torch.no_grad():
+            layer.weight.copy_(fitted.weight.reshape(layer.weight.shape))
+            layer.bias.copy_(fitted.bias)
+        path, name, options = str(run.folder(self.name) / WEIGHTS), settings.model.name, settings.model.options
+        save_model(path, model.state_dict(), name=name, classes=classes, options=options)
+        return {"rows": len(rows), "features": features.shape[1], **figures, "unreadable": len(failures.reasons)}
+
+    def outside(self) -> dict[str, Any]:
+        """See ``Stage``."""
+        return start_state(self, self.settings.init_from)
+
+    def plan_row(self, run: Run, sizes: Mapping[str, int]) -> PlanRow:
+        """See ``Stage``."""
+        return PlanRow(rows=f"{sizes['labeled']:,}" if "labeled" in sizes else "unknown")
+
+    @classmethod
+    def earlier(cls, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See ``Stage``."""
+        state, fc_only = settings.pop("init_from", None), dict(settings.pop("fc_only"))
+        init_from, seen = fc_only.pop("init_from"), earlier_view(settings)
+        today = {**settings, "fc_only": fc_only, "init_from": init_from, "seen": seen}
+        return today, {"init_from": state} if state else {}
+
+    def _features(
+        self, run: Run, model: nn.Module, layer: nn.Module, records: Any, *, compute: Compute, failures: Failures
+    ) -> tuple[Tensor, Tensor]:
+        """Return the features of ``records`` as they are seen in testing, and the rows that could be read."""
+        views = self.settings.seen.views(deadline=self.execution.deadline)
+        dataset = data.ItemDataset(records, views=views)
+        batches = self.execution.eval_batches(dataset, views)
+        loader = self.execution.loader(dataset, batches, compute)
+        features, rows = extract(
+            model,
+            layer,
+            progress(loader, total=len(batches), unit="batch", title=f"seed {run.seed}: {self.name}"),
+            rows=len(records),
+            normalize=normalize(self.settings.seen.transforms, compute),
+            compute=compute,
+            failures=failures,
+        )
+        if not features.isfinite().all():
+            raise UserError(
+                f"{self.name}: features are not numbers; the checkpoint is broken, or try precision=float32"
+            )
+        return features, rows
 
 
 def _fit(
-    features: Tensor, targets: Tensor, settings: configs.FcOnly, *, num_classes: int, seed: int, title: str
+    features: Tensor, targets: Tensor, settings: FcOnly, *, num_classes: int, seed: int, title: str
 ) -> tuple[Logistic, dict[str, Any]]:
     """The classifier of features as they are, with the best value of C; and the figures to remember."""
     tried = _search(features, targets, settings, num_classes=num_classes, seed=seed)
@@ -98,7 +147,7 @@ def _fit(
 
 
 def _search(
-    features: Tensor, targets: Tensor, settings: configs.FcOnly, *, num_classes: int, seed: int
+    features: Tensor, targets: Tensor, settings: FcOnly, *, num_classes: int, seed: int
 ) -> list[dict[str, Any]]:
     """For each value of C whether the fit converged, its accuracy (percent) and mean loss on items held out of it;
     nothing for one value."""

@@ -1,5 +1,7 @@
 """The score stage: the teacher over every shard of the pool."""
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -7,138 +9,209 @@ import pyarrow as pa
 import torch
 
 from bsssl import data, selection, storage
-from bsssl.config import Config
+from bsssl.config import Model, Section
 from bsssl.engine.predict import predict
 from bsssl.engine.score import EXCLUDED, save_shard, score_shard
 from bsssl.errors import UserError
-from bsssl.pipeline.run import Run, Stage, Task
+from bsssl.pipeline.record import Work
+from bsssl.pipeline.run import Run
+from bsssl.pipeline.stage import Parts, PlanRow, Resources, Stage, Task
+from bsssl.registry import STAGES
 from bsssl.runtime import distributed
 from bsssl.runtime.console import logger, progress
-from bsssl.stages import inputs
+from bsssl.selection.scores import SUFFIX
+from bsssl.stages.computing import Execution, class_list, normalize, trained_model
+from bsssl.stages.data import HELD, POOL
+from bsssl.stages.seen import TestView, earlier_view
+from bsssl.stages.sources import OVERLAP_REMEDY
 
 
-def score_stage(run: Run[Config], stage: Stage) -> dict[str, Any]:
-    """Score what no task has scored yet, processes sharing the shards, and add up the ledgers."""
-    pool = data.read_pool(str(run.folder("data") / inputs.POOL))
-    if distributed.is_main():
-        _remove_surplus(run, stage, pool)
-    score_task(run, stage, Task(distributed.rank(), distributed.world_size()))
-    distributed.barrier()
-    return _scored(run, stage, pool)
+class ScoreSettings(Section):
+    """What decides the scores, besides the teacher's weights and the pool."""
+
+    top_p: int
+    pool_overlap: str
+    model: Model
+    precision: str
+    seen: TestView
 
 
-def score_task(run: Run[Config], stage: Stage, task: Task) -> None:
-    """Score the task's shards that have no score file of this teacher and pool yet."""
-    pool = data.read_pool(str(run.folder("data") / inputs.POOL))
-    common = _common_header(run, stage, pool)
-    mine = list(enumerate(pool.shards))[task.number :: task.count]
-    missing = [(number, shard) for number, shard in mine if not _is_scored(run, stage, number, common)]
-    if missing:
-        _score_shards(run, stage, missing, pool=pool, common=common)
+@STAGES.register("score")
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ScoreStage(Stage[ScoreSettings]):
+    """The scores of the teacher for every item of the pool."""
+
+    kind = "score"
+    outputs = {"scores": ()}  # a file per shard of the pool, of which what is read depends on the reader
+    inputs = {"data": ("classes", "pool", "held"), "teacher": ("weights",)}
+    in_parts = True
+    shared = True
+    resources = Resources(gpu=True)
+
+    execution: Execution
+
+    def work(self, run: Run) -> dict[str, Any]:
+        """See ``Stage``: what no task has scored yet, processes sharing the shards; then the ledgers are added up."""
+        pool = self._pool(run)
+        if distributed.is_main():
+            self._remove_surplus(run, pool)
+        self.work_part(run, Task(distributed.rank(), distributed.world_size()))
+        distributed.barrier()
+        return self._totals(run, pool) if distributed.is_main() else {}
+
+    def work_part(self, run: Run, task: Task) -> None:
+        """Score the shards of the task that have no score file of this teacher and pool yet."""
+        pool = self._pool(run)
+        common = self._common_header(run, pool)
+        mine = list(enumerate(pool.shards))[task.number :: task.count]
+        missing = [(number, shard) for number, shard in mine if not self._is_scored(run, number, common)]
+        if missing:
+            self._score_shards(run, missing, pool=pool, common=common)
+
+    def files(self, run: Run, result: Mapping[str, Any]) -> Iterable[str]:
+        """See ``Stage``."""
+        count = result.get("shards") or _pool_shards(run, self)
+        return [Path(selection.score_path("", number)).name for number in range(count)]
+
+    def digest(self, run: Run, output: str) -> str:
+        """See ``Stage``."""
+        work = run.work(self.name)
+        return storage.fingerprint([work.identifying, work.read])
+
+    def continues(self, run: Run, there: Work) -> bool:
+        """See ``Stage``: of a pool that has changed, what is still right is kept, shard by shard."""
+        wanted = run.work(self.name)
+        return there.identifying == wanted.identifying and there.read.get("teacher") == wanted.read.get("teacher")
+
+    def num_parts(self, run: Run) -> Parts | None:
+        """See ``Stage``."""
+        count = _pool_shards(run, self)
+        return Parts(count, SUFFIX, "shards") if count else None
+
+    def plan_row(self, run: Run, sizes: Mapping[str, int]) -> PlanRow:
+        """See ``Stage``."""
+        rows = f"{sizes['pool']:,}" if "pool" in sizes else "unknown"
+        return PlanRow(rows=rows, batch=str(self.execution.batch), samples=rows)
+
+    @classmethod
+    def earlier(cls, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See ``Stage``."""
+        seen = earlier_view(settings)
+        return {**settings, "seen": seen}, {}
+
+    def _pool(self, run: Run) -> data.Pool:
+        return data.read_pool(str(run.input(self, "data") / POOL))
+
+    def _score_shards(
+        self, run: Run, shards: list[tuple[int, data.Shard]], *, pool: data.Pool, common: dict[str, Any]
+    ) -> None:
+        settings, execution = self.settings, self.execution
+        compute = execution.compute(settings.precision)
+        classes = class_list(run.input(self, "data"))
+        model = compute.place_model(trained_model(run.input(self, "teacher"), settings.model, classes))
+        if compute.compile:
+            model = torch.compile(model)  # type: ignore[assignment]
+        held, views = _held_hashes(run.input(self, "data")), settings.seen.views(deadline=execution.deadline)
+        unreadable = 0
+        for number, shard in progress(shards, unit="shard", title=f"seed {run.seed}: {self.name}"):
+            records = shard.records()
+            dataset = data.ItemDataset(records, views=views, hash_content=bool(held))
+            loader = execution.loader(dataset, execution.eval_batches(dataset, views), compute)
+            to_floats = normalize(settings.seen.transforms, compute)
+            predictions = predict(model, loader, normalize=to_floats, compute=compute)
+            scores = score_shard(predictions, top_p=settings.top_p, held_hashes=held, views=views.count)
+            if scores.held and settings.pool_overlap == "refuse":
+                _refuse_held(records, scores.held)
+            unreadable += len(scores.failures)
+            self._check_unreadable(unreadable, pool.num_records, list(scores.failures.values()))
+            header = selection.ScoreHeader(
+                **common, shard=shard.name, number=number, base=shard.base, num_records=shard.num_records
+            )
+            path = selection.score_path(str(run.folder(self.name)), number)
+            save_shard(path, scores, header=header, records=records)
+
+    def _common_header(self, run: Run, pool: data.Pool) -> dict[str, Any]:
+        """Return what the headers of all score files of the stage share."""
+        classes, top_p = class_list(run.input(self, "data")), self.settings.top_p
+        if top_p > len(classes):
+            raise UserError(f"score.top_p ({top_p}) is above the {len(classes)} classes of data.train; lower it")
+        return {
+            "teacher": run.digest(self.needs["teacher"]),
+            "pool": pool.fingerprint,
+            "class_names": tuple(classes),
+            "top_p": top_p,
+            "preprocessing": self._preprocessing(),
+            "num_shards": len(pool.shards),
+        }
+
+    def _preprocessing(self) -> dict[str, Any]:
+        """Return how the teacher sees the samples, in the layout that score files have had from the first version."""
+        settings = self.settings.model_dump(mode="json")
+        seen = settings.pop("seen")
+        clips = seen.pop("clips")
+        if clips is not None and not clips["reader_options"]:
+            del clips["reader_options"]  # as before there were such
+        return {**settings, **seen} | ({} if clips is None else {"clips": {**clips, "deadline": None}})
+
+    def _remove_surplus(self, run: Run, pool: data.Pool) -> None:
+        """Remove the score files of shards that only an earlier, larger pool had."""
+        folder = run.folder(self.name)
+        wanted = {Path(selection.score_path(str(folder), number)) for number in range(len(pool.shards))}
+        for path in set(folder.glob(f"*{SUFFIX}")) - wanted:
+            Path(selection.ledger_path(str(path))).unlink(missing_ok=True)
+            path.unlink()
+
+    def _is_scored(self, run: Run, number: int, common: dict[str, Any]) -> bool:
+        """Return whether the score file of a shard is there, of this teacher and pool, and undamaged."""
+        path = selection.score_path(str(run.folder(self.name)), number)
+        if not storage.exists(path):
+            return False
+        try:
+            return selection.read_header(path).common() == common
+        except UserError:
+            return False
+
+    def _check_unreadable(self, unreadable: int, total: int, reasons: list[str]) -> None:
+        tolerated = self.execution.max_failure_rate
+        if unreadable > tolerated * total:
+            raise UserError(
+                f"{unreadable} of the pool's {total} items cannot be read, more than the tolerated {tolerated:.1%} "
+                f"(for example: {'; '.join(reasons[:3])}); mend the pool or raise data.max_failure_rate"
+            )
+
+    def _totals(self, run: Run, pool: data.Pool) -> dict[str, Any]:
+        """Return totals over all shards; too many unreadable items in all is an error here at the latest."""
+        paths = selection.score_files(str(run.folder(self.name)))
+        ledgers = [storage.read_ledger(selection.ledger_path(path)) for path in paths]
+        reasons = [reason for ledger in ledgers for _, reason in ledger if reason != EXCLUDED]
+        excluded = sum(len(ledger) for ledger in ledgers) - len(reasons)
+        self._check_unreadable(len(reasons), pool.num_records, reasons)
+        if reasons or excluded:
+            logger.info("pool: %d unreadable, %d excluded (listed in the ledgers)", len(reasons), excluded)
+        return {
+            "records": pool.num_records,
+            "scored": pool.num_records - len(reasons) - excluded,
+            "unreadable": len(reasons),
+            "excluded": excluded,
+            "shards": len(pool.shards),
+        }
 
 
-def _score_shards(
-    run: Run[Config], stage: Stage, shards: list[tuple[int, data.Shard]], *, pool: data.Pool, common: dict[str, Any]
-) -> None:
-    settings = run.config.data
-    compute = inputs.make_compute(run.config.system)
-    model = compute.place_model(inputs.trained_model(run, _teacher(stage)))
-    if run.config.system.compile:
-        model = torch.compile(model)  # type: ignore[assignment]
-    held, views = _held_hashes(run), inputs.views(run, stage, "score")
-    unreadable = 0
-    for number, shard in progress(shards, unit="shard", title=f"seed {run.seed}: {stage.name}"):
-        records = shard.records()
-        dataset = data.ItemDataset(records, views=views, hash_content=bool(held))
-        loader = inputs.loader(run, dataset, inputs.eval_batches(run, dataset, views), compute)
-        predictions = predict(model, loader, normalize=inputs.normalize(run, compute), compute=compute)
-        found = score_shard(predictions, top_p=run.config.score.top_p, held_hashes=held, views=views.count)
-        if found.held and settings.pool_overlap == "refuse":
-            _refuse_held(records, found.held)
-        unreadable += len(found.failures)
-        _check_unreadable(unreadable, pool.num_records, settings.max_failure_rate, list(found.failures.values()))
-        header = selection.ScoreHeader(
-            **common, shard=shard.name, number=number, base=shard.base, num_records=shard.num_records
-        )
-        save_shard(selection.score_path(str(run.folder(stage.name)), number), found, header=header, records=records)
+def _pool_shards(run: Run, stage: ScoreStage) -> int:
+    """Return the number of shards that the data stage has listed; 0 where it has not yet."""
+    record = run.record(stage.needs["data"])
+    return 0 if record is None else int(record.result["pool_shards"])
 
 
-def _teacher(stage: Stage) -> str:
-    return next(need for need in stage.needs if need != "data")
-
-
-def _common_header(run: Run[Config], stage: Stage, pool: data.Pool) -> dict[str, Any]:
-    """What the headers of all the stage's score files share."""
-    classes, top_p = inputs.class_list(run), run.config.score.top_p
-    if top_p > len(classes):
-        raise UserError(f"score.top_p ({top_p}) is above the {len(classes)} classes of data.train; lower it")
-    return {
-        "teacher": run.digest(_teacher(stage)),
-        "pool": pool.fingerprint,
-        "class_names": tuple(classes),
-        "top_p": top_p,
-        "preprocessing": storage.as_json(stage.settings),
-        "num_shards": len(pool.shards),
-    }
-
-
-def _held_hashes(run: Run[Config]) -> frozenset[bytes]:
-    """Of the contents of the labeled and test items, which the pool must not hold; none where that is allowed."""
-    with storage.open_read(str(run.folder("data") / inputs.HELD)) as file:
+def _held_hashes(data_folder: Path) -> frozenset[bytes]:
+    """Return hashes of the labeled and test items, which the pool must not hold; none where that is allowed."""
+    with storage.open_read(str(data_folder / HELD)) as file:
         content = file.read()
     return frozenset(content[start : start + data.HASH_BYTES] for start in range(0, len(content), data.HASH_BYTES))
-
-
-def _remove_surplus(run: Run[Config], stage: Stage, pool: data.Pool) -> None:
-    """Remove the score files of shards that only an earlier, larger pool had."""
-    folder = run.folder(stage.name)
-    wanted = {Path(selection.score_path(str(folder), number)) for number in range(len(pool.shards))}
-    for path in set(folder.glob(f"*{min(wanted).suffix}")) - wanted:
-        Path(selection.ledger_path(str(path))).unlink(missing_ok=True)
-        path.unlink()
-
-
-def _is_scored(run: Run[Config], stage: Stage, number: int, common: dict[str, Any]) -> bool:
-    """Whether the shard's score file is there, of this teacher and pool; a stale or damaged one is to be replaced."""
-    path = selection.score_path(str(run.folder(stage.name)), number)
-    if not storage.exists(path):
-        return False
-    try:
-        return selection.read_header(path).common() == common
-    except UserError:
-        return False
 
 
 def _refuse_held(records: pa.Table, held: list[int]) -> None:
     keys = records["key"].take(pa.array(held[:5])).to_pylist()
     raise UserError(
-        f"the pool holds {len(held)} copies of labeled or test items (such as {', '.join(keys)}); "
-        f"{inputs.OVERLAP_REMEDY}"
+        f"the pool holds {len(held)} copies of labeled or test items (such as {', '.join(keys)}); {OVERLAP_REMEDY}"
     )
-
-
-def _check_unreadable(unreadable: int, total: int, max_rate: float, reasons: list[str]) -> None:
-    if unreadable > max_rate * total:
-        raise UserError(
-            f"{unreadable} of the pool's {total} items cannot be read, more than the tolerated {max_rate:.1%} "
-            f"(for example: {'; '.join(reasons[:3])}); mend the pool or raise data.max_failure_rate"
-        )
-
-
-def _scored(run: Run[Config], stage: Stage, pool: data.Pool) -> dict[str, Any]:
-    """Totals over all shards, from their ledgers; too many unreadable items in all is an error here at the latest."""
-    if not distributed.is_main():
-        return {}
-    paths = selection.score_files(str(run.folder(stage.name)))
-    ledgers = [storage.read_ledger(selection.ledger_path(path)) for path in paths]
-    reasons = [reason for ledger in ledgers for _, reason in ledger if reason != EXCLUDED]
-    excluded = sum(len(ledger) for ledger in ledgers) - len(reasons)
-    _check_unreadable(len(reasons), pool.num_records, run.config.data.max_failure_rate, reasons)
-    if reasons or excluded:
-        logger.info("pool: %d unreadable, %d excluded (listed in the ledgers)", len(reasons), excluded)
-    return {
-        "records": pool.num_records,
-        "scored": pool.num_records - len(reasons) - excluded,
-        "unreadable": len(reasons),
-        "excluded": excluded,
-    }

@@ -1,55 +1,95 @@
 """The select stage: the student's training set from the scores."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from bsssl import selection
-from bsssl.config import Config
-from bsssl.pipeline.run import Run, Stage
+from bsssl.config import Section
+from bsssl.pipeline.run import Run
+from bsssl.pipeline.stage import PlanRow, Stage
+from bsssl.registry import STAGES
 from bsssl.runtime.console import logger, progress
-from bsssl.stages import inputs
+from bsssl.stages.computing import class_list, some, split_records
+
+SELECTION = "selection.parquet"
 
 
-def select_stage(run: Run[Config], stage: Stage) -> dict[str, Any]:
-    """Choose the student's training set from the scores."""
-    settings = run.config.select
-    paths = selection.score_files(str(run.folder(stage.needs[0])))
-    top_k: int = stage.settings["top_k"]  # of this round
-    chosen = selection.select_samples(
-        paths,
-        top_k=top_k,
-        variant=settings.variant,
-        options=settings.variant_options,
-        min_score=settings.min_score,
-        seed=run.seed,
-        progress=progress,
-    )
-    path = str(run.folder(stage.name) / inputs.SELECTION)
-    selection.write_selection(path, chosen, progress=progress)
-    summary, short = chosen.summary(), chosen.short_classes()
-    if short:
-        logger.warning("%d classes have fewer than K = %d samples: %s", len(short), top_k, inputs.some(short))
-    if chosen.dropped:
-        logger.info("%d pairs fewer than without select.min_score = %g", chosen.dropped, settings.min_score)
-    return {
-        "pairs": summary["pairs"],
-        "samples": summary["samples"],
-        "short_classes": len(short),
-        "dropped": chosen.dropped,
-        "precision": None if run.config.data.pool else _precision(run, selection.read_selection(path)),
-    }
+class SelectSettings(Section):
+    """What decides a selection, besides the scores."""
+
+    top_k: int
+    """K of this round"""
+    variant: str = "balanced"
+    variant_options: dict[str, Any] = {}
+    min_score: float = 0.0
+    seed: int
 
 
-def _precision(run: Run, chosen: pa.Table) -> float:
-    """Percent of the pairs whose class is the true one, for reporting alone.
+@STAGES.register("select")
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SelectStage(Stage[SelectSettings]):
+    """The choice of the samples that the student is pre-trained on."""
 
-    Every truth is known when the items whose labels the split set aside are the whole pool.
-    """
-    rest = inputs.split_records(run, "rest")
+    kind = "select"
+    outputs = {"selection": (SELECTION,)}
+    inputs = {"scores": ("scores",)}
+
+    knows_truth: str | None = None
+    """the data stage, where every item of the pool has a label that was set aside: its precision is then reported"""
+
+    def work(self, run: Run) -> dict[str, Any]:
+        """See ``Stage``."""
+        settings, path = self.settings, str(run.folder(self.name) / SELECTION)
+        chosen = selection.select_samples(
+            selection.score_files(str(run.input(self, "scores"))),
+            top_k=settings.top_k,
+            variant=settings.variant,
+            options=settings.variant_options,
+            min_score=settings.min_score,
+            seed=settings.seed,
+            progress=progress,
+        )
+        selection.write_selection(path, chosen, progress=progress)
+        summary, short = chosen.summary(), chosen.short_classes()
+        if short:
+            logger.warning("%d classes have fewer than K = %d samples: %s", len(short), settings.top_k, some(short))
+        if chosen.dropped:
+            logger.info("%d pairs fewer than without select.min_score = %g", chosen.dropped, settings.min_score)
+        truth = None if self.knows_truth is None else run.folder(self.knows_truth)
+        return {
+            "pairs": summary["pairs"],
+            "samples": summary["samples"],
+            "short_classes": len(short),
+            "dropped": chosen.dropped,
+            "precision": None if truth is None else _precision(selection.read_selection(path), truth),
+        }
+
+    def plan_row(self, run: Run, sizes: Mapping[str, int]) -> PlanRow:
+        """See ``Stage``."""
+        return PlanRow(rows=selected(run, self.name, sizes))
+
+
+def selected(run: Run, name: str, sizes: Mapping[str, int]) -> str:
+    """Return how many pairs stage ``name`` has selected, or copied; at most how many where it has not yet."""
+    if run.pending(name) is None:
+        return f"{run.result(name)['pairs']:,}"
+    stage = run.stages[name]
+    chosen = stage if isinstance(stage, SelectStage) else run.stages.get(stage.needs.get("selection", ""))
+    if "classes" not in sizes or not isinstance(chosen, SelectStage):
+        return "unknown"
+    return f"at most {sizes['classes'] * chosen.settings.top_k:,}"
+
+
+def _precision(chosen: pa.Table, data_folder: Path) -> float:
+    """Return the percentage of the pairs whose class is the true one, for reporting alone."""
+    rest = split_records(data_folder, "rest")
     truth = dict(zip(rest["key"].to_pylist(), rest["label"].to_pylist(), strict=True))
-    classes = inputs.class_list(run)
+    classes = class_list(data_folder)
     right = [
         truth[key] == classes[index]
         for key, index in zip(chosen["key"].to_pylist(), chosen["class"].to_pylist(), strict=True)

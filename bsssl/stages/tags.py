@@ -1,6 +1,7 @@
 """The tags stage: hashtags become the classes of the weakly supervised training; and what to see of them beforehand."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,95 +9,177 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bsssl import config as configs
 from bsssl import data, storage
+from bsssl.config import Config, Data, Section, Source, Tags, Weak
 from bsssl.errors import UserError
-from bsssl.pipeline.run import Run, Stage
-from bsssl.runtime.console import aligned, logger, progress
-from bsssl.stages import inputs
-from bsssl.stages.data import open_source
+from bsssl.pipeline.run import Run
+from bsssl.pipeline.stage import PlanRow, Stage
+from bsssl.registry import STAGES
+from bsssl.runtime.console import logger, progress
+from bsssl.stages.computing import CLASSES, class_list, some, split_records
+from bsssl.stages.sources import OVERLAP_REMEDY, files_state, open_source
 
 _LISTED = pa.schema([field for field in data.RECORD_SCHEMA if field.name not in ("label", "tags")])
+TAGGED = "tagged.parquet"
 _HINT = "`bsssl tags inspect` shows the tags"
 
 
-def tags_stage(run: Run[configs.Config], stage: Stage) -> dict[str, Any]:
-    """Write the samples that have a class (tagged.parquet), the classes, and every tag with its fate (tags.csv).
+class TagsSettings(Section):
+    """What decides the classes that tags mean, and their samples."""
+
+    sources: list[Source]
+    tags: Tags
+    videos: bool = False
+    overlap: str = "refuse"
+    """what to do with test items: refuse, exclude or allow them"""
+
+
+@STAGES.register("tags")
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TagsStage(Stage[TagsSettings]):
+    """The samples that have a class (tagged.parquet), the classes, and every tag with its fate (tags.csv).
 
     The sources are streamed once, by way of a local file; see ``data.read_tags`` for what memory grows with.
     """
-    config, folder = run.config, run.folder(stage.name)
-    settings, test = _weak(config), inputs.split_records(run, "test")
-    targets = inputs.class_list(run) if settings.tags.classes == "targets" else None
-    exclude = test if config.data.pool_overlap == "exclude" else None
-    listed = folder / "listed.tmp"  # a name that is cleared away when the stage is killed
-    try:
-        found = data.read_tags(_copied(_samples(config, exclude), listed), _rules(settings.tags, targets))
-        if config.data.pool_overlap == "refuse":
-            data.check_overlap(_listed(listed), test, remedy=inputs.OVERLAP_REMEDY, what="weak.sources", holds="test")
-        classes = _classes(found, settings.tags, targets)
-        rows, offsets, members = found.of_classes(classes)
-        data.write_tagged(str(folder / inputs.TAGGED), _listed(listed), rows=rows, offsets=offsets, classes=members)
-    finally:
-        listed.unlink(missing_ok=True)
-    storage.write_json(str(folder / inputs.CLASSES), classes)
-    storage.write_csv(str(folder / "tags.csv"), _fates(found, classes, settings.tags.min_samples))
-    return {
-        "samples": len(rows),
-        "listed": len(found.counts),
-        "untagged": found.untagged,
-        "classes": len(classes),
-        "dropped_classes": len(found.classes) - len(set(classes) & set(found.classes)),
-        "tags": len(found.tags),
-    }
+
+    kind = "tags"
+    outputs = {"tagged": (TAGGED, CLASSES, "tags.csv")}
+    prepares = True
+
+    tests: tuple[str, ...] = ("test",)
+    """the outputs of the data stage that hold test items"""
+
+    def reads(self, role: str) -> tuple[str, ...]:
+        """See ``Stage``."""
+        tests = self.tests if self.settings.overlap != "allow" else ()
+        return tests + (("classes",) if self.settings.tags.classes == "targets" else ())
+
+    def work(self, run: Run) -> dict[str, Any]:
+        """See ``Stage``."""
+        settings, folder, source = self.settings, run.folder(self.name), run.input(self, "data")
+        test = None
+        if settings.overlap != "allow":
+            test = data.concat_records([split_records(source, name) for name in self.tests])
+        targets = class_list(source) if settings.tags.classes == "targets" else None
+        listed = folder / "listed.tmp"  # a name that is cleared away when the stage is killed
+        try:
+            samples = _samples(settings, test if settings.overlap == "exclude" else None)
+            found = data.read_tags(_copied(samples, listed), _rules(settings.tags, targets))
+            if settings.overlap == "refuse" and test is not None:
+                data.check_overlap(_listed(listed), test, remedy=OVERLAP_REMEDY, what="weak.sources", holds="test")
+            classes = _classes(found, settings.tags, targets)
+            rows, offsets, members = found.of_classes(classes)
+            data.write_tagged(str(folder / TAGGED), _listed(listed), rows=rows, offsets=offsets, classes=members)
+        finally:
+            listed.unlink(missing_ok=True)
+        storage.write_json(str(folder / CLASSES), classes)
+        storage.write_csv(str(folder / "tags.csv"), _fates(found, classes, settings.tags.min_samples))
+        return {
+            "samples": len(rows),
+            "listed": len(found.counts),
+            "untagged": found.untagged,
+            "classes": len(classes),
+            "dropped_classes": len(found.classes) - len(set(classes) & set(found.classes)),
+            "tags": len(found.tags),
+        }
+
+    def outside(self) -> dict[str, Any]:
+        """See ``Stage``."""
+        tags = self.settings.tags
+        named = [path for path in (tags.file, tags.map, tags.spelling) if isinstance(path, str)]
+        return {"weak.sources": [*files_state(self.settings.sources), *map(storage.state, named)]}
+
+    def plan_row(self, run: Run, sizes: Mapping[str, int]) -> PlanRow:
+        """See ``Stage``."""
+        return PlanRow(rows=f"{run.result(self.name)['samples']:,}" if run.pending(self.name) is None else "unknown")
+
+    @classmethod
+    def earlier(cls, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See ``Stage``."""
+        return settings, {"weak.sources": settings.pop("files")}
 
 
-def inspect_tags(config: configs.Config, *, most: int | None) -> str:
-    """Counts, coverage per class, unmapped tags, plurals and what is dropped, as text, from the sources themselves.
+@dataclass(frozen=True)
+class TagSummary:
+    """What the hashtags of ``weak.sources`` mean, before anything is made of them."""
 
-    ``most``: rows of each table; None shows all.
-    """
-    settings = _weak(config)
+    samples: int
+    untagged: int
+    unmapped: int
+    """samples with tags that mean no class"""
+    dropped: int
+    """samples of dropped classes alone"""
+    used: int
+    """samples to train on"""
+    tags: int
+    mapped_tags: int
+    classes: int
+    classes_per_sample: float
+    tested: int
+    """samples that are test items, which ``data.pool_overlap`` refuses"""
+    coverage: list[tuple[str, int, float, float]]
+    """each class with its samples, their share of all, and their share of what resampling draws, in percent"""
+    unmapped_tags: list[tuple[str, int]]
+    """tags without a class and their samples, most frequent first"""
+    plurals: list[tuple[str, int, str, int]]
+    """tags that may be the plural of another, and that other, with their samples"""
+    short: dict[str, int]
+    """samples of the classes with too few of them"""
+    are_refused: bool
+    """whether classes with too few samples are refused, not dropped"""
+
+
+def summarise_tags(config: Config) -> TagSummary:
+    """Return what the hashtags mean, by the sources themselves; writes nothing."""
+    weak, videos = _weak(config), config.data.clips is not None
+    settings = tags_settings(weak, config.data)
     targets = None
     if settings.tags.classes == "targets":
-        targets = data.class_names(open_source(config.data.train, config.data).records())
-    overlap, tested = config.data.pool_overlap, [0]
-    test = None if overlap == "allow" else open_source(config.data.test, config.data).records()
-    samples = _samples(config, test if overlap == "exclude" else None)
+        targets = data.class_names(open_source(config.data.train, videos=videos).records())
+    overlap, tested = settings.overlap, [0]
+    test = None if overlap == "allow" else open_source(config.data.test, videos=videos).records()
+    samples = _samples(settings, test if overlap == "exclude" else None)
     if test is not None:
         samples = _counting(samples, data.Places(test), tested)
     found = data.read_tags(samples, _rules(settings.tags, targets))
     short = _short(found, settings.tags, targets)
-    kept = [name for name in targets or sorted(found.classes) if name not in short]
-    rows, _, members = found.of_classes(targets or kept)
+    classes = targets or [name for name in sorted(found.classes) if name not in short]
+    rows, _, members = found.of_classes(classes)
     total, mapped = len(found.counts), int(np.count_nonzero(found.counts))
-    lines = [
-        f"samples: {total:,}; without tags {found.untagged:,}; with tags that mean no class "
-        f"{total - found.untagged - mapped:,}; of dropped classes alone {mapped - len(rows):,}; "
-        f"to train on {len(rows):,}",
-        f"tags: {len(found.tags):,}; with a class {np.count_nonzero(found.tag_classes >= 0):,}",
-        f"classes: {len(targets or kept):,}, {len(members) / max(1, len(rows)):.2f} per sample",
-    ]
-    if sum(tested):
-        lines.append(f"refused: {sum(tested):,} samples are test items; {inputs.OVERLAP_REMEDY}")
-    lines += _table(("class", "samples", "%", "% drawn"), _coverage(found, targets or kept, settings.resample), most)
-    unmapped = [
-        (found.tags[tag], f"{found.tag_samples[tag]:,}") for tag in _by_samples(found) if found.tag_classes[tag] < 0
-    ]
-    lines += _table(("unmapped tag", "samples"), unmapped, most)
-    lines += _table(("perhaps a plural", "samples", "of", "samples"), _plurals(found), most)
-    fate = "refused class" if targets else "dropped class"
-    lines += _table((fate, "samples"), [(name, f"{count:,}") for name, count in short.items()], most)
-    return "\n".join(lines)
+    return TagSummary(
+        samples=total,
+        untagged=found.untagged,
+        unmapped=total - found.untagged - mapped,
+        dropped=mapped - len(rows),
+        used=len(rows),
+        tags=len(found.tags),
+        mapped_tags=int(np.count_nonzero(found.tag_classes >= 0)),
+        classes=len(classes),
+        classes_per_sample=len(members) / max(1, len(rows)),
+        tested=sum(tested),
+        coverage=_coverage(found, classes, weak.resample),
+        unmapped_tags=[
+            (found.tags[tag], int(found.tag_samples[tag])) for tag in _by_samples(found) if found.tag_classes[tag] < 0
+        ],
+        plurals=_plurals(found),
+        short=short,
+        are_refused=targets is not None,
+    )
 
 
-def _weak(config: configs.Config) -> configs.Weak:
+def tags_settings(weak: Weak, settings: Data) -> TagsSettings:
+    """Return what decides the tags stage of a recipe with these sections."""
+    videos, overlap = settings.clips is not None, settings.pool_overlap
+    return TagsSettings(sources=weak.sources, tags=weak.tags, videos=videos, overlap=overlap)
+
+
+def _weak(config: Config) -> Weak:
     if config.weak is None:
         raise UserError("the config has no weak section; add weak.sources and teacher.init_from=weak")
     return config.weak
 
 
-def _rules(tags: configs.Tags, targets: list[str] | None) -> data.TagRules:
+def _rules(tags: Tags, targets: list[str] | None) -> data.TagRules:
     return data.tag_rules(
         spelling=_pairs(tags.spelling),
         mapping=None if tags.map is None else _pairs(tags.map),
@@ -110,10 +193,9 @@ def _pairs(given: Mapping[str, str] | str) -> Mapping[str, str]:
     return data.read_pairs(given) if isinstance(given, str) else given
 
 
-def _samples(config: configs.Config, exclude: pa.Table | None) -> Iterator[pa.Table]:
-    """The records of all sources with their tags, without those of ``exclude``."""
-    settings = _weak(config)
-    tables: Iterable[pa.Table] = _sources(config, settings)
+def _samples(settings: TagsSettings, exclude: pa.Table | None) -> Iterator[pa.Table]:
+    """Yield the records of all sources with their tags, without those of ``exclude``."""
+    tables: Iterable[pa.Table] = _sources(settings)
     if settings.tags.file is not None:
         tables = data.tags_from_file(tables, settings.tags.file)
     places, left_out = None if exclude is None else data.Places(exclude), 0
@@ -134,10 +216,10 @@ def _counting(tables: Iterable[pa.Table], places: data.Places, counts: list[int]
         yield table
 
 
-def _sources(config: configs.Config, settings: configs.Weak) -> Iterator[pa.Table]:
+def _sources(settings: TagsSettings) -> Iterator[pa.Table]:
     for number, source in enumerate(settings.sources):
         tagged = settings.tags.file is not None
-        for table in open_source(source, config.data).batches():
+        for table in open_source(source, videos=settings.videos).batches():
             tagged = tagged or table["tags"].null_count < len(table)
             yield table
         if not tagged:
@@ -160,13 +242,13 @@ def _listed(path: Path) -> Iterator[pa.Table]:
         yield pa.Table.from_batches([batch])
 
 
-def _short(found: data.TaggedSamples, tags: configs.Tags, targets: list[str] | None) -> dict[str, int]:
+def _short(found: data.TaggedSamples, tags: Tags, targets: list[str] | None) -> dict[str, int]:
     """The classes with too few samples, fewest first."""
     counts = found.samples_of(targets or found.classes)
     return {name: counts[name] for name in sorted(counts, key=counts.__getitem__) if counts[name] < tags.min_samples}
 
 
-def _classes(found: data.TaggedSamples, tags: configs.Tags, targets: list[str] | None) -> list[str]:
+def _classes(found: data.TaggedSamples, tags: Tags, targets: list[str] | None) -> list[str]:
     """The classes to train, in the order of the network's outputs."""
     short = _short(found, tags, targets)
     if targets is None:
@@ -174,7 +256,7 @@ def _classes(found: data.TaggedSamples, tags: configs.Tags, targets: list[str] |
         if short:
             logger.warning(
                 "%d of %d classes have fewer than weak.tags.min_samples = %d samples and are left out: %s (all: "
-                "tags.csv)", len(short), len(found.classes), tags.min_samples, inputs.some(short),
+                "tags.csv)", len(short), len(found.classes), tags.min_samples, some(short),
             )  # fmt: skip
         if len(classes) < 2:
             raise UserError(
@@ -185,13 +267,13 @@ def _classes(found: data.TaggedSamples, tags: configs.Tags, targets: list[str] |
     if short:
         raise UserError(
             f"weak: {len(short)} of {len(targets)} classes have fewer than weak.tags.min_samples = {tags.min_samples} "
-            f"tagged samples: {inputs.some(short)}; map more tags to them or lower it, to 0 for none at all ({_HINT})"
+            f"tagged samples: {some(short)}; map more tags to them or lower it, to 0 for none at all ({_HINT})"
         )
     empty = {name: 0 for name, count in found.samples_of(targets).items() if not count}
     if len(empty) == len(targets):
         raise UserError(f"weak: no tag means a class of data.train; set weak.tags.map ({_HINT})")
     if empty:
-        logger.warning("%d classes have no tagged sample: %s", len(empty), inputs.some(empty))
+        logger.warning("%d classes have no tagged sample: %s", len(empty), some(empty))
     return targets
 
 
@@ -200,7 +282,7 @@ def _by_samples(found: data.TaggedSamples) -> list[int]:
     return sorted(range(len(found.tags)), key=lambda tag: (-found.tag_samples[tag], found.tags[tag]))
 
 
-def _plurals(found: data.TaggedSamples) -> list[tuple[str, str, str, str]]:
+def _plurals(found: data.TaggedSamples) -> list[tuple[str, int, str, int]]:
     """Tags that are another and an s, as ``weak.tags.spelling`` may want to know, unless they mean the same class."""
     number = {tag: place for place, tag in enumerate(found.tags)}
     pairs = [
@@ -209,7 +291,7 @@ def _plurals(found: data.TaggedSamples) -> list[tuple[str, str, str, str]]:
         if found.tags[tag].endswith("s") and found.tags[tag][:-1] in number
     ]
     return [
-        (found.tags[many], f"{found.tag_samples[many]:,}", found.tags[one], f"{found.tag_samples[one]:,}")
+        (found.tags[many], int(found.tag_samples[many]), found.tags[one], int(found.tag_samples[one]))
         for many, one in pairs
         if found.tag_classes[many] != found.tag_classes[one]
     ]
@@ -226,7 +308,7 @@ def _fates(found: data.TaggedSamples, classes: list[str], min_samples: int) -> I
         yield found.tags[tag], str(found.tag_samples[tag]), name, fate
 
 
-def _coverage(found: data.TaggedSamples, classes: list[str], power: float) -> list[tuple[str, ...]]:
+def _coverage(found: data.TaggedSamples, classes: list[str], power: float) -> list[tuple[str, int, float, float]]:
     """Each class with its samples, its share of the samples, and its share of what resampling draws of them."""
     rows, offsets, members = found.of_classes(classes)
     if not len(rows):
@@ -237,14 +319,4 @@ def _coverage(found: data.TaggedSamples, classes: list[str], power: float) -> li
     drawn = data.class_counts(targets, num_classes=len(classes), weights=factors) / factors.sum()
     samples = np.bincount(members, minlength=len(classes))
     order = np.argsort(-samples, kind="stable")
-    return [
-        (classes[i], f"{samples[i]:,}", f"{100 * samples[i] / len(rows):.2f}", f"{100 * drawn[i]:.2f}") for i in order
-    ]
-
-
-def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], most: int | None) -> list[str]:
-    """A titled table, but nothing for no rows; how many are not shown is said."""
-    if not rows:
-        return []
-    left = [] if most is None or len(rows) <= most else [f"... {len(rows) - most:,} more, shown with --all"]
-    return ["", *aligned([header, *rows[:most]]), *left]
+    return [(classes[i], int(samples[i]), 100 * float(samples[i]) / len(rows), float(100 * drawn[i])) for i in order]

@@ -1,198 +1,305 @@
-"""The training stages: weak, teacher, baseline, ceiling, pretrain, finetune."""
+"""The train stage: a network on tags, on the labels or on the selection."""
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import nn
+from typing_extensions import TypeVar
 
-from bsssl import config as configs
 from bsssl import data, selection, storage
-from bsssl.engine.checkpoints import Checkpoints, save_model
+from bsssl.config import Model, Pretrain, Section, Train, WeakTraining, check_warmup
+from bsssl.engine.checkpoints import Checkpoints
+from bsssl.engine.metrics import Metrics
 from bsssl.engine.train import Failures, train
-from bsssl.models import build_model
-from bsssl.models.weights.loading import has_classes, load_weights
-from bsssl.models.weights.released import load_released
-from bsssl.optim import build_optimizer, build_schedule
-from bsssl.optim.losses import EarlyLearning, Loss, logit_adjustment, mixing
-from bsssl.pipeline.run import Run, Stage
+from bsssl.models import WEIGHTS, build_model, has_classes, load_released, load_weights, save_model
+from bsssl.optim import build_loss, build_optimizer, build_schedule, mixing
+from bsssl.pipeline.run import Run
+from bsssl.pipeline.stage import PlanRow, Resources, Stage
+from bsssl.registry import STAGES
 from bsssl.runtime import distributed
+from bsssl.runtime.console import logger
 from bsssl.runtime.device import Compute
-from bsssl.stages import inputs
+from bsssl.stages.computing import Execution, class_list, normalize, split_records
+from bsssl.stages.seen import TrainView, earlier_view
+from bsssl.stages.select import SELECTION, selected
+from bsssl.stages.tags import TAGGED
+
+T = TypeVar("T", bound=Train, default=Train)
 
 
-def train_stage(run: Run, stage: Stage) -> dict[str, Any]:
-    """Train a network on tags, on the labels or on the selection; its weights are the result."""
-    settings: configs.Train = getattr(run.config, stage.section)
-    classes, folder = inputs.class_list(run, "tags" if "tags" in stage.needs else "data"), run.folder(stage.name)
-    records, targets = _training_set(run, stage, classes)
-    tars = _tars(records) if any(need.startswith("materialise") for need in stage.needs) else None
-    steps, warmup_steps = (
-        length.steps(batch_size=settings.batch_size, rows=len(records)) for length in (settings.length, settings.warmup)
-    )
-    configs.check_warmup(stage.section, settings, steps=steps, warmup_steps=warmup_steps)
-    weights = None
-    if isinstance(settings, configs.Weak) and isinstance(targets, data.SparseTargets) and settings.resample:
-        weights = data.resampling(targets, power=settings.resample)
-    compute = inputs.make_compute(run.config.system)
-    model = compute.place_model(initial_model(run, stage, classes))
-    seed = _stage_seed(run.seed, stage.name)
-    dataset = data.ItemDataset(records, targets=targets, views=inputs.views(run, stage, "train"), seed=seed)
-    failures = Failures(rows=len(records), max_rate=run.config.data.max_failure_rate)
-    checkpoints = Checkpoints(folder=str(folder), fingerprint=run.identity(stage.name))
-    full_rate = settings.base_lr * settings.batch_size / 256
-    trained = train(
-        model=model,
-        batches=lambda first: _train_loader(
-            run, dataset, settings, compute, first=first, steps=steps, seed=seed, groups=tars, weights=weights
-        ),
-        steps=steps,
-        normalize=inputs.normalize(run, compute),
-        mix=mixing(mixup=settings.mixup, cutmix=settings.cutmix, num_classes=len(classes)),
-        loss_function=_loss(settings, targets, weights, num_classes=len(classes)).to(compute.device),
-        optimizer=build_optimizer(
-            model,
-            kind=settings.optimizer,
-            lr=full_rate,
-            momentum=settings.momentum,
-            nesterov=settings.nesterov,
-            weight_decay=settings.weight_decay,
-        ),
-        schedule=build_schedule(
-            kind=settings.schedule,
-            base_lr=settings.base_lr,
-            batch_size=settings.batch_size,
-            gamma=settings.gamma,
-            intervals=settings.intervals,
-            steps=max(steps, 1),
-            warmup_steps=warmup_steps,
-            warmup_from=settings.warmup_from,
-        ),
-        compute=compute,
-        seed=seed,
-        checkpoints=checkpoints,
-        metrics_path=str(folder / "metrics.jsonl") if distributed.is_main() else None,
-        failures=failures,
-        accumulate=settings.accumulate,
-        clip_norm=settings.clip_norm,
-        average_decay=settings.average_decay,
-        checkpoint_minutes=run.config.system.checkpoint_minutes,
-        checkpoint_steps=run.config.system.checkpoint_steps,
-        title=f"seed {run.seed}: {stage.name}",
-    )
-    if distributed.is_main():
-        spec = stage.settings["model"]
-        save_model(
-            str(folder / inputs.WEIGHTS),
-            trained.state_dict(),
-            name=spec["name"],
-            classes=classes,
-            options=spec["options"],
+class TrainSettings(Section, Generic[T]):
+    """What decides the weights, besides the samples and the weights to start from."""
+
+    training: T
+    model: Model
+    seed: int
+    precision: str
+    seen: TrainView
+    with_rest: bool = False
+    """train on the labels that were set aside too"""
+    new_classifier: bool = False
+    """start with a fresh classifier whatever the weights to start from have"""
+
+
+def train_settings(training: Train, **others: Any) -> TrainSettings[Any]:
+    """Return settings that hold all of ``training``, whichever kind of it that is."""
+    kind: Any = TrainSettings.__class_getitem__(type(training))
+    settings: TrainSettings[Any] = kind(training=training, **others)
+    return settings
+
+
+@STAGES.register("train")
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainStage(Stage[TrainSettings[Any]]):
+    """A training. What it needs says what it is trained on: ``selection`` (with ``scores`` for soft targets), ``tags``,
+    or else the labels of ``data``; and whether it has a ``start``, a stage whose weights it begins with."""
+
+    kind = "train"
+    outputs = {"weights": (WEIGHTS,)}
+    shared = True
+    resources = Resources(whole_nodes=True, gpu=True)
+
+    execution: Execution
+    in_tars: bool = False
+    """whether the selection lies in tars that are read from one end to the other"""
+
+    def reads(self, role: str) -> tuple[str, ...]:
+        """See ``Stage``."""
+        if role == "data":
+            on_labels = not {"selection", "tags"} & self.needs.keys()
+            return ("classes", *(["labeled"] if on_labels else []), *(["rest"] if self.settings.with_rest else []))
+        return {"tags": ("tagged",), "selection": ("selection",), "scores": ("scores",), "start": ("weights",)}[role]
+
+    def work(self, run: Run) -> dict[str, Any]:
+        """See ``Stage``."""
+        settings, training, folder = self.settings, self.settings.training, run.folder(self.name)
+        classes = class_list(run.input(self, "tags" if "tags" in self.needs else "data"))
+        records, targets = self._training_set(run, classes)
+        steps, warmup_steps = self._steps(len(records))
+        weights = None
+        if isinstance(training, WeakTraining) and isinstance(targets, data.SparseTargets) and training.resample:
+            weights = data.resampling(targets, power=training.resample)
+        compute = self.execution.compute(settings.precision)
+        network = initial_model(
+            run,
+            self,
+            settings.model,
+            classes,
+            init_from=training.init_from,
+            new_classifier=settings.new_classifier,
+            seed=settings.seed,
         )
-        _write_ledger(str(folder / "unreadable.jsonl"), records, failures)
-    return {
-        "rows": len(records),
-        "steps": steps,
-        "samples": steps * settings.batch_size,
-        "unreadable": len(failures.reasons),
-    }
+        model = compute.place_model(network)
+        seed = stage_seed(settings.seed, self.name)
+        views = settings.seen.views(randaugment=training.randaugment, deadline=self.execution.deadline)
+        dataset = data.ItemDataset(records, targets=targets, views=views, seed=seed)
+        failures = Failures(rows=len(records), max_rate=self.execution.max_failure_rate)
+        groups = _files(records) if self.in_tars else None
+        loggers = self.execution.system.loggers if distributed.is_main() else {}
+        checkpoints = self._checkpoints(run)
+        if checkpoints.others():
+            logger.info("%s: checkpoints of another training lie there, and are left alone", folder)
+        trained = train(
+            model=model,
+            batches=lambda first: self._loader(
+                dataset, compute, first=first, steps=steps, seed=seed, groups=groups, weights=weights
+            ),
+            steps=steps,
+            normalize=normalize(settings.seen.transforms, compute),
+            mix=mixing(mixup=training.mixup, cutmix=training.cutmix, num_classes=len(classes)),
+            loss_function=build_loss(
+                training,
+                num_classes=len(classes),
+                rows=len(targets),
+                class_counts=partial(data.class_counts, targets, num_classes=len(classes), weights=weights),
+            ).to(compute.device),
+            optimizer=build_optimizer(training, model),
+            schedule=build_schedule(training, steps=max(steps, 1), warmup_steps=warmup_steps),
+            compute=compute,
+            seed=seed,
+            checkpoints=checkpoints,
+            open_metrics=partial(Metrics, loggers, folder=str(folder)),
+            failures=failures,
+            accumulate=training.accumulate,
+            clip_norm=training.clip_norm,
+            average_decay=training.average_decay,
+            checkpoint_minutes=self.execution.system.checkpoint_minutes,
+            checkpoint_steps=self.execution.system.checkpoint_steps,
+            title=f"seed {run.seed}: {self.name}",
+        )
+        if distributed.is_main():
+            name, options = settings.model.name, settings.model.options
+            save_model(str(folder / WEIGHTS), trained.state_dict(), name=name, classes=classes, options=options)
+            _write_ledger(str(folder / "unreadable.jsonl"), records, failures)
+        return {
+            "rows": len(records),
+            "steps": steps,
+            "samples": steps * training.batch_size,
+            "unreadable": len(failures.reasons),
+        }
+
+    def clean_up(self, run: Run) -> None:
+        """See ``Stage``."""
+        self._checkpoints(run).clear()
+
+    def outside(self) -> dict[str, Any]:
+        """See ``Stage``."""
+        return start_state(self, self.settings.training.init_from)
+
+    def plan_row(self, run: Run, sizes: Mapping[str, int]) -> PlanRow:
+        """See ``Stage``; UserError for a warm-up that is longer than the training."""
+        training = self.settings.training
+        rows, shown = self._rows(run, sizes)
+        rate = f"{training.base_lr * training.batch_size / 256:g}"
+        if training.length.unit == "epochs" and rows is None:
+            return PlanRow(shown, str(training.batch_size), str(training.length), "unknown", rate)
+        steps = training.length.steps(batch_size=training.batch_size, rows=rows or 0)
+        if rows is not None or training.warmup.unit != "epochs":
+            self._steps(rows or 0)
+        processes = distributed.world_size()
+        batch = f"{training.batch_size}" + (f" over {processes} processes" if processes > 1 else "")
+        return PlanRow(shown, batch, f"{steps:,}", f"{steps * training.batch_size:,}", rate)
+
+    @classmethod
+    def earlier(cls, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See ``Stage``."""
+        outside = {"init_from": settings.pop("init_from")} if settings.get("init_from") else {}
+        settings.pop("init_from", None)
+        seen = earlier_view(settings)
+        section = next(key for key, value in settings.items() if isinstance(value, dict) and "base_lr" in value)
+        training = settings.pop(section)
+        return {
+            **settings,
+            "training": training,
+            "seen": seen,
+            "with_rest": section == "ceiling",
+            "new_classifier": section == "full_ft" or training["init_from"] == "weak",
+        }, outside
+
+    def _rows(self, run: Run, sizes: Mapping[str, int]) -> tuple[int | None, str]:
+        """Return the rows of the training set as far as they are known, and as the plan shows them."""
+        if "selection" in self.needs:
+            name = self.needs["selection"]
+            rows = run.result(name)["pairs"] if run.pending(name) is None else None
+            return rows, selected(run, name, sizes)
+        if "tags" in self.needs:
+            name = self.needs["tags"]
+            rows = run.result(name)["samples"] if run.pending(name) is None else None
+        elif "labeled" in sizes:
+            rows = sizes["labeled"] + (sizes["rest"] if self.settings.with_rest else 0)
+        else:
+            rows = None
+        return rows, "unknown" if rows is None else f"{rows:,}"
+
+    def _steps(self, rows: int) -> tuple[int, int]:
+        """Return the length of the training and of its warm-up, in optimiser steps; UserError for a longer warm-up."""
+        training = self.settings.training
+        steps, warmup_steps = (
+            length.steps(batch_size=training.batch_size, rows=rows) for length in (training.length, training.warmup)
+        )
+        check_warmup(self.section, training, steps=steps, warmup_steps=warmup_steps)
+        return steps, warmup_steps
+
+    def _training_set(self, run: Run, classes: list[str]) -> tuple[pa.Table, data.Targets]:
+        if "tags" in self.needs:
+            return data.tagged_training_set(str(run.input(self, "tags") / TAGGED), num_classes=len(classes))
+        if "selection" in self.needs:
+            training = cast(Pretrain, self.settings.training)
+            scores = selection.score_files(str(run.input(self, "scores"))) if "scores" in self.needs else ()
+            return data.selected_training_set(
+                storage.join(str(run.input(self, "selection")), SELECTION),
+                mode=training.targets,
+                temperature=training.temperature,
+                scores=scores,
+                classes=classes,
+            )
+        folder = run.input(self, "data")
+        records = split_records(folder, "labeled")
+        if self.settings.with_rest:
+            records = data.concat_records([records, split_records(folder, "rest")])
+        return records, data.class_indices(records, classes, what=f"the labels of {self.name}")
+
+    def _loader(
+        self,
+        dataset: data.ItemDataset,
+        compute: Compute,
+        *,
+        first: int,
+        steps: int,
+        seed: int,
+        groups: np.ndarray | None,
+        weights: np.ndarray | None,
+    ) -> Any:
+        accumulate = self.settings.training.accumulate
+        batches = data.TrainBatches(
+            len(dataset),
+            batch_size=self.settings.training.batch_size // accumulate,
+            num_batches=steps * accumulate,
+            start=first * accumulate,
+            seed=seed,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            groups=groups,
+            weights=weights,
+        )
+        return self.execution.loader(dataset, batches, compute)
+
+    def _checkpoints(self, run: Run) -> Checkpoints:
+        return Checkpoints(folder=str(run.folder(self.name)), fingerprint=run.identity(self.name))
 
 
-def initial_model(run: Run, stage: Stage, classes: list[str]) -> nn.Module:
-    """The stage's network before its first step: from ``init_from``, else released weights, else scratch.
+def start_state(stage: Stage[Any], init_from: str | None) -> dict[str, Any]:
+    """Return the state of the file that a stage starts from, for ``Stage.outside``."""
+    return {} if init_from is None or "start" in stage.needs else {"init_from": storage.state(init_from)}
 
-    (A resumed run then replaces it by its checkpoint: resuming comes first.) The classifier starts afresh after weak,
-    in a transfer, and when a file's classes are others; from any other stage of the run they must be the same.
+
+def initial_model(
+    run: Run,
+    stage: Stage[Any],
+    model: Model,
+    classes: list[str],
+    *,
+    init_from: str | None,
+    new_classifier: bool,
+    seed: int,
+) -> nn.Module:
+    """Return the network of a stage before its first step: from ``init_from``, else released weights, else scratch.
+
+    (A resumed run then replaces it by its checkpoint: resuming comes first.) The classifier starts afresh where
+    ``new_classifier`` says so, and when a file's classes are others; from any other stage of the run they must be the
+    same.
     """
-    spec = stage.settings["model"]
-    torch.manual_seed(_stage_seed(run.seed, stage.section))
-    model = build_model(spec["name"], num_classes=len(classes), **spec["options"])
-    source, afresh = stage.settings[stage.section]["init_from"], isinstance(run.config, configs.Transfer)
-    if source in configs.TRAIN_STAGES:
-        origin = next(need for need in stage.needs if need.split("-")[0] == source)
-        load_weights(model, str(run.folder(origin) / inputs.WEIGHTS), new_head=source == "weak", classes=classes)
-    elif source is not None:
-        afresh = afresh or not has_classes(model, source, classes)
-        load_weights(model, source, new_head=afresh, classes=classes)
-    elif spec["weights"] is not None:
-        load_released(model, spec["weights"], new_head=afresh or len(classes) != 1000)
-    return model
+    torch.manual_seed(stage_seed(seed, stage.section))
+    network = build_model(model.name, num_classes=len(classes), **model.options)
+    if "start" in stage.needs:
+        load_weights(network, str(run.input(stage, "start") / WEIGHTS), new_head=new_classifier, classes=classes)
+    elif init_from is not None:
+        afresh = new_classifier or not has_classes(network, init_from, classes)
+        load_weights(network, init_from, new_head=afresh, classes=classes)
+    elif model.weights is not None:
+        load_released(network, model.weights, new_head=new_classifier or len(classes) != 1000)
+    return network
 
 
-def _training_set(run: Run, stage: Stage, classes: list[str]) -> tuple[pa.Table, data.Targets]:
-    if stage.section == "weak":
-        return data.tagged_training_set(str(run.folder("tags") / inputs.TAGGED), num_classes=len(classes))
-    if stage.section != "pretrain":
-        records = inputs.split_records(run, "labeled")
-        if stage.section == "ceiling":
-            records = data.concat_records([records, inputs.split_records(run, "rest")])
-        return records, data.class_indices(records, classes, what=f"the labels of {stage.name}")
-    settings: configs.Pretrain = getattr(run.config, stage.section)
-    folders = {need.split("-")[0]: str(run.folder(need)) for need in stage.needs}
-    scores = selection.score_files(folders["score"]) if "score" in folders else ()
-    path = storage.join(folders.get("materialise") or folders["select"], inputs.SELECTION)
-    return data.selected_training_set(
-        path, mode=settings.targets, temperature=settings.temperature, scores=scores, classes=classes
-    )
+def stage_seed(seed: int, name: str) -> int:
+    """Return a seed of a stage's own: stages of one seed draw different random numbers."""
+    return int(storage.fingerprint([seed, name]), 16) % 2**62
 
 
-def _loss(settings: configs.Train, targets: data.Targets, weights: np.ndarray | None, *, num_classes: int) -> Loss:
-    adjustment = early_learning = None
-    if settings.logit_adjustment:
-        counts = data.class_counts(targets, num_classes=num_classes, weights=weights)
-        adjustment = logit_adjustment(counts, tau=settings.logit_adjustment)
-    if settings.elr:
-        early_learning = EarlyLearning(
-            rows=len(targets), num_classes=num_classes, weight=settings.elr, beta=settings.elr_beta
-        )
-    return Loss(
-        label_smoothing=settings.label_smoothing, q=settings.gce, adjustment=adjustment, early_learning=early_learning
-    )
-
-
-def _tars(records: pa.Table) -> np.ndarray:
-    """The number of each record's file: int32 (rows,)."""
+def _files(records: pa.Table) -> np.ndarray:
+    """Return the number of each record's file, int32 (rows,)."""
     files = data.files_of(records)
     numbers: np.ndarray = pc.index_in(files, value_set=pc.unique(files)).to_numpy()
     return numbers
 
 
-def _train_loader(
-    run: Run,
-    dataset: data.ItemDataset,
-    settings: configs.Train,
-    compute: Compute,
-    *,
-    first: int,
-    steps: int,
-    seed: int,
-    groups: np.ndarray | None,
-    weights: np.ndarray | None,
-) -> Any:
-    parts = settings.accumulate
-    batches = data.TrainBatches(
-        len(dataset),
-        batch_size=settings.batch_size // parts,
-        num_batches=steps * parts,
-        start=first * parts,
-        seed=seed,
-        rank=distributed.rank(),
-        world_size=distributed.world_size(),
-        groups=groups,
-        weights=weights,
-    )
-    return inputs.loader(run, dataset, batches, compute)
-
-
-def _stage_seed(seed: int, name: str) -> int:
-    """Stages of one seed draw different random numbers."""
-    return int(storage.fingerprint([seed, name]), 16) % 2**62
-
-
 def _write_ledger(path: str, records: pa.Table, failures: Failures) -> None:
     rows = sorted(failures.reasons)
     keys = records["key"].take(pa.array(rows, pa.int64())).to_pylist()
-    entries = [{"key": key, "reason": failures.reasons[row]} for key, row in zip(keys, rows, strict=True)]
-    storage.write_json_lines(path, entries)
+    storage.write_ledger(path, zip(keys, (failures.reasons[row] for row in rows), strict=True))

@@ -57,6 +57,7 @@ SlurmctldPidFile=$dir/slurmctld.pid
 SlurmdPidFile=$dir/slurmd-%n.pid
 SlurmctldLogFile=$dir/log/slurmctld
 SlurmdLogFile=$dir/log/slurmd-%n
+SlurmdDebug=verbose
 MailProg=/bin/true
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
@@ -131,11 +132,11 @@ start() {
   configure
   runs munged || munged --force --socket="$dir/munge.socket" --key-file="$dir/munge.key" --pid-file="$dir/munged.pid" \
     --log-file="$dir/log/munged" --seed-file="$dir/munge.seed" >>"$dir/log/start" 2>&1 </dev/null
-  wait_until 10 munge --socket="$dir/munge.socket" --no-input
+  wait_until 60 munge --socket="$dir/munge.socket" --no-input
   start_database
   runs slurmdbd || slurmdbd >>"$dir/log/start" 2>&1 </dev/null
   wait_until 60 answers $((port + 2))
-  wait_until 30 sacctmgr --noheader show cluster
+  wait_until 60 sacctmgr --noheader show cluster
   sacctmgr --noheader show cluster format=cluster%20 | grep -qw bsssl || sacctmgr --immediate add cluster bsssl >/dev/null
   runs slurmctld || slurmctld >>"$dir/log/start" 2>&1 </dev/null
   wait_until 60 scontrol ping

@@ -1,5 +1,6 @@
 """A real Slurm cluster of two nodes: `make test-cluster` starts one by ``cluster.sh``; without it these are skipped."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -10,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from bsssl.launch.status import Job, read_jobs
+from bsssl.launch.status import JobRow, read_jobs
 from tests.conftest import Recipe
 
 CLUSTER = Path(os.environ.get("BSSSL_CLUSTER", "/tmp/bsssl-cluster"))
 NODES = ("bsssl1", "bsssl2")
+PATIENCE = 300.0
+"""seconds after which what is waited for is taken not to come; no test passes by how long anything takes"""
 SLURM = ("--launch", "launcher.kind=slurm", "launcher.cpus_per_node=1", "launcher.memory_gb=1.5", "launcher.minutes=30")
 
 
@@ -27,27 +30,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def ask(*command: str) -> str:
     """What one of Slurm's commands prints; on a busy machine its daemon does not always answer at once."""
-    for _ in range(5):
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode == 0:
-            return done.stdout.strip()
+    end = time.monotonic() + PATIENCE
+    while (done := subprocess.run(command, capture_output=True, text=True)).returncode != 0:
+        assert time.monotonic() < end, f"{' '.join(command)}: {done.stderr}"
         time.sleep(2)
-    raise AssertionError(f"{' '.join(command)}: {done.stderr}")
+    return done.stdout.strip()
 
 
-def wait_until(condition: Callable[[], object], *, seconds: float = 300.0) -> None:
+def wait_until(condition: Callable[[], object], *, seconds: float = PATIENCE) -> None:
     """Until ``condition()`` holds."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"waited {seconds} s; queue:\n{ask('squeue')}"
         time.sleep(0.2)
-
-
-def state_of(job_id: str) -> str:
-    """The word in squeue; nothing for a job that is not in the queue."""
-    return "\n".join(
-        line.split()[1] for line in ask("squeue", "-h", "-r", "-o", "%i %T").splitlines() if line.split()[0] == job_id
-    )
 
 
 @dataclass
@@ -59,7 +54,7 @@ class Cluster:
 
     def launch(self, command: str, output: Path, *arguments: str, status: int = 0, config: Path | None = None) -> str:
         """Submit, with the recipe or another ``config``; what was printed."""
-        workers = "system.workers=1" if config is None else "set.system.workers=1"
+        workers = "set.system.workers=1" if command == "reproduce" else "system.workers=1"
         given = ("--config", config or self.recipe.config, f"output_dir={output}", workers)
         outcome = self.bsssl(command, *given, *SLURM, *arguments)
         assert outcome.status == status, outcome.err
@@ -68,23 +63,37 @@ class Cluster:
     def status(self, output: Path, *options: str) -> str:
         return self.bsssl("status", output, *options).out
 
-    def job(self, output: Path, stage: str) -> Job:
+    def job(self, output: Path, stage: str) -> JobRow:
         """The last job of a stage."""
         return [job for job in read_jobs(str(output)) if job.stage == stage][-1]
 
-    def wait(self, output: Path, *, seconds: float = 900.0) -> None:
+    def wait(self, output: Path, *, seconds: float = 3 * PATIENCE) -> None:
         """Until no job of the run is in the queue; what waits after a requeue is started at once."""
+        wait_until(lambda: not self._queued(output), seconds=seconds)
 
-        def over() -> bool:
-            ids = {job.job_id for job in read_jobs(str(output))}
-            waiting = [line.split("|") for line in ask("squeue", "-h", "-r", "-o", "%i|%F|%T|%r").splitlines()]
-            mine = [row for row in waiting if row[1] in ids]
-            for task_id, _, state, reason in mine:
-                if state == "PENDING" and reason == "BeginTime":
-                    subprocess.run(["scontrol", "update", f"jobid={task_id}", "StartTime=now"], capture_output=True)
-            return not mine
+    def wait_for_restart(self, output: Path, stage: str) -> None:
+        """Until Slurm has queued the job of a stage again and it runs once more."""
+        job = self.job(output, stage)
+        wait_until(lambda: self.restarts(job) >= 1 and (job.job_id, "RUNNING") in self._queued(output))
 
-        wait_until(over, seconds=seconds)
+    def _queued(self, output: Path) -> list[tuple[str, str]]:
+        """Id and state of the run's tasks in the queue; those that wait because they were queued again need not."""
+        ids = {job.job_id for job in read_jobs(str(output))}
+        lines = ask("squeue", "-h", "-r", "-o", "%i|%F|%T|%r").splitlines()
+        mine = [row for row in (line.split("|") for line in lines) if row[1] in ids]
+        for task_id, _, state, reason in mine:
+            if state == "PENDING" and reason == "BeginTime":
+                subprocess.run(["scontrol", "update", f"jobid={task_id}", "StartTime=now"], capture_output=True)
+        return [(task_id, state) for task_id, _, state, _ in mine]
+
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[None]:
+        """Meanwhile jobs can be submitted, and none starts."""
+        ask("scontrol", "update", "PartitionName=main", "State=DOWN")
+        try:
+            yield
+        finally:
+            ask("scontrol", "update", "PartitionName=main", "State=UP")
 
     def ends(self, output: Path) -> dict[str, str]:
         """How each job ended, by stage. The accounting may hear of it later than the queue."""
@@ -93,10 +102,10 @@ class Cluster:
             lines = ask("sacct", "-X", "-n", "-P", "-o", "JobName,State", "-j", self._ids(output)).splitlines()
             return {name: state.split(" ")[0] for name, state in (line.split("|") for line in lines)}
 
-        wait_until(lambda: "RUNNING" not in states().values(), seconds=60)
+        wait_until(lambda: "RUNNING" not in states().values())
         return states()
 
-    def restarts(self, job: Job) -> int:
+    def restarts(self, job: JobRow) -> int:
         """How often Slurm has queued a job again."""
         return int(re.search(r"Restarts=(\d+)", ask("scontrol", "show", "job", job.job_id))[1])
 
@@ -120,4 +129,4 @@ def _clear() -> None:
             subprocess.run(["slurmd", "-N", node], check=True)
     # A node that was lost for a while is told that it is back: its daemon does so itself, but only by and by.
     idle = lambda: ask("sinfo", "-h", "-N", "-p", "main", "-o", "%t").split() == ["idle", "idle"]  # noqa: E731
-    wait_until(lambda: not ask("squeue", "-h") and idle(), seconds=60)
+    wait_until(lambda: not ask("squeue", "-h") and idle())

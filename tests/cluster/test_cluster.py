@@ -1,11 +1,13 @@
 """Stages as jobs of a real Slurm cluster: chains, arrays, several nodes, and whatever goes wrong on one."""
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,17 @@ import yaml
 from safetensors.torch import load_file
 
 from benchmarks.kills import differences, digests
-from bsssl.launch.status import read_jobs
-from tests.cluster.conftest import CLUSTER, ask, state_of, wait_until
+from bsssl.launch.status import JobRow, read_jobs
+from tests.cluster.conftest import CLUSTER, NODES, ask, wait_until
+from tests.engine.trainings import same
 
-LONG = ("stage=teacher", "teacher.length=600 steps", "system.checkpoint_steps=20")
+TRAINING = ("stage=teacher", "teacher.length=60 steps", "system.checkpoint_steps=20")
+HALFWAY = 30
+"""readings of the label behind the gate, one by the data stage and one per step: enough for the first checkpoint, even
+when some are ahead of the training, and too few for the second"""
+
+FEW = 10
+"""further readings: enough for a step of all processes, whoever reads ahead, and too few for the end of the training"""
 
 
 def selection(output: Path) -> bytes:
@@ -34,29 +43,39 @@ def teacher(output: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(recipe, tmp_path_factory) -> Path:
-    """The long training of two processes on this machine, not as a job."""
-    output = tmp_path_factory.mktemp("undisturbed") / "run"
-    train_here(recipe, output, *LONG, "--launch", "launcher.processes_per_node=2")
-    return output
+def undisturbed(recipe, tmp_path_factory) -> Callable[[int], dict[str, torch.Tensor]]:
+    """What the training comes to on this machine, not as a job, with so many processes."""
+
+    @functools.cache
+    def train(processes: int) -> dict[str, torch.Tensor]:
+        output = tmp_path_factory.mktemp("undisturbed") / "run"
+        command = [str(Path(sys.executable).parent / "bsssl"), "train", "--config", str(recipe.config), *TRAINING]
+        group = ["--launch", f"launcher.processes_per_node={processes}"] if processes > 1 else []
+        subprocess.run([*command, f"output_dir={output}", "system.workers=1", *group], check=True)
+        return teacher(output)
+
+    return train
 
 
-def train_here(recipe, output: Path, *arguments: str) -> None:
-    """The training on this machine, not as a job."""
-    command = [str(Path(sys.executable).parent / "bsssl"), "train", "--config", str(recipe.config)]
-    subprocess.run([*command, f"output_dir={output}", *arguments, "system.workers=1"], check=True)
+def begin(cluster, gated, output: Path, *arguments: str) -> JobRow:
+    """The training as a job that has left its first checkpoint and cannot go on before the gate opens."""
+    gated.gate.close(after=HALFWAY)
+    cluster.launch("train", output, *TRAINING, *arguments, config=gated.config)
+    wait_until(lambda: begun(output))
+    return cluster.job(output, "teacher")
 
 
 def test_the_whole_recipe_as_a_chain(cluster, finished_once, tmp_path):
     output = tmp_path / "run"
-    printed = cluster.launch("run", output, "launcher.array_tasks=3")
-    jobs = read_jobs(str(output))
-    assert [job.tasks for job in jobs if job.stage == "score"] == [3, None]
-    assert all(job.job_id in printed for job in jobs) and f"bsssl cancel {output}" in printed
-    text = cluster.status(output)
-    assert "waiting" in text and "PENDING (Dependency)" in text
-    again = cluster.launch("run", output, status=1)
-    assert f"{output} has {len(jobs)} unfinished jobs" in again
+    with cluster.holding():
+        printed = cluster.launch("run", output, "launcher.array_tasks=3")
+        jobs = read_jobs(str(output))
+        assert [job.tasks for job in jobs if job.stage == "score"] == [3, None]
+        assert all(job.job_id in printed for job in jobs) and f"bsssl cancel {output}" in printed
+        wait_until(lambda: "PENDING (Dependency)" in cluster.status(output))  # Slurm sees by and by why a job waits
+        assert "waiting" in cluster.status(output)
+        again = cluster.launch("run", output, status=1)
+        assert f"{output} has {len(jobs)} unfinished jobs" in again
 
     cluster.wait(output)
     assert set(cluster.ends(output).values()) == {"COMPLETED"}
@@ -91,42 +110,45 @@ def test_a_reproduction_is_submitted_whole(cluster, recipe, tmp_path):
     assert "| 4 | 4 |" in (output / "reproduce.md").read_text()
 
 
-def test_a_task_of_scoring_is_killed(cluster, finished, tmp_path):
-    expected = selection(finished)
+def test_a_task_of_scoring_is_killed(cluster, gated, bsssl, tmp_path):
+    output = tmp_path / "run"
+    assert bsssl("run", "--config", gated.config, f"output_dir={output}").status == 0
+    expected = selection(output)
     for stage in ("score", "select"):
-        for path in (finished / "seed-0" / stage).iterdir():
+        for path in (output / "seed-0" / stage).iterdir():
             path.unlink()
-    assert "run first: python tools/score_pool.py" in cluster.launch("select", finished, status=1)
-    cluster.launch("score", finished, "launcher.array_tasks=4")
-    array = next(job for job in read_jobs(str(finished)) if job.tasks)
-    wait_until(lambda: state_of(array.ids[1]) == "RUNNING")
-    wait_until(lambda: computing(array.job_id, 1))
+    assert "run first: python tools/score_pool.py" in cluster.launch("select", output, status=1, config=gated.config)
+    gated.gate.close()
+    before = gated.gate.asked
+    cluster.launch("score", output, "launcher.array_tasks=4", config=gated.config)
+    array = next(job for job in read_jobs(str(output)) if job.tasks)
+    wait_until(lambda: gated.gate.asked > before)  # by the second task, for its first shard
     for pid in computing(array.job_id, 1):
         os.kill(pid, signal.SIGKILL)
-    cluster.wait(finished)
-    there = {path.name: path.stat().st_mtime_ns for path in (finished / "seed-0" / "score").glob("*.scores")}
+    cluster.wait(output)
+    gated.gate.open()
+    there = {path.name: path.stat().st_mtime_ns for path in (output / "seed-0" / "score").glob("*.scores")}
     assert sorted(there) == [f"{number:06d}.scores" for number in (0, 2, 3, 4)]  # 1 and 5 were the killed task's
-    text = cluster.status(finished)
+    text = cluster.status(output)
     assert "4 of 6 shards" in text and "1 failed" in text and array.ids[1] in text
-    assert [line.split()[-1] for line in cluster.status(finished, "--shards").splitlines()[1:]] == [
+    assert [line.split()[-1] for line in cluster.status(output, "--shards").splitlines()[1:]] == [
         *("done", "failed", "done", "done", "done", "failed"),
     ]
 
-    cluster.launch("score", finished, "launcher.array_tasks=2")
-    cluster.wait(finished)
-    cluster.launch("select", finished)
-    cluster.wait(finished)
-    assert selection(finished) == expected
+    cluster.launch("score", output, "launcher.array_tasks=2", config=gated.config)
+    cluster.wait(output)
+    cluster.launch("select", output, config=gated.config)
+    cluster.wait(output)
+    assert selection(output) == expected
     for name, written in there.items():
-        assert (finished / "seed-0" / "score" / name).stat().st_mtime_ns == written
+        assert (output / "seed-0" / "score" / name).stat().st_mtime_ns == written
 
 
 def test_two_nodes_train_like_one_process(cluster, undisturbed, bsssl, recipe, tmp_path):
-    cluster.launch("train", tmp_path / "two", *LONG, "launcher.nodes=2")
+    cluster.launch("train", tmp_path / "two", *TRAINING, "launcher.nodes=2")
     cluster.wait(tmp_path / "two")
-    assert "NumNodes=2" in ask("scontrol", "show", "job", cluster.job(tmp_path / "two", "teacher").job_id)
-    two = teacher(tmp_path / "two")
-    assert all(torch.equal(value, two[name]) for name, value in teacher(undisturbed).items())
+    assert ask("sacct", "-X", "-n", "-P", "-o", "NNodes", "-j", cluster.job(tmp_path / "two", "teacher").job_id) == "2"
+    assert same(teacher(tmp_path / "two"), undisturbed(2))
 
     # Batch normalisation sees each process's share of a batch, so for this the network is one without.
     short = ("stage=teacher", "models.teacher={name: timm/test_convnext}", "data.transforms.size=32")
@@ -137,34 +159,32 @@ def test_two_nodes_train_like_one_process(cluster, undisturbed, bsssl, recipe, t
 
 
 @pytest.mark.parametrize("how", ["preempted", "USR2", "TERM to a process"])
-def test_two_nodes_are_interrupted(cluster, undisturbed, tmp_path, how):
+def test_two_nodes_are_interrupted(cluster, gated, undisturbed, tmp_path, how):
     output = tmp_path / "run"
-    cluster.launch("train", output, *LONG, "launcher.nodes=2")
-    job = cluster.job(output, "teacher")
-    wait_until(lambda: begun(output))
+    job = begin(cluster, gated, output, "launcher.nodes=2")
     if how == "preempted":
         urgent = ["sbatch", "--parsable", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap=sleep 2"]
         subprocess.run(urgent, check=True)
-    elif how == "USR2":
-        subprocess.run(["scancel", "--signal=USR2", job.job_id], check=True)
     else:
-        subprocess.run(["scancel", "--signal=TERM", job.job_id], check=True)
+        number = signal.SIGUSR2 if how == "USR2" else signal.SIGTERM
+        subprocess.run(["scancel", f"--signal={number.value}", job.job_id], check=True)
+        wait_until(lambda: all(was_sent(number, job, node) for node in NODES))
+    if how == "USR2":
+        # Python heeds a signal between two steps, and the first process may be in one, which the second has to share.
+        gated.gate.close(after=FEW)
     if how != "TERM to a process":
-        wait_until(lambda: cluster.restarts(job) == 1)
+        cluster.wait_for_restart(output, "teacher")
+    gated.gate.open()
     cluster.wait(output)
     assert cluster.ends(output)["teacher"] == "COMPLETED"
     assert cluster.ends(output)["evaluate-teacher"] == "COMPLETED"  # what depends on it is not dropped
-    assert all(torch.equal(value, teacher(output)[name]) for name, value in teacher(undisturbed).items())
+    assert same(teacher(output), undisturbed(2))
 
 
 @pytest.mark.parametrize("what", ["the node", "only its daemon"])
-def test_a_node_dies(cluster, recipe, tmp_path, what):
-    output, whole = tmp_path / "run", tmp_path / "whole"
-    # Slurm takes a while to miss a daemon; the training must last longer.
-    long = (*LONG, "teacher.length=4000 steps") if what == "only its daemon" else LONG
-    cluster.launch("train", output, *long)
-    job = cluster.job(output, "teacher")
-    wait_until(lambda: begun(output))
+def test_a_node_dies(cluster, gated, undisturbed, tmp_path, what):
+    output = tmp_path / "run"
+    job = begin(cluster, gated, output)
     node = ask("squeue", "-h", "-j", job.job_id, "-o", "%N")
     victims = [int((CLUSTER / f"slurmd-{node}.pid").read_text())]
     if what == "the node":
@@ -173,24 +193,32 @@ def test_a_node_dies(cluster, recipe, tmp_path, what):
     for number in (signal.SIGSTOP, signal.SIGKILL):  # nobody may see the others die
         for pid in victims:
             os.kill(pid, number)
+    before = gated.gate.asked
     # Slurm finds out, and gives the job to the other node, perhaps with the old process still at work.
-    wait_until(lambda: cluster.restarts(job) == 1)
+    cluster.wait_for_restart(output, "teacher")
+    wait_until(lambda: gated.gate.asked > before)
+    gated.gate.open()
     cluster.wait(output)
     assert cluster.ends(output)["teacher"] == "COMPLETED"
-    train_here(recipe, whole, *long)
-    assert all(torch.equal(value, teacher(output)[name]) for name, value in teacher(whole).items())
+    assert same(teacher(output), undisturbed(1))
 
 
-def test_a_job_reaches_its_time_limit(cluster, recipe, tmp_path):
-    long = (*LONG, "teacher.length=1500 steps")
-    cluster.launch("train", tmp_path / "run", *long, "launcher.minutes=1")
-    cluster.wait(tmp_path / "run")
-    assert cluster.restarts(cluster.job(tmp_path / "run", "teacher")) >= 1
-    assert cluster.ends(tmp_path / "run")["teacher"] == "COMPLETED"
-    train_here(recipe, tmp_path / "whole", *long)
-    assert all(
-        torch.equal(value, teacher(tmp_path / "run")[name]) for name, value in teacher(tmp_path / "whole").items()
-    )
+def test_a_job_reaches_its_time_limit(cluster, gated, undisturbed, tmp_path):
+    output = tmp_path / "run"
+    job = begin(cluster, gated, output, "launcher.minutes=10")
+    ask("scontrol", "update", f"jobid={job.job_id}", "EndTime=now+60")
+    wait_until(lambda: cluster.restarts(job) >= 1)
+    ask("scontrol", "update", f"jobid={job.job_id}", "TimeLimit=10")
+    cluster.wait_for_restart(output, "teacher")
+    gated.gate.open()
+    cluster.wait(output)
+    assert cluster.ends(output)["teacher"] == "COMPLETED"
+    assert same(teacher(output), undisturbed(1))
+
+
+def was_sent(number: int, job: JobRow, node: str) -> bool:
+    """Whether Slurm has sent a signal to the processes of a job on a node."""
+    return f"Sent signal {number:d} to StepId={job.job_id}.0" in (CLUSTER / "log" / f"slurmd-{node}").read_text()
 
 
 def processes_of(*variables: str) -> list[int]:
@@ -215,10 +243,12 @@ def steps_of(job_id: str) -> list[int]:
     return [int(line.split()[0]) for line in lines]
 
 
-def test_cancel(cluster, bsssl, tmp_path):
+def test_cancel(cluster, gated, bsssl, tmp_path):
     output = tmp_path / "run"
-    cluster.launch("run", output)
+    gated.gate.close()
+    cluster.launch("run", output, config=gated.config)
     jobs = read_jobs(str(output))
+    wait_until(lambda: gated.gate.asked)  # by the first job
     assert bsssl("cancel", output).out.startswith(f"{len(jobs)} jobs cancelled")
     wait_until(lambda: not ask("squeue", "-h"))
     text = cluster.status(output)
@@ -241,7 +271,8 @@ def test_a_stage_that_fails_stops_the_chain_and_names_its_log(cluster, tmp_path)
 
 
 def test_what_cannot_be_submitted_leaves_nothing_behind(cluster, tmp_path):
-    error = cluster.launch("run", tmp_path / "run", "launcher.stages={select: {partition: nowhere}}", status=1)
-    assert "the job of select cannot be submitted" in error and "nowhere" in error
-    assert len([line for line in error.splitlines() if line.startswith("error: ")]) == 1
-    wait_until(lambda: not ask("squeue", "-h"), seconds=20)
+    with cluster.holding():  # so that no job can leave the queue by ending
+        error = cluster.launch("run", tmp_path / "run", "launcher.stages={select: {partition: nowhere}}", status=1)
+        assert "the job of select cannot be submitted" in error and "nowhere" in error
+        assert len([line for line in error.splitlines() if line.startswith("error: ")]) == 1
+        wait_until(lambda: not ask("squeue", "-h"))

@@ -1,10 +1,9 @@
 import pickle
 
 import pytest
-import safetensors
 import torch
 
-from bsssl.engine.checkpoints import KEPT, Checkpoints, save_model
+from bsssl.engine.checkpoints import KEPT, Checkpoints
 from bsssl.errors import UserError
 
 
@@ -39,13 +38,17 @@ def test_few_are_kept(checkpoints, tmp_path):
     assert list(tmp_path.iterdir()) == [] and checkpoints.latest() is None
 
 
-def test_another_training_is_not_resumed(checkpoints, tmp_path):
+def test_another_training_is_neither_resumed_nor_removed(checkpoints, tmp_path):
     other = Checkpoints(folder=str(tmp_path), fingerprint="0b")
     other.save(900, state(900))
     assert checkpoints.latest() is None
-    checkpoints.save(1, state(1))
-    assert checkpoints.latest()[0] == 1
-    assert other.latest() is None and len(list(tmp_path.iterdir())) == 1
+    for step in range(4):
+        checkpoints.save(step, state(step))
+    assert checkpoints.latest()[0] == 3 and other.latest()[0] == 900
+    assert [path.name for path in checkpoints.others()] == ["checkpoint-0b-000000900.pt"]
+    assert len(other.others()) == KEPT
+    checkpoints.clear()
+    assert other.latest()[0] == 900 and other.others() == []
 
 
 def test_killed_writers_leave_nothing_that_counts(checkpoints, tmp_path):
@@ -93,23 +96,3 @@ def test_full_disk(checkpoints, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"cannot write .*No space left on device"):
         checkpoints.save(4, state(4))
     assert checkpoints.latest()[0] == 3 and len(list(tmp_path.iterdir())) == 1
-
-
-def test_final_weights(tmp_path):
-    path = str(tmp_path / "deep" / "model.safetensors")
-    weights = {"a": torch.rand(2, 3, 4, 5).contiguous(memory_format=torch.channels_last), "b": torch.tensor(7)}
-    save_model(path, weights, name="net", classes=["ä", "b"], options={"width": 8})
-    with safetensors.safe_open(path, framework="pt") as file:
-        assert file.metadata() == {"model": '"net"', "classes": '["\\u00e4", "b"]', "options": '{"width": 8}'}
-        assert torch.equal(file.get_tensor("a"), weights["a"]) and torch.equal(file.get_tensor("b"), weights["b"])
-
-
-def test_equal_weights_make_equal_files(tmp_path):
-    weights = {name: torch.rand(3, generator=torch.Generator().manual_seed(0)) for name in "abcdefgh"}
-    facts = {f"fact {number}": "ä" * number for number in range(8)}
-    for number in range(5):
-        save_model(str(tmp_path / f"{number}.safetensors"), weights, name="net", classes=["a"], **facts)
-    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
-    with safetensors.safe_open(tmp_path / "0.safetensors", framework="pt") as file:
-        assert list(file.keys()) == list(weights) and torch.equal(file.get_tensor("h"), weights["h"])
-        assert file.metadata()["fact 7"] == '"' + "\\u00e4" * 7 + '"'

@@ -7,7 +7,7 @@ from torch import nn
 from bsssl.engine.checkpoints import Checkpoints
 from bsssl.engine.train import LOG_EVERY
 from bsssl.errors import UserError
-from bsssl.optim.losses import mixing
+from bsssl.optim import mixing
 from bsssl.runtime.device import Compute
 from tests.engine.trainings import CLASSES, CPU, lines, make_model, run, same, sgd, weights
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from bsssl.data.loading.dataset import Failure
 from bsssl.data.loading.loader import TrainBatches, make_loader
 from bsssl.data.views.transforms import Normalize
 from bsssl.engine.checkpoints import Checkpoints
+from bsssl.engine.metrics import Metrics
 from bsssl.engine.train import Failures, train
-from bsssl.optim.losses import EarlyLearning, Loss
+from bsssl.optim.losses import CrossEntropy, EarlyLearning
 from bsssl.runtime import distributed
 from bsssl.runtime.device import Compute
 
@@ -73,6 +75,7 @@ def run(
     unreadable: Iterable[int] = (),
     max_failure_rate: float = 0.5,
     interrupt_before: int | None = None,
+    gate: tuple[int, Path] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     schedule: Callable[[int], float] = lambda step: 0.3,
     loss_function: nn.Module | None = None,
@@ -83,7 +86,10 @@ def run(
     fingerprint: str = "0a",
     **options: Any,
 ) -> nn.Module:
-    """Train ``model`` in ``folder``; ``interrupt_before`` is the step whose batches never come."""
+    """Train ``model`` in ``folder``; ``interrupt_before`` is the step whose batches never come.
+
+    ``gate`` is a step and a named pipe: the step waits for its first batch until somebody has written to the pipe.
+    """
     model = compute.place_model(model or make_model(dropout=dropout))
     dataset = Stripes(unreadable=unreadable)
     early_learning = EarlyLearning(rows=ROWS, num_classes=CLASSES, weight=elr, beta=0.7)
@@ -97,9 +103,15 @@ def run(
             rank=distributed.rank(),
             world_size=distributed.world_size(),
         )
-        for number, batch in enumerate(make_loader(dataset, sampler, workers=workers), start=first * accumulate):
+        # The workers start here, as those of a stage do, not when the first batch is asked for.
+        return deliver(iter(make_loader(dataset, sampler, workers=workers)), first)
+
+    def deliver(loader: Iterator[dict[str, Any]], first: int) -> Iterator[dict[str, Any]]:
+        for number, batch in enumerate(loader, start=first * accumulate):
             if number == (-1 if interrupt_before is None else interrupt_before * accumulate):
                 raise Interrupted
+            if gate is not None and number == gate[0] * accumulate:
+                gate[1].read_bytes()
             yield batch
 
     return train(
@@ -108,13 +120,13 @@ def run(
         steps=steps,
         normalize=normalize,
         mix=mix,
-        loss_function=loss_function or Loss(early_learning=early_learning if elr else None),
+        loss_function=loss_function or CrossEntropy(early_learning=early_learning if elr else None),
         optimizer=optimizer or sgd(model),
         schedule=schedule,
         compute=compute,
         seed=5,
         checkpoints=Checkpoints(folder=str(folder), fingerprint=fingerprint),
-        metrics_path=str(folder / "metrics.jsonl") if distributed.is_main() else None,
+        open_metrics=partial(Metrics, {"jsonl": {}} if distributed.is_main() else {}, folder=str(folder)),
         failures=Failures(rows=ROWS, max_rate=max_failure_rate),
         accumulate=accumulate,
         **options,

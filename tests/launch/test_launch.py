@@ -3,14 +3,14 @@
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from bsssl.launch.status import Job, save_jobs
+from bsssl.launch.status import JobRow, save_jobs
+from tests.processes import PATIENCE, wait_until
 
 BSSSL = str(Path(sys.executable).parent / "bsssl")
 TWO = ("--launch", "launcher.processes_per_node=2")
@@ -19,7 +19,7 @@ TWO = ("--launch", "launcher.processes_per_node=2")
 def run(command, recipe, output, *arguments):
     """The command in a process of its own."""
     call = [BSSSL, command, "--config", str(recipe.config), f"output_dir={output}", *arguments]
-    return subprocess.run(call, capture_output=True, text=True)
+    return subprocess.run(call, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def test_two_processes_on_this_machine(recipe, finished, tmp_path):
@@ -45,11 +45,9 @@ def test_a_process_that_fails_ends_all(recipe, tmp_path):
 
 
 def test_an_error_ends_the_loaders_processes_too(recipe, tmp_path):
-    began = time.monotonic()
     broken = ("stage=teacher", "teacher.base_lr=1e30", "teacher.warmup=0 steps", "system.workers=2")
     done = run("train", recipe, tmp_path / "run", *broken)
     assert done.returncode == 1 and "training diverged" in done.stderr
-    assert time.monotonic() - began < 120
 
 
 @pytest.mark.parametrize("count", [1, 4])
@@ -107,16 +105,15 @@ def test_options_are_not_abbreviated(bsssl, recipe):
     assert "unrecognized arguments: --laun" in bsssl("run", "--config", recipe.config, "--laun").err
 
 
-def test_an_interrupt_of_processes_on_this_machine(recipe, tmp_path):
-    call = [BSSSL, "train", "--config", str(recipe.config), f"output_dir={tmp_path / 'run'}", "stage=teacher"]
+def test_an_interrupt_of_processes_on_this_machine(gated, tmp_path):
+    call = [BSSSL, "train", "--config", str(gated.config), f"output_dir={tmp_path / 'run'}", "stage=teacher"]
+    gated.gate.close(after=5)
     running = subprocess.Popen(
-        [*call, "teacher.length=100000 steps", *TWO], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*call, "system.workers=1", *TWO], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    while not (tmp_path / "run" / "seed-0" / "teacher").is_dir():
-        time.sleep(0.1)
-    time.sleep(1)
+    wait_until(lambda: gated.gate.asked == 6)  # once by the data stage; the training waits for its fifth reading
     running.send_signal(signal.SIGINT)
-    _, err = running.communicate(timeout=120)
+    _, err = running.communicate(timeout=PATIENCE)
     assert running.returncode == 130
     assert err.splitlines()[-1] == "interrupted: the same command goes on from the last checkpoint"
 
@@ -177,7 +174,7 @@ def test_status_of_a_run_without_jobs(bsssl, finished, tmp_path):
 
 def test_status_without_squeue(bsssl, finished, monkeypatch):
     (finished / "jobs" / "1").mkdir(parents=True)
-    save_jobs(str(finished / "jobs" / "1"), [Job(job_id="7", run="seed-0", stage="score", folder="")])
+    save_jobs(str(finished / "jobs" / "1"), [JobRow(job_id="7", run="seed-0", stage="score", folder="")])
     monkeypatch.setenv("PATH", "/nowhere")
     assert "squeue does not answer" in bsssl("status", finished).errors[0]
 
@@ -197,8 +194,8 @@ def slurm(finished, tmp_path, monkeypatch):
     logs = finished / "jobs" / "1"
     logs.mkdir(parents=True)
     common = {"run": "seed-0", "folder": str(logs)}
-    jobs = [Job(job_id="7", stage="teacher", **common), Job(job_id="8", stage="score", tasks=4, **common)]
-    jobs += [Job(job_id="9", stage="score", **common), Job(job_id="10", stage="report", **{**common, "run": "."})]
+    jobs = [JobRow(job_id="7", stage="teacher", **common), JobRow(job_id="8", stage="score", tasks=4, **common)]
+    jobs += [JobRow(job_id="9", stage="score", **common), JobRow(job_id="10", stage="report", **{**common, "run": "."})]
     save_jobs(str(logs), jobs)
     return answer
 

@@ -3,25 +3,17 @@ import math
 
 import pytest
 
-from bsssl.config import Finetune, Pretrain
+from bsssl.config import Finetune, Pretrain, Supervised
 from bsssl.optim import build_schedule
+from bsssl.registry import SCHEDULES
 
 BATCH = 1536
 """64 GPUs x 24 images."""
 
 
-def schedule(**changes):
-    settings = {
-        "kind": "step",
-        "base_lr": 0.1,
-        "batch_size": 256,
-        "gamma": 0.5,
-        "intervals": 13,
-        "steps": 1300,
-        "warmup_steps": 0,
-        "warmup_from": None,
-    }
-    return build_schedule(**{**settings, **changes})
+def schedule(*, steps=1300, warmup_steps=0, **changes):
+    settings = {"base_lr": 0.1, "batch_size": 256, "gamma": 0.5, "intervals": 13}
+    return build_schedule(Supervised(**{**settings, **changes}), steps=steps, warmup_steps=warmup_steps)
 
 
 def of_stage(settings, *, rows):
@@ -29,9 +21,7 @@ def of_stage(settings, *, rows):
     steps, warmup = (
         length.steps(batch_size=settings.batch_size, rows=rows) for length in (settings.length, settings.warmup)
     )
-    names = ("base_lr", "batch_size", "gamma", "intervals", "warmup_from")
-    chosen = {name: getattr(settings, name) for name in names}
-    return build_schedule(kind=settings.schedule, steps=steps, warmup_steps=warmup, **chosen), steps, warmup
+    return build_schedule(settings, steps=steps, warmup_steps=warmup), steps, warmup
 
 
 def changes(rate, steps):
@@ -76,7 +66,7 @@ def test_rates_follow_the_total_batch(batch):
 @pytest.mark.parametrize("batch", [16, 256, BATCH])
 @pytest.mark.parametrize("warmup_from", [None, 0.0, 5.0])
 def test_warmup_never_goes_down(kind, batch, warmup_from):
-    rate = schedule(kind=kind, batch_size=batch, warmup_steps=50, warmup_from=warmup_from)
+    rate = schedule(schedule=kind, batch_size=batch, warmup_steps=50, warmup_from=warmup_from)
     rates = [rate(step) for step in range(50)]
     rises = [after - before for before, after in itertools.pairwise(rates)]
     peak = 0.1 * batch / 256
@@ -96,19 +86,32 @@ def test_warmup_may_take_the_whole_training():
 
 
 def test_cosine():
-    rate = schedule(kind="cosine", steps=1000)
+    rate = schedule(schedule="cosine", steps=1000)
     for step in (0, 1, 250, 500, 999):
         assert rate(step) == pytest.approx(0.05 * (1 + math.cos(math.pi * step / 1000)), abs=1e-9)
 
 
 def test_constant():
-    assert {schedule(kind="constant")(step) for step in (0, 700, 1299)} == {0.1}
+    assert {schedule(schedule="constant")(step) for step in (0, 700, 1299)} == {0.1}
 
 
 @pytest.mark.parametrize("kind", ["step", "cosine", "constant"])
 @pytest.mark.parametrize("steps", [1, 2, 13, 999_999, 10_000_019])
 def test_defined_up_to_the_last_step(kind, steps):
-    rate = schedule(kind=kind, steps=steps, warmup_steps=steps // 10)
+    rate = schedule(schedule=kind, steps=steps, warmup_steps=steps // 10)
     assert all(rate(step) >= 0 for step in {0, steps // 2, max(steps - 2, 0), steps - 1})
     if kind == "step" and steps >= 13:
         assert rate(steps - 1) == pytest.approx(0.1 / 2**12)
+
+
+@pytest.mark.parametrize("warmup_steps", [0, 10])
+def test_a_schedule_of_a_plugin(warmup_steps, monkeypatch):
+    def polynomial(*, peak: float, power: float = 1.0):
+        return lambda done: peak * (1 - done) ** power
+
+    monkeypatch.setitem(SCHEDULES._parts, "polynomial", polynomial)
+    chosen = {"schedule": "polynomial", "schedule_options": {"power": 2}, "gamma": 0.1, "intervals": 4}
+    rate = schedule(**chosen, batch_size=512, steps=100, warmup_steps=warmup_steps)
+    assert rate(0) == pytest.approx(0.1 if warmup_steps else 0.2)
+    for step in (10, 50, 99):
+        assert rate(step) == pytest.approx(0.2 * (1 - step / 100) ** 2, rel=1e-3)

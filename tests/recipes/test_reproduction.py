@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from bsssl.launch.slurm import GridJob
-from bsssl.recipes.reproduction.grid import FAILS, HOLDS, OPEN, ReproductionGrid, judge
+from bsssl.recipes.reproduction.grid import ReproductionGrid
 from bsssl.recipes.reproduction.paper import BALANCED, EXPERIMENTS, RANDOM, UNBALANCED, WITH_TAGS, WITHOUT_TAGS
+from bsssl.recipes.reproduction.verdicts import FAILS, HOLDS, OPEN, judge
 
 EXPERIMENTS_HERE = {
     "students": {"narrow": {}, "wide": {"models.student.options.width": 6}},

@@ -11,7 +11,7 @@ from bsssl.engine.checkpoints import Checkpoints
 from bsssl.engine.train import train
 from bsssl.runtime import distributed
 from tests.engine import trainings
-from tests.processes import start, together
+from tests.processes import PATIENCE, start, together
 
 
 def share(folder: Path, changes: dict, interrupt_before: int | None) -> None:
@@ -89,7 +89,7 @@ def test_scoring_and_selection_with_two_processes(tmp_path):
     one = tmp_path / "one"
     for name in ("train", "score", "select"):
         process = start(command, name, settings, folder=one)
-        process.join(600)
+        process.join(PATIENCE)
         assert process.exitcode == 0, (one / "log.txt").read_text()
     scored = {path.name: path.read_bytes() for path in (one / "run" / "seed-0" / "score").glob("0*")}
     selected = (one / "run" / "seed-0" / "select" / "selection.parquet").read_bytes()

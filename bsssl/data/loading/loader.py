@@ -148,8 +148,10 @@ def make_loader(
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:
-    """Slurm sends these to every process of a job that is preempted or near its time limit. The main process answers
-    them; a worker that ended of one would fail the training first. Its parent's SIGTERM still ends a worker."""
+    """Slurm sends these to every process of a job that is preempted or near its time limit, a terminal Ctrl-C. The main
+    process answers them; a worker that ended of one would fail the training first. Its parent's SIGTERM still ends a
+    worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not hasattr(signal, "sigwaitinfo"):  # not Linux, so not Slurm
         return
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)

@@ -1,1 +1,1 @@
-"""The tables and figures of the paper on data of one's own: what is varied, and how it is judged."""
+"""The tables and figures of the paper on other data: what is varied, and how differences are judged."""

@@ -1,4 +1,4 @@
-"""The paper's tables and figures (Yalniz et al. 2019, arXiv 1905.00546) as data, and what each says about its advice.
+"""The tables and figures of the paper (Yalniz et al. 2019, arXiv 1905.00546) as data, and what tests its advice.
 
 Top-1 accuracies in percent, on ImageNet unless said. Points of a figure were read off it, to about 0.1.
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Found = Mapping[str, Mapping[str, np.ndarray]]
+Top1 = Mapping[str, Mapping[str, np.ndarray]]
 """top-1 per seed, float64 (seeds,), by the label of a point and the name of a figure"""
 
 
@@ -18,13 +18,13 @@ class Advice:
 
     text: str
     compared: str
-    """what ``difference`` is, for the reader"""
-    difference: Callable[[Found], np.ndarray]
+    """what ``difference`` compares, for the reader of the page"""
+    difference: Callable[[Top1], np.ndarray]
     """above 0 where the advice helps: float64 (seeds,)"""
     points: tuple[str, ...] = ()
-    """labels that the experiment must have for it"""
+    """labels of the points that ``difference`` needs"""
     min_points: int = 1
-    """that the experiment must have for it"""
+    """how many points ``difference`` needs where ``points`` names none"""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Experiment:
     """the columns: names in ``FIGURES``"""
     header: tuple[str, ...]
     rows: tuple[tuple[str | float, ...], ...]
-    """the paper's, the first cell a label or, of a figure, the place on its axis"""
+    """the rows of the paper: a label or, of a figure, a place on its axis, then accuracies"""
     axis: str = ""
-    """of a figure: what varies"""
+    """what varies in a figure; empty for a table"""
     advice: Advice | None = None
 
 
@@ -53,23 +53,23 @@ FIGURES = {
 }
 
 
-def _within(better: str, worse: str) -> Callable[[Found], np.ndarray]:
-    """Between two figures of the same point, the mean over the points."""
+def _within(better: str, worse: str) -> Callable[[Top1], np.ndarray]:
+    """Return the difference of two figures of the same point, averaged over the points."""
 
-    def difference(found: Found) -> np.ndarray:
-        each = [point[better] - point[worse] for point in found.values()]
+    def difference(top1: Top1) -> np.ndarray:
+        each = [point[better] - point[worse] for point in top1.values()]
         return np.asarray(np.mean(each, axis=0))
 
     return difference
 
 
-def _last_over_first(found: Found) -> np.ndarray:
-    first, *_, last = found.values()
+def _last_over_first(top1: Top1) -> np.ndarray:
+    first, *_, last = top1.values()
     return last["finetuned"] - first["finetuned"]
 
 
-def _between(better: str, worse: str) -> Callable[[Found], np.ndarray]:
-    return lambda found: found[better]["finetuned"] - found[worse]["finetuned"]
+def _between(better: str, worse: str) -> Callable[[Top1], np.ndarray]:
+    return lambda top1: top1[better]["finetuned"] - top1[worse]["finetuned"]
 
 
 BALANCED, UNBALANCED, RANDOM = "balanced, ranked", "unbalanced, ranked", "balanced, random"

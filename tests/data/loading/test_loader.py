@@ -1,12 +1,13 @@
 import itertools
+import re
 import signal
 import subprocess
-import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from bsssl.data.datasets.sources import Folder
 from bsssl.data.loading import loader as loader_module
@@ -147,38 +148,36 @@ def end_while_loading() -> None:
 
 def test_a_program_ends_though_a_loader_is_left_behind(tmp_path):
     process = processes.start(end_while_loading, folder=tmp_path)
-    process.join(60)
+    process.join(processes.PATIENCE)
     ended = process.exitcode
     process.kill()
     assert ended == 3
 
 
-class Sleeping(Dataset):
-    """One item that takes its time."""
-
-    def __len__(self):
-        return 1000
-
-    def __getitem__(self, row):
-        time.sleep(0.02)
-        return {"input": torch.zeros(1), "target": 0, "index": 0, "view": 0}
+def has_taken(pid: int, number: signal.Signals) -> bool:
+    """Whether a signal that was sent to a process does not wait to be dealt with any more."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return not int(re.search(r"ShdPnd:\t(\w+)", status)[1], 16) >> (number - 1) & 1
 
 
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="Slurm is for Linux")
 def test_a_worker_heeds_its_parents_signals_alone():
+    item = {"input": torch.zeros(1), "target": 0, "index": 0, "view": 0}
     loader = DataLoader(
-        Sleeping(), batch_size=1, num_workers=1, worker_init_fn=loader_module._leave_signals_to_the_main_process
+        [item] * 1000, batch_size=1, num_workers=1, worker_init_fn=loader_module._leave_signals_to_the_main_process
     )
     stream = iter(loader)
     next(stream)
     [worker] = stream._workers
-    for number in (signal.SIGTERM, signal.SIGUSR2):
+    # When it takes a signal it has dealt with the one before.
+    for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGTERM):
         subprocess.run(
             ["kill", f"-{number.value}", str(worker.pid)], check=True
         )  # from a process that is not its parent
-    for _ in range(20):
+        processes.wait_until(lambda number=number: not worker.is_alive() or has_taken(worker.pid, number))
+    for _ in range(20):  # more than there were before the signals
         next(stream)
     assert worker.is_alive()
     worker.terminate()
-    worker.join(20)
+    worker.join(processes.PATIENCE)
     assert worker.exitcode == 0

@@ -1,7 +1,6 @@
 import argparse
 import functools
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,8 @@ import torch
 from torch import Tensor, nn
 from torchvision import models as torchvision_models
 
-from bsssl.engine.checkpoints import save_model
 from bsssl.errors import UserError
-from bsssl.models import build_model, has_classes, load_weights, read_checkpoint
+from bsssl.models import build_model, has_classes, load_weights, read_checkpoint, save_model
 
 CLASSES = [f"class {number}" for number in range(5)]
 
@@ -205,65 +203,6 @@ def test_another_architecture_is_one_line_and_changes_nothing(
         caught.match(message)
     assert "\n" not in str(caught.value)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
-
-
-def _cut(path: Path) -> None:
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def _overwrite(path: Path) -> None:
-    path.write_bytes(b"<html>404</html>" * 100)
-
-
-def _empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-@pytest.mark.parametrize("damage", [_cut, _overwrite, _empty])
-@pytest.mark.parametrize("name", ["weights.pth", "old.pth", "weights.safetensors"])
-def test_damaged_files_are_named(name: str, damage: Callable[[Path], None], tmp_path: Path) -> None:
-    path = tmp_path / name
-    state = build_model("small_resnet", num_classes=5).state_dict()
-    if name.endswith("pth"):
-        torch.save(state, path, _use_new_zipfile_serialization=name != "old.pth")
-    else:
-        path.write_bytes(safetensors.torch.save(state))
-    read_checkpoint(str(path))
-    damage(path)
-    with pytest.raises(UserError, match=f"{name} is damaged or not a file of weights .*fetch it again") as caught:
-        read_checkpoint(str(path))
-    assert "\n" not in str(caught.value)
-
-
-class _Trap:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (os.environ["BSSSL_TRAP"],)
-
-
-@pytest.mark.parametrize("protocol", ["new", "old"])
-def test_code_in_a_file_is_never_run(protocol: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BSSSL_TRAP", str(tmp_path / "sprung"))
-    path = str(tmp_path / "trap.pth")
-    content = {"state_dict": {"weight": torch.zeros(1)}, "extra": _Trap()}
-    torch.save(content, path, _use_new_zipfile_serialization=protocol == "new")
-    with pytest.raises(
-        UserError,
-        match=r"trap\.pth holds Python objects besides weights .posix\.mkdir.*torch\.save",
-    ):
-        read_checkpoint(path)
-    assert not (tmp_path / "sprung").exists()
-
-
-def test_files_without_weights_and_paths_without_files(tmp_path: Path) -> None:
-    path = str(tmp_path / "numbers.pth")
-    for content in ({"state_dict": {"epoch": 3}}, [1, 2], {}):
-        torch.save(content, path)
-        with pytest.raises(UserError, match=r"numbers\.pth has no weights by name"):
-            read_checkpoint(path)
-    with pytest.raises(UserError, match=r"no such file: .*nowhere"):
-        read_checkpoint(str(tmp_path / "nowhere.pth"))
-    with pytest.raises(UserError, match=r"cannot read .*: Is a directory"):
-        read_checkpoint(str(tmp_path))
 
 
 @pytest.mark.parametrize(("theirs", "same"), [(["a", "b", "c"], True), (["a", "c", "b"], False), (["a", "b"], False)])

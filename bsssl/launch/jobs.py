@@ -1,0 +1,106 @@
+"""What the jobs of a launched run do. A job names its config file and its stage, so that one that is started again, on
+whatever node, does what is still missing."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bsssl.config import Config, Experiment, load_config
+from bsssl.launch.base import REPORT, Job
+from bsssl.pipeline.run import Run
+from bsssl.pipeline.runner import execute
+from bsssl.pipeline.stage import Task
+from bsssl.recipes.check import check
+from bsssl.recipes.runs import all_runs
+from bsssl.recipes.sweep import Grid, Point
+from bsssl.reports.grids import write_grid
+from bsssl.runtime import console
+
+
+@dataclass(frozen=True)
+class StageJob(Job):
+    """Runs a stage, this process being one of the job's."""
+
+    config: str
+    """the resolved config file"""
+    config_path: str
+    """the user's config and overrides, as in the commands that errors name"""
+    seed: int
+    stage: str
+    task: Task | None = None
+    redo: bool = False
+    debug: bool = False
+    schema: type[Experiment] = Config
+
+    @property
+    def name(self) -> str:
+        """See ``Job``."""
+        return self.stage
+
+    def __call__(self) -> None:
+        """See ``Job``; the last line of the log says what is wrong."""
+        console.setup(debug=self.debug)
+        try:
+            config = load_config(self.config, [], self.schema)
+            check(config)
+            run = next(run for run in all_runs(config, config_path=self.config_path) if run.seed == self.seed)
+            execute(
+                [run],
+                wanted=lambda stage: stage.name == self.stage,
+                device=config.system.device,
+                task=self.task,
+                redo=self.redo,
+            )
+        except Exception as error:
+            if self.debug:
+                traceback.print_exc()
+            sys.exit(console.describe(error))
+
+
+@dataclass(frozen=True)
+class ReportJob(Job):
+    """Makes the table of results of finished runs."""
+
+    config: str
+    write: Callable[[Any, Sequence[Run]], str]
+    schema: type[Experiment]
+
+    @property
+    def name(self) -> str:
+        """See ``Job``."""
+        return REPORT
+
+    def __call__(self) -> None:
+        """See ``Job``."""
+        config = load_config(self.config, [], self.schema)
+        print(self.write(config, all_runs(config, config_path=self.config)))
+
+
+@dataclass(frozen=True)
+class GridJob(Job):
+    """Writes the results of finished points."""
+
+    grid: Grid
+    points: list[Point]
+    """as they were submitted, whatever becomes of the config"""
+
+    @property
+    def name(self) -> str:
+        """See ``Job``."""
+        return REPORT
+
+    def __call__(self) -> None:
+        """See ``Job``."""
+        print(write_grid(self.grid, self.points))
+
+
+def join_process_group() -> None:
+    """Take the place of this process among those of its Slurm job, for ``torch.distributed``."""
+    import submitit
+
+    environment = submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+    if environment.world_size == environment.local_world_size:
+        os.environ["MASTER_ADDR"] = "127.0.0.1"  # a host's own name need not resolve

@@ -1,0 +1,142 @@
+"""Stages become a chain of jobs in a queue.
+
+One submission is a folder ``output_dir/jobs/<time>``: the configs, ``jobs.json`` with the id of every job, and the
+logs. Every job waits for those of the stages that its own needs, and is dropped if
+one of them fails.
+"""
+
+import contextlib
+import datetime
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import Self
+
+from bsssl import storage
+from bsssl.config import Experiment
+from bsssl.errors import UserError
+from bsssl.launch.base import REPORT, Job, Order, QueueLauncher
+from bsssl.launch.jobs import StageJob
+from bsssl.launch.status import JOBS, JobRow, active_jobs, job_table, save_jobs
+from bsssl.pipeline.run import Run
+from bsssl.pipeline.stage import Resources, Stage, Task
+from bsssl.recipes.check import check
+from bsssl.recipes.runs import as_yaml
+
+
+def submit(launcher: QueueLauncher, order: Order) -> str:
+    """Submit the stages that are wanted and not done, what several runs share once; return what to tell the user.
+
+    Raises:
+        UserError: Jobs of the same run are still in the queue, or one cannot be submitted; those submitted before it
+            are then cancelled.
+    """
+    for config in {id(config): config for config, _ in order.runs}.values():
+        check(config, processes=config.launcher.all_processes)
+    with _Submission(launcher, order) as submission:
+        order.prepare()
+        for config, run in order.runs:
+            submission.add(config, run)
+        submission.add_last()
+    return submission.outcome()
+
+
+class _Submission:
+    """Jobs that are submitted together, all or none: those submitted are cancelled when an error ends the context."""
+
+    def __init__(self, launcher: QueueLauncher, order: Order) -> None:
+        now = datetime.datetime.now(datetime.timezone.utc)
+        self._launcher, self._order = launcher, order
+        self._output_dir = order.output_dir
+        self._folder = Path(order.output_dir).absolute() / JOBS / now.strftime("%Y%m%d-%H%M%S-%f")
+        self._jobs: list[JobRow] = []
+        self._ids: dict[Path, str] = {}
+        self._saved: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        running = active_jobs(self._output_dir)
+        if running:
+            raise UserError(
+                f"{self._output_dir} has {len(running)} unfinished jobs (first: {running[0].job_id}, "
+                f"{running[0].stage}); wait, or end them with: bsssl cancel {self._output_dir}"
+            )
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            if self._jobs:
+                with contextlib.suppress(UserError):  # the error that ends the submission is the one to tell
+                    self._launcher.cancel([job.job_id for job in self._jobs])
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def add(self, config: Experiment, run: Run) -> None:
+        """Submit the stages of one run that are not done, or that follow one that is not."""
+        path = self._save(config)
+        for stage in run.stages.values():
+            folder = run.folder(stage.name).resolve()  # several runs may share it
+            places = {need: run.folder(need).resolve() for need in stage.needs.values()}
+            coming = {need: self._ids[place] for need, place in places.items() if place in self._ids}
+            is_there = run.pending(stage.name) is None and not coming
+            if not self._order.wanted(stage) or folder in self._ids or is_there:
+                continue
+            run.require_inputs(stage.name, besides=coming)
+            job = StageJob(
+                path,
+                run.config_path,
+                run.seed,
+                stage.name,
+                redo=self._order.redo,
+                debug=self._order.debug,
+                schema=type(config),
+            )
+            self._ids[folder] = self._add_stage(stage, job, run=folder.parent, after=list(coming.values()))
+
+    def _add_stage(self, stage: Stage[Any], job: StageJob, *, run: Path, after: list[str]) -> str:
+        tasks = self._launcher.settings.array_tasks
+        if stage.in_parts and tasks > 1:
+            # The array does the work; the job after it finds all parts there and finishes the stage.
+            shares = [replace(job, task=Task(number, tasks)) for number in range(tasks)]
+            after = [self._submit(shares, stage.kind, stage.resources, run=run, after=after)]
+        return self._submit([job], stage.kind, stage.resources, run=run, after=after)
+
+    def add_last(self) -> None:
+        """Submit what comes after everything else, unless there is nothing else and what it leaves is there."""
+        if self._order.last is None:
+            return
+        if self._jobs or not Path(self._output_dir, self._order.leaves).exists():
+            job = self._order.last(self._save(self._order.runs[0][0]))
+            after = [job.job_id for job in self._jobs]
+            self._submit([job], REPORT, Resources(), run=Path(self._output_dir).resolve(), after=after)
+
+    def outcome(self) -> str:
+        """Return what to tell the user."""
+        if not self._jobs:
+            return "everything is done already"
+        hints = f"progress: bsssl status {self._output_dir}\nend it:   bsssl cancel {self._output_dir}"
+        return f"{job_table(self._jobs)}\n\n{hints}"
+
+    def _save(self, config: Experiment) -> str:
+        """Return the file in which the jobs find ``config``."""
+        text = as_yaml(config.model_copy(update={"output_dir": os.path.abspath(config.output_dir)}))
+        if text not in self._saved:
+            self._saved[text] = str(self._folder / f"config-{len(self._saved)}.yaml")
+            storage.write_text(self._saved[text], text)
+        return self._saved[text]
+
+    def _submit(self, jobs: Sequence[Job], kind: str, resources: Resources, *, run: Path, after: Sequence[str]) -> str:
+        job_id = self._launcher.submit(jobs, kind=kind, resources=resources, folder=str(self._folder), after=after)
+        row = JobRow(
+            job_id=job_id,
+            run=os.path.relpath(run, Path(self._output_dir).resolve()),
+            stage=jobs[0].name,
+            folder=str(self._folder),
+            launcher=self._launcher.settings.kind,
+            tasks=len(jobs) if len(jobs) > 1 else None,
+        )
+        self._jobs.append(row)
+        save_jobs(str(self._folder), self._jobs)
+        return job_id

@@ -1,0 +1,169 @@
+"""Files of weights: those of this project are written here, those of many tools are read, and none runs code.
+
+Layouts that are read, local or remote, as safetensors or as PyTorch's own format:
+
+- the final weights of this project, whose header names the network and its classes (``save_model``);
+- a torchvision state dict;
+- a timm state dict, or a checkpoint of timm's training script;
+- the original release of semi-supervised and semi-weakly supervised ImageNet models, torchvision's names throughout;
+- a state dict or a hub checkpoint of PyTorchVideo;
+- R(2+1)D as the PyTorch port of VMZ saves it, and IG-65M's weights converted to that: torchvision's names, the paper's
+  planes.
+"""
+
+import argparse
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import fsspec
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from bsssl import storage
+from bsssl.errors import UserError
+
+WEIGHTS = "model.safetensors"
+"""the file of weights in the folder of a trained stage"""
+_WRAPPERS = ("state_dict_ema", "state_dict", "model_state_dict", "model_state", "model", "module")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file of weights holds."""
+
+    state: dict[str, Tensor]
+    """tensors by name, on the CPU, without wrappers"""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """``model``, ``classes`` and the other facts that ``save_model`` wrote; empty for files of other tools"""
+
+
+def save_model(path: str, state_dict: Mapping[str, Tensor], *, name: str, classes: list[str], **facts: Any) -> None:
+    """Write final weights as safetensors whose header says which network and which classes they are of.
+
+    Equal weights and facts make equal files.
+    """
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state_dict.items()}
+    metadata = {key: json.dumps(value) for key, value in {"model": name, "classes": classes, **facts}.items()}
+    with storage.atomic_write(path) as file:
+        file.write(_with_metadata(safetensors.torch.save(tensors), metadata))
+
+
+def _with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
+    """Return a safetensors file with entries in its header, by name: the library keeps them in no fixed order.
+
+    The file begins with the length of its header, 8 bytes, then the header, JSON padded with blanks.
+    """
+    length = int.from_bytes(content[:8], "little")
+    header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(content[8 : 8 + length])}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
+
+
+def saved_facts(path: str) -> dict[str, Any]:
+    """Return ``model``, ``classes`` and the other facts that ``save_model`` wrote; nothing for files of other tools.
+
+    Only the beginning of the file, local or remote, is read.
+
+    Raises:
+        UserError: The file does not exist.
+    """
+    with storage.open_read(path) as file:
+        start = file.read(9)
+        if not _is_safetensors(start):
+            return {}
+        try:
+            header = json.loads(start[8:] + file.read(int.from_bytes(start[:8], "little") - 1))
+            return _facts(header.get("__metadata__", {}))
+        except (ValueError, OverflowError, MemoryError):
+            return {}  # whoever loads the weights is told of the damage
+
+
+def read_checkpoint(path: str) -> Checkpoint:
+    """Read a file of weights in any of the layouts above.
+
+    Raises:
+        UserError: The file is missing, damaged, holds no tensors, or holds objects other than tensors and plain values.
+    """
+    try:
+        with storage.open_read(path) as file:
+            start = file.read(9)
+        local = fsspec.open_local(f"simplecache::{path}") if storage.is_remote(path) else path
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}; give the path of a file of weights") from None
+    if _is_safetensors(start):
+        return _read_safetensors(local, path)
+    return Checkpoint(unwrap(_read_torch(local, path), path))
+
+
+def unwrap(content: Any, origin: str) -> dict[str, Tensor]:
+    """Return the tensors of ``content`` by name, from inside whatever wrapper they are in.
+
+    Raises:
+        UserError: There are none; the message calls the content ``origin``.
+    """
+    while isinstance(content, Mapping):
+        wrapped = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if wrapped is None:
+            break
+        content = wrapped
+    entries = content.items() if isinstance(content, Mapping) else ()
+    state = {str(name): value for name, value in entries if isinstance(value, Tensor)}
+    if not state:
+        raise UserError(
+            f"{origin} has no weights by name, at its top or under {', '.join(_WRAPPERS)}; "
+            "save them with torch.save(model.state_dict(), path)"
+        )
+    return state
+
+
+def _is_safetensors(start: bytes) -> bool:
+    """Return whether a file begins with the length of its header, 8 bytes, and then the header, which is JSON."""
+    return start[8:] == b"{"
+
+
+def _facts(metadata: Mapping[str, str]) -> dict[str, Any]:
+    if not {"model", "classes"} <= metadata.keys():
+        return {}  # a file of another tool
+    return {key: json.loads(value) for key, value in metadata.items()}
+
+
+def _read_safetensors(local: str, path: str) -> Checkpoint:
+    try:
+        with safetensors.safe_open(local, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            facts = _facts(file.metadata() or {})
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise _damaged(path, error) from None
+    if not state:
+        raise _damaged(path, ValueError("it holds no tensors"))
+    return Checkpoint(state, facts)
+
+
+def _read_torch(local: str, path: str) -> Any:
+    try:
+        # timm's training script keeps its command line in the file: a namespace of plain values.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(local, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if refused := re.search(r"unsupported global:? (?:global )?(\S+)", str(error), re.IGNORECASE):
+            raise UserError(
+                f"{path} holds Python objects besides weights ({refused[1]}), which could run code and are not loaded; "
+                "where it was made, save the weights alone: torch.save(model.state_dict(), path)"
+            ) from None
+        raise _damaged(path, error) from None
+    except Exception as error:  # damage anywhere in a pickle can raise anything
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: str, error: Exception) -> UserError:
+    reason = str(error).rpartition("WeightsUnpickler error:")[2].strip() or type(error).__name__
+    return UserError(
+        f"{path} is damaged or not a file of weights ({reason.splitlines()[0][:120]}); fetch it again, or "
+        "delete it and run the stage that makes it"
+    )

@@ -1,0 +1,164 @@
+"""One worker at a time for a stage of a run, on one machine or on several that share a file system."""
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from bsssl import storage
+from bsssl.errors import UserError
+from bsssl.runtime.console import logger
+
+HEARTBEAT = 20.0
+"""seconds between signs of life of an owner"""
+STALE = 180.0
+"""seconds without a sign of life after which an owner on another machine counts as dead"""
+
+
+@contextlib.contextmanager
+def hold(path: Path, *, what: str, patience: float = 0.0) -> Iterator[None]:
+    """Hold the lock file ``path`` while ``what`` (for messages) is worked on.
+
+    The lock of a process that has died is taken over: on this machine that is known for certain, of another machine by
+    the signs of life that an owner gives. So is one of the same Slurm job, which Slurm has started again elsewhere.
+    A living owner is waited for as long as ``patience`` says, in seconds.
+
+    Raises:
+        UserError: Another process is at work; the message says which, on which host and since when.
+    """
+    mine, end = _own(), time.monotonic() + patience
+    while not _take(path, mine, what):
+        if time.monotonic() >= end:
+            raise _busy(path, what)
+        time.sleep(0.1)
+    stop = threading.Event()
+    beat = threading.Thread(target=_beat, args=(path, stop), daemon=True, name="lock")
+    beat.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        beat.join()
+        if _read(path) == mine:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+_FIELDS = {"host", "machine", "pid", "started", "job", "since", "command", "token"}
+
+
+def _own() -> dict[str, Any]:
+    return {
+        "host": socket.gethostname(),
+        "machine": _machine(),
+        "pid": os.getpid(),
+        "started": _start_of(os.getpid()),
+        "job": os.environ.get("SLURM_JOB_ID"),
+        "since": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": " ".join(sys.argv)[:200],
+        "token": uuid.uuid4().hex,
+    }
+
+
+def _take(path: Path, mine: dict[str, Any], what: str) -> bool:
+    """Write the lock, over that of a dead owner; return whether it is ours now."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(path, "x") as file:
+            file.write(json.dumps(mine))
+        return True
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise storage.unwritable(str(path), error) from error
+    owner = _read(path)
+    is_ours = owner.get("job") is not None and owner["job"] == mine["job"]
+    if not is_ours and _is_alive(owner, path):
+        return False
+    if owner:
+        logger.info("%s: process %s on %s has died; going on", what, owner["pid"], owner["host"])
+    storage.write_text(str(path), json.dumps(mine))
+    time.sleep(0.05)  # of two that take over at once, the last to write has it
+    return _read(path) == mine
+
+
+def _busy(path: Path, what: str) -> UserError:
+    owner = _read(path)
+    by = (
+        f"process {owner['pid']} on {owner['host']} since {owner['since']} ({owner['command']})" if owner else "another"
+    )
+    return UserError(
+        f"{what} is being worked on by {by}; wait for it or end it, then run again (if it is gone for certain, delete "
+        f"{path})"
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return what a lock says of its owner; nothing where it says nothing, as when its writer was killed at once."""
+    try:
+        owner = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return owner if isinstance(owner, dict) and owner.keys() >= _FIELDS else {}
+
+
+def _is_alive(owner: dict[str, Any], path: Path) -> bool:
+    if owner and owner["machine"] == _machine():
+        return _start_of(owner["pid"]) == owner["started"]
+    return _age(path) < STALE
+
+
+def _machine() -> str:
+    """Return what tells machines apart between which process numbers mean different processes."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
+    return f"{socket.gethostname()}-{uuid.getnode()}"
+
+
+def _start_of(pid: int) -> str | None:
+    """Return when a process of this machine was started, in the system's own terms; None when there is none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        if os.path.isdir("/proc/self"):
+            return None
+        return _lives(pid)
+    state, *fields = text.rpartition(") ")[2].split()
+    return None if state == "Z" else fields[18]
+
+
+def _lives(pid: int) -> str | None:
+    """Return something for a living process, for systems that do not say when it was started."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return "alive"
+
+
+def _age(path: Path) -> float:
+    """Return the seconds since the last sign of life, by the clock of the file system."""
+    probe = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        probe.touch()
+        return probe.stat().st_mtime - path.stat().st_mtime
+    except FileNotFoundError:
+        return STALE
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _beat(path: Path, stop: threading.Event) -> None:
+    while not stop.wait(HEARTBEAT):
+        with contextlib.suppress(OSError):
+            os.utime(path)

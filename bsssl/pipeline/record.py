@@ -1,0 +1,166 @@
+"""The records of work: what a finished stage was made of and left, and what an unfinished one was begun with."""
+
+from __future__ import annotations
+
+import datetime
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bsssl import storage
+from bsssl.errors import UserError
+from bsssl.runtime import distributed
+
+FORMAT = 2
+DONE, BEGUN = "done.json", "begun.json"
+_PACKAGES = ("bsssl", "torch", "torchvision", "timm", "numpy", "pyarrow")
+Digests = Mapping[str, Mapping[str, str]]
+"""digests of what was read, by role and output"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What identifies the work of a stage, and explains why another is not the same."""
+
+    stage: str
+    kind: str
+    version: int
+    settings: Mapping[str, Any]
+    """all of them, as JSON, for people and for explanations"""
+    identifying: Any
+    """those that differ from their defaults"""
+    read: Digests
+    outside: Mapping[str, Any]
+    """what was noted of the files outside the run"""
+    parts: Mapping[str, Any] | None = None
+    """the parts of work that has some, as ``Parts``: for those who look at the folder alone"""
+
+    @property
+    def identity(self) -> str:
+        """The fingerprint of everything that decides the result: equal ones compute the same."""
+        return storage.fingerprint(
+            [self.stage, self.kind, self.version, self.identifying, _plain(self.read), self.outside]
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record(Work):
+    """What a finished stage wrote last of all."""
+
+    result: dict[str, Any]
+    digests: Mapping[str, str]
+    """of what was left, by output"""
+    files: Mapping[str, list[int]] = field(default_factory=dict)
+    """size and time of each file that has a digest, as they were then; none in records of format 1"""
+    seconds: float = 0.0
+    finished: str = ""
+    processes: int = 1
+    versions: Mapping[str, str] = field(default_factory=dict)
+    git: str | None = None
+
+
+def read_work(folder: Path) -> Work | None:
+    """Return what an unfinished stage in ``folder`` was begun with; None when that is not known."""
+    content = _content(folder / BEGUN)
+    return None if content is None else _made(Work, content, folder / BEGUN)
+
+
+def read_record(folder: Path) -> Record | dict[str, Any] | None:
+    """Return what the finished stage in ``folder`` wrote, a record of format 1 as it is; None when it is not done.
+
+    Raises:
+        UserError: The record is damaged, was edited beyond reading, or was written by a newer version of the program.
+    """
+    path = folder / DONE
+    content = _content(path)
+    if content is None:
+        return None
+    if content.get("format", 1) == 1:
+        known = {"stage": str, "settings": dict, "digests": dict, "read": dict, "result": dict}
+        if not all(isinstance(content.get(key), kind) for key, kind in known.items()):
+            raise _unreadable(path)
+        return content
+    return _made(Record, content, path)
+
+
+def write_begun(folder: Path, work: Work) -> None:
+    """Note what the stage in ``folder`` is begun with."""
+    storage.write_json(str(folder / BEGUN), {"format": FORMAT, **_as_dict(work)})
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Write the record of a stage that is done; from then on it counts as finished."""
+    storage.write_json(str(folder / DONE), {"format": FORMAT, "identity": record.identity, **_as_dict(record)})
+    (folder / BEGUN).unlink(missing_ok=True)
+
+
+def finished_now(work: Work, *, result: dict[str, Any], digests: Mapping[str, str], seconds: float) -> Record:
+    """Return the record of work that has just been done."""
+    return Record(
+        **_as_dict(work),
+        result=result,
+        digests=digests,
+        seconds=round(seconds, 1),
+        finished=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        processes=distributed.world_size(),
+        versions={package: metadata.version(package) for package in _PACKAGES},
+        git=_revision(),
+    )
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Return the values that differ between two nested settings, as ``path: old -> new``."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        lines = [differences(old.get(key), new.get(key), f"{path}.{key}" if path else key) for key in keys]
+        return [line for below in lines for line in below]
+    if old == new:
+        return []
+    return [f"{path}: {old} -> {new}" if len(f"{old}{new}") < 80 else f"{path} has changed"]
+
+
+def _content(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    content = storage.read_json(str(path))
+    if not isinstance(content, dict):
+        raise _unreadable(path)
+    written = content.get("format", 1)
+    if not isinstance(written, int) or written > FORMAT:
+        raise UserError(
+            f"{path} has record format {written}, this program reads up to {FORMAT}: it was written by a newer bsssl; "
+            "upgrade, or choose another output_dir"
+        )
+    return content
+
+
+def _made(kind: Any, content: dict[str, Any], path: Path) -> Any:
+    try:
+        made = kind(**{one.name: content[one.name] for one in fields(kind) if one.name in content})
+        return made
+    except (TypeError, AttributeError):
+        raise _unreadable(path) from None
+
+
+def _unreadable(path: Path) -> UserError:
+    return UserError(f"{path} is not a record of a stage; delete it, and the stage runs again")
+
+
+def _as_dict(work: Work) -> dict[str, Any]:
+    return {one.name: getattr(work, one.name) for one in fields(work)}
+
+
+def _plain(read: Digests) -> dict[str, dict[str, str]]:
+    return {role: dict(digests) for role, digests in read.items()}
+
+
+def _revision() -> str | None:
+    """Return the git revision of the installed project, with a + when files differ from it; None outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12"]
+    try:
+        return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip() or None
+    except OSError:
+        return None  # git is not installed

@@ -1,0 +1,157 @@
+"""Doing the stages of runs: those that are done are skipped, those that were interrupted go on where they were."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from bsssl import storage
+from bsssl.pipeline.aside import make_room
+from bsssl.pipeline.lock import hold
+from bsssl.pipeline.record import DONE, finished_now, read_record, read_work, write_begun, write_record
+from bsssl.pipeline.run import Run, stamps
+from bsssl.pipeline.stage import Stage, Task
+from bsssl.runtime import distributed
+from bsssl.runtime.console import logger
+
+_PATIENCE = 600.0  # seconds that a task waits for another that makes the folder ready
+_OTHERS_AT_WORK = 3600.0  # seconds after which what a writer of a part has left unfinished is no longer being written
+
+
+def execute(
+    runs: Sequence[Run],
+    *,
+    wanted: Callable[[Stage], bool],
+    device: str,
+    task: Task | None = None,
+    redo: bool = False,
+) -> None:
+    """Run the stages that are ``wanted``, of one run after the other; those that are done are skipped.
+
+    Under torchrun every process calls this, and they share the work.
+
+    Args:
+        runs: What may be run.
+        wanted: Whether a stage is to run, if it is not done.
+        device: The device of the process group: ``cpu``, ``cuda`` or ``auto``.
+        task: When given, only its share of these stages is done, whose work has parts.
+        redo: Whether work of other settings is replaced, not kept aside.
+
+    Raises:
+        UserError: Something that a stage needs is not there, or another process is at work.
+    """
+    distributed.init(device)
+    for run in runs:
+        names = [name for name, stage in run.stages.items() if wanted(stage)]
+        for name in names:
+            run.require_inputs(name, besides=names)
+        for name in names:
+            if task is None:
+                run_stage(run, name, redo=redo)
+            else:
+                run_task(run, name, _share(task), redo=redo)
+    distributed.shutdown()  # not after an error: the others may be waiting for this process, which torchrun ends
+
+
+def run_stage(run: Run, name: str, *, redo: bool = False) -> None:
+    """Run stage ``name`` unless it is done; all it needs must be there."""
+    # One answer for all: nobody may look after somebody has begun to write, or see less of a network's file system.
+    if distributed.from_main(lambda: _is_done(run, name)):
+        return
+    run.require_inputs(name)
+    if not distributed.is_main():
+        _work(run, name)
+        return
+    folder = run.folder(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    with hold(_lock_of(folder), what=f"{name} in {run.path}"):
+        _work(run, name, redo=redo)
+
+
+def _is_done(run: Run, name: str) -> bool:
+    reason = run.pending(name)
+    if reason is None:
+        _refresh(run, name)
+        logger.info("seed %d: %s is done already", run.seed, name)
+    else:
+        logger.info("seed %d: %s (%s)", run.seed, name, reason)
+    return reason is None
+
+
+def _work(run: Run, name: str, *, redo: bool = False) -> None:
+    """Do the work of a stage, all processes of the run together."""
+    stage, folder = run.stages[name], run.folder(name)
+    started = time.monotonic()
+    taken_back = distributed.from_main(lambda: _prepare(run, name, redo=redo))
+    if taken_back:
+        return
+    result = stage.work(run) if stage.shared or distributed.is_main() else {}
+    if distributed.is_main():
+        digests = {part: stage.digest(run, part) for part in stage.leaves()}
+        record = finished_now(run.work(name), result=result, digests=digests, seconds=time.monotonic() - started)
+        files = [file for files in stage.leaves().values() for file in files]
+        write_record(folder, replace(record, files=stamps(folder, files)))
+        stage.clean_up(run)
+    distributed.barrier()
+
+
+def _prepare(run: Run, name: str, *, redo: bool) -> bool:
+    """Make the folder of a stage ready for its work; return whether that was found kept aside, finished."""
+    folder = run.folder(name)
+    storage.write_text(str(run.path / "config.yaml"), run.config)
+    make_room(run, name, redo=redo)
+    if run.pending(name) is None:
+        return True
+    # Others may be at work on parts of the stage too, with their own files on their way.
+    storage.remove_leftovers(str(folder), unchanged_for=_OTHERS_AT_WORK if run.stages[name].in_parts else 0.0)
+    write_begun(folder, run.work(name))
+    (folder / DONE).unlink(missing_ok=True)
+    return False
+
+
+def run_task(run: Run, name: str, task: Task, *, redo: bool = False) -> None:
+    """Do the share of ``task`` of what stage ``name`` lacks; ``run_stage`` finishes the stage after all of them."""
+    reason = run.pending(name)
+    if reason is None:
+        logger.info("seed %d: %s is done already", run.seed, name)
+        return
+    run.require_inputs(name)
+    logger.info("seed %d: task %d of %d of %s (%s)", run.seed, task.number, task.count, name, reason)
+    folder = run.folder(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not _is_begun(run, name):
+        # Only while the folder is made ready, by one of the tasks.
+        with hold(_lock_of(folder), what=f"{name} in {run.path}", patience=_PATIENCE):
+            if not _is_begun(run, name):
+                _prepare(run, name, redo=redo)
+    run.stages[name].work_part(run, task)
+
+
+def _is_begun(run: Run, name: str) -> bool:
+    begun = read_work(run.folder(name))
+    return begun is not None and begun.identity == run.identity(name)
+
+
+def _refresh(run: Run, name: str) -> None:
+    """Bring the record of a finished stage up to date: one of format 1, or of inputs that have changed to no effect."""
+    if not distributed.is_main():
+        return
+    folder = run.folder(name)
+    stored, record, work = read_record(folder), run.record(name), run.work(name)
+    if record is None:
+        return
+    current = replace(record, read={**record.read, **work.read})
+    if isinstance(stored, dict) or current != record:
+        files = [file for files in run.stages[name].leaves().values() for file in files]
+        write_record(folder, replace(current, files=stamps(folder, files)))
+
+
+def _lock_of(folder: Path) -> Path:
+    folder = folder.resolve()  # several runs of a sweep share it
+    return folder.parent / f".{folder.name}.lock"
+
+
+def _share(task: Task) -> Task:
+    """Return the share of this process, of several that do ``task`` together."""
+    processes = distributed.world_size()
+    return Task(task.number * processes + distributed.rank(), task.count * processes)

@@ -1,0 +1,162 @@
+"""A stage in the abstract: what it is called, what decides its result, what it reads and leaves, and its work."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
+
+from typing_extensions import TypeVar
+
+from bsssl import storage
+from bsssl.config import Section
+
+if TYPE_CHECKING:
+    from bsssl.pipeline.record import Work
+    from bsssl.pipeline.run import Run
+
+S = TypeVar("S", bound=Section, covariant=True, default=Section)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One of the tasks that share the independent parts of a stage: part i belongs to task i % count."""
+
+    number: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The independent parts of a stage as they can be seen in its folder, each a file ``<number><suffix>``."""
+
+    count: int
+    suffix: str
+    unit: str
+    """what a part is, in the plural"""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the job of a stage wants of a cluster."""
+
+    whole_nodes: bool = False
+    """every process of every node of the launcher; otherwise one process on a share of one node"""
+    gpu: bool = False
+    """of one process: a GPU where the nodes have some"""
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """What ``--plan`` shows of a stage, as text."""
+
+    rows: str = ""
+    batch: str = ""
+    steps: str = ""
+    samples: str = ""
+    rate: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stage(ABC, Generic[S]):
+    """One step of a run. Each kind of stage is one sub-class, which knows everything about that kind.
+
+    A kind is registered with ``bsssl.registry.STAGES``. Its ``version`` rises when the same settings and inputs give
+    another result than before: finished stages of the kind then run again.
+    """
+
+    kind: ClassVar[str]
+    version: ClassVar[int] = 1
+    outputs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """the files that the stage leaves, by the names under which other stages read them"""
+    inputs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """the outputs that are read of each of the stages that this one needs, by role"""
+    in_parts: ClassVar[bool] = False
+    """whether the work has independent parts, which any number of tasks may share"""
+    shared: ClassVar[bool] = False
+    """whether every process of a run takes part in the work; otherwise the main process works alone"""
+    prepares: ClassVar[bool] = False
+    """whether the stage is cheap and runs together with any stage that needs it"""
+    resources: ClassVar[Resources] = Resources()
+    earlier_outputs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """the outputs as records of format 1 have them, where they are others"""
+
+    name: str
+    """unique in a run: teacher, score, select-2, evaluate-finetune, ..."""
+    section: str
+    """the key of the config that sets the stage; of an evaluation, that of the trained stage"""
+    settings: S
+    """everything that decides the result, but for what is read: exactly this is hashed, and exactly this is used"""
+    needs: Mapping[str, str] = field(default_factory=dict)
+    """the names of the stages whose results are read, by role"""
+    command: tuple[str, ...] = ("run",)
+    """the command line that runs the stage, less the config"""
+
+    @abstractmethod
+    def work(self, run: Run) -> dict[str, Any]:
+        """Do the work and return the figures to remember, which anything JSON can hold may be.
+
+        Every process of the run calls this where the kind is ``shared``, the main one alone where it is not. What the
+        stage leaves goes into ``run.folder(self.name)``.
+        """
+
+    def work_part(self, run: Run, task: Task) -> None:
+        """Do the share of ``task`` of the work; only of a kind whose work is ``in_parts``."""
+        raise TypeError(f"the work of '{self.kind}' has no parts")
+
+    def clean_up(self, run: Run) -> None:
+        """Remove what only the unfinished stage needs. It is called once the stage is done, lest much be lost."""
+
+    def leaves(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the files that the stage leaves, by output."""
+        return self.outputs
+
+    def reads(self, role: str) -> tuple[str, ...]:
+        """Return the outputs that are read of the stage that has ``role``."""
+        return self.inputs[role]
+
+    def files(self, run: Run, result: Mapping[str, Any]) -> Iterable[str]:
+        """Return the names of all files that the finished stage, whose figures are ``result``, must have."""
+        return [name for names in self.leaves().values() for name in names]
+
+    def digest(self, run: Run, output: str) -> str:
+        """Return the digest of an output that the stage has left: equal ones are the same to every reader."""
+        return storage.digest(str(run.folder(self.name) / name) for name in self.leaves()[output])
+
+    def outside(self) -> dict[str, Any]:
+        """Return something cheap that changes when files outside the run do which the stage reads, by their key."""
+        return {}
+
+    def settings_of(self, outputs: Iterable[str]) -> Any:
+        """Return, as JSON, the settings that decide these ``outputs``."""
+        return identifying(self.settings)
+
+    def continues(self, run: Run, there: Work) -> bool:
+        """Return whether the work can go on in a folder that holds work of other settings or inputs.
+
+        Otherwise what is there is kept aside.
+        """
+        return False
+
+    def is_unaffected(self, run: Run, role: str, output: str) -> bool:
+        """Return whether the finished stage would come out the same although an output that it read has changed."""
+        return False
+
+    def num_parts(self, run: Run) -> Parts | None:
+        """Return the parts of the work, once they are known; None for work in one piece."""
+        return None
+
+    def plan_row(self, run: Run, sizes: Mapping[str, int]) -> PlanRow:
+        """Return the row of ``--plan``, ``sizes`` being what is known of the data (labeled, rest, test, pool, ...)."""
+        return PlanRow()
+
+    @classmethod
+    def earlier(cls, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the settings in a record of format 1 as today's settings, and what was noted of outside files."""
+        return settings, {}
+
+
+def identifying(settings: Section) -> Any:
+    """Return the settings that differ from their defaults, as JSON: a new option that is off changes nothing."""
+    return settings.model_dump(mode="json", exclude_defaults=True)

@@ -1,0 +1,47 @@
+"""From a config to its runs: one for each seed, with the stages that the kind of config asks for."""
+
+from collections.abc import Container
+from typing import Any, cast
+
+import yaml
+
+from bsssl.config import Config, Experiment, Model, Transfer
+from bsssl.pipeline.run import Run
+from bsssl.pipeline.stage import Stage
+from bsssl.recipes import teacher_student, transfer
+
+
+def stages(config: Experiment, *, seed: int) -> list[Stage[Any]]:
+    """Return all stages of ``config`` for one seed, each after those it needs."""
+    if isinstance(config, Transfer):
+        return transfer.stages(config, seed=seed)
+    return teacher_student.stages(cast(Config, config), seed=seed)
+
+
+def networks(config: Experiment, *, seed: int) -> dict[str, Model]:
+    """Return every network of ``config``, by the key that sets it."""
+    if isinstance(config, Transfer):
+        return transfer.networks(config, seed=seed)
+    return teacher_student.networks(cast(Config, config))
+
+
+def all_runs(config: Experiment, *, config_path: str, only: Container[str] = ()) -> list[Run]:
+    """Return one run per seed of ``config``, of the stages that ``only`` names, or of all.
+
+    ``config_path``: the file the config came from and its overrides, as in the commands that errors name.
+    """
+    return [
+        Run(
+            [stage for stage in stages(config, seed=seed) if not only or stage.name in only],
+            seed=seed,
+            output_dir=config.output_dir,
+            config_path=config_path,
+            config=as_yaml(config),
+        )
+        for seed in range(config.seed, config.seed + config.seeds)
+    ]
+
+
+def as_yaml(config: Experiment) -> str:
+    """Return the resolved config as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

@@ -1,0 +1,224 @@
+"""The recipe of the paper: which stages a config asks for, and in which order.
+
+data -> teacher -> score -> select (-> materialise) -> pretrain -> finetune     (more rounds: from score on again)
+  \\-> tags -> weak, before teacher
+  \\-> baseline, ceiling                    evaluate-* after every trained network
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from bsssl.config import TRAIN_STAGES, Config, LabeledData, Model, Weak, WeakTraining
+from bsssl.pipeline.stage import Stage
+from bsssl.stages.computing import Execution
+from bsssl.stages.data import DataSettings, DataStage, ItemsSettings, LabelsSettings, PoolSettings
+from bsssl.stages.evaluate import EvaluateSettings, EvaluateStage
+from bsssl.stages.materialise import MaterialiseSettings, MaterialiseStage
+from bsssl.stages.score import ScoreSettings, ScoreStage
+from bsssl.stages.seen import TestView, TrainView
+from bsssl.stages.select import SelectSettings, SelectStage
+from bsssl.stages.tags import TagsStage, tags_settings
+from bsssl.stages.train import TrainStage, train_settings
+
+DATA = "data"
+
+
+def stages(config: Config, *, seed: int) -> list[Stage[Any]]:
+    """Return all stages of ``config`` for one seed, each after those it needs."""
+    planned: list[Stage[Any]] = [data_stage(config.data, _pool(config, seed), seed=seed, top_p=config.score.top_p)]
+    if config.weak is not None:
+        settings = tags_settings(config.weak, config.data)
+        planned.append(
+            TagsStage(name="tags", section="weak", settings=settings, needs={"data": DATA}, tests=tests(config.data))
+        )
+        planned += _trained(config, seed, "weak", needs={"tags": "tags"})
+    planned += _trained(config, seed, "teacher")
+    teacher = "teacher"
+    for number in range(1, config.rounds + 1):
+        planned += _round(config, seed, number, teacher)
+        teacher = _numbered("finetune", number)
+    planned += _trained(config, seed, "baseline")
+    if config.ceiling is not None:
+        planned += _trained(config, seed, "ceiling")
+    return planned
+
+
+def networks(config: Config) -> dict[str, Model]:
+    """Return every network of ``config``, by the key that sets it."""
+    return {"models.teacher": config.models.teacher, "models.student": config.models.student}
+
+
+def data_stage(settings: LabeledData, pool: PoolSettings | None, *, seed: int, top_p: int | None = None) -> DataStage:
+    """Return the data stage of a recipe, or of a transfer, which has no pool."""
+    labels = LabelsSettings(
+        labels_per_class=settings.labels_per_class,
+        imbalance=settings.imbalance,
+        seed=seed if settings.labels_per_class else None,
+    )
+    items = ItemsSettings(
+        train=settings.train, test=settings.test, num_classes=settings.num_classes, videos=settings.clips is not None
+    )
+    decided = DataSettings(items=items, labels=labels, pool=pool)
+    return DataStage(name=DATA, section=DATA, settings=decided, top_p=top_p)
+
+
+def tests(settings: LabeledData) -> tuple[str, ...]:
+    """Return the outputs of the data stage that hold the test sets."""
+    return tuple(ItemsSettings(train=settings.train, test=settings.test).tests)
+
+
+def evaluations(
+    trained: Stage[Any], model: Model, settings: LabeledData, *, precision: str, execution: Execution, runs_alone: bool
+) -> list[Stage[Any]]:
+    """Return the tests of a trained network, one on each test set."""
+    planned: list[Stage[Any]] = []
+    for test in tests(settings):
+        decided = EvaluateSettings(
+            model=model,
+            precision=precision,
+            seen=TestView.of(model, settings, "test"),
+            max_missing_rate=settings.max_missing_rate,
+            test=test,
+        )
+        planned.append(
+            EvaluateStage(
+                name=evaluation(trained.name, test),
+                section=trained.section,
+                settings=decided,
+                needs={"data": DATA, "network": trained.name},
+                command=("evaluate", f"stage={trained.section}") if runs_alone else trained.command,
+                execution=execution,
+            )
+        )
+    return planned
+
+
+def evaluation(trained: str, test: str = "test") -> str:
+    """Return the name of the stage that tests the stage ``trained`` on a test set."""
+    return f"evaluate-{trained}" + test.removeprefix("test").replace("-", ".", 1)
+
+
+def execution_of(config: Any, deadline_of: LabeledData, batch: int) -> Execution:
+    """Return how the stages of ``config`` compute."""
+    return Execution(
+        system=config.system,
+        batch=batch,
+        deadline=None if deadline_of.clips is None else deadline_of.clips.deadline,
+        max_failure_rate=deadline_of.max_failure_rate,
+    )
+
+
+def _round(config: Config, seed: int, number: int, teacher: str) -> list[Stage[Any]]:
+    """Return a round: the teacher scores the pool, and a student is trained on what is selected."""
+    model = config.models.teacher if number == 1 else config.models.student
+    score, select = _numbered("score", number), _numbered("select", number)
+    score_settings = ScoreSettings(
+        top_p=config.score.top_p,
+        pool_overlap=config.data.pool_overlap,
+        model=model,
+        precision=config.system.precision,
+        seen=TestView.of(model, config.data, "score"),
+    )
+    select_settings = SelectSettings(
+        top_k=config.select.top_k_of(number, rounds=config.rounds),
+        **config.select.model_dump(exclude={"grow", "top_k"}),
+        seed=seed,
+    )
+    planned: list[Stage[Any]] = [
+        ScoreStage(
+            name=score,
+            section="score",
+            settings=score_settings,
+            needs={"data": DATA, "teacher": teacher},
+            command=_alone("score", number),
+            execution=_execution(config),
+        ),
+        SelectStage(
+            name=select,
+            section="select",
+            settings=select_settings,
+            needs={"scores": score},
+            command=_alone("select", number),
+            knows_truth=None if config.data.pool else DATA,
+        ),
+    ]
+    needs = {"selection": select}
+    if config.materialise is not None:
+        needs = {"selection": _numbered("materialise", number)}
+        planned.append(
+            MaterialiseStage(
+                name=needs["selection"],
+                section="materialise",
+                settings=MaterialiseSettings(**config.materialise.model_dump(), seed=seed),
+                needs={"selection": select},
+                command=_alone("materialise", number),
+            )
+        )
+    if config.pretrain.targets == "soft":
+        needs["scores"] = score
+    planned += _trained(config, seed, "pretrain", number, needs)
+    return planned + _trained(config, seed, "finetune", number)
+
+
+def _trained(
+    config: Config, seed: int, section: str, number: int = 1, needs: Mapping[str, str] | None = None
+) -> list[Stage[Any]]:
+    """Return a training and, where its classes are those of the test set, the evaluation of its result."""
+    training, execution = getattr(config, section), _execution(config)
+    model = config.models.teacher if section in ("weak", "teacher") else config.models.student
+    start = {}
+    if training.init_from in TRAIN_STAGES:
+        again = training.init_from in ("pretrain", "finetune")
+        start = {"start": _numbered(training.init_from, number) if again else training.init_from}
+    settings = train_settings(
+        _without_tags(training) if isinstance(training, Weak) else training,
+        model=model,
+        seed=seed,
+        precision=config.system.precision,
+        seen=TrainView.of(model, config.data),
+        with_rest=section == "ceiling",
+        new_classifier=training.init_from == "weak",
+    )
+    stage = TrainStage(
+        name=_numbered(section, number),
+        section=section,
+        settings=settings,
+        needs={"data": DATA, **(needs or {}), **start},
+        command=_alone("train", number, section),
+        execution=execution,
+        in_tars=config.materialise is not None and "selection" in (needs or {}),
+    )
+    if isinstance(training, Weak) and not training.is_tested:
+        return [stage]
+    precision = config.system.precision
+    tested = evaluations(stage, model, config.data, precision=precision, execution=execution, runs_alone=number == 1)
+    return [stage, *tested]
+
+
+def _without_tags(weak: Weak) -> WeakTraining:
+    """Return what of the `weak` section decides the training; the rest is the tags stage's."""
+    return WeakTraining(**{name: getattr(weak, name) for name in WeakTraining.model_fields})
+
+
+def _alone(verb: str, number: int, section: str = "") -> tuple[str, ...]:
+    """Return the command that runs a stage of a round alone: only those of the first round have one."""
+    if number > 1:
+        return ("run",)
+    return (verb, f"stage={section}") if section else (verb,)
+
+
+def _numbered(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}-{number}"
+
+
+def _pool(config: Config, seed: int) -> PoolSettings:
+    data = config.data
+    return PoolSettings(
+        **data.model_dump(include={"pool", "rest_in_pool", "shard_size", "pool_overlap"}),
+        fraction=data.pool_fraction,
+        seed=seed if data.pool_fraction < 1 else None,
+    )
+
+
+def _execution(config: Config) -> Execution:
+    return execution_of(config, config.data, config.score.batch_size)

@@ -1,0 +1,84 @@
+"""What stages with a network start from: the device, the loaders, the network that another stage left."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from torch import nn
+
+from bsssl import data, storage
+from bsssl.config import Model, System
+from bsssl.models import WEIGHTS, build_model, load_weights
+from bsssl.runtime.device import Compute, make_compute
+
+CLASSES = "classes.json"
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How to compute: what does not decide a result."""
+
+    system: System
+    batch: int = 1
+    """views of items that a process sees at a time when scoring and testing"""
+    deadline: float | None = None
+    """seconds after which a video counts as unreadable"""
+    max_failure_rate: float = 0.0
+    """share of unreadable items that is tolerated when training and scoring"""
+
+    def compute(self, precision: str) -> Compute:
+        """Return the device and how to compute on it; UserError when a GPU is asked for and there is none."""
+        system = self.system
+        return make_compute(
+            device=system.device,
+            precision=precision,
+            channels_last=system.channels_last,
+            compile=system.compile,
+            threads=system.threads,
+            workers=system.workers,
+        )
+
+    def loader(self, dataset: data.ItemDataset, batches: data.TrainBatches | data.EvalBatches, compute: Compute) -> Any:
+        """Return a loader of ``batches`` with the worker processes that are asked for."""
+        return data.make_loader(
+            dataset,
+            batches,
+            workers=self.system.workers,
+            pin_memory=compute.device.type == "cuda",
+            context=self.system.start_method,
+        )
+
+    def eval_batches(self, dataset: data.ItemDataset, views: data.Views) -> data.EvalBatches:
+        """Return batches of every item once, as many at a time as make ``batch`` views; processes share them."""
+        return data.EvalBatches(len(dataset), batch_size=max(1, self.batch // views.count))
+
+
+def class_list(folder: Path) -> list[str]:
+    """Return the classes that the data or the tags stage left in ``folder``, in the order of a network's outputs."""
+    classes: list[str] = storage.read_json(str(folder / CLASSES))
+    return classes
+
+
+def split_records(folder: Path, name: str) -> pa.Table:
+    """Return a part of the split that the data stage left in ``folder``: labeled, rest or a test set."""
+    return data.read_records(str(folder / f"{name}.csv"))
+
+
+def trained_model(folder: Path, model: Model, classes: list[str]) -> nn.Module:
+    """Return the network that a stage left in ``folder``, on the CPU."""
+    network = build_model(model.name, num_classes=len(classes), **model.options)
+    load_weights(network, str(folder / WEIGHTS), classes=classes)
+    return network
+
+
+def normalize(transforms: Any, compute: Compute) -> data.Normalize:
+    """Return what makes the floats of a network of bytes, on the device; ``transforms`` has a mean and a std."""
+    return data.Normalize(mean=transforms.mean, std=transforms.std).to(compute.device)
+
+
+def some(counts: Mapping[str, int], most: int = 5) -> str:
+    """Return the first of some counted names, for a message."""
+    shown = ", ".join(f"{name} ({count})" for name, count in list(counts.items())[:most])
+    return shown + (", ..." if len(counts) > most else "")

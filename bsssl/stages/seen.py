@@ -1,0 +1,100 @@
+"""How the network of a stage sees items: a part of the settings of every stage that has a network."""
+
+from typing import Any
+
+from typing_extensions import Self
+
+from bsssl import data
+from bsssl.config import LabeledData, Model, Purpose, Section, Transforms
+
+
+class ClipView(Section):
+    """How a video becomes clips."""
+
+    frames: int
+    stride: int
+    reader: str
+    reader_options: dict[str, Any] = {}
+    count: int | None
+    """clips per video; None in training, where there is one at random"""
+    stride_jitter: int = 0
+
+
+class Seen(Section):
+    """What training, scoring and testing have in common."""
+
+    max_pixels: int
+    clips: ClipView | None = None
+
+    def clip_options(self, deadline: float | None) -> dict[str, Any] | None:
+        """Return the clips as the data room wants them; ``deadline`` is for the reading of a video, in seconds."""
+        return None if self.clips is None else {**self.clips.model_dump(), "deadline": deadline}
+
+
+class TrainView(Seen):
+    """How items are seen in training."""
+
+    transforms: Transforms
+
+    @classmethod
+    def of(cls, model: Model, settings: LabeledData) -> Self:
+        """Return how ``model`` sees the data of these ``settings`` in training."""
+        return cls(transforms=settings.transforms, **_common(model, settings, "train"))
+
+    def views(self, *, randaugment: int | None, deadline: float | None) -> data.Views:
+        """Return the views of items in training; ``randaugment`` is the magnitude of RandAugment, if it is on."""
+        transforms = self.transforms
+        transform = data.train_transform(
+            size=transforms.size,
+            crop=transforms.train_crop,
+            hflip=transforms.flip,
+            randaugment_ops=2 if randaugment is not None else 0,
+            randaugment_magnitude=randaugment or 0,
+            **transforms.crop_options(),
+        )
+        return data.make_views(transform, max_pixels=self.max_pixels, clips=self.clip_options(deadline))
+
+
+class TestTransforms(Section):
+    """How a picture becomes an input when scoring and testing."""
+
+    __test__ = False  # pytest takes the class for a test otherwise
+
+    size: int
+    resize: int | None
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class TestView(Seen):
+    """How items are seen in scoring and testing."""
+
+    __test__ = False
+
+    transforms: TestTransforms
+
+    @classmethod
+    def of(cls, model: Model, settings: LabeledData, purpose: Purpose) -> Self:
+        """Return how ``model`` sees the data of these ``settings`` in scoring or testing."""
+        transforms = TestTransforms(**settings.transforms.for_testing())
+        return cls(transforms=transforms, **_common(model, settings, purpose))
+
+    def views(self, *, deadline: float | None) -> data.Views:
+        """Return the views of items in scoring or testing."""
+        transform = data.test_transform(size=self.transforms.size, resize=self.transforms.resize)
+        return data.make_views(transform, max_pixels=self.max_pixels, clips=self.clip_options(deadline))
+
+
+def _common(model: Model, settings: LabeledData, purpose: Purpose) -> dict[str, Any]:
+    clips = model.view_of(settings).clips_for(purpose)
+    if clips is not None:
+        clips.pop("deadline")  # it decides nothing
+    return {"max_pixels": settings.max_pixels, "clips": clips}
+
+
+def earlier_view(settings: dict[str, Any]) -> dict[str, Any]:
+    """Take what a record of format 1 says of how items were seen out of ``settings``, as ``Seen`` has it now."""
+    clips = settings.pop("clips", None)
+    if clips is not None:
+        clips = {key: value for key, value in clips.items() if key != "deadline"}
+    return {"transforms": settings.pop("transforms"), "max_pixels": settings.pop("max_pixels"), "clips": clips}

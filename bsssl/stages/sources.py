@@ -1,0 +1,20 @@
+"""The sources that a config names."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from bsssl import data, storage
+from bsssl.config import Source
+from bsssl.registry import DATASETS
+
+OVERLAP_REMEDY = "take them out, set data.pool_overlap=exclude to have them left out, or set it to allow to keep them"
+
+
+def open_source(source: Source, *, videos: bool) -> data.Source:
+    """Return the source that the config names; UserError for an unknown dataset or option."""
+    return data.open_source(source.dataset, path=source.path, options=source.options, videos=videos)
+
+
+def files_state(sources: Sequence[Source]) -> list[Any]:
+    """Return something cheap that changes when the files of the sources do, but for those that make their files."""
+    return [storage.state(source.path) for source in sources if not DATASETS.get(source.dataset).makes_files]
