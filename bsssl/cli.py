@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from bsssl import __version__
 from bsssl.config import TRAIN_STAGES, Config, Experiment, Reproduction, Transfer, load_config, options
 from bsssl.errors import UserError, choices
-from bsssl.registry import LAUNCHERS, REGISTRIES
+from bsssl.registry import REGISTRIES
 from bsssl.runtime import console
 from bsssl.runtime.distributed import is_main
 
 if TYPE_CHECKING:
-    from bsssl.launch.base import Order
     from bsssl.pipeline.run import Run
     from bsssl.recipes.sweep import Grid
 
@@ -277,6 +276,7 @@ def _run(command: str, parsed: argparse.Namespace, given: list[str]) -> None:
     if parsed.launch:
         from bsssl.launch.base import Order
         from bsssl.launch.jobs import ReportJob
+        from bsssl.launch.submission import launch
 
         order = Order(
             command=_again(given),
@@ -288,7 +288,9 @@ def _run(command: str, parsed: argparse.Namespace, given: list[str]) -> None:
             redo=parsed.redo,
             debug=parsed.debug,
         )
-        if _launched(config, order):
+        outcome = launch(config.launcher, order)
+        if outcome is not None:
+            print(outcome)
             return
     check(config)
     execute(
@@ -328,6 +330,7 @@ def _run_grid(command: str, parsed: argparse.Namespace, given: list[str]) -> Non
     if parsed.launch:
         from bsssl.launch.base import Order
         from bsssl.launch.jobs import GridJob
+        from bsssl.launch.submission import launch
 
         order = Order(
             command=_again(given),
@@ -340,7 +343,9 @@ def _run_grid(command: str, parsed: argparse.Namespace, given: list[str]) -> Non
             redo=parsed.redo,
             debug=parsed.debug,
         )
-        if _launched(points[0].config, order):
+        outcome = launch(points[0].config.launcher, order)
+        if outcome is not None:
+            print(outcome)
             return
     for point in points:
         check(point.config)
@@ -395,14 +400,6 @@ def _print_keys() -> None:
     print("\nthe parts that these keys can name, and their options: bsssl options SORT [NAME]")
     for sort, registry in REGISTRIES.items():
         print(f"    {sort}: {', '.join(registry.names())}")
-
-
-def _launched(config: Experiment, order: "Order") -> bool:
-    """Hand ``order`` to the launcher of ``config``; return whether there is nothing left for this process to do."""
-    outcome = LAUNCHERS.get(config.launcher.kind)(config.launcher).launch(order)
-    if outcome is not None:
-        print(outcome)
-    return outcome is not None
 
 
 def _again(given: list[str]) -> list[str]:
