@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from bsssl import storage
 from bsssl.errors import UserError
 from bsssl.selection.rows import Array, Float32, Int64, UInt32, ranges
-from bsssl.selection.scores import ScoreFile, ScoreHeader
+from bsssl.selection.scores import ScoreFile, ScoreHeader, pool_fingerprint
 
 FORMAT_VERSION = 1
 SELECTION_SCHEMA = pa.schema(
@@ -101,7 +101,7 @@ class Selection:
         return {
             "version": FORMAT_VERSION,
             "teacher": self.header.teacher,
-            "pool": self.header.pool,
+            "pool": pool_fingerprint(self.files),
             "top_p": self.header.top_p,
             "preprocessing": self.header.preprocessing,
             "variant": self.variant,
@@ -123,7 +123,7 @@ class Selection:
             **facts,
             "shards": len(self.files),
             "records": sum(file.num_records for file in self.files),
-            "scored": sum(file.num_rows for file in self.files) // self.header.top_p,
+            "scored": sum(file.num_samples for file in self.files),
             "pairs": len(self.sample),
             "pairs_wanted": self.top_k * len(names),
             "dropped": self.dropped,
