@@ -49,9 +49,7 @@ def progress(items: Iterable[T], *, total: int | None = None, unit: str, title: 
 def describe(error: Exception) -> str:
     """Return what is printed about ``error``: one line, or one for each problem of a config."""
     if isinstance(error, UserError):
-        # An error that was raised in a process of the loader comes with its traceback, the message last.
-        lines = str(error).rpartition("bsssl.errors.UserError: ")[2].splitlines()
-        return "\n".join(f"error: {line}" for line in lines if line)
+        return "\n".join(f"error: {line}" for line in str(error).splitlines() if line)
     kind = type(error).__name__
     text = " ".join(str(error).split())[:300]
     if kind == "OutOfMemoryError":

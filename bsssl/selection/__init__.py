@@ -8,28 +8,35 @@ from bsssl.selection.picks import (
     summary_path,
     write_selection,
 )
+from bsssl.selection.pool import Picks, PoolScores, ShardRows
 from bsssl.selection.scores import (
     SAMPLES_SCHEMA,
     ScoreHeader,
+    has_scores,
     ledger_path,
     read_header,
     read_sample_scores,
+    rebase_scores,
     score_files,
     score_path,
     write_scores,
 )
-from bsssl.selection.topk import VARIANTS, select_samples
+from bsssl.selection.topk import select_samples
 
 __all__ = [
     "SAMPLES_SCHEMA",
     "SELECTION_SCHEMA",
-    "VARIANTS",
+    "Picks",
+    "PoolScores",
     "ScoreHeader",
     "Selection",
+    "ShardRows",
+    "has_scores",
     "ledger_path",
     "read_header",
     "read_sample_scores",
     "read_selection",
+    "rebase_scores",
     "score_files",
     "score_path",
     "select_samples",

@@ -11,7 +11,7 @@ import torch
 from bsssl import data, selection, storage
 from bsssl.config import Model, Section
 from bsssl.engine.predict import predict
-from bsssl.engine.score import EXCLUDED, save_shard, score_shard
+from bsssl.engine.score import EXCLUDED, hashes_path, save_shard, score_shard
 from bsssl.errors import UserError
 from bsssl.pipeline.record import Work
 from bsssl.pipeline.stage import Context, Parts, PlanRow, Resources, Stage, Task
@@ -63,7 +63,7 @@ class ScoreStage(Stage[ScoreSettings]):
         pool = self._pool(run)
         common = self._common_header(run, pool)
         mine = list(enumerate(pool.shards))[task.number :: task.count]
-        missing = [(number, shard) for number, shard in mine if not self._is_scored(run, number, common)]
+        missing = [(number, shard) for number, shard in mine if not self._is_scored(run, pool, shard, common)]
         if missing:
             self._score_shards(run, missing, pool=pool, common=common)
 
@@ -123,20 +123,16 @@ class ScoreStage(Stage[ScoreSettings]):
                 _refuse_held(records, scores.held)
             unreadable += len(scores.failures)
             self._check_unreadable(unreadable, pool.num_records, list(scores.failures.values()))
-            header = selection.ScoreHeader(
-                **common, shard=shard.name, number=number, base=shard.base, num_records=shard.num_records
-            )
             path = selection.score_path(str(run.folder(self.name)), number)
-            save_shard(path, scores, header=header, records=records)
+            save_shard(path, scores, header=_header(shard, common), records=records)
 
     def _common_header(self, run: Context, pool: data.Pool) -> dict[str, Any]:
-        """Return what the headers of all score files of the stage share."""
+        """Return what the headers of all score files of the stage share when they are written now."""
         classes, top_p = class_list(run.input(self, "data")), self.settings.top_p
         if top_p > len(classes):
             raise UserError(f"score.top_p ({top_p}) is above the {len(classes)} classes of data.train; lower it")
         return {
             "teacher": run.digest(self.needs["teacher"]),
-            "pool": pool.fingerprint,
             "class_names": tuple(classes),
             "top_p": top_p,
             "preprocessing": self._preprocessing(),
@@ -148,6 +144,8 @@ class ScoreStage(Stage[ScoreSettings]):
         settings = self.settings.model_dump(mode="json")
         seen = settings.pop("seen")
         clips = seen.pop("clips")
+        if clips is not None and not clips["reader_options"]:
+            del clips["reader_options"]  # as before there were such
         return {**settings, **seen} | ({} if clips is None else {"clips": {**clips, "deadline": None}})
 
     def _remove_surplus(self, run: Context, pool: data.Pool) -> None:
@@ -155,18 +153,17 @@ class ScoreStage(Stage[ScoreSettings]):
         folder = run.folder(self.name)
         wanted = {Path(selection.score_path(str(folder), number)) for number in range(len(pool.shards))}
         for path in set(folder.glob(f"*{SUFFIX}")) - wanted:
-            Path(selection.ledger_path(str(path))).unlink(missing_ok=True)
+            for beside in (selection.ledger_path(str(path)), hashes_path(str(path))):
+                Path(beside).unlink(missing_ok=True)
             path.unlink()
 
-    def _is_scored(self, run: Context, number: int, common: dict[str, Any]) -> bool:
-        """Return whether the score file of a shard is there, of this teacher and pool, and undamaged."""
-        path = selection.score_path(str(run.folder(self.name)), number)
-        if not storage.exists(path):
+    def _is_scored(self, run: Context, pool: data.Pool, shard: data.Shard, common: dict[str, Any]) -> bool:
+        """Return whether this teacher's scores of the shard are there; its place in the pool may have changed."""
+        path, header = selection.score_path(str(run.folder(self.name)), shard.number), _header(shard, common)
+        if not selection.has_scores(path, header=header, pool=pool.fingerprint):
             return False
-        try:
-            return selection.read_header(path).common() == common
-        except UserError:
-            return False
+        selection.rebase_scores(path, header=header)
+        return True
 
     def _check_unreadable(self, unreadable: int, total: int, reasons: list[str]) -> None:
         tolerated = self.execution.max_failure_rate
@@ -192,6 +189,17 @@ class ScoreStage(Stage[ScoreSettings]):
             "excluded": excluded,
             "shards": len(pool.shards),
         }
+
+
+def _header(shard: data.Shard, common: dict[str, Any]) -> selection.ScoreHeader:
+    return selection.ScoreHeader(
+        **common,
+        shard=shard.name,
+        number=shard.number,
+        base=shard.base,
+        num_records=shard.num_records,
+        records=shard.digest,
+    )
 
 
 def _pool_shards(run: Context, stage: ScoreStage) -> int:

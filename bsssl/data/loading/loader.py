@@ -1,15 +1,17 @@
 """Which rows make up which batch, and the loader that fetches them."""
 
 import os
+import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from bsssl.config.plugins import load_plugins, loaded_plugins
 from bsssl.data.loading.dataset import collate
 from bsssl.errors import UserError
 
@@ -119,6 +121,20 @@ class EvalBatches(Sampler[list[int]]):
             yield list(range(first, min(first + self._batch_size, self._num_rows)))
 
 
+class Loader(DataLoader[Any]):
+    """PyTorch's loader, whose errors are those of its processes and not the text of their tracebacks."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # only ever iterated over
+        """Yield the batches."""
+        try:
+            yield from super().__iter__()
+        except Exception as error:
+            own = _own_error(error)
+            if own is None:
+                raise
+            raise own from error
+
+
 def make_loader(
     dataset: Dataset[Any],
     batches: TrainBatches | EvalBatches,
@@ -128,29 +144,54 @@ def make_loader(
     prefetch: int = 4,
     context: str | None = None,
 ) -> DataLoader[Any]:
-    """A loader of ``collate``d batches, in the order of ``batches``.
+    """Return a loader of ``collate``d batches, in the order of ``batches``.
 
-    ``workers`` processes (0: the caller's own) each keep ``prefetch`` batches ready; they run torch on one thread.
-    ``context`` is ``fork``, ``spawn`` or ``forkserver``, by default the platform's own.
+    Args:
+        dataset: What gives the samples of an item.
+        batches: The items of each batch.
+        workers: Processes, which run torch on one thread and know the plugins that this one has loaded; 0: this one.
+        pin_memory: Whether batches lie where a GPU can copy them from.
+        prefetch: Batches that each worker keeps ready.
+        context: ``fork``, ``spawn`` or ``forkserver``; by default the platform's own.
     """
     if workers == 0:
-        return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, pin_memory=pin_memory)
-    return DataLoader(
+        return Loader(dataset, batch_sampler=batches, collate_fn=collate, pin_memory=pin_memory)
+    return Loader(
         dataset,
         batch_sampler=batches,
         collate_fn=collate,
         pin_memory=pin_memory,
-        worker_init_fn=_leave_signals_to_the_main_process,
+        worker_init_fn=partial(_begin, loaded_plugins()),
         num_workers=workers,
         prefetch_factor=prefetch,
         multiprocessing_context=context,
     )
 
 
-def _leave_signals_to_the_main_process(worker: int) -> None:
-    """Slurm sends these to every process of a job that is preempted or near its time limit, a terminal Ctrl-C. The main
-    process answers them; a worker that ended of one would fail the training first. Its parent's SIGTERM still ends a
-    worker."""
+def _own_error(error: Exception) -> Exception | None:
+    """Return what a process of the loader raised, which PyTorch hands on as text: ``Caught X in ...``, a traceback."""
+    text = str(error)
+    caught = re.match(r"Caught (\w+) in ", text)
+    last = list(re.finditer(rf"^(?:[\w.<>]+\.)?{caught[1]}(?:: |$)", text, re.MULTILINE))[-1:] if caught else []
+    if not caught or not last:
+        return None
+    cause = text[last[0].end() :].strip()
+    if type(error).__name__ == caught[1]:
+        return type(error)(cause)
+    return RuntimeError(f"{caught[1]}: {cause}")  # its class cannot be made of a text
+
+
+def _begin(plugins: Sequence[str], worker: int) -> None:
+    load_plugins(plugins)
+    _leave_signals_to_the_main_process()
+
+
+def _leave_signals_to_the_main_process() -> None:
+    """Ignore what Slurm sends to every process of a job that is preempted or near its end, and a terminal's Ctrl-C.
+
+    The main process answers these signals; a worker that ended of one would fail the training first. The SIGTERM of its
+    parent still ends a worker.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not hasattr(signal, "sigwaitinfo"):  # not Linux, so not Slurm
         return
