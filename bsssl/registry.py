@@ -248,8 +248,18 @@ AUGMENTATIONS = Registry(
 """Factories ``(*, size: int, **options) -> Callable``: from a picture, uint8 (C, H, W), or the frames of a clip
 (T, C, H, W), to one of ``size`` x ``size`` pixels, at random."""
 
-SELECTION_RULES = Registry("selection rule", built_in={"bsssl.selection.topk": ("balanced", "unbalanced", "random")})
-"""Ways to select: see ``bsssl.selection.topk``."""
+SELECTION_RULES = Registry(
+    "selection rule",
+    given=("pool", "top_k", "seed"),
+    built_in={"bsssl.selection.rules": ("balanced", "unbalanced", "random")},
+)
+"""Functions ``(*, pool: PoolScores, top_k: int, seed: int, **options) -> Picks`` (``bsssl.selection``) that choose samples
+of every class. ``pool.first`` makes one of any order of rows, exactly, whatever the shards, in bounded memory::
+
+    @SELECTION_RULES.register("worst")
+    def worst(*, pool: PoolScores, top_k: int, seed: int) -> Picks:
+        return pool.first(lambda rows: rows.scores.view(np.uint32), top_k=top_k)
+"""
 
 VIDEO_READERS = Registry("video reader", built_in={"bsssl.data.decoding.readers": ("av", "decord", "torchcodec")})
 """Factories ``(source: str | bytes, *, deadline: float, max_pixels: int) -> VideoReader``."""

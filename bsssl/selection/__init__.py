@@ -8,6 +8,7 @@ from bsssl.selection.picks import (
     summary_path,
     write_selection,
 )
+from bsssl.selection.pool import Picks, PoolScores, ShardRows
 from bsssl.selection.scores import (
     SAMPLES_SCHEMA,
     ScoreHeader,
@@ -18,14 +19,16 @@ from bsssl.selection.scores import (
     score_path,
     write_scores,
 )
-from bsssl.selection.topk import VARIANTS, select_samples
+from bsssl.selection.topk import select_samples
 
 __all__ = [
     "SAMPLES_SCHEMA",
     "SELECTION_SCHEMA",
-    "VARIANTS",
+    "Picks",
+    "PoolScores",
     "ScoreHeader",
     "Selection",
+    "ShardRows",
     "ledger_path",
     "read_header",
     "read_sample_scores",

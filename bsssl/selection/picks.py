@@ -53,6 +53,9 @@ class Selection:
     files: list[ScoreFile]
     """The score files it comes from, by shard number."""
     variant: str
+    """The name of the rule that chose."""
+    options: dict[str, Any]
+    """Further arguments of the rule."""
     top_k: int
     min_score: float
     seed: int
@@ -64,10 +67,12 @@ class Selection:
     """(M,): the teacher's softmax score of the sample for the class."""
     dropped: int
     """How many more picks there would be without ``min_score``."""
+    wanted: int | None
+    """Picks of a class that is not short of samples; None where the rule knows no such number."""
 
     @cached_property
     def header(self) -> ScoreHeader:
-        """Header of the pool's first score file."""
+        """The header of the pool's first score file."""
         return self.files[0].header
 
     @property
@@ -92,7 +97,7 @@ class Selection:
         return self.sample - np.array([file.base for file in self.files], np.int64)[self.shard]
 
     def facts(self) -> dict[str, Any]:
-        """What a reader of the selection must know: where it comes from, how it was chosen, and the class names."""
+        """Return what a reader of the selection must know: where it comes from, how it was chosen, and the class names."""
         return {
             "version": FORMAT_VERSION,
             "teacher": self.header.teacher,
@@ -100,6 +105,7 @@ class Selection:
             "top_p": self.header.top_p,
             "preprocessing": self.header.preprocessing,
             "variant": self.variant,
+            **({"variant_options": self.options} if self.options else {}),
             "top_k": self.top_k,
             **({"min_score": self.min_score} if self.min_score else {}),
             "seed": self.seed,
@@ -107,7 +113,7 @@ class Selection:
         }
 
     def summary(self) -> dict[str, Any]:
-        """The facts, sizes, the classes that fell short of K, and per class the picks and the lowest score."""
+        """Return the facts, sizes, the classes short of K, and per class the number of picks and the lowest score."""
         names = self.header.class_names
         picked = self.per_class.tolist()
         lowest = [float(part.min()) if len(part) else None for part in np.split(self.score, np.cumsum(picked)[:-1])]
@@ -130,20 +136,18 @@ class Selection:
         }
 
     def short_classes(self) -> dict[str, int]:
-        """Classes with fewer than K picks, and how many they have: never padded (no K per class if unbalanced)."""
-        if self.variant == "unbalanced":
-            return {}
+        """Return the classes with fewer picks than wanted, which are never padded, and how many each has."""
         counted = zip(self.header.class_names, self.per_class.tolist(), strict=True)
-        return {name: count for name, count in counted if count < self.top_k}
+        return {name: count for name, count in counted if self.wanted is not None and count < self.wanted}
 
 
 def silent(items: Iterable[Any], **_: Any) -> Iterable[Any]:
-    """Progress that shows nothing."""
+    """Return the items: progress that shows nothing."""
     return items
 
 
 def summary_path(path: str) -> str:
-    """The summary beside the selection file ``path``."""
+    """Return the path of the summary beside the selection file ``path``."""
     return path.removesuffix(".parquet") + ".json"
 
 
@@ -159,7 +163,7 @@ def write_selection(path: str, selection: Selection, *, progress: Progress | Non
     shown = progress or silent
     unique, row_of_pick = np.unique(selection.sample, return_inverse=True)
     files = shown(selection.files, total=len(selection.files), unit="shards", title="finding samples")
-    found = _find_samples(files, unique)
+    table_of_samples = _find_samples(files, unique)
     numbers: dict[str, Array] = {
         "shard": selection.shard,
         "position": selection.position,
@@ -178,14 +182,14 @@ def write_selection(path: str, selection: Selection, *, progress: Progress | Non
         starts = range(0, len(row_of_pick), _ROWS_PER_GROUP)
         for start in shown(starts, total=len(starts), unit="row groups", title="writing the selection"):
             part = slice(start, start + _ROWS_PER_GROUP)
-            table = found.take(pa.array(row_of_pick[part]))
+            table = table_of_samples.take(pa.array(row_of_pick[part]))
             for name, values in numbers.items():
                 table = table.append_column(name, pa.array(values[part]))
             writer.write_table(table.cast(writer.schema))
 
 
 def _find_samples(files: Iterable[ScoreFile], samples: Array) -> pa.Table:
-    """Key, path, offset and size of ``samples``, global indices in ascending order."""
+    """Return key, path, offset and size of ``samples``, global indices in ascending order."""
     tables = []
     for file in files:
         borders = np.array([file.base, file.base + file.num_records], samples.dtype)  # else all samples are cast
@@ -232,7 +236,11 @@ def read_selection(path: str) -> pa.Table:
 
 
 def selection_facts(table: pa.Table, *, path: str = "the selection") -> dict[str, Any]:
-    """``Selection.facts()`` of a table that ``read_selection`` returned; UserError naming ``path`` if it has none."""
+    """Return ``Selection.facts()`` of a table that ``read_selection`` returned.
+
+    Raises:
+        UserError: It has none; the message names ``path``.
+    """
     try:
         facts = json.loads((table.schema.metadata or {})[_METADATA_KEY])
     except (KeyError, ValueError):

@@ -39,17 +39,17 @@ SECTIONS = (64, 8, 1)
 
 
 def pack_scores(scores: Array) -> UInt32:
-    """The high words of rows with these float32 ``scores`` in [0, 1] (any shape): smaller is better."""
+    """Return the high words of rows with these float32 ``scores`` in [0, 1] (any shape): smaller is better."""
     return _ONE - (scores + np.float32(0)).view(np.uint32)  # adding zero turns -0.0 into 0.0
 
 
 def scores_of(rows: UInt64) -> Float32:
-    """The float32 scores of packed rows."""
+    """Return the float32 scores of packed rows."""
     return (_ONE - (rows >> np.uint64(32)).astype(np.uint32)).view(np.float32)
 
 
 def positions_of(rows: UInt64) -> UInt32:
-    """The low words of packed rows: positions, or global sample indices once a shard's base has been added."""
+    """Return the low words of packed rows: positions, or global sample indices once a shard's base has been added."""
     return (rows & _LOW_WORD).astype(np.uint32)
 
 
@@ -143,6 +143,13 @@ def join_sections(*, offsets: Int64, sections: list[UInt64]) -> UInt64:
         rows[ranges(starts, sizes)] = section
         starts += sizes
     return rows
+
+
+def count(marked: Array, lengths: Int64) -> Int64:
+    """Return how many entries of the mask ``marked`` are set in each of the groups with these ``lengths``: (G,)."""
+    running = np.concatenate([[0], np.cumsum(marked)])
+    ends = np.cumsum(lengths)
+    return np.asarray(running[ends] - running[ends - lengths], np.int64)
 
 
 def ranges(starts: Int64, lengths: Int64) -> Int64:

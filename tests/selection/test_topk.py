@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 
 from bsssl.errors import UserError
-from bsssl.selection import VARIANTS, Selection, select_samples
+from bsssl.registry import SELECTION_RULES
+from bsssl.selection import Picks, PoolScores, Selection, ShardRows, select_samples
+from bsssl.selection.best import Best
 from tests.selection.pools import Pick, Pool, make_pool, oracle, pairs, write_pool
+
+VARIANTS = ("balanced", "unbalanced", "random")
 
 
 def picks_of(selection: Selection) -> list[Pick]:
@@ -127,16 +131,14 @@ def test_one_score_for_all_takes_the_first_samples(tmp_path: Path, value: float,
 
 
 def test_mass_ties_take_no_more_memory_than_k_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bsssl.selection import topk
-
     rooms = []
-    original = topk._Best.add
+    original = Best.add
 
-    def add(self: topk._Best, *args: object) -> None:
+    def add(self: Best, *args: object) -> None:
         original(self, *args)  # type: ignore[arg-type]
         rooms.append(len(self._keys))
 
-    monkeypatch.setattr(topk._Best, "add", add)
+    monkeypatch.setattr(Best, "add", add)
     pool = make_pool(3, records=2000, levels=1)
     paths = write_pool(tmp_path, pool, cuts=list(range(100, 2000, 100)))
     for variant in VARIANTS:
@@ -221,3 +223,42 @@ def test_a_large_pool_uses_all_32_bits_of_the_sample_index(tmp_path: Path) -> No
     selection = select_samples(write_pool(tmp_path, pool, cuts=[2**31, 2**31 + 1]), top_k=4)
     assert selection.sample.tolist() == index[:4].tolist()
     assert selection.shard.tolist() == [0, 0, 0, 1] and selection.position.tolist() == [0, 5, 2**31 - 1, 0]
+
+
+@pytest.fixture
+def worst(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rule as a plugin would register it."""
+    monkeypatch.setattr(SELECTION_RULES, "_parts", dict(SELECTION_RULES._parts))
+
+    @SELECTION_RULES.register("worst")
+    def worst(*, pool: PoolScores, top_k: int, seed: int, above: float = 0.0) -> Picks:
+        def order(rows: ShardRows) -> np.ndarray:
+            return np.where(rows.scores >= above, rows.scores, np.float32(1)).view(np.uint32)
+
+        return pool.first(order, top_k=top_k)
+
+
+@pytest.mark.usefixtures("worst")
+@pytest.mark.parametrize("levels", [0, 3])
+def test_a_rule_of_a_plugin(tmp_path: Path, levels: int) -> None:
+    pool = make_pool(5, records=500, levels=levels)
+    ranked = sorted(pairs(pool), key=lambda pair: (pair[1], pair[2]))
+    expected = [
+        (label, rank, index, score)
+        for label in range(pool.num_classes)
+        for rank, (_, score, index) in enumerate([pair for pair in ranked if pair[0] == label][:20])
+    ]
+    for trial, shards in enumerate((1, 7, 40)):
+        paths = write_pool(tmp_path / str(trial), pool, cuts=random_cuts(trial, 500, shards), shuffle=trial)
+        selection = select_samples(paths[::-1], top_k=20, variant="worst")
+        assert picks_of(selection) == expected
+    assert selection.facts()["variant"] == "worst" and "variant_options" not in selection.facts()
+
+
+@pytest.mark.usefixtures("worst")
+def test_options_of_a_rule(tmp_path: Path) -> None:
+    paths = write_pool(tmp_path, make_pool(5, records=500), cuts=[100])
+    selection = select_samples(paths, top_k=5, variant="worst", options={"above": 0.5})
+    assert selection.score.min() >= 0.5 and selection.facts()["variant_options"] == {"above": 0.5}
+    with pytest.raises(UserError, match="selection rule 'worst' has no option 'abov': did you mean 'above'"):
+        select_samples(paths, top_k=5, variant="worst", options={"abov": 0.5})
