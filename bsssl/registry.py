@@ -242,11 +242,12 @@ training that is done, in [0, 1), to the learning rate; warm-up replaces the beg
 
 AUGMENTATIONS = Registry(
     "augmentation",
-    given=("size",),
+    given=("size", "flip"),
     built_in={"bsssl.data.views.transforms": ("random_resized", "short_side", "padded", "affine", "none")},
 )
-"""Factories ``(*, size: int, **options) -> Callable``: from a picture, uint8 (C, H, W), or the frames of a clip
-(T, C, H, W), to one of ``size`` x ``size`` pixels, at random."""
+"""Factories ``(*, size: int, flip: bool, **options) -> Callable``: from a picture, uint8 (3, H, W), or the frames of a
+clip, uint8 (T, 3, H, W), all alike, to ``size`` x ``size`` pixels, at random by torch's default generator, half of them
+mirrored if ``flip``. It must be possible to pickle what comes back, for the loader's processes."""
 
 SELECTION_RULES = Registry(
     "selection rule",
@@ -261,8 +262,13 @@ of every class. ``pool.first`` makes one of any order of rows, exactly, whatever
         return pool.first(lambda rows: rows.scores.view(np.uint32), top_k=top_k)
 """
 
-VIDEO_READERS = Registry("video reader", built_in={"bsssl.data.decoding.readers": ("av", "decord", "torchcodec")})
-"""Factories ``(source: str | bytes, *, deadline: float, max_pixels: int) -> VideoReader``."""
+VIDEO_READERS = Registry(
+    "video reader",
+    given=("source", "deadline", "max_pixels"),
+    built_in={"bsssl.data.decoding.readers": ("av", "decord", "torchcodec")},
+)
+"""Factories ``(source: str | bytes, *, deadline: float, max_pixels: int, **options) -> VideoReader``
+(``bsssl.data.decoding.readers``)."""
 
 STAGES = Registry(
     "stage",

@@ -1,11 +1,12 @@
 """The data: where items come from, how they are seen, what is labeled and what is the pool; and the networks."""
 
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from bsssl.config.section import Section, without
+from bsssl.config.section import Section, known_to, without
+from bsssl.registry import AUGMENTATIONS, VIDEO_READERS
 
 Purpose = Literal["train", "score", "test"]
 
@@ -30,10 +31,12 @@ class Transforms(Section):
     test_resize: int | None = Field(None, ge=1)
     """short side before the centre crop when scoring and testing, pixels; default: size / 0.875 with
     random_resized and short_side, else the whole picture becomes the square"""
-    train_crop: Literal["random_resized", "short_side", "padded", "affine", "none"] = "random_resized"
+    train_crop: Annotated[str, known_to(AUGMENTATIONS)] = "random_resized"
     """random_resized for photographs; short_side (resized to a short side within `short_side`, then a random square)
     is the usual one for video; padded (shift by up to `padding`) for small ones; affine (turn, shear, shift and
-    scale a little) for signs and digits; none"""
+    scale a little) for signs and digits; none; any of AUGMENTATIONS"""
+    train_crop_options: dict[str, Any] = {}
+    """further arguments of an augmentation that a plugin brings"""
     min_scale: float = Field(0.08, gt=0, le=1)
     """smallest share of the picture that random_resized keeps"""
     short_side: tuple[int, int] | None = None
@@ -56,12 +59,23 @@ class Transforms(Section):
             problems.append(f"padding ({self.padding}) must be below size ({self.size})")
         if self.short_side is not None and not self.size <= self.short_side[0] <= self.short_side[1]:
             problems.append(f"short_side {list(self.short_side)} must rise and start at size ({self.size}) or above")
+        for name in sorted(self.train_crop_options.keys() & type(self).model_fields.keys()):
+            problems.append(f"train_crop_options.{name}: set {name} itself, beside train_crop")
         if min(self.std) <= 0:
             problems.append(f"std {self.std} must be above 0")
         return without(problems, self)
 
+    def crop_options(self) -> dict[str, Any]:
+        """Return the options of ``train_crop``: the keys of its own, and ``train_crop_options``."""
+        own = {"random_resized": ["min_scale"], "short_side": ["short_side"], "padded": ["padding"]}
+        return {name: getattr(self, name) for name in own.get(self.train_crop, [])} | self.train_crop_options
+
+    def for_training(self) -> dict[str, Any]:
+        """Return what decides how a picture is seen in training."""
+        return self.model_dump(exclude=set() if self.train_crop_options else {"train_crop_options"})
+
     def for_testing(self) -> dict[str, Any]:
-        """What decides how a picture is seen when scoring and testing, with the resize that follows from the rest."""
+        """Return what decides how a picture is seen when scoring and testing, with the resize that follows."""
         resize = self.test_resize
         if resize is None and self.train_crop in ("random_resized", "short_side"):
             resize = round(self.size / 0.875)
@@ -81,8 +95,10 @@ class Clips(Section):
     """clips per video in testing, evenly spread; their softmax scores are averaged"""
     score_clips: int = Field(1, ge=1)
     """clips per video in scoring the pool, likewise"""
-    reader: Literal["av", "decord", "torchcodec"] = "av"
-    """what reads the videos"""
+    reader: Annotated[str, known_to(VIDEO_READERS)] = "av"
+    """what reads the videos: av, decord, torchcodec; any of VIDEO_READERS"""
+    reader_options: dict[str, Any] = {}
+    """further arguments of the reader"""
     deadline: float = Field(60.0, gt=0)
     """a video that takes longer to read counts as unreadable, seconds"""
 
@@ -125,27 +141,28 @@ class LabeledData(Section):
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Of one input of a network: channels, frames of a clip, height, width."""
+        """The shape of one input of a network: channels, frames of a clip, height, width."""
         side = self.transforms.size
         return (3, side, side) if self.clips is None else (3, self.clips.frames, side, side)
 
     def clips_for(self, purpose: Purpose) -> dict[str, Any] | None:
-        """How clips are cut for training, scoring or testing; None for images."""
+        """Return how clips are cut for training, scoring or testing; None for images."""
         if self.clips is None:
             return None
-        common = self.clips.model_dump(include={"frames", "stride", "reader", "deadline"})
+        names = {"frames", "stride", "reader", "deadline", *(["reader_options"] if self.clips.reader_options else [])}
+        common = self.clips.model_dump(include=names)
         count = {"train": None, "score": self.clips.score_clips, "test": self.clips.test_clips}[purpose]
         return {**common, "count": count, "stride_jitter": self.clips.stride_jitter if purpose == "train" else 0}
 
     def preprocessing(self, purpose: Purpose) -> dict[str, Any]:
-        """What decides how items are seen in training, scoring or testing."""
-        transforms = self.transforms.model_dump() if purpose == "train" else self.transforms.for_testing()
+        """Return what decides how items are seen in training, scoring or testing."""
+        transforms = self.transforms.for_training() if purpose == "train" else self.transforms.for_testing()
         seen = {"transforms": transforms, "max_pixels": self.max_pixels}
         clips = self.clips_for(purpose)
         return seen if clips is None else {**seen, "clips": {**clips, "deadline": None}}  # decides nothing
 
     def sources(self) -> list[Source]:
-        """All that is read."""
+        """Return everything that is read."""
         return [self.train, self.test]
 
 
@@ -165,7 +182,7 @@ class Data(LabeledData):
     """items per pool shard, for folders and manifests; a tar is always one shard"""
 
     def sources(self) -> list[Source]:
-        """All that is read."""
+        """Return everything that is read."""
         return [*super().sources(), *self.pool]
 
 
@@ -185,7 +202,7 @@ class Model(Section):
     """frames of the clips that this network sees, instead of data.clips.frames"""
 
     def view_of(self, data: D) -> D:
-        """``data`` as this network sees it."""
+        """Return ``data`` as this network sees it."""
         if self.frames is None or data.clips is None:
             return data
         return data.model_copy(update={"clips": data.clips.model_copy(update={"frames": self.frames})})

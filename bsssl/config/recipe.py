@@ -1,14 +1,15 @@
 """The recipe: data, two networks, and the settings of each stage."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from bsssl.config.data import Data, Model
 from bsssl.config.experiment import Experiment
-from bsssl.config.section import Section, without
+from bsssl.config.section import Section, known_to, without
 from bsssl.config.training import TRAIN_STAGES, Finetune, Pretrain, Supervised, Train, Weak
+from bsssl.registry import SELECTION_RULES
 
 
 class Models(Section):
@@ -32,9 +33,11 @@ class Select(Section):
 
     top_k: int = Field(16_000, ge=1)
     """K: samples kept per class"""
-    variant: Literal["balanced", "unbalanced", "random"] = "balanced"
+    variant: Annotated[str, known_to(SELECTION_RULES)] = "balanced"
     """balanced: the best K of each class; unbalanced: the best K x classes over all classes; random: any K of those
-    that kept the class (the paper's comparisons)"""
+    that kept the class (the paper's comparisons); any of SELECTION_RULES"""
+    variant_options: dict[str, Any] = {}
+    """further arguments of the rule"""
     min_score: float = Field(0.0, ge=0, le=1)
     """for pools with samples of no class: the least score with which a sample is selected for a class; 0 is off. (A
     threshold on the energy would need all logits, and score files hold the softmax scores of P classes alone.)"""

@@ -2,6 +2,7 @@
 
 from bsssl.data.datasets.cub import Cub
 from bsssl.data.datasets.generated import Digits, MovingDigits
+from bsssl.data.datasets.opening import open_source
 from bsssl.data.datasets.sources import VIDEO_EXTENSIONS, Manifest, Source
 from bsssl.data.datasets.video_sets import Hmdb51, Kinetics, Ucf101
 from bsssl.data.decoding.readers import check_backend
@@ -79,6 +80,7 @@ __all__ = [
     "make_loader",
     "make_records",
     "make_views",
+    "open_source",
     "plan_tars",
     "read_pairs",
     "read_pool",

@@ -65,7 +65,7 @@ def check_settings(config: configs.Experiment, *, processes: int | None = None) 
     (default: those of this run) cannot share, or a reader of videos that is not installed.
     """
     if config.data.clips is not None:
-        data.check_backend(config.data.clips.reader)
+        data.check_backend(config.data.clips.reader, config.data.clips.reader_options)
     for key, model in networks(config, seed=config.seed).items():
         profile(
             model.name,

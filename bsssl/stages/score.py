@@ -149,6 +149,8 @@ class ScoreStage(Stage[ScoreSettings]):
         settings = self.settings.model_dump(mode="json")
         seen = settings.pop("seen")
         clips = seen.pop("clips")
+        if clips is not None and not clips["reader_options"]:
+            del clips["reader_options"]  # as before there were such
         return {**settings, **seen} | ({} if clips is None else {"clips": {**clips, "deadline": None}})
 
     def _remove_surplus(self, run: Run, pool: data.Pool) -> None:

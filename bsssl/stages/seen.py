@@ -14,6 +14,7 @@ class ClipView(Section):
     frames: int
     stride: int
     reader: str
+    reader_options: dict[str, Any] = {}
     count: int | None
     """clips per video; None in training, where there is one at random"""
     stride_jitter: int = 0
@@ -46,12 +47,10 @@ class TrainView(Seen):
         transform = data.train_transform(
             size=transforms.size,
             crop=transforms.train_crop,
-            scale=(transforms.min_scale, 1.0),
-            short_side=transforms.short_side,
-            padding=transforms.padding,
             hflip=transforms.flip,
             randaugment_ops=2 if randaugment is not None else 0,
             randaugment_magnitude=randaugment or 0,
+            **transforms.crop_options(),
         )
         return data.make_views(transform, max_pixels=self.max_pixels, clips=self.clip_options(deadline))
 

@@ -49,6 +49,7 @@ class SelectStage(Stage[SelectSettings]):
             selection.score_files(str(run.input(self, "scores"))),
             top_k=settings.top_k,
             variant=settings.variant,
+            options=settings.variant_options,
             min_score=settings.min_score,
             seed=settings.seed,
             progress=progress,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,9 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from bsssl.errors import UserError
+from bsssl.registry import AUGMENTATIONS
 
 Transform = Callable[[Tensor], Tensor]
-Crop = Literal["random_resized", "short_side", "padded", "affine", "none"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -20,58 +20,78 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 def train_transform(
     *,
     size: int,
-    crop: Crop = "random_resized",
-    scale: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-    short_side: tuple[int, int] | None = None,
-    padding: int = 4,
+    crop: str = "random_resized",
     hflip: bool = True,
     randaugment_ops: int = 0,
     randaugment_magnitude: int = 9,
+    **options: Any,
 ) -> Transform:
-    """A random transform from uint8 (3, H, W) to uint8 (3, size, size); it draws from torch's default generator.
+    """Return a random transform from uint8 (3, H, W) to uint8 (3, size, size), drawing from torch's default generator.
 
     The frames of a clip, uint8 (T, 3, H, W), are all transformed alike.
 
-    ::
+    Args:
+        size: Side of the square, in pixels.
+        crop: The name of an augmentation of ``AUGMENTATIONS``.
+        hflip: Whether one in two is mirrored.
+        randaugment_ops: How many operations of RandAugment follow.
+        randaugment_magnitude: How strong they are.
+        options: Further arguments of the augmentation.
 
-        crop -> horizontal flip (one in two, if hflip) -> RandAugment (if randaugment_ops > 0)
-
-        crop   random_resized  a part with an area within ``scale`` and a shape within ``ratio``, resized
-               short_side      resized to a short side within ``short_side`` pixels (by default 8/7 to 10/7 of
-                               ``size``, the 128 to 160 for 112 of Simonyan and Zisserman's 256 to 320 for 224),
-                               then a square from anywhere
-               padded          resized to (size, size) if it is not, padded by reflection, cropped; for small pictures
-               affine          resized likewise, then turned by up to 10 degrees, sheared by up to 5, shifted by up to
-                               5 % and scaled by up to 10 %; for signs and digits
-               none            resized to (size, size), whatever the shape
+    Raises:
+        UserError: The augmentation or an option is unknown, or a value impossible.
     """
-    steps: list[Transform]
-    if crop == "random_resized":
-        steps = [v2.RandomResizedCrop(size, scale=scale, ratio=ratio, antialias=True)]
-        if hflip:
-            steps.append(v2.RandomHorizontalFlip())
-    elif crop == "short_side":
-        steps = [_ShortSideCrop(size, short_side or (round(size * 8 / 7), round(size * 10 / 7)))]
-        if hflip:
-            steps.append(v2.RandomHorizontalFlip())
-    elif crop == "padded":
-        if not 0 <= padding < size:
-            raise UserError(f"padding={padding} must be from 0 to size - 1 = {size - 1}")
-        steps = [_Resize(size), _PaddedCrop(size, padding, hflip)]
-    elif crop == "affine":
-        steps = [_Resize(size), _Affine(size), *([v2.RandomHorizontalFlip()] if hflip else [])]
-    elif crop == "none":
-        steps = [_Resize(size), _PaddedCrop(size, 0, hflip)] if hflip else [_Resize(size)]
-    else:
-        raise UserError(f"unknown crop '{crop}'; valid: affine, none, padded, random_resized, short_side")
-    if randaugment_ops:
-        steps.append(v2.RandAugment(num_ops=randaugment_ops, magnitude=randaugment_magnitude))
-    return _Chain(steps)
+    AUGMENTATIONS.check(crop, options)
+    augmentation: Transform = AUGMENTATIONS.build(crop, options, size=size, flip=hflip)
+    if not randaugment_ops:
+        return augmentation
+    return _Chain([augmentation, v2.RandAugment(num_ops=randaugment_ops, magnitude=randaugment_magnitude)])
+
+
+@AUGMENTATIONS.register("random_resized")
+def random_resized(*, size: int, flip: bool, min_scale: float = 0.08) -> Transform:
+    """Return a crop of a share of at least ``min_scale`` of the picture, 3:4 to 4:3 in shape, resized."""
+    return _flipped(v2.RandomResizedCrop(size, scale=(min_scale, 1.0), antialias=True), flip)
+
+
+@AUGMENTATIONS.register("short_side")
+def short_side(*, size: int, flip: bool, short_side: tuple[int, int] | None = None) -> Transform:
+    """Return a resize to a short side within ``short_side`` pixels, then a square from anywhere.
+
+    By default 8/7 to 10/7 of ``size``, the 128 to 160 for 112 of Simonyan and Zisserman's 256 to 320 for 224.
+    """
+    return _flipped(_ShortSideCrop(size, short_side or (round(size * 8 / 7), round(size * 10 / 7))), flip)
+
+
+@AUGMENTATIONS.register("padded")
+def padded(*, size: int, flip: bool, padding: int = 4) -> Transform:
+    """Return a resize to the square, padded by reflection by ``padding`` pixels and cropped; for small pictures."""
+    if not 0 <= padding < size:
+        raise UserError(f"padding={padding} must be from 0 to size - 1 = {size - 1}")
+    return _Chain([_Resize(size), _PaddedCrop(size, padding, flip)])
+
+
+@AUGMENTATIONS.register("affine")
+def affine(*, size: int, flip: bool) -> Transform:
+    """Return a resize to the square, turned by up to 10 degrees, sheared by up to 5, shifted by up to 5 %, scaled by 10 %.
+
+    It is meant for signs and digits.
+    """
+    return _flipped(_Chain([_Resize(size), _Affine(size)]), flip)
+
+
+@AUGMENTATIONS.register("none")
+def none(*, size: int, flip: bool) -> Transform:
+    """Return a resize to the square, whatever the shape."""
+    return _Chain([_Resize(size), _PaddedCrop(size, 0, flip)]) if flip else _Resize(size)
+
+
+def _flipped(transform: Transform, flip: bool) -> Transform:
+    return _Chain([transform, v2.RandomHorizontalFlip()]) if flip else transform
 
 
 def test_transform(*, size: int, resize: int | None = None) -> Transform:
-    """The transform for testing and scoring, from uint8 (3, H, W) to uint8 (3, size, size); frames (T, 3, H, W) alike.
+    """Return the transform for testing and scoring, from uint8 (3, H, W) to uint8 (3, size, size); frames likewise.
 
     The short side is resized to ``resize`` and the centre cropped; without ``resize``, for small pictures, the whole is
     resized to (size, size).
@@ -98,7 +118,7 @@ class Normalize(nn.Module):
         self.register_buffer("std", 255 * torch.tensor(std), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """The normalised batch, in the memory format of ``pixels``."""
+        """Return the normalised batch, in the memory format of ``pixels``."""
         shape = [1, -1] + [1] * (pixels.ndim - 2)
         return pixels.float().sub_(self.mean.view(shape)).div_(self.std.view(shape))
 
@@ -122,7 +142,8 @@ class _Resize:
     def __call__(self, image: Tensor) -> Tensor:
         if image.shape[-2:] == (self._size, self._size):
             return image
-        return F.resize(image, [self._size, self._size], antialias=True)
+        resized: Tensor = F.resize(image, [self._size, self._size], antialias=True)
+        return resized
 
 
 class _ShortSideCrop:
@@ -137,7 +158,8 @@ class _ShortSideCrop:
         side = self._size * min(height, width) / float(torch.empty(()).uniform_(self._low, self._high))
         cut = max(1, round(side))
         top, left = (int(torch.randint(length - cut + 1, ())) for length in (height, width))
-        return F.resized_crop(image, top, left, cut, cut, [self._size, self._size], antialias=True)
+        square: Tensor = F.resized_crop(image, top, left, cut, cut, [self._size, self._size], antialias=True)
+        return square
 
 
 class _CentreCrop:
@@ -151,7 +173,8 @@ class _CentreCrop:
             image = F.resize(image, [self._resize], antialias=True)
         if image.shape[-2:] == (self._size, self._size):
             return image
-        return F.center_crop(image, [self._size, self._size])
+        middle: Tensor = F.center_crop(image, [self._size, self._size])
+        return middle
 
 
 class _Affine:

@@ -1,8 +1,9 @@
 """From an item's file to the network's inputs: one view of an image, one or more clips of a video."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,7 +63,8 @@ class ClipViews(Views):
         stride: from one frame of a clip to the next, in frames of the video.
         stride_jitter: of random clips.
         count: evenly spread clips, or None for a random one.
-        reader: one of ``bsssl.data.decoding.readers.BACKENDS``.
+        reader: the name of a reader of ``VIDEO_READERS``.
+        reader_options: further arguments of the reader.
         deadline: seconds after which reading a video is given up.
         max_pixels: videos with larger pictures are refused.
     """
@@ -79,6 +81,7 @@ class ClipViews(Views):
         stride_jitter: int = 0,
         count: int | None = None,
         reader: str = "av",
+        reader_options: Mapping[str, Any] | None = None,
         deadline: float = 60.0,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
@@ -88,7 +91,7 @@ class ClipViews(Views):
         self._random = count is None
         self._transform, self._frames = transform, frames
         self._stride, self._stride_jitter = stride, stride_jitter
-        self._open = partial(open_video, backend=reader, deadline=deadline, max_pixels=max_pixels)
+        self._open = partial(open_video, backend=reader, options=reader_options, deadline=deadline, max_pixels=max_pixels)
 
     def __call__(self, source: bytes | str, segment: Segment) -> list[Tensor]:
         """See ``Views``."""
@@ -126,11 +129,11 @@ class ClipViews(Views):
         return np.minimum(np.add.outer(starts, stride * np.arange(self._frames)), length - 1)
 
 
-def make_views(transform: Transform, *, max_pixels: int, clips: dict[str, int | float | str | None] | None) -> Views:
-    """Of images, or of videos if ``clips`` has the arguments of ``ClipViews``."""
+def make_views(transform: Transform, *, max_pixels: int, clips: Mapping[str, Any] | None) -> Views:
+    """Return views of images, or of videos if ``clips`` has the arguments of ``ClipViews``."""
     if clips is None:
         return ImageViews(transform, max_pixels=max_pixels)
-    return ClipViews(transform, max_pixels=max_pixels, **clips)  # type: ignore[arg-type]
+    return ClipViews(transform, max_pixels=max_pixels, **clips)
 
 
 def _frame_range(seconds: np.ndarray, segment: Segment) -> tuple[int, int]:

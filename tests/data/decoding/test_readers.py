@@ -15,7 +15,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from bsssl.data.decoding.pictures import DecodeError
-from bsssl.data.decoding.readers import BACKENDS, check_backend, helper, open_video
+from bsssl.data.decoding.readers import check_backend, helper, open_video
 from bsssl.data.decoding.readers.matroska import stated_size
 from bsssl.data.decoding.readers.pyav import PyavReader
 from bsssl.errors import UserError
@@ -449,8 +449,8 @@ def test_damaged_frames_are_refused_and_others_are_not(video):
 def test_unknown_backends():
     with pytest.raises(UserError, match=r"unknown video reader 'ffmpeg': valid: av, decord, torchcodec"):
         check_backend("ffmpeg")
-    with pytest.raises(UserError, match=r"torchvision reads no videos any more; valid: av, decord, torchcodec"):
-        check_backend("torchvision")
+    with pytest.raises(UserError, match=r"video reader 'av' has no option 'threads'"):
+        check_backend("av", {"threads": 2})
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ def test_refused():
         transforms.test_transform(size=64, resize=32)
     with pytest.raises(UserError, match="padding=8 must be from 0"):
         train_transform(size=8, crop="padded", padding=8)
-    with pytest.raises(UserError, match="unknown crop 'centre'; valid: affine, none"):
+    with pytest.raises(UserError, match="unknown augmentation 'centre': valid: affine, none"):
         train_transform(size=8, crop="centre")
 
 

@@ -1,22 +1,40 @@
 """Readers of videos: frames by number, from a file or its bytes, by one of several libraries."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from bsssl.data.decoding.pictures import MAX_PIXELS
 from bsssl.data.decoding.readers.base import Clock, VideoReader
 from bsssl.data.decoding.readers.helper import HelperReader, check_helper
 from bsssl.data.decoding.readers.pyav import PyavReader
-from bsssl.errors import UserError, choices
+from bsssl.errors import UserError
+from bsssl.registry import VIDEO_READERS
 
-BACKENDS: tuple[str, ...] = ("av", "decord", "torchcodec")
+
+@VIDEO_READERS.register("av")
+def _av(source: str | bytes, *, deadline: float, max_pixels: int) -> VideoReader:
+    return PyavReader(source, Clock(deadline), max_pixels=max_pixels)
 
 
-def check_backend(backend: str) -> None:
-    """UserError for an unknown backend, or one that is not installed or does not work."""
-    if backend == "torchvision":
-        raise UserError(
-            f"video reader 'torchvision': torchvision reads no videos any more; valid: {', '.join(BACKENDS)}"
-        )
-    if backend not in BACKENDS:
-        raise UserError(f"unknown video reader '{backend}': {choices(backend, BACKENDS)}")
+@VIDEO_READERS.register("decord")
+def _decord(source: str | bytes, *, deadline: float, max_pixels: int) -> VideoReader:
+    return HelperReader(source, "decord", Clock(deadline), max_pixels=max_pixels)
+
+
+@VIDEO_READERS.register("torchcodec")
+def _torchcodec(source: str | bytes, *, deadline: float, max_pixels: int) -> VideoReader:
+    return HelperReader(source, "torchcodec", Clock(deadline), max_pixels=max_pixels)
+
+
+def check_backend(backend: str, options: Mapping[str, Any] | None = None) -> None:
+    """Refuse a reader that is unknown, not installed or does not work, and options that it does not have.
+
+    Raises:
+        UserError: The reader or an option cannot be used.
+    """
+    VIDEO_READERS.check(backend, options or {})
+    if VIDEO_READERS.get(backend) not in (_av, _decord, _torchcodec):
+        return
     try:
         import av  # noqa: F401 - the others need it too, to list frames
     except ImportError as error:
@@ -26,26 +44,31 @@ def check_backend(backend: str) -> None:
 
 
 def open_video(
-    source: str | bytes, *, backend: str = "av", deadline: float = 60.0, max_pixels: int = MAX_PIXELS
+    source: str | bytes,
+    *,
+    backend: str = "av",
+    options: Mapping[str, Any] | None = None,
+    deadline: float = 60.0,
+    max_pixels: int = MAX_PIXELS,
 ) -> VideoReader:
     """Open a video for reading single frames of it.
 
     Short distances between keyframes make random clips cheap, more than the choice of a library does.
 
     Args:
-        source: the path of a local file, or its content.
-        backend: one of ``BACKENDS``: "av" (see ``PyavReader``), which is right on most files; "decord" or "torchcodec"
-            (see ``HelperReader``), which are optional and decode in a process beside this one.
-        deadline: seconds that opening and reading may take together.
-        max_pixels: videos with larger pictures are refused.
+        source: The path of a local file, or its content.
+        backend: The name of a reader of ``VIDEO_READERS``: "av" (see ``PyavReader``), which is right on most files;
+            "decord" or "torchcodec" (see ``HelperReader``), which are optional and decode in a process beside this one.
+        options: Further arguments of the reader.
+        deadline: Seconds that opening and reading may take together.
+        max_pixels: Videos with larger pictures are refused.
 
     Raises:
-        DecodeError: for anything that is the file's fault, with the reason in one line.
-        UserError: for an unknown backend, or one that is not installed or does not work.
+        DecodeError: Anything that is the file's fault, with the reason in one line.
+        UserError: The reader is unknown, not installed or does not work.
     """
-    if backend == "av":
-        return PyavReader(source, Clock(deadline), max_pixels=max_pixels)
-    return HelperReader(source, backend, Clock(deadline), max_pixels=max_pixels)
+    reader: VideoReader = VIDEO_READERS.get(backend)(source, deadline=deadline, max_pixels=max_pixels, **(options or {}))
+    return reader
 
 
-__all__ = ["BACKENDS", "VideoReader", "check_backend", "open_video"]
+__all__ = ["VideoReader", "check_backend", "open_video"]
