@@ -53,6 +53,9 @@ def describe(error: Exception) -> str:
         lines = str(error).rpartition("bsssl.errors.UserError: ")[2].splitlines()
         return "\n".join(f"error: {line}" for line in lines if line)
     kind = type(error).__name__
+    if " in DataLoader worker process " in str(error):
+        cause = " ".join(str(error).strip().splitlines()[-1].split())
+        return f"error: a process of the loader failed (run again with --debug for the traceback): {cause[:300]}"
     text = " ".join(str(error).split())[:300]
     if kind == "OutOfMemoryError":
         return f"error: the GPU's memory is full ({text[:80]}); lower batch_size or raise accumulate"

@@ -76,8 +76,9 @@ class SelectStage(Stage[SelectSettings]):
 
 def selected(run: Run, name: str, sizes: Mapping[str, int]) -> str:
     """Return how many pairs stage ``name`` has selected, or copied; at most how many where it has not yet."""
-    if run.pending(name) is None:
-        return f"{run.result(name)['pairs']:,}"
+    pairs = run.result(name).get("pairs") if run.pending(name) is None else None
+    if pairs is not None:
+        return f"{pairs:,}"
     stage = run.stages[name]
     chosen = stage if isinstance(stage, SelectStage) else run.stages.get(stage.needs.get("selection", ""))
     if "classes" not in sizes or not isinstance(chosen, SelectStage):

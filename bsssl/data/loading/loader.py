@@ -1,6 +1,7 @@
 """Which rows make up which batch, and the loader that fetches them."""
 
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from bsssl.config.plugins import load_plugins, loaded_plugins
 from bsssl.data.loading.dataset import collate
 from bsssl.errors import UserError
 
@@ -136,7 +138,7 @@ def make_loader(
     if workers == 0:
         return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, pin_memory=pin_memory)
     return DataLoader(
-        dataset,
+        _InWorkers(dataset),
         batch_sampler=batches,
         collate_fn=collate,
         pin_memory=pin_memory,
@@ -145,6 +147,37 @@ def make_loader(
         prefetch_factor=prefetch,
         multiprocessing_context=context,
     )
+
+
+class _InWorkers(Dataset[Any]):
+    """A dataset for the worker processes. One that is not forked imports the plugins of this process first of all, and
+    what fails there is an error of the first batch, not the end of a process that has no chance to say why.
+    """
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self._dataset: Dataset[Any] | None = dataset
+        self._plugins: tuple[str, ...] = ()
+        self._pickled = b""
+
+    def __getitems__(self, items: list[Any]) -> Any:
+        """Return the samples of a batch, for which the loader asks."""
+        if self._dataset is None:
+            load_plugins(self._plugins)
+            self._dataset = pickle.loads(self._pickled)
+            self._pickled = b""
+        together = getattr(self._dataset, "__getitems__", None)
+        return together(items) if together else [self._dataset[item] for item in items]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a new process is given."""
+        try:
+            pickled = pickle.dumps(self._dataset)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise UserError(
+                "the loader's processes cannot be given the dataset; make what cannot be pickled a class or a function "
+                f"of a module, or set system.start_method=fork: {' '.join(str(error).split())}"
+            ) from None
+        return {"_dataset": None, "_plugins": loaded_plugins(), "_pickled": pickled}
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:
