@@ -43,6 +43,6 @@ def _import(module: str, what: str, remedy: str) -> None:
         importlib.import_module(module)
     except UserError as error:
         raise UserError(f"{what}: {error}") from None
-    except Exception as error:  # whatever a stranger's module raises
+    except (Exception, SystemExit) as error:  # whatever a stranger's module raises
         text = " ".join(str(error).split())
         raise UserError(f"{what} cannot be imported; {remedy}: {type(error).__name__}: {text}") from error
