@@ -204,11 +204,11 @@ class Setting:
 
     def _from(self, stage: str) -> list[str]:
         from bsssl.config import load_config
-        from bsssl.pipeline.run import stages
+        from bsssl.recipes.runs import stages
 
         found = [stage]
         for planned in stages(load_config(self.arguments[1], self.arguments[2:]), seed=0):
-            found += [planned.name] if set(found) & set(planned.needs) else []
+            found += [planned.name] if set(found) & set(planned.needs.values()) else []
         return found
 
 

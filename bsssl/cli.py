@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from bsssl import __version__
 from bsssl.config import TRAIN_STAGES, Config, Experiment, Reproduction, Transfer, load_config, options
 from bsssl.errors import UserError, choices
-from bsssl.registry import LAUNCHERS, REGISTRIES
+from bsssl.registry import REGISTRIES
 from bsssl.runtime import console
 from bsssl.runtime.distributed import is_main
 
 if TYPE_CHECKING:
-    from bsssl.launch.base import Launcher, Order
     from bsssl.pipeline.run import Run
     from bsssl.recipes.sweep import Grid
 
@@ -278,6 +277,7 @@ def _run(command: str, parsed: argparse.Namespace, given: list[str]) -> None:
     if parsed.launch:
         from bsssl.launch.base import Order
         from bsssl.launch.jobs import ReportJob
+        from bsssl.launch.submission import launch
 
         order = Order(
             command=_again(given),
@@ -289,7 +289,9 @@ def _run(command: str, parsed: argparse.Namespace, given: list[str]) -> None:
             redo=parsed.redo,
             debug=parsed.debug,
         )
-        if _launched(config, order):
+        outcome = launch(config.launcher, order)
+        if outcome is not None:
+            print(outcome)
             return
     check(config)
     execute(
@@ -329,6 +331,7 @@ def _run_grid(command: str, parsed: argparse.Namespace, given: list[str]) -> Non
     if parsed.launch:
         from bsssl.launch.base import Order
         from bsssl.launch.jobs import GridJob
+        from bsssl.launch.submission import launch
 
         order = Order(
             command=_again(given),
@@ -341,7 +344,9 @@ def _run_grid(command: str, parsed: argparse.Namespace, given: list[str]) -> Non
             redo=parsed.redo,
             debug=parsed.debug,
         )
-        if _launched(points[0].config, order):
+        outcome = launch(points[0].config.launcher, order)
+        if outcome is not None:
+            print(outcome)
             return
     for point in points:
         check(point.config)
@@ -403,15 +408,6 @@ def _print_keys() -> None:
 def _print_key(key: str, kind: str, default: str, meaning: str) -> None:
     indent = " " * (len(key) - len(key.lstrip()) + 4)
     print(f"{key}: {kind} = {default}" + (f"\n{indent}{meaning}" if meaning else ""))
-
-
-def _launched(config: Experiment, order: "Order") -> bool:
-    """Hand ``order`` to the launcher of ``config``; return whether there is nothing left for this process to do."""
-    launcher: Launcher = LAUNCHERS.build(config.launcher.kind, config.launcher.options, settings=config.launcher)
-    outcome = launcher.launch(order)
-    if outcome is not None:
-        print(outcome)
-    return outcome is not None
 
 
 def _again(given: list[str]) -> list[str]:

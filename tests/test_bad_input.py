@@ -14,7 +14,7 @@ import torch
 
 from bsssl import selection, storage
 from bsssl.config import load_config
-from bsssl.pipeline.run import Run
+from bsssl.recipes.runs import all_runs
 
 ROOT = Path(__file__).parent.parent
 
@@ -344,7 +344,7 @@ def test_corrupt_final_weights(altered, finished, bsssl, recipe, damage: Callabl
     assert line.endswith("fetch it again, or delete it and run the stage that makes it")
     path.unlink()
     line = altered("score", "score.top_p=1")
-    assert "(model.safetensors is missing); run first: python tools/train_net.py --config " in line
+    assert "(model.safetensors is missing); run first: bsssl train --config " in line
     assert bsssl("run", "--config", recipe.config, f"output_dir={finished}").status == 0
 
 
@@ -352,7 +352,7 @@ def test_corrupt_final_weights(altered, finished, bsssl, recipe, damage: Callabl
 def test_a_corrupt_resumable_checkpoint_is_passed_over(finished, bsssl, recipe, damage):
     folder = finished / "seed-0" / "baseline"
     expected = (folder / "model.safetensors").read_bytes()
-    run = Run(load_config(str(recipe.config), [f"output_dir={finished}"]), seed=0, config_path="")
+    (run,) = all_runs(load_config(str(recipe.config), [f"output_dir={finished}"]), config_path="")
     (folder / "done.json").unlink()
     path = folder / f"checkpoint-{run.identity('baseline')}-000000003.pt"
     torch.save([3] if damage == "other" else {"step": 3, "state": {}}, path)
@@ -400,23 +400,23 @@ def test_a_stage_whose_inputs_are_missing(refused, recipe, tmp_path):
     folder = seed_folder(tmp_path)
     assert refused("score") == (
         f"score needs the result of 'teacher' in {folder / 'teacher'} (not done yet); run first: "
-        f"python tools/train_net.py {tools} stage=teacher"
+        f"bsssl train {tools} stage=teacher"
     )
-    assert refused("select").endswith(f"(not done yet); run first: python tools/score_pool.py {tools}")
+    assert refused("select").endswith(f"(not done yet); run first: bsssl score {tools}")
     line = refused("train", "stage=pretrain")
-    assert line.endswith(f"(not done yet); run first: python tools/select_samples.py {tools}")
-    assert refused("train", "stage=finetune").endswith(f"python tools/train_net.py {tools} stage=pretrain")
+    assert line.endswith(f"(not done yet); run first: bsssl select {tools}")
+    assert refused("train", "stage=finetune").endswith(f"bsssl train {tools} stage=pretrain")
     line = refused("evaluate", "stage=baseline", "baseline.base_lr=3")
-    assert line.endswith(f"python tools/train_net.py {tools} baseline.base_lr=3 stage=baseline")
+    assert line.endswith(f"bsssl train {tools} baseline.base_lr=3 stage=baseline")
     assert not folder.exists()
 
 
 def test_a_stage_whose_inputs_are_stale(altered):
     line = altered("select", "teacher.base_lr=1")
     assert "select needs the result of 'score' in " in line
-    assert "(teacher has changed); run first: python tools/score_pool.py --config " in line
+    assert "(teacher has changed); run first: bsssl score --config " in line
     line = altered("train", "stage=finetune", "pretrain.base_lr=1")
-    assert "(pretrain.base_lr: 2.0 -> 1.0); run first: python tools/train_net.py" in line
+    assert "(pretrain.base_lr: 2.0 -> 1.0); run first: bsssl train" in line
     assert line.endswith("pretrain.base_lr=1 stage=pretrain")
 
 
@@ -503,7 +503,7 @@ def test_an_error_nobody_foresaw_is_one_line_too(bsssl, recipe, tmp_path, monkey
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a\nb")
 
-    monkeypatch.setattr("bsssl.pipeline.run.execute", broken)
+    monkeypatch.setattr("bsssl.pipeline.runner.execute", broken)
     outcome = bsssl("run", "--config", recipe.config, f"output_dir={tmp_path}")
     assert outcome.errors == [
         "error: ZeroDivisionError: a b (not an error we foresaw: run again with --debug and report the traceback)"

@@ -19,7 +19,7 @@ OptimizerName = Annotated[str, known_to(OPTIMIZERS)]
 ScheduleName = Annotated[str, known_to(SCHEDULES)]
 Part = Literal["loss", "optimizer", "schedule"]
 _PARTS: dict[Part, Registry] = {"loss": LOSSES, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
-_KEYS: dict[str, dict[str, tuple[str, ...]]] = {
+_KEYS: dict[Part, dict[str, tuple[str, ...]]] = {
     "loss": {"cross_entropy": ("label_smoothing", "gce", "elr", "elr_beta", "logit_adjustment")},
     "optimizer": {"sgd": ("momentum", "nesterov"), "adamw": ("momentum",)},
     "schedule": {"step": ("gamma", "intervals"), "cosine": (), "constant": ()},
@@ -107,7 +107,7 @@ class Train(Section):
         problems += [problem for part in _KEYS for problem in self._misplaced(part)]
         return without(problems, self)
 
-    def _misplaced(self, part: str) -> list[str]:
+    def _misplaced(self, part: Part) -> list[str]:
         """Return what is wrong with where the options of a part are given."""
         name, options, parts = getattr(self, part), getattr(self, f"{part}_options"), _KEYS[part]
         if name in parts:
@@ -124,7 +124,8 @@ class Train(Section):
     def options_of(self, part: Part) -> dict[str, Any]:
         """Return the options of the loss, the optimiser or the schedule, wherever they are given."""
         keys = _KEYS[part].get(getattr(self, part), ())
-        return {key: getattr(self, key) for key in keys} | getattr(self, f"{part}_options")
+        options: dict[str, Any] = getattr(self, f"{part}_options")
+        return {key: getattr(self, key) for key in keys} | options
 
     def check_parts(self, section: str) -> None:
         """Refuse options that the loss, the optimiser and the schedule, which are imported, do not have.

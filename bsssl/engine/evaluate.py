@@ -28,13 +28,13 @@ class Evaluation:
     per_class: np.ndarray
     """top-1 per true class, percent, float64 (C,); NaN where a class has no test item"""
     confusion: np.ndarray
-    """counts, int64 (C, C): true class x predicted class; of the items that could be read"""
+    """counts of the items that could be read, int64 (C, C): true class x predicted class"""
     probabilities: np.ndarray
     """mean softmax over an item's views, float32 (N, C); 0 for missing items"""
     views: int = 1
     """how many views of each item were averaged"""
     view_top1: float = math.nan
-    """of single views, percent; set by ``evaluate`` alone, like ``view_top5``"""
+    """percent of single views; set by ``evaluate`` alone, like ``view_top5``"""
     view_top5: float = math.nan
     missing: dict[int, str] = field(default_factory=dict)
     """why items could not be read, by row"""
@@ -42,7 +42,7 @@ class Evaluation:
     """figures of metrics that the config adds, by name"""
 
     def summary(self, *, item: str = "item", view: str = "view") -> dict[str, float | int]:
-        """The figures that fit in one line.
+        """Return the figures that fit in one line.
 
         Where items have several views, the accuracy of single views stands beside that of their mean, each named after
         what it is of: ``video_top1`` (the same as ``top1``) and ``clip_top1``.
@@ -70,17 +70,18 @@ def evaluate(
     """Average each item's softmax over its views and compare with the truth.
 
     Args:
-        predictions: of every view of every item, in any order.
-        targets: true class of each item, int64 (N,).
-        num_classes: C.
-        views: how many views each item has.
-        keys: the items' names, for the error.
-        max_missing_rate: share of the items that may be unreadable; they count as wrong, since a smaller denominator
-            would flatter the result.
+        predictions: The predictions for every view of every item, in any order.
+        targets: The true class of each item, int64 (N,).
+        num_classes: The number of classes, C.
+        views: How many views each item has.
+        keys: The items' names, for the error.
+        max_missing_rate: The share of the items that may be unreadable; they count as wrong, since a smaller
+            denominator would flatter the result.
         metrics: The options of further metrics by their names in ``METRICS``.
 
-    Raises UserError when more items than that could not be read, one lacks a view or has one twice, or the network's
-    scores are not numbers.
+    Raises:
+        UserError: More items than that could not be read, one lacks a view or has one twice, or the network's scores
+            are not numbers.
     """
     total = np.zeros((len(targets), num_classes), np.float32)
     seen = np.zeros((len(targets), views), np.int64)
@@ -96,10 +97,10 @@ def evaluate(
     missing = np.flatnonzero(incomplete)
     lost = incomplete & ~np.isin(np.arange(len(targets)), list(reasons))
     if lost.any() or len(missing) > max_missing_rate * len(targets) or incomplete.all():
-        some = "; ".join(f"{keys[row]}: {reasons.get(int(row), 'no result')}" for row in missing[:5])
+        examples = "; ".join(f"{keys[row]}: {reasons.get(int(row), 'no result')}" for row in missing[:5])
         raise UserError(
-            f"{len(missing)} of {len(targets)} test items have no complete result ({some}); mend them, take them out "
-            "of data.test, or raise data.max_missing_rate to have them count as wrong"
+            f"{len(missing)} of {len(targets)} test items have no complete result ({examples}); mend them, take them "
+            "out of data.test, or raise data.max_missing_rate to have them count as wrong"
         )
     broken = np.flatnonzero(~np.isfinite(total).all(1))
     if len(broken):
@@ -124,9 +125,9 @@ def evaluate(
 def measure(
     probabilities: np.ndarray, targets: np.ndarray, *, missing: Mapping[int, str] = MappingProxyType({})
 ) -> Evaluation:
-    """The figures for ``probabilities`` float32 (N, C) and true classes ``targets`` int64 (N,).
+    """Return the figures for ``probabilities``, float32 (N, C), and true classes ``targets``, int64 (N,).
 
-    ``missing`` items (row, reason) have no probabilities.
+    Items in ``missing`` (row, reason) have no probabilities.
     """
     from sklearn.metrics import confusion_matrix  # takes seconds, and most stages do without
 
@@ -148,7 +149,7 @@ def measure(
 
 
 def _ranks(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """How many classes are ahead of the true one; where scores tie, the lower index goes first, as argmax has it."""
+    """Return how many classes are ahead of the true one; of equal scores the lower index goes first, as in argmax."""
     true_score = probabilities[np.arange(len(targets)), targets]
     ahead = (probabilities > true_score[:, None]) | (
         (probabilities == true_score[:, None]) & (np.arange(probabilities.shape[1]) < targets[:, None])

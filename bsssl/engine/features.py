@@ -1,4 +1,4 @@
-"""What a network says of an item just before its classifier."""
+"""Features: what a network computes of an item just before its classifier."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -21,20 +21,21 @@ def extract(
     compute: Compute,
     failures: Failures,
 ) -> tuple[Tensor, Tensor]:
-    """The inputs of ``layer``, the classifier of ``model``, for every item that can be read.
+    """Return the inputs of ``layer``, the classifier of ``model``, for every item that can be read.
 
     Where the classifier sees a map or several tokens, their mean counts; so does the mean over an item's views.
 
     Args:
-        model: on its device.
-        layer: a linear layer or a 1x1(x1) convolution within it.
-        batches: ``input`` uint8 (B, C, ...), ``index`` int64 (B,), ``failures``.
-        rows: N, of the data set.
-        normalize: uint8 on the device -> float.
-        compute: device, precision, memory format.
-        failures: tolerance for unreadable items.
+        model: The network, on its device.
+        layer: A linear layer or a 1x1(x1) convolution of ``model``.
+        batches: Batches of ``input`` uint8 (B, C, ...), ``index`` int64 (B,), and ``failures``.
+        rows: The number of rows of the data set.
+        normalize: From uint8 on the device to float.
+        compute: Device, precision and memory format.
+        failures: The tolerance for unreadable items.
 
-    Returns the features, float32 (M, D) on the device, and the items' rows in order, int64 (M,) on the CPU.
+    Returns:
+        The features, float32 (M, D) on the device, and the items' rows in order, int64 (M,) on the CPU.
     """
     model.eval()
     seen: list[Tensor] = []
@@ -48,11 +49,11 @@ def extract(
                 continue
             with compute.autocast():
                 model(normalize(compute.place(batch["input"])))
-            found = _pooled(seen.pop().float(), layer)
+            features = _pooled(seen.pop().float(), layer)
             index = batch["index"].to(compute.device)
             if sums is None:
-                sums = torch.zeros(rows, found.shape[1], device=compute.device)
-            sums.index_add_(0, index, found)
+                sums = torch.zeros(rows, features.shape[1], device=compute.device)
+            sums.index_add_(0, index, features)
             views.index_add_(0, index, torch.ones_like(index))
     finally:
         hook.remove()
@@ -63,7 +64,7 @@ def extract(
 
 
 def _pooled(inputs: Tensor, layer: nn.Module) -> Tensor:
-    """(B, D), the mean over positions: those of a linear layer lie between B and D, those of a convolution behind D."""
+    """Return the mean over positions, (B, D): those of a linear layer lie between B and D, a convolution's behind D."""
     if isinstance(layer, nn.Linear):
         return inputs.reshape(len(inputs), -1, inputs.shape[-1]).mean(1)
     return inputs.flatten(2).mean(2)

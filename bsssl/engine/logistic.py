@@ -24,17 +24,17 @@ class Logistic:
     converged: bool
 
     def logits(self, features: Tensor) -> Tensor:
-        """float64 (N, C) of features (N, D)."""
+        """Return the logits, float64 (N, C), of features (N, D)."""
         return features.double() @ self.weight.T + self.bias
 
     def unstandardised(self, mean: Tensor, std: Tensor) -> "Logistic":
-        """Of features as they are the same classifier as this is of (features - mean) / std."""
+        """Return the classifier that does with features what this one does with (features - mean) / std."""
         weight = self.weight / std
         return replace(self, weight=weight, bias=self.bias - weight @ mean.double())
 
 
 def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each of the features (N, D), float32 (D,); 1 for one that never varies."""
+    """Return mean and standard deviation of the features (N, D), float32 (D,) each; 1 for one that never varies."""
     std, mean = torch.std_mean(features.double(), dim=0, correction=0)
     constant = std <= 1e-6 * mean.abs().clamp(min=1e-6)
     return mean.float(), torch.where(constant, 1.0, std).float()
@@ -49,18 +49,18 @@ def fit(
     max_iterations: int,
     start: Logistic | None = None,
 ) -> Logistic:
-    """Minimise c * (sum of the cross-entropies) + |weight|^2 / 2, the bias being free: scikit-learn's objective and,
-    since it is convex, its optimum.
+    """Minimise c * (sum of the cross-entropies) + |weight|^2 / 2, the bias being free.
 
-    SciPy's L-BFGS chooses the steps in double precision; losses and gradients are computed where the features are.
+    This is scikit-learn's objective and, since it is convex, its optimum. SciPy's L-BFGS chooses the steps in double
+    precision; losses and gradients are computed where the features are.
 
     Args:
-        features: float32 (N, D).
-        targets: class indices, int64 (N,), on the same device.
-        num_classes: C.
-        c: inverse strength of the regularisation.
-        max_iterations: of L-BFGS.
-        start: where to begin, zero by default; the optimum does not depend on it.
+        features: The features, float32 (N, D).
+        targets: The class indices, int64 (N,), on the same device.
+        num_classes: The number of classes, C.
+        c: The inverse strength of the regularisation.
+        max_iterations: The most iterations of L-BFGS.
+        start: Where to begin, zero by default; the optimum does not depend on it.
     """
     from scipy.optimize import minimize
 
@@ -72,17 +72,17 @@ def fit(
         weight, bias = parameters[:, :-1], parameters[:, -1]
         loss = penalty / 2 * weight.square().sum()
         gradient = torch.cat([penalty * weight, torch.zeros_like(bias)[:, None]], 1)
-        for some, wanted in zip(features.split(_ROWS), targets.split(_ROWS), strict=True):
-            some = some.double()
-            scores = functional.log_softmax(some @ weight.T + bias, 1)
-            loss += functional.nll_loss(scores, wanted, reduction="sum") / rows
-            error = (scores.exp() - functional.one_hot(wanted, num_classes)) / rows
-            gradient[:, :-1] += error.T @ some
+        for first in range(0, rows, _ROWS):
+            part, goal = features[first : first + _ROWS].double(), targets[first : first + _ROWS]
+            scores = functional.log_softmax(part @ weight.T + bias, 1)
+            loss += functional.nll_loss(scores, goal, reduction="sum") / rows
+            error = (scores.exp() - functional.one_hot(goal, num_classes)) / rows
+            gradient[:, :-1] += error.T @ part
             gradient[:, -1] += error.sum(0)
         return float(loss), gradient.flatten().cpu().numpy()
 
-    first = np.zeros(shape) if start is None else torch.cat([start.weight, start.bias[:, None]], 1).cpu().numpy()
+    beginning = np.zeros(shape) if start is None else torch.cat([start.weight, start.bias[:, None]], 1).cpu().numpy()
     options = {"maxiter": max_iterations, "maxfun": 2 * max_iterations, "gtol": _TOLERANCE, "ftol": 1e-14, "maxls": 50}
-    found = minimize(loss_and_gradient, first.ravel(), jac=True, method="L-BFGS-B", options=options)
-    parameters = torch.from_numpy(found.x).reshape(shape).to(features.device)
-    return Logistic(parameters[:, :-1].clone(), parameters[:, -1].clone(), float(found.fun), bool(found.success))
+    optimum = minimize(loss_and_gradient, beginning.ravel(), jac=True, method="L-BFGS-B", options=options)
+    parameters = torch.from_numpy(optimum.x).reshape(shape).to(features.device)
+    return Logistic(parameters[:, :-1].clone(), parameters[:, -1].clone(), float(optimum.fun), bool(optimum.success))

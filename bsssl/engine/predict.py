@@ -1,4 +1,4 @@
-"""Running a trained network over a data set, results labeled by row so that their order never matters."""
+"""Prediction: a trained network over a data set, each result with its row, so that their order never matters."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -31,13 +31,14 @@ class Prediction:
 def predict(
     model: nn.Module, batches: Iterable[dict[str, Any]], *, normalize: Callable[[Tensor], Tensor], compute: Compute
 ) -> Iterator[Prediction]:
-    """Softmax scores of ``model`` (on its device) for every batch.
+    """Yield the softmax scores of ``model`` (on its device) for every batch.
 
     Args:
-        model: maps a float batch to logits (B, classes).
-        batches: ``input`` uint8 (B, C, ...), ``index`` and ``view`` int64 (B,), ``failures``, perhaps ``hash``.
-        normalize: uint8 on the device -> float.
-        compute: device, precision, memory format.
+        model: Maps a float batch to logits (B, classes).
+        batches: Batches of ``input`` uint8 (B, C, ...), ``index`` and ``view`` int64 (B,), ``failures``, perhaps
+            ``hash``.
+        normalize: From uint8 on the device to float.
+        compute: Device, precision and memory format.
     """
     model.eval()
     for batch in batches:

@@ -49,10 +49,10 @@ class Failures:
 
     def _check(self) -> None:
         if len(self.reasons) > self.max_rate * self.rows:
-            some = "; ".join(f"row {index}: {reason}" for index, reason in list(self.reasons.items())[:5])
+            examples = "; ".join(f"row {index}: {reason}" for index, reason in list(self.reasons.items())[:5])
             raise UserError(
                 f"{len(self.reasons)} of {self.rows} training items cannot be read, more than the tolerated "
-                f"{self.max_rate:.1%}: {some}; mend the data or raise data.max_failure_rate"
+                f"{self.max_rate:.1%}: {examples}; mend the data or raise data.max_failure_rate"
             )
 
 
@@ -227,7 +227,8 @@ def _next(stream: Iterator[dict[str, Any]], failures: Failures) -> dict[str, Any
 
 def _parallel(network: Any, device: torch.device) -> nn.Module:
     if distributed.world_size() == 1:
-        return network
+        module: nn.Module = network
+        return module
     return DistributedDataParallel(network, device_ids=[device.index] if device.type == "cuda" else None)
 
 
@@ -239,7 +240,7 @@ def _sync_on_last(network: nn.Module, part: int, parts: int) -> contextlib.Abstr
 
 
 def _seed_generators(seed: int, device: torch.device) -> None:
-    """What ``torch.manual_seed`` does for the CPU and this device; for every other kind it notes a stack trace."""
+    """Do what ``torch.manual_seed`` does, for the CPU and this device alone: for others it notes a stack trace."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)

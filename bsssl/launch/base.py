@@ -47,7 +47,7 @@ class Job(ABC):
         """Do the work."""
 
 
-class Launcher(ABC):
+class Launcher:
     """Starts the processes of a command. A kind of launcher is registered with ``bsssl.registry.LAUNCHERS``.
 
     Args:
@@ -57,22 +57,20 @@ class Launcher(ABC):
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
-    @abstractmethod
-    def launch(self, order: Order) -> str | None:
-        """Do what is ordered, or see to it that it is done; return what to tell the user.
 
-        None means that this very process is to do it. Raises UserError when it cannot be launched.
+class ProcessLauncher(Launcher):
+    """A launcher that starts processes and waits for them."""
+
+    @abstractmethod
+    def start(self, order: Order) -> None:
+        """Start the processes that do what is ordered, and end this one when they have ended.
+
+        A launcher that returns leaves it to this very process.
         """
 
 
 class QueueLauncher(Launcher):
     """A launcher that hands jobs to a queue, which runs them later, each after others."""
-
-    def launch(self, order: Order) -> str | None:
-        """See ``Launcher``."""
-        from bsssl.launch.submission import submit
-
-        return submit(self, order)
 
     @abstractmethod
     def submit(self, jobs: Sequence[Job], *, kind: str, resources: Resources, folder: str, after: Sequence[str]) -> str:

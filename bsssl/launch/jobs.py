@@ -13,7 +13,6 @@ from bsssl.launch.base import REPORT, Job
 from bsssl.pipeline.run import Run
 from bsssl.pipeline.runner import execute
 from bsssl.pipeline.stage import Task
-from bsssl.recipes.check import check
 from bsssl.recipes.runs import all_runs
 from bsssl.recipes.sweep import Grid, Point
 from bsssl.reports.grids import write_grid
@@ -42,6 +41,8 @@ class StageJob(Job):
 
     def __call__(self) -> None:
         """See ``Job``; the last line of the log says what is wrong."""
+        from bsssl.recipes.check import check  # imports torch
+
         console.setup(debug=self.debug)
         try:
             config = load_config(self.config, [], self.schema)

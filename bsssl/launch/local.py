@@ -5,19 +5,18 @@ import sys
 import uuid
 from collections.abc import Sequence
 
-from bsssl.launch.base import Launcher, Order
+from bsssl.launch.base import Order, ProcessLauncher
 from bsssl.registry import LAUNCHERS
 
 
 @LAUNCHERS.register("local")
-class LocalLauncher(Launcher):
+class LocalLauncher(ProcessLauncher):
     """Several processes on this machine that share each stage, one stage after the other."""
 
-    def launch(self, order: Order) -> str | None:
-        """See ``Launcher``; ends this process when there were others, with their status."""
-        if self.settings.processes == 1:
-            return None
-        sys.exit(run_together(order.command, processes=self.settings.processes))
+    def start(self, order: Order) -> None:
+        """See ``ProcessLauncher``."""
+        if self.settings.processes > 1:
+            sys.exit(run_together(order.command, processes=self.settings.processes))
 
 
 def run_together(command: Sequence[str], *, processes: int) -> int:

@@ -1,4 +1,4 @@
-"""Stages become a chain of jobs in a queue.
+"""Orders are launched; in a queue, stages become a chain of jobs.
 
 One submission is a folder ``output_dir/jobs/<time>``: the configs, ``jobs.json`` with the id of every job, and the
 logs. Every job waits for those of the stages that its own needs, and is dropped if
@@ -17,15 +17,27 @@ from typing import Any
 from typing_extensions import Self
 
 from bsssl import storage
-from bsssl.config import Experiment
+from bsssl.config import Experiment, Launcher
 from bsssl.errors import UserError
 from bsssl.launch.base import REPORT, Job, Order, QueueLauncher
 from bsssl.launch.jobs import StageJob
 from bsssl.launch.status import JOBS, JobRow, active_jobs, job_table, save_jobs
 from bsssl.pipeline.run import Run
 from bsssl.pipeline.stage import Resources, Stage, Task
-from bsssl.recipes.check import check
 from bsssl.recipes.runs import as_yaml
+from bsssl.registry import LAUNCHERS
+
+
+def launch(settings: Launcher, order: Order) -> str | None:
+    """Have an order done as the `launcher` section says; return what to tell the user.
+
+    None means that it is left to this very process. What a launcher refuses is a UserError.
+    """
+    launcher = LAUNCHERS.build(settings.kind, settings.options, settings=settings)
+    if isinstance(launcher, QueueLauncher):
+        return submit(launcher, order)
+    launcher.start(order)
+    return None
 
 
 def submit(launcher: QueueLauncher, order: Order) -> str:
@@ -35,6 +47,8 @@ def submit(launcher: QueueLauncher, order: Order) -> str:
         UserError: Jobs of the same run are still in the queue, or one cannot be submitted; those submitted before it
             are then cancelled.
     """
+    from bsssl.recipes.check import check  # imports torch
+
     for config in {id(config): config for config, _ in order.runs}.values():
         check(config, processes=config.launcher.all_processes)
     with _Submission(launcher, order) as submission:

@@ -1,6 +1,5 @@
 """A network by name, and what it costs."""
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -10,11 +9,10 @@ from typing import Any
 import timm
 import torch
 import torchvision
-from pydantic import ValidationError, validate_call
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bsssl.errors import UserError, choices
+from bsssl.errors import UserError
 from bsssl.models.zoo.video import create_pytorchvideo, pytorchvideo_names
 from bsssl.registry import MODELS
 
@@ -26,7 +24,7 @@ class _Library:
     names: Callable[[], list[str]]
     has: Callable[[str], bool]
     create: Callable[..., nn.Module]
-    """``(name, *, num_classes, **options)``, freshly initialised"""
+    """``(name, *, num_classes, **options)`` -> the network, freshly initialised"""
     listing: str
     """the Python expression that lists the names"""
 
@@ -61,33 +59,47 @@ class Profile:
     parameters: int
     """learnable numbers, those of the classifier included"""
     multiply_adds: int
-    """of the convolutions and matrix products, for one input"""
+    """those of the convolutions and matrix products, for one input"""
 
 
 def build_model(name: str, *, num_classes: int, **options: Any) -> nn.Module:
-    """The network called ``name``, freshly initialised from torch's global random state.
+    """Return the network called ``name``, freshly initialised from torch's global random state.
 
-    ``name`` is one of ``MODELS``, with ``options`` as its factory declares them; or ``timm/<model>``,
-    ``torchvision/<video model>`` or ``pytorchvideo/<model of its hub>``, with any keyword argument of that model. The
-    network maps a float batch (B, 3, H, W), or (B, 3, T, H, W) for video, to logits (B, num_classes). An unknown name
-    or option, or an impossible value, is a UserError that lists the valid ones.
+    The network maps a float batch (B, 3, H, W), or (B, 3, T, H, W) for video, to logits (B, num_classes).
+
+    Args:
+        name: One of ``MODELS``; or ``timm/<model>``, ``torchvision/<video model>`` or ``pytorchvideo/<model of its
+            hub>``.
+        num_classes: The number of classes.
+        **options: What the factory of that name declares; of another library's model any of its keyword arguments.
+
+    Raises:
+        UserError: The name or an option is unknown, or a value is impossible; the message lists what is valid.
     """
+    if num_classes < 1:
+        raise UserError(f"model '{name}': num_classes={num_classes} is below 1; give the number of classes")
     library, slash, architecture = name.partition("/")
     if slash and library in _LIBRARIES:
         return _build_from(library, architecture, num_classes, options)
-    factory = _factory(name)
-    try:
-        return validate_call(factory)(num_classes=num_classes, **options)
-    except ValidationError as error:
-        raise UserError(f"model '{name}': {_explain(error, factory)}") from None
+    _hint_at_libraries(name)
+    model: nn.Module = MODELS.build(name, options, num_classes=num_classes)
+    return model
 
 
 def profile(name: str, *, num_classes: int, input_shape: Sequence[int], **options: Any) -> Profile:
-    """Exact parameters and multiply-adds of ``build_model(name, ...)``, without running the network.
+    """Return the exact parameters and multiply-adds of ``build_model(name, ...)``, without running the network.
 
-    ``input_shape`` is one input's shape without the batch dimension: (3, H, W), or (3, T, H, W) for video. Batch
-    normalisation, pooling and activations are not counted, as in torchvision's published figures; fvcore's
+    Batch normalisation, pooling and activations are not counted, as in torchvision's published figures; fvcore's
     ``FlopCountAnalysis`` has the same numbers under ``conv`` and ``linear`` but cannot trace a network without memory.
+
+    Args:
+        name: See ``build_model``.
+        num_classes: The number of classes.
+        input_shape: The shape of one input without the batch dimension: (3, H, W), or (3, T, H, W) for video.
+        **options: See ``build_model``.
+
+    Raises:
+        UserError: The network cannot be made, or takes no inputs of that shape.
     """
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         model = build_model(name, num_classes=num_classes, **options).eval().requires_grad_(False)
@@ -105,14 +117,14 @@ def profile(name: str, *, num_classes: int, input_shape: Sequence[int], **option
     return Profile(parameters=parameters, multiply_adds=counter.get_total_flops() // 2)
 
 
-def _factory(name: str) -> Callable[..., nn.Module]:
-    if name not in MODELS:
-        for library, source in _LIBRARIES.items():
-            if source.has(name):
-                ours = ", ".join(MODELS.names())
-                raise UserError(f"unknown model '{name}': {library}'s is called '{library}/{name}'; ours: {ours}")
-    factory: Callable[..., nn.Module] = MODELS.get(name)
-    return factory
+def _hint_at_libraries(name: str) -> None:
+    """Refuse the bare name of another library's network."""
+    if name in MODELS:
+        return
+    for library, source in _LIBRARIES.items():
+        if source.has(name):
+            ours = ", ".join(MODELS.names())
+            raise UserError(f"unknown model '{name}': {library}'s is called '{library}/{name}'; ours: {ours}")
 
 
 def _build_from(library: str, architecture: str, num_classes: int, options: dict[str, Any]) -> nn.Module:
@@ -124,19 +136,6 @@ def _build_from(library: str, architecture: str, num_classes: int, options: dict
         return source.create(architecture, num_classes=num_classes, **options)
     except (TypeError, ValueError, RuntimeError, AssertionError, LookupError, AttributeError) as error:
         raise UserError(f"model '{name}' cannot be made with options {options}: {_one_line(error)}") from None
-
-
-def _explain(error: ValidationError, factory: Callable[..., nn.Module]) -> str:
-    """Everything wrong with a factory's arguments, in one line."""
-    valid = [argument for argument in inspect.signature(factory).parameters if argument != "num_classes"]
-    problems = []
-    for problem in error.errors(include_url=False):
-        option = ".".join(map(str, problem["loc"]))
-        if problem["type"] == "unexpected_keyword_argument":
-            problems.append(f"unknown option '{option}': {choices(option, valid)}")
-        else:
-            problems.append(f"{option}={problem['input']!r}: {problem['msg']}")
-    return "; ".join(problems)
 
 
 def _one_line(error: Exception) -> str:

@@ -6,17 +6,19 @@ from bsssl.errors import UserError
 
 
 def classifier(model: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d | nn.Conv3d]:
-    """The classifier's name inside ``model``, and the layer: timm's own answer, else the last linear layer.
+    """Return the classifier's name inside ``model``, and the layer: timm's own answer, else the last linear layer.
 
     A 1x1 convolution counts as linear, and so does a 1x1x1 one that ends a video network without linear layers (S3D).
-    UserError when there is none, or several, as in distilled transformers.
+
+    Raises:
+        UserError: There is no classifier, or there are several, as in distilled transformers.
     """
     find = getattr(model, "get_classifier", None)
     layer = find() if callable(find) else _last_linear(model)
-    found = [name for name, module in model.named_modules() if module is layer]
-    if len(found) != 1 or not isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d):
+    names = [name for name, module in model.named_modules() if module is layer]
+    if len(names) != 1 or not isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d):
         raise UserError(f"{type(model).__name__} has no single linear classifier; choose a model that ends in one")
-    return found[0], layer
+    return names[0], layer
 
 
 def _last_linear(model: nn.Module) -> nn.Module | None:

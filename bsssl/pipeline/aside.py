@@ -24,7 +24,7 @@ def make_room(run: Run, name: str, *, redo: bool = False) -> None:
     if there is not None and there.identity == wanted.identity and edited is None:
         return
     if there is not None and not run.stages[name].continues(run, there):
-        reasons = edited or "; ".join(explain(there, wanted, run.stages[name].needs)[:3])
+        reasons = edited or "; ".join(explain(there, wanted, run.stages[name])[:3])
         if redo:
             logger.info("seed %d: %s: what was there is replaced (%s)", run.seed, name, reasons)
             shutil.rmtree(folder)

@@ -52,6 +52,10 @@ class Run:
         """Return the folder of the stage that has ``role`` for ``stage``."""
         return self.folder(stage.needs[role])
 
+    def stage(self, name: str) -> Stage[Any]:
+        """Return the stage called ``name``."""
+        return self.stages[name]
+
     def fingerprint(self, name: str, outputs: tuple[str, ...] | None = None) -> str:
         """Return the fingerprint of the settings of stage ``name`` and of all it needs, whatever is done of them.
 
@@ -113,7 +117,7 @@ class Run:
         work = _with(work, read={**work.read, **gone})
         if work.identity == record.identity or self._is_unaffected(stage, record, work):
             return self._missing(stage, record, place) or self.edited(name, place)
-        return _summary(explain(record, work, stage.needs))
+        return _summary(explain(record, work, stage))
 
     def awaits(self, name: str) -> str | None:
         """Return the first stage that has to run before it is known whether the finished stage ``name`` has to."""
@@ -169,7 +173,7 @@ class Run:
             return "not done yet"
         if begun.identity == work.identity:
             return "not finished yet"
-        return f"not done yet; what was begun differs: {_summary(explain(begun, work, self.stages[work.stage].needs))}"
+        return f"not done yet; what was begun differs: {_summary(explain(begun, work, self.stages[work.stage]))}"
 
     def _is_unaffected(self, stage: Stage[Any], record: Record, work: Work) -> bool:
         """Return whether ``record`` differs from ``work`` in nothing but inputs that the stage knows to be the same."""
@@ -246,13 +250,14 @@ def _regrouped(stage: Stage[Any], digests: Mapping[str, str], folder: Path) -> M
     }
 
 
-def explain(old: Work, new: Work, needs: Mapping[str, str]) -> list[str]:
+def explain(old: Work, new: Work, stage: Stage[Any]) -> list[str]:
     """Return what keeps ``old`` work from being ``new``, a line for each thing."""
     if (old.kind, old.version) != (new.kind, new.version):
         return [f"'{new.kind}' works differently since it was done (version {old.version} -> {new.version})"]
     lines = differences(storage.as_json(old.settings), storage.as_json(new.settings))
+    lines = [stage.key_of(line) for line in lines]
     lines += [
-        f"{needs.get(role, role)} was made again and came out differently"
+        f"{stage.needs.get(role, role)} was made again and came out differently"
         for role in new.read
         if dict(old.read.get(role, {})) != dict(new.read[role])
     ]

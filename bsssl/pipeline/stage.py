@@ -1,21 +1,17 @@
 """A stage in the abstract: what it is called, what decides its result, what it reads and leaves, and its work."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Generic
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol
 
 from typing_extensions import Self, TypeVar
 
 from bsssl import storage
 from bsssl.config import Section, validated
 from bsssl.errors import UserError
-
-if TYPE_CHECKING:
-    from bsssl.pipeline.record import Work
-    from bsssl.pipeline.run import Run
+from bsssl.pipeline.record import Record, Work
 
 S = TypeVar("S", bound=Section, covariant=True, default=Section)
 
@@ -57,6 +53,39 @@ class PlanRow:
     steps: str = ""
     samples: str = ""
     rate: str = ""
+
+
+class Context(Protocol):
+    """The run that a stage belongs to, as far as the stage may know it (``bsssl.pipeline.run.Run``)."""
+
+    seed: int
+
+    def folder(self, name: str) -> Path:
+        """Return where the stage ``name`` leaves its results."""
+
+    def input(self, stage: "Stage[Any]", role: str) -> Path:
+        """Return the folder of the stage that has ``role`` for ``stage``."""
+
+    def stage(self, name: str) -> "Stage[Any]":
+        """Return the stage called ``name``."""
+
+    def work(self, name: str) -> Work:
+        """Return what identifies the work of a stage with the results that its inputs have by now."""
+
+    def identity(self, name: str) -> str:
+        """Return the fingerprint of ``work(name)``."""
+
+    def digest(self, name: str) -> str:
+        """Return the digest of all that a finished stage left."""
+
+    def record(self, name: str) -> Record | None:
+        """Return what a stage wrote when it was done last, whatever the settings then; None if it never was."""
+
+    def result(self, name: str) -> dict[str, Any]:
+        """Return the figures that a finished stage left."""
+
+    def pending(self, name: str) -> str | None:
+        """Return why a stage has to run; None when its result, with these settings and inputs, is there."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -126,18 +155,18 @@ class Stage(ABC, Generic[S]):
         return cls(name=name, section=f"stages.{name}", settings=settings, needs=dict(needs), **computing)
 
     @abstractmethod
-    def work(self, run: Run) -> dict[str, Any]:
+    def work(self, run: Context) -> dict[str, Any]:
         """Do the work and return the figures to remember, which anything JSON can hold may be.
 
         Every process of the run calls this where the kind is ``shared``, the main one alone where it is not. What the
         stage leaves goes into ``run.folder(self.name)``.
         """
 
-    def work_part(self, run: Run, task: Task) -> None:
+    def work_part(self, run: Context, task: Task) -> None:
         """Do the share of ``task`` of the work; only of a kind whose work is ``in_parts``."""
         raise TypeError(f"the work of '{self.kind}' has no parts")
 
-    def clean_up(self, run: Run) -> None:
+    def clean_up(self, run: Context) -> None:
         """Remove what only the unfinished stage needs. It is called once the stage is done, lest much be lost."""
 
     def leaves(self) -> Mapping[str, tuple[str, ...]]:
@@ -148,11 +177,11 @@ class Stage(ABC, Generic[S]):
         """Return the outputs that are read of the stage that has ``role``."""
         return self.inputs[role]
 
-    def files(self, run: Run, result: Mapping[str, Any]) -> Iterable[str]:
+    def files(self, run: Context, result: Mapping[str, Any]) -> Iterable[str]:
         """Return the names of all files that the finished stage, whose figures are ``result``, must have."""
         return [name for names in self.leaves().values() for name in names]
 
-    def digest(self, run: Run, output: str) -> str:
+    def digest(self, run: Context, output: str) -> str:
         """Return the digest of an output that the stage has left: equal ones are the same to every reader."""
         return storage.digest(str(run.folder(self.name) / name) for name in self.leaves()[output])
 
@@ -164,22 +193,26 @@ class Stage(ABC, Generic[S]):
         """Return, as JSON, the settings that decide these ``outputs``."""
         return identifying(self.settings)
 
-    def continues(self, run: Run, there: Work) -> bool:
+    def key_of(self, setting: str) -> str:
+        """Return the key of the config that a setting comes from, as far as it is another than the setting."""
+        return setting
+
+    def continues(self, run: Context, there: Work) -> bool:
         """Return whether the work can go on in a folder that holds work of other settings or inputs.
 
         Otherwise what is there is kept aside.
         """
         return False
 
-    def is_unaffected(self, run: Run, role: str, output: str) -> bool:
+    def is_unaffected(self, run: Context, role: str, output: str) -> bool:
         """Return whether the finished stage would come out the same although an output that it read has changed."""
         return False
 
-    def num_parts(self, run: Run) -> Parts | None:
+    def num_parts(self, run: Context) -> Parts | None:
         """Return the parts of the work, once they are known; None for work in one piece."""
         return None
 
-    def plan_row(self, run: Run, sizes: Mapping[str, int]) -> PlanRow:
+    def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
         """Return the row of ``--plan``, ``sizes`` being what is known of the data (labeled, rest, test, pool, ...)."""
         return PlanRow()
 

@@ -21,7 +21,8 @@ _OPTIONAL = {
 def wanted_by(command: str, config: Experiment) -> Callable[[Stage[Any]], bool]:
     """Return whether ``command`` runs a stage of ``config``.
 
-    A command that runs a single stage runs what prepares it too, and after a training its evaluation.
+    A command that runs a single stage runs what prepares it too, and after a training its evaluation; one that tests
+    a network runs that test alone.
 
     Raises:
         UserError: The config has no such stage, or does not say which.
@@ -33,7 +34,8 @@ def wanted_by(command: str, config: Experiment) -> Callable[[Stage[Any]], bool]:
     targets = [stage for stage in planned if stage.command in named]
     needed = {need for stage in targets for need in stage.needs.values()}
     names = {stage.name for stage in targets}
-    names |= {stage.name for stage in planned if stage.prepares and stage.name in needed}
+    if command != "evaluate":
+        names |= {stage.name for stage in planned if stage.prepares and stage.name in needed}
     return lambda stage: stage.name in names
 
 
@@ -43,17 +45,18 @@ def _chosen(command: str, config: Experiment, planned: list[Stage[Any]]) -> list
         section = getattr(config, "stage", None) or ("finetune" if command == "evaluate" else None)
         sections = [stage.section for stage in planned if stage.command[0] == command]
         if section not in sections:
-            raise UserError(_not_trained(command, section, sections))
+            is_trained = any(stage.command == ("train", f"stage={section}") for stage in planned)
+            raise UserError(_not_trained(command, section, sections, is_trained=is_trained))
         return [(verb, f"stage={section}") for verb in ("train", "evaluate") if verb != "train" or command == "train"]
     if not any(stage.command == (command,) for stage in planned):
         raise UserError(f"the config has no {command} section; {_OPTIONAL[command]}")
     return [(command,)]
 
 
-def _not_trained(command: str, section: str | None, sections: list[str]) -> str:
-    if section in _OPTIONAL and command == "train":
-        return f"the config has no {section}{' section' if section == 'weak' else ''}; {_OPTIONAL[section]}"
-    if section == "weak":
+def _not_trained(command: str, section: str | None, sections: list[str], *, is_trained: bool) -> str:
+    if section == "weak" and command == "evaluate" and is_trained:
         return "weak has classes of its own, which data.test has not; set weak.tags.classes=targets"
+    if section in _OPTIONAL:
+        return f"the config has no {section}{' section' if section == 'weak' else ''}; {_OPTIONAL[section]}"
     given = f"stage={section}" if section else "none"
     return f"{command} needs a training stage, not {given}; add stage=NAME: {choices(section or '', set(sections))}"

@@ -8,12 +8,13 @@ import yaml
 from bsssl.config import Config, Experiment, Model, Transfer
 from bsssl.pipeline.run import Run
 from bsssl.pipeline.stage import Stage
-from bsssl.recipes import teacher_student, transfer
-from bsssl.recipes.extra import with_extra
 
 
 def stages(config: Experiment, *, seed: int) -> list[Stage[Any]]:
     """Return all stages of ``config`` for one seed, those that it adds included, each after those it needs."""
+    from bsssl.recipes import teacher_student, transfer  # import torch
+    from bsssl.recipes.extra import with_extra
+
     if isinstance(config, Transfer):
         planned = transfer.stages(config, seed=seed)
     else:
@@ -23,6 +24,8 @@ def stages(config: Experiment, *, seed: int) -> list[Stage[Any]]:
 
 def networks(config: Experiment, *, seed: int) -> dict[str, Model]:
     """Return every network of ``config``, by the key that sets it."""
+    from bsssl.recipes import teacher_student, transfer  # import torch
+
     if isinstance(config, Transfer):
         return transfer.networks(config, seed=seed)
     return teacher_student.networks(cast(Config, config))

@@ -6,13 +6,10 @@ from typing import Any
 
 from bsssl.config import Experiment
 from bsssl.errors import UserError
-from bsssl.models import profile
 from bsssl.pipeline.run import Run
 from bsssl.pipeline.stage import Stage
-from bsssl.recipes.check import check_settings
 from bsssl.recipes.runs import all_runs, networks
 from bsssl.reports.tables import Table
-from bsssl.stages.data import DataStage, sources_are_there
 
 
 def plan(
@@ -29,6 +26,8 @@ def plan(
         wanted: Whether to show a stage.
         processes: The number that a training will have; by default those of this run.
     """
+    from bsssl.recipes.check import check_settings  # imports torch
+
     check_settings(config, processes=processes)
     runs = all_runs(config, config_path=config_path)
     sizes, remark = _sizes(runs[0])
@@ -46,6 +45,8 @@ def plan(
 
 
 def _networks(config: Experiment, classes: int | None) -> Iterable[tuple[str, ...]]:
+    from bsssl.models import profile  # imports torch
+
     for key, model in networks(config, seed=config.seed).items():
         role = key.split(".")[1]
         if classes is None:
@@ -58,6 +59,8 @@ def _networks(config: Experiment, classes: int | None) -> Iterable[tuple[str, ..
 
 def _sizes(run: Run) -> tuple[dict[str, int], str]:
     """Return how many items there are, and a remark when that cannot be told yet."""
+    from bsssl.stages.data import DataStage, sources_are_there  # imports torch
+
     stage = next(stage for stage in run.stages.values() if isinstance(stage, DataStage))
     try:
         return stage.sizes(run), ""

@@ -1,4 +1,4 @@
-"""Process groups. In a single process every function here answers at once and nothing is set up."""
+"""Process groups. In a single process every function here returns at once and nothing is set up."""
 
 import datetime
 import os
@@ -33,27 +33,27 @@ def shutdown() -> None:
 
 
 def rank() -> int:
-    """This process's number among all processes of the run."""
+    """Return this process's number among all processes of the run."""
     return int(os.environ.get("RANK", "0"))
 
 
 def world_size() -> int:
-    """How many processes the run has."""
+    """Return how many processes the run has."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes results and speaks."""
+    """Return whether this is the process that writes results and speaks."""
     return rank() == 0
 
 
 def cores() -> int:
-    """CPU cores that this process may run on."""
+    """Return how many CPU cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def own_cores() -> int:
-    """This process's share of ``cores`` among the run's processes on this machine."""
+    """Return this process's share of ``cores`` among the run's processes on this machine."""
     return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
@@ -66,14 +66,14 @@ def barrier() -> None:
 
 
 def from_main(answer: Callable[[], T]) -> T:
-    """What ``answer`` (picklable) returns on the main process, which alone calls it, on every process."""
+    """Return on every process what ``answer``, which the main process alone calls, returns there (picklable)."""
     if world_size() == 1:
         return answer()
     return gather(answer() if is_main() else None)[0]  # type: ignore[return-value]
 
 
 def gather(value: T) -> list[T]:
-    """Every process's ``value`` (picklable), in rank order, on every process."""
+    """Return every process's ``value`` (picklable), in rank order, on every process."""
     if world_size() == 1:
         return [value]
     import torch

@@ -13,8 +13,7 @@ from bsssl import data, storage
 from bsssl.config import Section, Source
 from bsssl.errors import UserError
 from bsssl.pipeline.record import Work
-from bsssl.pipeline.run import Run
-from bsssl.pipeline.stage import PlanRow, Stage, identifying
+from bsssl.pipeline.stage import Context, PlanRow, Stage, identifying
 from bsssl.registry import STAGES
 from bsssl.runtime.console import logger, progress
 from bsssl.stages.computing import CLASSES
@@ -105,7 +104,7 @@ class DataStage(Stage[DataSettings]):
         pool = {} if self.settings.pool is None else {"pool": (f"{POOL}/pool.json",), "held": (HELD,)}
         return {"classes": (CLASSES,), **{name: (f"{name}.csv",) for name in names}, **pool}
 
-    def work(self, run: Run) -> dict[str, Any]:
+    def work(self, run: Context) -> dict[str, Any]:
         """See ``Stage``."""
         folder, split = run.folder(self.name), self.split
         self._check_classes(split)
@@ -172,7 +171,7 @@ class DataStage(Stage[DataSettings]):
         videos = self.settings.items.videos
         return [*sources, *(open_source(source, videos=videos) for source in settings.pool)]
 
-    def sizes(self, run: Run) -> dict[str, int]:
+    def sizes(self, run: Context) -> dict[str, int]:
         """Return how many items there are: from the stage's result, else by looking."""
         if run.pending(self.name) is None:
             return run.result(self.name)
@@ -187,7 +186,7 @@ class DataStage(Stage[DataSettings]):
         pool = [] if self.settings.pool is None else self.settings.pool.pool
         return [self.settings.items.train, *self.settings.items.tests.values(), *pool]
 
-    def files(self, run: Run, result: Mapping[str, Any]) -> Iterable[str]:
+    def files(self, run: Context, result: Mapping[str, Any]) -> Iterable[str]:
         """See ``Stage``."""
         shards = range(result.get("pool_shards", 0))
         return [*super().files(run, result), *(f"{POOL}/{data.shard_file(number)}" for number in shards)]
@@ -204,11 +203,11 @@ class DataStage(Stage[DataSettings]):
         groups = ["items"] + (["labels"] if wanted & {"labeled", "rest", "pool", "held"} else [])
         return {group: settings.get(group) for group in groups + (["pool"] if wanted & {"pool", "held"} else [])}
 
-    def continues(self, run: Run, there: Work) -> bool:
+    def continues(self, run: Context, there: Work) -> bool:
         """See ``Stage``: a list of files that have changed since has no further use."""
         return there.identifying == identifying(self.settings)
 
-    def plan_row(self, run: Run, sizes: Mapping[str, int]) -> PlanRow:
+    def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
         """See ``Stage``."""
         tests = self.settings.items.tests
         known = sizes.get("labeled", 0) + sum(sizes.get(name, 0) for name in tests) + sizes.get("pool", 0)

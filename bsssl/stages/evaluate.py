@@ -12,8 +12,7 @@ from bsssl import data, storage
 from bsssl.config import Model, Section
 from bsssl.engine.evaluate import Evaluation, evaluate
 from bsssl.engine.predict import predict
-from bsssl.pipeline.run import Run
-from bsssl.pipeline.stage import PlanRow, Resources, Stage
+from bsssl.pipeline.stage import Context, PlanRow, Resources, Stage
 from bsssl.registry import STAGES
 from bsssl.runtime.console import logger, progress
 from bsssl.stages.computing import Execution, class_list, normalize, split_records, trained_model
@@ -48,7 +47,7 @@ class EvaluateStage(Stage[EvaluateSettings]):
         """See ``Stage``."""
         return {"data": ("classes", self.settings.test), "network": ("weights",)}[role]
 
-    def work(self, run: Run) -> dict[str, Any]:
+    def work(self, run: Context) -> dict[str, Any]:
         """See ``Stage``."""
         settings, execution = self.settings, self.execution
         compute = execution.compute(settings.precision)
@@ -81,7 +80,7 @@ class EvaluateStage(Stage[EvaluateSettings]):
         logger.info("seed %d: %s: top-1 %.2f %%, top-5 %.2f %%", run.seed, network, summary["top1"], summary["top5"])
         return summary
 
-    def plan_row(self, run: Run, sizes: Mapping[str, int]) -> PlanRow:
+    def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
         """See ``Stage``."""
         return PlanRow(rows=f"{sizes[self.settings.test]:,}" if self.settings.test in sizes else "unknown")
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from bsssl import data, storage
 from bsssl.config import Section
-from bsssl.pipeline.run import Run
-from bsssl.pipeline.stage import Parts, PlanRow, Stage, Task
+from bsssl.pipeline.stage import Context, Parts, PlanRow, Stage, Task
 from bsssl.registry import STAGES
 from bsssl.runtime import distributed
 from bsssl.runtime.console import progress
@@ -33,7 +32,7 @@ class MaterialiseStage(Stage[MaterialiseSettings]):
     in_parts = True
     shared = True
 
-    def work(self, run: Run) -> dict[str, Any]:
+    def work(self, run: Context) -> dict[str, Any]:
         """See ``Stage``."""
         self.work_part(run, Task(distributed.rank(), distributed.world_size()))
         distributed.barrier()
@@ -43,7 +42,7 @@ class MaterialiseStage(Stage[MaterialiseSettings]):
             data.write_places(plan, folder=folder, path=storage.join(folder, SELECTION))
         return {"pairs": len(plan.sample), "samples": len(plan.rows), "tars": plan.num_tars}
 
-    def work_part(self, run: Run, task: Task) -> None:
+    def work_part(self, run: Context, task: Task) -> None:
         """Write the tars of the task that are not there yet."""
         plan, folder, identity = self._plan(run), str(run.folder(self.name)), run.identity(self.name)
         mine = range(task.number, plan.num_tars, task.count)
@@ -51,21 +50,21 @@ class MaterialiseStage(Stage[MaterialiseSettings]):
         for number in progress(missing, unit="tar", title=f"seed {run.seed}: {self.name}"):
             data.write_tar(plan, number, folder=folder, identity=identity)
 
-    def files(self, run: Run, result: Mapping[str, Any]) -> Iterable[str]:
+    def files(self, run: Context, result: Mapping[str, Any]) -> Iterable[str]:
         """See ``Stage``."""
         return [SELECTION, *(Path(data.tar_path("", number)).name for number in range(result["tars"]))]
 
-    def num_parts(self, run: Run) -> Parts | None:
+    def num_parts(self, run: Context) -> Parts | None:
         """See ``Stage``."""
         record = run.record(self.needs["selection"])
         if record is None:
             return None
         return Parts(-(-int(record.result["samples"]) // self.settings.samples_per_tar), ".tar", "tars")
 
-    def plan_row(self, run: Run, sizes: Mapping[str, int]) -> PlanRow:
+    def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
         """See ``Stage``."""
         return PlanRow(rows=selected(run, self.name, sizes))
 
-    def _plan(self, run: Run) -> data.TarPlan:
+    def _plan(self, run: Context) -> data.TarPlan:
         selection = str(run.input(self, "selection") / SELECTION)
         return data.plan_tars(selection, per_tar=self.settings.samples_per_tar, seed=self.settings.seed)

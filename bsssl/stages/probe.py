@@ -15,8 +15,7 @@ from bsssl.engine.logistic import Logistic, fit, standardisation
 from bsssl.engine.train import Failures
 from bsssl.errors import UserError
 from bsssl.models import WEIGHTS, classifier, save_model
-from bsssl.pipeline.run import Run
-from bsssl.pipeline.stage import PlanRow, Resources, Stage
+from bsssl.pipeline.stage import Context, PlanRow, Resources, Stage
 from bsssl.registry import STAGES
 from bsssl.runtime.console import logger, progress
 from bsssl.runtime.device import Compute
@@ -51,7 +50,7 @@ class ProbeStage(Stage[ProbeSettings]):
 
     execution: Execution
 
-    def work(self, run: Run) -> dict[str, Any]:
+    def work(self, run: Context) -> dict[str, Any]:
         """See ``Stage``."""
         settings, folder = self.settings, run.input(self, "data")
         classes, records = class_list(folder), split_records(folder, "labeled")
@@ -88,7 +87,7 @@ class ProbeStage(Stage[ProbeSettings]):
         """See ``Stage``."""
         return start_state(self, self.settings.init_from)
 
-    def plan_row(self, run: Run, sizes: Mapping[str, int]) -> PlanRow:
+    def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
         """See ``Stage``."""
         return PlanRow(rows=f"{sizes['labeled']:,}" if "labeled" in sizes else "unknown")
 
@@ -101,7 +100,7 @@ class ProbeStage(Stage[ProbeSettings]):
         return today, {"init_from": state} if state else {}
 
     def _features(
-        self, run: Run, model: nn.Module, layer: nn.Module, records: Any, *, compute: Compute, failures: Failures
+        self, run: Context, model: nn.Module, layer: nn.Module, records: Any, *, compute: Compute, failures: Failures
     ) -> tuple[Tensor, Tensor]:
         """Return the features of ``records`` as they are seen in testing, and the rows that could be read."""
         views = self.settings.seen.views(deadline=self.execution.deadline)

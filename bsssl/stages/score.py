@@ -14,8 +14,7 @@ from bsssl.engine.predict import predict
 from bsssl.engine.score import EXCLUDED, save_shard, score_shard
 from bsssl.errors import UserError
 from bsssl.pipeline.record import Work
-from bsssl.pipeline.run import Run
-from bsssl.pipeline.stage import Parts, PlanRow, Resources, Stage, Task
+from bsssl.pipeline.stage import Context, Parts, PlanRow, Resources, Stage, Task
 from bsssl.registry import STAGES
 from bsssl.runtime import distributed
 from bsssl.runtime.console import logger, progress
@@ -50,7 +49,7 @@ class ScoreStage(Stage[ScoreSettings]):
 
     execution: Execution
 
-    def work(self, run: Run) -> dict[str, Any]:
+    def work(self, run: Context) -> dict[str, Any]:
         """See ``Stage``: what no task has scored yet, processes sharing the shards; then the ledgers are added up."""
         pool = self._pool(run)
         if distributed.is_main():
@@ -59,7 +58,7 @@ class ScoreStage(Stage[ScoreSettings]):
         distributed.barrier()
         return self._totals(run, pool) if distributed.is_main() else {}
 
-    def work_part(self, run: Run, task: Task) -> None:
+    def work_part(self, run: Context, task: Task) -> None:
         """Score the shards of the task that have no score file of this teacher and pool yet."""
         pool = self._pool(run)
         common = self._common_header(run, pool)
@@ -68,27 +67,27 @@ class ScoreStage(Stage[ScoreSettings]):
         if missing:
             self._score_shards(run, missing, pool=pool, common=common)
 
-    def files(self, run: Run, result: Mapping[str, Any]) -> Iterable[str]:
+    def files(self, run: Context, result: Mapping[str, Any]) -> Iterable[str]:
         """See ``Stage``."""
         count = result.get("shards") or _pool_shards(run, self)
         return [Path(selection.score_path("", number)).name for number in range(count)]
 
-    def digest(self, run: Run, output: str) -> str:
+    def digest(self, run: Context, output: str) -> str:
         """See ``Stage``."""
         work = run.work(self.name)
         return storage.fingerprint([work.identifying, work.read])
 
-    def continues(self, run: Run, there: Work) -> bool:
+    def continues(self, run: Context, there: Work) -> bool:
         """See ``Stage``: of a pool that has changed, what is still right is kept, shard by shard."""
         wanted = run.work(self.name)
         return there.identifying == wanted.identifying and there.read.get("teacher") == wanted.read.get("teacher")
 
-    def num_parts(self, run: Run) -> Parts | None:
+    def num_parts(self, run: Context) -> Parts | None:
         """See ``Stage``."""
         count = _pool_shards(run, self)
         return Parts(count, SUFFIX, "shards") if count else None
 
-    def plan_row(self, run: Run, sizes: Mapping[str, int]) -> PlanRow:
+    def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
         """See ``Stage``."""
         rows = f"{sizes['pool']:,}" if "pool" in sizes else "unknown"
         return PlanRow(rows=rows, batch=str(self.execution.batch), samples=rows)
@@ -99,11 +98,11 @@ class ScoreStage(Stage[ScoreSettings]):
         seen = earlier_view(settings)
         return {**settings, "seen": seen}, {}
 
-    def _pool(self, run: Run) -> data.Pool:
+    def _pool(self, run: Context) -> data.Pool:
         return data.read_pool(str(run.input(self, "data") / POOL))
 
     def _score_shards(
-        self, run: Run, shards: list[tuple[int, data.Shard]], *, pool: data.Pool, common: dict[str, Any]
+        self, run: Context, shards: list[tuple[int, data.Shard]], *, pool: data.Pool, common: dict[str, Any]
     ) -> None:
         settings, execution = self.settings, self.execution
         compute = execution.compute(settings.precision)
@@ -130,7 +129,7 @@ class ScoreStage(Stage[ScoreSettings]):
             path = selection.score_path(str(run.folder(self.name)), number)
             save_shard(path, scores, header=header, records=records)
 
-    def _common_header(self, run: Run, pool: data.Pool) -> dict[str, Any]:
+    def _common_header(self, run: Context, pool: data.Pool) -> dict[str, Any]:
         """Return what the headers of all score files of the stage share."""
         classes, top_p = class_list(run.input(self, "data")), self.settings.top_p
         if top_p > len(classes):
@@ -153,7 +152,7 @@ class ScoreStage(Stage[ScoreSettings]):
             del clips["reader_options"]  # as before there were such
         return {**settings, **seen} | ({} if clips is None else {"clips": {**clips, "deadline": None}})
 
-    def _remove_surplus(self, run: Run, pool: data.Pool) -> None:
+    def _remove_surplus(self, run: Context, pool: data.Pool) -> None:
         """Remove the score files of shards that only an earlier, larger pool had."""
         folder = run.folder(self.name)
         wanted = {Path(selection.score_path(str(folder), number)) for number in range(len(pool.shards))}
@@ -161,7 +160,7 @@ class ScoreStage(Stage[ScoreSettings]):
             Path(selection.ledger_path(str(path))).unlink(missing_ok=True)
             path.unlink()
 
-    def _is_scored(self, run: Run, number: int, common: dict[str, Any]) -> bool:
+    def _is_scored(self, run: Context, number: int, common: dict[str, Any]) -> bool:
         """Return whether the score file of a shard is there, of this teacher and pool, and undamaged."""
         path = selection.score_path(str(run.folder(self.name)), number)
         if not storage.exists(path):
@@ -179,7 +178,7 @@ class ScoreStage(Stage[ScoreSettings]):
                 f"(for example: {'; '.join(reasons[:3])}); mend the pool or raise data.max_failure_rate"
             )
 
-    def _totals(self, run: Run, pool: data.Pool) -> dict[str, Any]:
+    def _totals(self, run: Context, pool: data.Pool) -> dict[str, Any]:
         """Return totals over all shards; too many unreadable items in all is an error here at the latest."""
         paths = selection.score_files(str(run.folder(self.name)))
         ledgers = [storage.read_ledger(selection.ledger_path(path)) for path in paths]
@@ -197,7 +196,7 @@ class ScoreStage(Stage[ScoreSettings]):
         }
 
 
-def _pool_shards(run: Run, stage: ScoreStage) -> int:
+def _pool_shards(run: Context, stage: ScoreStage) -> int:
     """Return the number of shards that the data stage has listed; 0 where it has not yet."""
     record = run.record(stage.needs["data"])
     return 0 if record is None else int(record.result["pool_shards"])

@@ -10,8 +10,7 @@ import pyarrow as pa
 
 from bsssl import selection
 from bsssl.config import Section
-from bsssl.pipeline.run import Run
-from bsssl.pipeline.stage import PlanRow, Stage
+from bsssl.pipeline.stage import Context, PlanRow, Stage
 from bsssl.registry import STAGES
 from bsssl.runtime.console import logger, progress
 from bsssl.stages.computing import class_list, some, split_records
@@ -42,7 +41,7 @@ class SelectStage(Stage[SelectSettings]):
     knows_truth: str | None = None
     """the data stage, where every item of the pool has a label that was set aside: its precision is then reported"""
 
-    def work(self, run: Run) -> dict[str, Any]:
+    def work(self, run: Context) -> dict[str, Any]:
         """See ``Stage``."""
         settings, path = self.settings, str(run.folder(self.name) / SELECTION)
         chosen = selection.select_samples(
@@ -69,18 +68,19 @@ class SelectStage(Stage[SelectSettings]):
             "precision": None if truth is None else _precision(selection.read_selection(path), truth),
         }
 
-    def plan_row(self, run: Run, sizes: Mapping[str, int]) -> PlanRow:
+    def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
         """See ``Stage``."""
         return PlanRow(rows=selected(run, self.name, sizes))
 
 
-def selected(run: Run, name: str, sizes: Mapping[str, int]) -> str:
+def selected(run: Context, name: str, sizes: Mapping[str, int]) -> str:
     """Return how many pairs stage ``name`` has selected, or copied; at most how many where it has not yet."""
     pairs = run.result(name).get("pairs") if run.pending(name) is None else None
     if pairs is not None:
         return f"{pairs:,}"
-    stage = run.stages[name]
-    chosen = stage if isinstance(stage, SelectStage) else run.stages.get(stage.needs.get("selection", ""))
+    chosen = run.stage(name)
+    while not isinstance(chosen, SelectStage) and "selection" in chosen.needs:
+        chosen = run.stage(chosen.needs["selection"])
     if "classes" not in sizes or not isinstance(chosen, SelectStage):
         return "unknown"
     return f"at most {sizes['classes'] * chosen.settings.top_k:,}"

@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 from bsssl import data, storage
 from bsssl.config import Config, Data, Section, Source, Tags, Weak
 from bsssl.errors import UserError
-from bsssl.pipeline.run import Run
-from bsssl.pipeline.stage import PlanRow, Stage
+from bsssl.pipeline.stage import Context, PlanRow, Stage
 from bsssl.registry import STAGES
 from bsssl.runtime.console import logger, progress
 from bsssl.stages.computing import CLASSES, class_list, some, split_records
@@ -54,7 +53,7 @@ class TagsStage(Stage[TagsSettings]):
         tests = self.tests if self.settings.overlap != "allow" else ()
         return tests + (("classes",) if self.settings.tags.classes == "targets" else ())
 
-    def work(self, run: Run) -> dict[str, Any]:
+    def work(self, run: Context) -> dict[str, Any]:
         """See ``Stage``."""
         settings, folder, source = self.settings, run.folder(self.name), run.input(self, "data")
         test = None
@@ -89,7 +88,7 @@ class TagsStage(Stage[TagsSettings]):
         named = [path for path in (tags.file, tags.map, tags.spelling) if isinstance(path, str)]
         return {"weak.sources": [*files_state(self.settings.sources), *map(storage.state, named)]}
 
-    def plan_row(self, run: Run, sizes: Mapping[str, int]) -> PlanRow:
+    def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
         """See ``Stage``."""
         return PlanRow(rows=f"{run.result(self.name)['samples']:,}" if run.pending(self.name) is None else "unknown")
 

@@ -1,5 +1,6 @@
 """The train stage: a network on tags, on the labels or on the selection."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,8 +20,7 @@ from bsssl.engine.metrics import Metrics
 from bsssl.engine.train import Failures, train
 from bsssl.models import WEIGHTS, build_model, has_classes, load_released, load_weights, save_model
 from bsssl.optim import build_loss, build_optimizer, build_schedule, mixing
-from bsssl.pipeline.run import Run
-from bsssl.pipeline.stage import PlanRow, Resources, Stage
+from bsssl.pipeline.stage import Context, PlanRow, Resources, Stage
 from bsssl.registry import STAGES
 from bsssl.runtime import distributed
 from bsssl.runtime.console import logger
@@ -76,7 +76,7 @@ class TrainStage(Stage[TrainSettings[Any]]):
             return ("classes", *(["labeled"] if on_labels else []), *(["rest"] if self.settings.with_rest else []))
         return {"tags": ("tagged",), "selection": ("selection",), "scores": ("scores",), "start": ("weights",)}[role]
 
-    def work(self, run: Run) -> dict[str, Any]:
+    def work(self, run: Context) -> dict[str, Any]:
         """See ``Stage``."""
         settings, training, folder = self.settings, self.settings.training, run.folder(self.name)
         classes = class_list(run.input(self, "tags" if "tags" in self.needs else "data"))
@@ -144,7 +144,7 @@ class TrainStage(Stage[TrainSettings[Any]]):
             "unreadable": len(failures.reasons),
         }
 
-    def clean_up(self, run: Run) -> None:
+    def clean_up(self, run: Context) -> None:
         """See ``Stage``."""
         self._checkpoints(run).clear()
 
@@ -152,7 +152,11 @@ class TrainStage(Stage[TrainSettings[Any]]):
         """See ``Stage``."""
         return start_state(self, self.settings.training.init_from)
 
-    def plan_row(self, run: Run, sizes: Mapping[str, int]) -> PlanRow:
+    def key_of(self, setting: str) -> str:
+        """See ``Stage``."""
+        return re.sub("^training", self.section, setting)
+
+    def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
         """See ``Stage``; UserError for a warm-up that is longer than the training."""
         training = self.settings.training
         rows, shown = self._rows(run, sizes)
@@ -182,7 +186,7 @@ class TrainStage(Stage[TrainSettings[Any]]):
             "new_classifier": section == "full_ft" or training["init_from"] == "weak",
         }, outside
 
-    def _rows(self, run: Run, sizes: Mapping[str, int]) -> tuple[int | None, str]:
+    def _rows(self, run: Context, sizes: Mapping[str, int]) -> tuple[int | None, str]:
         """Return the rows of the training set as far as they are known, and as the plan shows them."""
         if "selection" in self.needs:
             name = self.needs["selection"]
@@ -206,7 +210,7 @@ class TrainStage(Stage[TrainSettings[Any]]):
         check_warmup(self.section, training, steps=steps, warmup_steps=warmup_steps)
         return steps, warmup_steps
 
-    def _training_set(self, run: Run, classes: list[str]) -> tuple[pa.Table, data.Targets]:
+    def _training_set(self, run: Context, classes: list[str]) -> tuple[pa.Table, data.Targets]:
         if "tags" in self.needs:
             return data.tagged_training_set(str(run.input(self, "tags") / TAGGED), num_classes=len(classes))
         if "selection" in self.needs:
@@ -250,7 +254,7 @@ class TrainStage(Stage[TrainSettings[Any]]):
         )
         return self.execution.loader(dataset, batches, compute)
 
-    def _checkpoints(self, run: Run) -> Checkpoints:
+    def _checkpoints(self, run: Context) -> Checkpoints:
         return Checkpoints(folder=str(run.folder(self.name)), fingerprint=run.identity(self.name))
 
 
@@ -260,7 +264,7 @@ def start_state(stage: Stage[Any], init_from: str | None) -> dict[str, Any]:
 
 
 def initial_model(
-    run: Run,
+    run: Context,
     stage: Stage[Any],
     model: Model,
     classes: list[str],

@@ -24,8 +24,7 @@ from bsssl.data import Source
 from bsssl.data.datasets.sources import Folder
 from bsssl.errors import UserError
 from bsssl.models import TrainedNetwork
-from bsssl.pipeline.run import Run
-from bsssl.pipeline.stage import Stage
+from bsssl.pipeline.stage import Context, Stage
 from bsssl.registry import (
     AUGMENTATIONS,
     DATASETS,
@@ -147,7 +146,7 @@ class SureStage(Stage[SureSettings]):
     inputs = {"selection": ("selection",)}
     outputs = {"selection": ("selection.parquet",)}
 
-    def work(self, run: Run) -> dict[str, Any]:
+    def work(self, run: Context) -> dict[str, Any]:
         """Write the part of the selection that is good enough, and return what is worth remembering."""
         table = selection.read_selection(str(run.input(self, "selection") / "selection.parquet"))
         table = table.filter(pc.greater_equal(table["score"], self.settings.min_score))

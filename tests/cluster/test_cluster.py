@@ -117,7 +117,7 @@ def test_a_task_of_scoring_is_killed(cluster, gated, bsssl, tmp_path):
     for stage in ("score", "select"):
         for path in (output / "seed-0" / stage).iterdir():
             path.unlink()
-    assert "run first: python tools/score_pool.py" in cluster.launch("select", output, status=1, config=gated.config)
+    assert "run first: bsssl score" in cluster.launch("select", output, status=1, config=gated.config)
     gated.gate.close()
     before = gated.gate.asked
     cluster.launch("score", output, "launcher.array_tasks=4", config=gated.config)

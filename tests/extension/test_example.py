@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cloudpickle
 import pyarrow.parquet as pq
 import pytest
 
@@ -117,9 +118,9 @@ def test_a_job_in_a_fresh_interpreter(finished_example, tmp_path):
 
 
 def test_a_run_with_a_stage_of_a_plugin_is_pickled(finished_example, tmp_path):
-    """As the jobs are that write the results of a sweep."""
+    """As submitit does it to the job that writes the results of a sweep."""
     pickled = tmp_path / "run.pickle"
-    pickled.write_bytes(pickle.dumps(all_runs(finished_example, config_path="recipe.yaml")))
+    pickled.write_bytes(cloudpickle.dumps(all_runs(finished_example, config_path="recipe.yaml")))
     text = "import pickle, sys; print(pickle.load(open(sys.argv[1], 'rb'))[0].pending('sure'))"
     done = python(text, pickled)
     assert done.stdout == "None\n", done.stderr

@@ -74,7 +74,7 @@ def test_a_task_of_another_config_unmakes_a_finished_stage(bsssl, finished, reci
     expected = selection.read_bytes()
     assert bsssl("score", *common, "--task", "0/1", "score.top_p=3").status == 0
     outcome = bsssl("select", *common)
-    assert outcome.status == 1 and "run first: python tools/score_pool.py" in outcome.errors[0]
+    assert outcome.status == 1 and "run first: bsssl score" in outcome.errors[0]
     assert bsssl("score", *common).status == bsssl("select", *common).status == 0
     assert selection.read_bytes() == expected
 
@@ -144,7 +144,10 @@ def test_a_batch_that_the_cluster_cannot_share_is_refused_before_anything_is_sub
     ("argument", "error"),
     [
         ("launcher.nodes=2", "launcher: kind is local, which has one node, not 2; set kind=slurm or nodes=1"),
-        ("launcher.stages={training: {minutes: 3}}", "launcher.stages.training"),
+        (
+            "launcher.stages={training: {minutes: 3}}",
+            "launcher: stages: unknown stage 'training': did you mean 'train'? valid: data, evaluate, ",
+        ),
         (
             "launcher={kind: slurm, processes_per_node: 4, cpus_per_node: 2}",
             "cpus_per_node (2) is below the 4 processes",

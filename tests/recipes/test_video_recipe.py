@@ -84,7 +84,7 @@ def test_a_student_says_what_it_lacks(bsssl, config):
     outcome = bsssl("train", "--config", config, "stage=pretrain")
     assert outcome.status == 1
     assert "pretrain needs the result of 'select'" in outcome.err
-    assert f"run first: python tools/select_samples.py --config {config}" in outcome.err
+    assert f"run first: bsssl select --config {config}" in outcome.err
 
 
 def test_transfer(bsssl, videos, config, tmp_path):
@@ -204,7 +204,7 @@ def test_the_clients_command_says_what_to_run_first(bsssl, tmp_path):
     outcome = bsssl("train", "--config", "projects/video/student.yaml", f"output_dir={tmp_path / 'run'}")
     assert outcome.status == 1 and len(outcome.errors) == 1
     assert "pretrain needs the result of 'select'" in outcome.err
-    assert "run first: python tools/select_samples.py --config projects/video/student.yaml" in outcome.err
+    assert "run first: bsssl select --config projects/video/student.yaml" in outcome.err
     assert not (tmp_path / "run").exists()
 
 

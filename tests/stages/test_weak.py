@@ -15,7 +15,7 @@ import yaml
 from bsssl import data, selection
 from bsssl.config import load_config
 from bsssl.data.datasets.generated import Digits
-from bsssl.pipeline.run import stages
+from bsssl.recipes.runs import stages
 
 ROOT = Path(__file__).parents[2]
 WORDS = {"circle": "Kreis", "square": "#Square", "triangle": "tri-angle"}
@@ -142,7 +142,7 @@ def test_what_a_change_runs_again(call, rows, tmp_path):
 
 
 def test_a_stage_that_lacks_another_names_its_command(refused, call):
-    assert "run first: python tools/train_net.py --config" in (line := refused("stage=teacher", command="train"))
+    assert "run first: bsssl train --config" in (line := refused("stage=teacher", command="train"))
     assert line.startswith("teacher needs the result of 'weak' in ") and line.endswith("stage=weak")
     assert executed(call("train", "stage=weak")) == ["data", "tags", "weak"]
     assert refused("stage=weak", command="evaluate") == (
@@ -180,8 +180,8 @@ def test_tags_of_a_file_by_key(call, rows, recipe, tmp_path):
 
 def test_only_the_weak_training_reads_tags_and_only_the_teacher_its_result(config):
     needs = {stage.name: stage.needs for stage in stages(load_config(str(config), ["rounds=2"]), seed=0)}
-    assert [name for name, found in needs.items() if "tags" in found] == ["weak"]
-    assert [name for name, found in needs.items() if "weak" in found] == ["teacher"]
+    assert [name for name, found in needs.items() if "tags" in found.values()] == ["weak"]
+    assert [name for name, found in needs.items() if "weak" in found.values()] == ["teacher"]
 
 
 def test_the_student_never_sees_a_tag(call, rows, tmp_path):

@@ -36,8 +36,15 @@ _SAVED_WRONGLY = "resnext101_32x16d.fb_swsl_ig1b_ft_in1k"
 def load_released(model: nn.Module, name: str, *, new_head: bool = False) -> LoadReport:
     """Fill ``model``, of the architecture that ``name`` begins with, from the released weights called ``name``.
 
-    Downloads through timm into its cache. ``new_head`` is needed unless the classes are ImageNet's 1,000. UserError
-    when the name is unknown, the download fails, or ``model`` is of another architecture.
+    timm downloads them into its cache.
+
+    Args:
+        model: The network.
+        name: One of ``RELEASED``.
+        new_head: Leave the classifier as initialised: needed unless the classes are ImageNet's 1,000.
+
+    Raises:
+        UserError: The name is unknown, the download fails, or ``model`` is of another architecture.
     """
     if name not in RELEASED:
         raise UserError(f"unknown released weights '{name}': {choices(name, RELEASED)}")

@@ -34,11 +34,15 @@ def _register_resnet(name: str) -> None:
 
     @MODELS.register(name)
     def resnet(*, num_classes: Count, zero_init_residual: bool = False) -> nn.Module:
-        """He et al. 2016, Xie et al. 2017, for inputs of about 224; stride 2 in the 3x3 convolution, as torchvision's.
+        """Return a network of He et al. 2016 or Xie et al. 2017, for inputs of about 224.
 
-        ``zero_init_residual`` starts each residual branch at zero (Goyal et al. 2017).
+        Stride 2 is in the 3x3 convolution, as in torchvision's.
+
+        Args:
+            num_classes: The number of classes.
+            zero_init_residual: Start each residual branch at zero (Goyal et al. 2017).
         """
-        return ResNet(
+        model: nn.Module = ResNet(
             block,
             layers,
             num_classes=num_classes,
@@ -46,6 +50,7 @@ def _register_resnet(name: str) -> None:
             width_per_group=width,
             zero_init_residual=zero_init_residual,
         )
+        return model
 
 
 for _name in _RESNETS:
@@ -61,11 +66,17 @@ def small_resnet(
     strides: list[Count] | None = None,
     zero_init_residual: bool = False,
 ) -> nn.Module:
-    """Basic blocks for inputs of 8 to 64 (section 4.2 of He et al. 2016): a 3x3 stem without pooling.
+    """Return a ResNet of basic blocks for inputs of 8 to 64 (section 4.2 of He et al. 2016), its stem without pooling.
 
-    ``width`` is the first stage's, doubled at each stage; ``blocks`` counts the blocks of each stage; ``strides`` has
-    one entry per stage, by default 1 and then 2s. The defaults are ResNet-20 for 32x32. For the 8x8 digits
-    ``blocks=[1, 1]`` ends on maps of 4x4. A shortcut that changes shape is a 1x1 convolution.
+    The defaults are ResNet-20 for 32x32. For the 8x8 digits ``blocks=[1, 1]`` ends on maps of 4x4. A shortcut that
+    changes shape is a 1x1 convolution.
+
+    Args:
+        num_classes: The number of classes.
+        width: The planes of the first stage, doubled at each stage.
+        blocks: The number of blocks of each stage.
+        strides: The stride of each stage, by default 1 and then 2s.
+        zero_init_residual: Start each residual branch at zero (Goyal et al. 2017).
     """
     return SmallResNet(
         num_classes=num_classes,
@@ -77,7 +88,11 @@ def small_resnet(
 
 
 def stage_strides(name: str, blocks: Sequence[int], strides: Sequence[int] | None) -> Sequence[int]:
-    """``strides``, by default 1 and then 2s; UserError for the model ``name`` unless there is one per stage."""
+    """Return ``strides``, by default 1 and then 2s.
+
+    Raises:
+        UserError: There is not one for each stage of the model ``name``.
+    """
     if strides is None:
         return [1] + [2] * (len(blocks) - 1)
     if len(strides) != len(blocks):
@@ -89,7 +104,7 @@ def stage_strides(name: str, blocks: Sequence[int], strides: Sequence[int] | Non
 
 
 class SmallResNet(nn.Module):
-    """See ``small_resnet``; (B, 3, H, W) float to logits (B, num_classes)."""
+    """The network of ``small_resnet``, from (B, 3, H, W) float to logits (B, num_classes)."""
 
     def __init__(
         self, *, num_classes: int, width: int, blocks: Sequence[int], strides: Sequence[int], zero_init_residual: bool
@@ -111,7 +126,7 @@ class SmallResNet(nn.Module):
                     nn.init.zeros_(module.bn2.weight)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, num_classes) of images (B, 3, H, W)."""
+        """Return the logits (B, num_classes) of images (B, 3, H, W)."""
         maps = self.stages(torch.relu(self.bn1(self.conv1(images))))
         logits: Tensor = self.fc(maps.mean((2, 3)))
         return logits
@@ -137,9 +152,15 @@ def wide_resnet(
     widen: Count = 2,
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
 ) -> nn.Module:
-    """WRN-``depth``-``widen`` of Zagoruyko & Komodakis 2016 for inputs of 32: pre-activation, three stages.
+    """Return WRN-``depth``-``widen`` of Zagoruyko & Komodakis 2016 for inputs of 32: pre-activation, three stages.
 
-    ``depth`` is 6n + 4; ``dropout`` acts between the two convolutions of a block. The default is WRN-28-2.
+    The default is WRN-28-2.
+
+    Args:
+        num_classes: The number of classes.
+        depth: The number of layers, 6n + 4.
+        widen: The factor of the planes of every stage.
+        dropout: The share of planes' values that is dropped between the two convolutions of a block.
     """
     if depth < 10 or (depth - 4) % 6:
         nearest = max(10, 6 * round((depth - 4) / 6) + 4)
@@ -148,7 +169,7 @@ def wide_resnet(
 
 
 class WideResNet(nn.Module):
-    """See ``wide_resnet``; (B, 3, H, W) float to logits (B, num_classes)."""
+    """The network of ``wide_resnet``, from (B, 3, H, W) float to logits (B, num_classes)."""
 
     def __init__(self, *, num_classes: int, blocks: int, widen: int, dropout: float) -> None:
         super().__init__()
@@ -166,7 +187,7 @@ class WideResNet(nn.Module):
         _kaiming(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, num_classes) of images (B, 3, H, W)."""
+        """Return the logits (B, num_classes) of images (B, 3, H, W)."""
         maps = torch.relu(self.bn(self.stages(self.conv1(images))))
         logits: Tensor = self.fc(maps.mean((2, 3)))
         return logits
@@ -188,11 +209,12 @@ class _PreActivationBlock(nn.Module):
         active = torch.relu(self.bn1(maps))
         residual = torch.relu(self.bn2(self.conv1(active)))
         residual = self.conv2(functional.dropout(residual, self.dropout, self.training))
-        return residual + (maps if self.shortcut is None else self.shortcut(active))
+        total: Tensor = residual + (maps if self.shortcut is None else self.shortcut(active))
+        return total
 
 
 def _kaiming(model: nn.Module) -> None:
-    """He et al. 2015 by fan-out for convolutions, as torchvision's ResNet; the classifier's biases at zero."""
+    """Initialise convolutions by fan-out (He et al. 2015), as torchvision's ResNet, the classifier's biases at zero."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

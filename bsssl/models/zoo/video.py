@@ -29,9 +29,13 @@ def _register_r2plus1d(name: str) -> None:
 
     @MODELS.register(name)
     def r2plus1d(*, num_classes: Count, zero_init_residual: bool = False) -> nn.Module:
-        """Table 1 and section 3.5 of Tran et al. 2018, for clips of any length; there 8 to 32 frames of 112x112.
+        """Return the R(2+1)D of table 1 and section 3.5 of Tran et al. 2018, for clips of any length.
 
-        ``zero_init_residual`` starts each residual branch at zero (Goyal et al. 2017).
+        The paper's clips have 8 to 32 frames of 112x112.
+
+        Args:
+            num_classes: The number of classes.
+            zero_init_residual: Start each residual branch at zero (Goyal et al. 2017).
         """
         return _build_r2plus1d(
             num_classes=num_classes,
@@ -57,11 +61,17 @@ def small_r2plus1d(
     stem_stride: Count = 2,
     zero_init_residual: bool = False,
 ) -> nn.Module:
-    """A narrow R(2+1)D that a CPU can train, for clips of 4 to 16 frames of 32x32 to 112x112.
+    """Return a narrow R(2+1)D that a CPU can train, for clips of 4 to 16 frames of 32x32 to 112x112.
 
-    ``width`` is the first stage's, doubled at each stage; ``blocks`` counts the blocks of each stage; ``strides``, in
-    time and space, has one entry per stage, by default 1 and then 2s; ``stem_stride``, in space alone, is the paper's 2
-    by default: 1 keeps the detail of clips of 32x32. ``width=64`` and ``blocks=[2, 2, 2, 2]`` are ``r2plus1d_18``.
+    ``width=64`` and ``blocks=[2, 2, 2, 2]`` are ``r2plus1d_18``.
+
+    Args:
+        num_classes: The number of classes.
+        width: The planes of the first stage, doubled at each stage.
+        blocks: The number of blocks of each stage.
+        strides: The stride of each stage in time and space, by default 1 and then 2s.
+        stem_stride: The stride of the stem, in space alone: the paper's 2; 1 keeps the detail of clips of 32x32.
+        zero_init_residual: Start each residual branch at zero (Goyal et al. 2017).
     """
     return _build_r2plus1d(
         num_classes=num_classes,
@@ -82,9 +92,9 @@ def _build_r2plus1d(
     stem_stride: int,
     zero_init_residual: bool,
 ) -> nn.Module:
-    """R(2+1)D with basic blocks; (B, 3, T, H, W) float to logits (B, num_classes).
+    """Return an R(2+1)D with basic blocks, from (B, 3, T, H, W) float to logits (B, num_classes).
 
-    Initialised by PyTorchVideo's ``Net`` as torchvision does it: He et al. 2015 by fan-out, the classifier at 0.01.
+    PyTorchVideo's ``Net`` initialises it as torchvision does: He et al. 2015 by fan-out, the classifier at 0.01.
     """
     stem = _pytorchvideo("models.stem").create_res_basic_stem(
         in_channels=3,
@@ -147,7 +157,7 @@ class _BasicBlock(nn.Module):
 
 
 def _conv2plus1d(planes: int, out: int, stride: Sequence[int]) -> nn.Module:
-    """A 3x3x3 convolution in two, with planes between for the same parameters (section 3.5 of Tran et al. 2018).
+    """Return a 3x3x3 convolution in two, with planes between for the same parameters (section 3.5 of Tran et al. 2018).
 
     The planes between follow from each convolution's own ``planes`` and ``out``; torchvision's follow from its block's.
     """
@@ -156,7 +166,7 @@ def _conv2plus1d(planes: int, out: int, stride: Sequence[int]) -> nn.Module:
 
 
 def _factorised(in_channels: int, out_channels: int, **options: Any) -> nn.Module:
-    """A convolution in space, batch normalisation, ReLU, a convolution in time."""
+    """Return a convolution in space, batch normalisation, ReLU and a convolution in time."""
     conv: nn.Module = _pytorchvideo("layers.convolutions").create_conv_2plus1d(
         in_channels=in_channels,
         out_channels=out_channels,
@@ -200,14 +210,20 @@ _NOT_FROM_ONE_CLIP = {
 
 
 def pytorchvideo_names() -> list[str]:
-    """The builders of ``pytorchvideo.models.hub``, those that ``create_pytorchvideo`` refuses included."""
+    """Return the builders of ``pytorchvideo.models.hub``, those that ``create_pytorchvideo`` refuses included."""
     return sorted([*_HUB, *_NOT_FROM_ONE_CLIP])
 
 
 def create_pytorchvideo(name: str, *, num_classes: int, **options: Any) -> nn.Module:
-    """The network of ``pytorchvideo.models.hub`` called ``name``, freshly initialised, without a final activation.
+    """Return the network of ``pytorchvideo.models.hub`` called ``name``, freshly initialised, which ends in logits.
 
-    ``options`` are its builder's. UserError when the network takes more than one clip.
+    Args:
+        name: One of ``pytorchvideo_names()``.
+        num_classes: The number of classes.
+        **options: What the builder takes.
+
+    Raises:
+        UserError: The network takes more than one clip.
     """
     if name in _NOT_FROM_ONE_CLIP:
         raise UserError(
@@ -224,7 +240,7 @@ def create_pytorchvideo(name: str, *, num_classes: int, **options: Any) -> nn.Mo
 
 
 def _pytorchvideo(module: str) -> Any:
-    """PyTorchVideo's ``module``, imported without a warning for each function that it compiles with TorchScript."""
+    """Import PyTorchVideo's ``module`` without a warning for each function that it compiles with TorchScript."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         return importlib.import_module(f"pytorchvideo.{module}")
