@@ -89,7 +89,7 @@ def class_indices(records: pa.Table, names: Sequence[str], *, what: str) -> np.n
     if found.null_count:
         unknown = column.filter(pc.is_null(found))[0].as_py()
         raise UserError(f"{what}: unknown class '{unknown}': {choices(unknown, names)}")
-    return found.to_numpy().astype(np.int64)
+    return np.asarray(found.to_numpy(), np.int64)
 
 
 def write_records(path: str, table: pa.Table) -> None:

@@ -51,7 +51,7 @@ def score_shard(
         index, hashes = prediction.index[::views], prediction.hashes[::views]
         keep = np.array([digest not in held_hashes for digest in hashes] or [True] * len(index))
         held += index[~keep].tolist()
-        probabilities = torch.from_numpy(prediction.probabilities).unflatten(0, (-1, views)).mean(1)
+        probabilities = torch.from_numpy(prediction.probabilities).view(len(index), views, -1).mean(1)
         best = probabilities[torch.from_numpy(keep)].topk(top_p, dim=1)
         positions.append(index[keep])
         classes.append(best.indices.numpy().astype(np.int32))

@@ -49,14 +49,11 @@ def progress(items: Iterable[T], *, total: int | None = None, unit: str, title: 
 def describe(error: Exception) -> str:
     """Return what is printed about ``error``: one line, or one for each problem of a config."""
     if isinstance(error, UserError):
-        # An error that was raised in a process of the loader comes with its traceback, the message last.
-        lines = str(error).rpartition("bsssl.errors.UserError: ")[2].splitlines()
-        return "\n".join(f"error: {line}" for line in lines if line)
+        return "\n".join(f"error: {line}" for line in str(error).splitlines() if line)
     kind = type(error).__name__
-    if " in DataLoader worker process " in str(error):
-        cause = " ".join(str(error).strip().splitlines()[-1].split())
-        return f"error: a process of the loader failed (run again with --debug for the traceback): {cause[:300]}"
     text = " ".join(str(error).split())[:300]
+    if " in DataLoader worker process " in str(error.__cause__):
+        return f"error: a process of the loader failed (run again with --debug for the traceback): {kind}: {text}"
     if kind == "OutOfMemoryError":
         return f"error: the GPU's memory is full ({text[:80]}); lower batch_size or raise accumulate"
     if isinstance(error, OSError):

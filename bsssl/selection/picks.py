@@ -97,7 +97,7 @@ class Selection:
         return self.sample - np.array([file.base for file in self.files], np.int64)[self.shard]
 
     def facts(self) -> dict[str, Any]:
-        """Return what a reader of the selection must know: where it comes from, how it was chosen, and the class names."""
+        """Return what a reader of the selection must know: where it comes from, how it was chosen, the classes."""
         return {
             "version": FORMAT_VERSION,
             "teacher": self.header.teacher,

@@ -286,7 +286,8 @@ class ScoreFile:
     def counts(self) -> UInt32:
         """Rows of each class at or above each of ``EDGES``: uint32 (E, L), growing along E."""
         if "counts" in self._places:
-            return self._array("counts")
+            counts: UInt32 = self._array("counts")
+            return counts
         return edge_counts(offsets=self.offsets(), rows=self.rows())
 
     def samples(self) -> pa.Table:

@@ -58,10 +58,6 @@ class Unreachable(UserError):
     Run again, what is finished is kept; an item that cannot be reached is not an unreadable one.
     """
 
-    def __init__(self, message: str) -> None:
-        # A data-loading process hands its exceptions on as the text of their traceback: the message is the last line.
-        super().__init__(message.rstrip().rsplit("\n", 1)[-1].rpartition(f"{type(self).__qualname__}: ")[2])
-
 
 class CutShort(ConnectionError):
     """Fewer bytes than the file has where we asked."""

@@ -182,6 +182,22 @@ def test_every_impossible_combination_is_reported_at_once(problems):
             "data.transforms: test_resize (200) is below size (224); the crop would not",
         ),
         ("data.transforms={size: 4, train_crop: padded}", "data.transforms: padding (4) must be below size (4)"),
+        (
+            "data.transforms.train_crop=paded",
+            "data.transforms.train_crop: unknown augmentation 'paded': did you mean 'padded'? valid: affine, none, ",
+        ),
+        (
+            "data.transforms={train_crop_options: {padding: 2}}",
+            "data.transforms: train_crop_options.padding: set padding itself, beside train_crop",
+        ),
+        (
+            "data.clips={reader: ffmpeg}",
+            "data.clips.reader: unknown video reader 'ffmpeg': valid: av, decord, torchcodec",
+        ),
+        (
+            "select.variant=balancd",
+            "select.variant: unknown selection rule 'balancd': did you mean 'balanced'? valid: balanced, random, ",
+        ),
         ("data.transforms.std=[1, 0, 1]", "data.transforms: std (1.0, 0.0, 1.0) must be above 0"),
         ("output_dir=s3://bucket/run", "output_dir: s3://bucket/run is a URL; results go to a local or mounted folder"),
         ("teacher.accumulate=5", "teacher: accumulate (5) must divide batch_size (1536)"),

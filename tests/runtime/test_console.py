@@ -1,8 +1,6 @@
 import subprocess
 import sys
 
-from torch.utils.data import DataLoader
-
 from bsssl.errors import UserError
 from bsssl.runtime.console import aligned, describe
 
@@ -19,20 +17,8 @@ def test_import_changes_nothing_and_needs_no_other_room():
     assert done.stdout.strip() == str(rooms)
 
 
-class Broken:
-    def __len__(self):
-        return 1
-
-    def __getitem__(self, index):
-        raise UserError("the file is damaged; fetch it again")
-
-
-def test_errors_are_a_line_each_wherever_they_were_raised():
+def test_errors_are_a_line_each():
     assert describe(UserError("one\ntwo")) == "error: one\nerror: two"
-    try:
-        list(DataLoader(Broken(), num_workers=1))
-    except UserError as error:
-        assert describe(error) == "error: the file is damaged; fetch it again"
     assert describe(OSError(28, "No space left on device")).startswith("error: [Errno 28] No space left on device;")
     assert describe(ValueError("what\nnow")).startswith("error: ValueError: what now (not an error we foresaw")
 

@@ -212,7 +212,7 @@ def moving_digit(image: np.ndarray, *, motion: str, generator: np.random.Generat
     frames = generator.normal(_NOISE_MEAN, _NOISE_DEVIATION, (_VIDEO_FRAMES, _VIDEO_SIDE, _VIDEO_SIDE))
     for frame, (y, x) in zip(frames, np.rint(start + path).astype(int), strict=True):
         frame[y : y + _DIGIT_SIDE, x : x + _DIGIT_SIDE] += strokes * (_CONTRAST / 16)
-    return np.rint(frames.clip(0, 255)).astype(np.uint8)
+    return np.asarray(np.rint(frames.clip(0, 255)), np.uint8)
 
 
 def _path(motion: str, generator: np.random.Generator) -> np.ndarray:
@@ -221,9 +221,9 @@ def _path(motion: str, generator: np.random.Generator) -> np.ndarray:
     if motion in ("clockwise", "anticlockwise"):
         turn = 2 * np.pi * steps / _VIDEO_FRAMES * (1 if motion == "clockwise" else -1)
         angle = turn + generator.uniform(0, 2 * np.pi)
-        return _RADIUS * np.stack([np.sin(angle), np.cos(angle)], axis=1)
+        return np.asarray(_RADIUS * np.stack([np.sin(angle), np.cos(angle)], axis=1))
     direction = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}[motion]
-    return _SPEED * steps[:, None] * np.array(direction)
+    return np.asarray(_SPEED * steps[:, None] * np.array(direction))
 
 
 def _encode_video(frames: np.ndarray) -> bytes:

@@ -2,9 +2,10 @@
 
 import os
 import pickle
+import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -121,6 +122,20 @@ class EvalBatches(Sampler[list[int]]):
             yield list(range(first, min(first + self._batch_size, self._num_rows)))
 
 
+class Loader(DataLoader[Any]):
+    """PyTorch's loader, whose errors are those of its processes and not the text of their tracebacks."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # only ever iterated over
+        """Yield the batches."""
+        try:
+            yield from super().__iter__()
+        except Exception as error:
+            own = _own_error(error)
+            if own is None:
+                raise
+            raise own from error
+
+
 def make_loader(
     dataset: Dataset[Any],
     batches: TrainBatches | EvalBatches,
@@ -130,60 +145,82 @@ def make_loader(
     prefetch: int = 4,
     context: str | None = None,
 ) -> DataLoader[Any]:
-    """A loader of ``collate``d batches, in the order of ``batches``.
+    """Return a loader of ``collate``d batches, in the order of ``batches``.
 
-    ``workers`` processes (0: the caller's own) each keep ``prefetch`` batches ready; they run torch on one thread.
-    ``context`` is ``fork``, ``spawn`` or ``forkserver``, by default the platform's own.
+    Args:
+        dataset: What gives the samples of an item.
+        batches: The items of each batch.
+        workers: Processes, which run torch on one thread and know the plugins that this one has loaded; 0: this one.
+        pin_memory: Whether batches lie where a GPU can copy them from.
+        prefetch: Batches that each worker keeps ready.
+        context: ``fork``, ``spawn`` or ``forkserver``; by default the platform's own.
     """
     if workers == 0:
-        return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, pin_memory=pin_memory)
-    return DataLoader(
-        _InWorkers(dataset),
+        return Loader(dataset, batch_sampler=batches, collate_fn=collate, pin_memory=pin_memory)
+    return Loader(
+        _Delayed(dataset),
         batch_sampler=batches,
         collate_fn=collate,
         pin_memory=pin_memory,
-        worker_init_fn=_leave_signals_to_the_main_process,
+        worker_init_fn=partial(_begin, loaded_plugins()),
         num_workers=workers,
         prefetch_factor=prefetch,
         multiprocessing_context=context,
     )
 
 
-class _InWorkers(Dataset[Any]):
-    """A dataset for the worker processes. One that is not forked imports the plugins of this process first of all, and
-    what fails there is an error of the first batch, not the end of a process that has no chance to say why.
+class _Delayed(Dataset[Any]):
+    """A dataset for worker processes. One that is not forked unpickles it with its first batch, plugins being imported.
+
+    What fails there is then an error of the batch, and not the end of a process that has no chance to say why.
     """
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self._dataset: Dataset[Any] | None = dataset
-        self._plugins: tuple[str, ...] = ()
         self._pickled = b""
 
     def __getitems__(self, items: list[Any]) -> Any:
         """Return the samples of a batch, for which the loader asks."""
         if self._dataset is None:
-            load_plugins(self._plugins)
-            self._dataset = pickle.loads(self._pickled)
-            self._pickled = b""
+            self._dataset, self._pickled = pickle.loads(self._pickled), b""
         together = getattr(self._dataset, "__getitems__", None)
         return together(items) if together else [self._dataset[item] for item in items]
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a new process is given."""
         try:
-            pickled = pickle.dumps(self._dataset)
+            return {"_dataset": None, "_pickled": pickle.dumps(self._dataset)}
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise UserError(
                 "the loader's processes cannot be given the dataset; make what cannot be pickled a class or a function "
                 f"of a module, or set system.start_method=fork: {' '.join(str(error).split())}"
             ) from None
-        return {"_dataset": None, "_plugins": loaded_plugins(), "_pickled": pickled}
 
 
-def _leave_signals_to_the_main_process(worker: int) -> None:
-    """Slurm sends these to every process of a job that is preempted or near its time limit, a terminal Ctrl-C. The main
-    process answers them; a worker that ended of one would fail the training first. Its parent's SIGTERM still ends a
-    worker."""
+def _own_error(error: Exception) -> Exception | None:
+    """Return what a process of the loader raised, which PyTorch hands on as text: ``Caught X in ...``, a traceback."""
+    text = str(error)
+    caught = re.match(r"Caught (\w+) in ", text)
+    last = list(re.finditer(rf"^(?:[\w.<>]+\.)?{caught[1]}(?:: |$)", text, re.MULTILINE))[-1:] if caught else []
+    if not caught or not last:
+        return None
+    cause = text[last[0].end() :].strip()
+    if type(error).__name__ == caught[1]:
+        return type(error)(cause)
+    return RuntimeError(f"{caught[1]}: {cause}")  # its class cannot be made of a text
+
+
+def _begin(plugins: Sequence[str], worker: int) -> None:
+    load_plugins(plugins)
+    _leave_signals_to_the_main_process()
+
+
+def _leave_signals_to_the_main_process() -> None:
+    """Ignore what Slurm sends to every process of a job that is preempted or near its end, and a terminal's Ctrl-C.
+
+    The main process answers these signals; a worker that ended of one would fail the training first. The SIGTERM of its
+    parent still ends a worker.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not hasattr(signal, "sigwaitinfo"):  # not Linux, so not Slurm
         return

@@ -28,14 +28,14 @@ class Places:
 
     def mask(self, records: pa.Table) -> np.ndarray:
         """Which of ``records`` lie at one of the places, or overlap it in time: bool (rows,)."""
-        found = pc.is_in(files_of(records), value_set=self._files).to_numpy(zero_copy_only=False).copy()
-        rows = np.flatnonzero(found)  # few, unless the pool is a split of the very tars that the labels are in
+        mask: np.ndarray = pc.is_in(files_of(records), value_set=self._files).to_numpy(zero_copy_only=False).copy()
+        rows = np.flatnonzero(mask)  # few, unless the pool is a split of the very tars that the labels are in
         if len(rows):
-            found[rows] = [
+            mask[rows] = [
                 any(start < held_end and held_start < end for held_start, held_end in self._places.get(place, ()))
                 for place, (start, end) in _places(records.take(pa.array(rows)))
             ]
-        return found
+        return mask
 
 
 def _places(records: pa.Table) -> Iterator[tuple[tuple[str, int], tuple[float, float]]]:

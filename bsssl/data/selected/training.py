@@ -109,4 +109,4 @@ def _soften(scores: np.ndarray, temperature: float) -> np.ndarray:
     with np.errstate(divide="ignore"):
         logs = np.log(scores.astype(np.float64)) / temperature
     powers = np.exp(logs - logs.max(axis=1, keepdims=True))
-    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)

@@ -73,9 +73,9 @@ def padded(*, size: int, flip: bool, padding: int = 4) -> Transform:
 
 @AUGMENTATIONS.register("affine")
 def affine(*, size: int, flip: bool) -> Transform:
-    """Return a resize to the square, turned by up to 10 degrees, sheared by up to 5, shifted by up to 5 %, scaled by 10 %.
+    """Return a resize to the square, turned by up to 10 degrees, sheared by up to 5, shifted by up to 5 %, and scaled.
 
-    It is meant for signs and digits.
+    The scale is up to 10 %; meant for signs and digits.
     """
     return _flipped(_Chain([_Resize(size), _Affine(size)]), flip)
 

@@ -91,7 +91,9 @@ class ClipViews(Views):
         self._random = count is None
         self._transform, self._frames = transform, frames
         self._stride, self._stride_jitter = stride, stride_jitter
-        self._open = partial(open_video, backend=reader, options=reader_options, deadline=deadline, max_pixels=max_pixels)
+        self._open = partial(
+            open_video, backend=reader, options=reader_options, deadline=deadline, max_pixels=max_pixels
+        )
 
     def __call__(self, source: bytes | str, segment: Segment) -> list[Tensor]:
         """See ``Views``."""

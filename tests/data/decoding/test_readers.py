@@ -119,7 +119,7 @@ def loadable() -> Callable[[str], None]:
     return check
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=["av", "decord", "torchcodec"])
 def backend(request: pytest.FixtureRequest, loadable: Callable[[str], None]) -> str:
     loadable(request.param)
     return request.param

@@ -2,21 +2,26 @@ import itertools
 import re
 import signal
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
+from bsssl.config import plugins
 from bsssl.data.datasets.sources import Folder
 from bsssl.data.loading import loader as loader_module
 from bsssl.data.loading.dataset import Failure, ItemDataset
 from bsssl.data.loading.loader import EvalBatches, TrainBatches, make_loader, permutation
 from bsssl.data.records import concat_records, make_records
+from bsssl.data.views.transforms import test_transform as make_test_transform
 from bsssl.data.views.transforms import train_transform
-from bsssl.data.views.views import ImageViews
+from bsssl.data.views.views import ClipViews, ImageViews
 from bsssl.errors import UserError
+from bsssl.registry import VIDEO_READERS
+from bsssl.storage.retries import Unreachable
 from tests import processes
 
 
@@ -163,9 +168,7 @@ def has_taken(pid: int, number: signal.Signals) -> bool:
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="Slurm is for Linux")
 def test_a_worker_heeds_its_parents_signals_alone():
     item = {"input": torch.zeros(1), "target": 0, "index": 0, "view": 0}
-    loader = DataLoader(
-        [item] * 1000, batch_size=1, num_workers=1, worker_init_fn=loader_module._leave_signals_to_the_main_process
-    )
+    loader = DataLoader([item] * 1000, batch_size=1, num_workers=1, worker_init_fn=partial(loader_module._begin, ()))
     stream = iter(loader)
     next(stream)
     [worker] = stream._workers
@@ -181,3 +184,88 @@ def test_a_worker_heeds_its_parents_signals_alone():
     worker.terminate()
     worker.join(processes.PATIENCE)
     assert worker.exitcode == 0
+
+
+class Broken(Dataset):
+    """Raises what it holds."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, item):
+        raise self.error
+
+
+class Odd(Exception):
+    """Cannot be made of a text alone."""
+
+    def __init__(self, name, number):
+        super().__init__(f"{name}: {number}")
+
+    def __reduce__(self):
+        return Odd, ("odd", 3)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (UserError("damaged: fetch it\nand mend it"), UserError, "damaged: fetch it\nand mend it"),
+        (Unreachable("cannot read s3://x"), Unreachable, "cannot read s3://x"),
+        (ValueError("no such codec: ValueError: X"), ValueError, "no such codec: ValueError: X"),
+        (RuntimeError(), RuntimeError, ""),
+        (Odd("odd", 3), (Odd, RuntimeError), "odd: 3"),
+    ],
+)
+def test_errors_of_workers_are_those_of_their_cause(workers, error, kind, message):
+    with pytest.raises(kind) as caught:
+        list(make_loader(Broken(error), EvalBatches(1, batch_size=1), workers=workers))
+    assert str(caught.value).removeprefix("Odd: ") == message
+
+
+PLUGIN = """
+import numpy as np
+from bsssl.registry import VIDEO_READERS
+
+@VIDEO_READERS.register("still")
+class Still:
+    num_frames = 5
+
+    def __init__(self, source, *, deadline, max_pixels, level=0):
+        if level > 255:
+            raise ValueError(f"no such level: {level}")
+        self.level = level
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def get(self, indices, each=None):
+        pictures = np.full((len(indices), 4, 4, 3), self.level, np.uint8)
+        return pictures if each is None else each(pictures)
+"""
+
+
+def test_spawned_workers_know_the_parts_of_plugins(tmp_path, monkeypatch):
+    (tmp_path / "still_reader.py").write_text(PLUGIN)
+    (tmp_path / "a.mp4").write_bytes(b"film")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(VIDEO_READERS, "_parts", dict(VIDEO_READERS._parts))
+    monkeypatch.setattr(plugins, "_loaded", [])
+    plugins.load_plugins(["still_reader"])
+
+    def load(level):
+        views = ClipViews(
+            make_test_transform(size=4), frames=2, stride=1, count=1, reader="still", reader_options={"level": level}
+        )
+        dataset = ItemDataset(make_records(key=["a"], path=[str(tmp_path / "a.mp4")]), views=views)
+        return list(make_loader(dataset, EvalBatches(1, batch_size=1), workers=1, context="spawn"))
+
+    assert load(level=9)[0]["input"].unique().tolist() == [9]
+    with pytest.raises(ValueError, match=r"^no such level: 300$"):
+        load(level=300)

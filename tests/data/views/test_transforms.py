@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 import torch
 from torchvision.transforms import v2
@@ -5,6 +7,7 @@ from torchvision.transforms import v2
 from bsssl.data.views import transforms
 from bsssl.data.views.transforms import Normalize, train_transform
 from bsssl.errors import UserError
+from bsssl.registry import AUGMENTATIONS
 
 
 def _image(height, width):
@@ -104,3 +107,33 @@ def test_normalize(shape):
     last = pixels[:, :, 0] if len(shape) == 5 else pixels
     last = last.contiguous(memory_format=torch.channels_last)
     assert Normalize()(last).is_contiguous(memory_format=torch.channels_last)
+
+
+class _Grey:
+    def __init__(self, size, level):
+        self.size, self.level = size, level
+
+    def __call__(self, image):
+        return torch.full((*image.shape[:-2], self.size, self.size), self.level, dtype=torch.uint8)
+
+
+def test_an_augmentation_of_a_plugin(monkeypatch):
+    monkeypatch.setattr(AUGMENTATIONS, "_parts", dict(AUGMENTATIONS._parts))
+
+    @AUGMENTATIONS.register("grey")
+    def grey(*, size: int, level: int = 7):
+        return _Grey(size, level)
+
+    assert train_transform(size=5, crop="grey")(_image(9, 9)).unique().tolist() == [7]
+    assert train_transform(size=5, crop="grey", level=9)(_image(9, 9)).unique().tolist() == [9]
+    with pytest.raises(UserError, match="augmentation 'grey' has no option 'levl': did you mean 'level'"):
+        train_transform(size=5, crop="grey", levl=9)
+
+
+@pytest.mark.parametrize("crop", ["random_resized", "short_side", "padded", "affine", "none"])
+def test_transforms_can_be_sent_to_other_processes(crop):
+    transform = train_transform(size=8, crop=crop, randaugment_ops=1)
+    torch.manual_seed(3)
+    expected = transform(_image(20, 30))
+    torch.manual_seed(3)
+    assert torch.equal(pickle.loads(pickle.dumps(transform))(_image(20, 30)), expected)

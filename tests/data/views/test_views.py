@@ -1,16 +1,20 @@
 """Which frames make up the clips of a video, told from pictures whose brightness is their number."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
 from bsssl.data.decoding.pictures import DecodeError
-from bsssl.data.decoding.readers import open_video
+from bsssl.data.decoding.readers import check_backend, open_video
 from bsssl.data.loading.dataset import ItemDataset
 from bsssl.data.records import make_records
 from bsssl.data.views import views as views_module
 from bsssl.data.views.transforms import test_transform as make_test_transform
 from bsssl.data.views.views import ClipViews
+from bsssl.errors import UserError
+from bsssl.registry import VIDEO_READERS
 from tests.data.videos import write_video
 
 WHOLE = (None, None)
@@ -113,3 +117,20 @@ def test_an_offset_without_a_size_goes_to_the_end_of_the_file(tmp_path):
     seen = ItemDataset(records, views=ClipViews(make_test_transform(size=16), frames=9, stride=1, count=1))[0]
     wanted = ClipViews(make_test_transform(size=16), frames=9, stride=1, count=1)(str(second), WHOLE)
     assert torch.equal(seen[0]["input"], wanted[0])
+
+
+def test_a_reader_of_a_plugin(monkeypatch, tmp_path):
+    monkeypatch.setattr(VIDEO_READERS, "_parts", dict(VIDEO_READERS._parts))
+
+    @VIDEO_READERS.register("counted")
+    def counted(source, *, deadline, max_pixels, num_frames=9):
+        assert source == b"film" and deadline == 5 and max_pixels == 100
+        return Counted(num_frames)
+
+    check_backend("counted", {"num_frames": 20})
+    with pytest.raises(UserError, match="video reader 'counted' has no option 'frames'"):
+        check_backend("counted", {"frames": 20})
+    make = partial(ClipViews, make_test_transform(size=2), frames=4, stride=1, count=1, reader="counted")
+    for options, first in ((None, 2), ({"num_frames": 20}, 8)):
+        (clip,) = make(reader_options=options, deadline=5, max_pixels=100)(b"film", WHOLE)
+        assert clip[0, :, 0, 0].tolist() == [first, first + 1, first + 2, first + 3]

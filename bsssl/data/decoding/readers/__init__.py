@@ -67,7 +67,9 @@ def open_video(
         DecodeError: Anything that is the file's fault, with the reason in one line.
         UserError: The reader is unknown, not installed or does not work.
     """
-    reader: VideoReader = VIDEO_READERS.get(backend)(source, deadline=deadline, max_pixels=max_pixels, **(options or {}))
+    reader: VideoReader = VIDEO_READERS.get(backend)(
+        source, deadline=deadline, max_pixels=max_pixels, **(options or {})
+    )
     return reader
 
 

@@ -75,7 +75,7 @@ class PyavReader(VideoReader):
 
     def seconds(self) -> np.ndarray:
         """See ``VideoReader``; counted frames without times are evenly spaced."""
-        return self._seconds
+        return np.asarray(self._seconds)
 
     def close(self) -> None:
         """See ``VideoReader``."""
