@@ -3,7 +3,7 @@
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, get_args
 
@@ -34,18 +34,42 @@ def load_config(path: str, overrides: list[str], schema: type[S] = Config) -> S:
     for override in overrides:
         _apply_override(values, override, schema)
     named = values.get("plugins") or []
-    if isinstance(named, list) and all(isinstance(name, str) for name in named):
+    if _are_names(named):
         load_plugins(named)  # what they register can be named by the rest of the config
+    return validated(schema, values, what=path)
+
+
+def validated(schema: type[S], values: Mapping[str, Any], *, what: str) -> S:
+    """Return ``values`` as an object of ``schema``.
+
+    Args:
+        schema: The class of the object.
+        values: The values of its fields.
+        what: Where the values are from, for the error.
+
+    Raises:
+        UserError: Something is wrong with the values; each problem is a line that begins with ``what``.
+    """
     try:
         return schema.model_validate(values)
     except ValidationError as error:
         problems = [line for problem in error.errors() for line in _describe(problem, schema)]
-        raise UserError(f"{path}: " + f"\n{path}: ".join(problems)) from None
+        raise UserError(f"{what}: " + f"\n{what}: ".join(problems)) from None
+
+
+def plugins_of(path: str) -> list[str]:
+    """Return the modules that the config ``path`` lists under ``plugins``, whatever else it holds."""
+    named = _read_yaml(path).get("plugins") or []
+    return named if _are_names(named) else []
 
 
 def options(schema: type[Section] = Config) -> Iterator[tuple[str, str, str, str]]:
     """Every key of the config: (path, type, default, what it means)."""
     yield from _options(schema, "")
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def parse_overrides(overrides: list[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ data -> teacher -> score -> select (-> materialise) -> pretrain -> finetune     
 from collections.abc import Mapping
 from typing import Any
 
-from bsssl.config import TRAIN_STAGES, Config, LabeledData, Model, Weak, WeakTraining
+from bsssl.config import TRAIN_STAGES, Config, Experiment, LabeledData, Model, Weak, WeakTraining
 from bsssl.pipeline.stage import Stage
 from bsssl.recipes.names import evaluation, numbered
 from bsssl.stages.computing import Execution
@@ -66,17 +66,19 @@ def data_stage(settings: LabeledData, pool: PoolSettings | None, *, seed: int, t
 
 
 def evaluations(
-    trained: Stage[Any], model: Model, settings: LabeledData, *, precision: str, execution: Execution, runs_alone: bool
+    trained: Stage[Any], model: Model, config: Experiment, *, execution: Execution, runs_alone: bool
 ) -> list[Stage[Any]]:
-    """Return the tests of a trained network, one on each test set."""
+    """Return the tests of a trained network, one on each test set of ``config``."""
+    settings = config.data
     planned: list[Stage[Any]] = []
     for test in settings.tests:
         decided = EvaluateSettings(
             model=model,
-            precision=precision,
+            precision=config.system.precision,
             seen=TestView.of(model, settings, "test"),
             max_missing_rate=settings.max_missing_rate,
             test=test,
+            metrics=config.metrics,
         )
         planned.append(
             EvaluateStage(
@@ -183,9 +185,7 @@ def _trained(
     )
     if isinstance(training, Weak) and not training.is_tested:
         return [stage]
-    precision = config.system.precision
-    tested = evaluations(stage, model, config.data, precision=precision, execution=execution, runs_alone=number == 1)
-    return [stage, *tested]
+    return [stage, *evaluations(stage, model, config, execution=execution, runs_alone=number == 1)]
 
 
 def _without_tags(weak: Weak) -> WeakTraining:

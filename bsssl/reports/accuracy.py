@@ -10,8 +10,6 @@ from typing_extensions import Self
 from bsssl.pipeline.run import Run
 from bsssl.recipes.names import evaluation
 
-_SHOWN = ("top1", "top5", "ece", "missing")
-
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -21,8 +19,8 @@ class Accuracy:
     """
 
     means: Mapping[str, float]
-    """means over the seeds of ``top1``, ``top5`` and ``ece``; where items have several views, also of ``clip_top1``,
-    ``clip_top5``, ``video_top1`` and ``video_top5``"""
+    """means over the seeds of ``top1``, ``top5``, ``ece`` and the metrics that the config adds; where items have
+    several views, also of ``clip_top1``, ``clip_top5``, ``video_top1`` and ``video_top5``"""
     per_seed: tuple[float, ...]
     """top-1 of every seed"""
     std: float | None = None
@@ -99,5 +97,6 @@ def measured(runs: Sequence[Run], stage: str, tests: Sequence[str] = ("test",)) 
 
 def _measured(runs: Sequence[Run], stage: str, test: str) -> Accuracy:
     results = [run.result(evaluation(stage, test)) for run in runs]
-    means = {name: float(np.mean([result[name] for result in results])) for name in results[0] if name.endswith(_SHOWN)}
+    figures = [name for name, value in results[0].items() if isinstance(value, float) or name == "missing"]
+    means = {name: float(np.mean([result[name] for result in results])) for name in figures}
     return Accuracy.of([result["top1"] for result in results], means)

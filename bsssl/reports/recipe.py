@@ -27,6 +27,7 @@ TITLES = {
     "finetuned": "student, then fine-tuned on the labels",
     "ceiling": "student, all labels",
 }
+_TOP = ("_top1", "_top5")
 _STAGES = {"supervised": "baseline", "pretrained": "pretrain", "finetuned": "finetune"}  # where the name is another
 
 
@@ -139,7 +140,7 @@ def collect(config: Config, runs: Sequence[Run]) -> Results:
         Round(
             pretrained=measured(runs, f"pretrain{suffix}", tests),
             finetuned=measured(runs, f"finetune{suffix}", tests),
-            selection=_selection(runs, f"select{suffix}"),
+            selection=_selection(runs, suffix),
         )
         for suffix in suffixes
     ]
@@ -174,9 +175,13 @@ def write(config: Config, runs: Sequence[Run]) -> str:
     return results.table.text()
 
 
-def _selection(runs: Sequence[Run], stage: str) -> Selection:
-    results = [run.result(stage) for run in runs]
-    precisions = [result["precision"] for result in results if result["precision"] is not None]
+def _selection(runs: Sequence[Run], suffix: str) -> Selection:
+    """Return what the student of a round is pre-trained on: the result of `select`, or of a stage in its place."""
+    stages = runs[0].stages
+    stage = stages[stages[f"pretrain{suffix}"].needs["selection"]]
+    name = stage.needs["selection"] if stage.kind == "materialise" else stage.name
+    results = [run.result(name) for run in runs]
+    precisions = [result["precision"] for result in results if result.get("precision") is not None]
     return Selection(
         pairs=round(float(np.mean([result["pairs"] for result in results]))),
         samples=round(float(np.mean([result["samples"] for result in results]))),
@@ -191,7 +196,9 @@ def _columns(accuracy: Accuracy) -> dict[str, str]:
     columns = {"top1": accuracy.titled(f"{unit} top-1 %".strip()), "top5": f"{unit} top-5 %".strip()}
     for view in views:
         columns |= {f"{view}_top1": f"{view} top-1 %", f"{view}_top5": f"{view} top-5 %"}
-    return columns | {"ece": "ECE %"} | ({"missing": "missing"} if accuracy.means.get("missing") else {})
+    columns |= {"ece": "ECE %"} | ({"missing": "missing"} if accuracy.means.get("missing") else {})
+    added = (name for name in accuracy.means if name not in columns and name != "missing" and not name.endswith(_TOP))
+    return columns | {name: name.replace("_", " ") for name in added}
 
 
 def _draw(results: Results, path: str) -> None:

@@ -14,10 +14,10 @@ from bsssl.config import Section, Source, Tests, tests_of
 from bsssl.errors import UserError
 from bsssl.pipeline.record import Work
 from bsssl.pipeline.stage import Context, PlanRow, Stage, identifying
-from bsssl.registry import DATASETS, STAGES
+from bsssl.registry import STAGES
 from bsssl.runtime.console import logger, progress
 from bsssl.stages.computing import CLASSES
-from bsssl.stages.sources import OVERLAP_REMEDY, files_state, open_source
+from bsssl.stages.sources import OVERLAP_REMEDY, files_state, makes_files, open_source
 
 POOL = "pool"
 HELD = "held.hashes"
@@ -251,4 +251,4 @@ def _warn_of_shared_items(train: Sequence[pa.Table], test: pa.Table, name: str) 
 
 def sources_are_there(sources: Iterable[Source]) -> bool:
     """Return whether everything that is read is there, or makes itself."""
-    return all(DATASETS.get(source.dataset).makes_files or storage.exists(source.path) for source in sources)
+    return all(makes_files(source) or storage.exists(source.path) for source in sources)
