@@ -16,6 +16,7 @@ one pool and teacher share.
 """
 
 import glob
+import io
 import itertools
 import json
 import math
@@ -130,17 +131,26 @@ def ledger_path(path: str) -> str:
 
 
 def write_scores(path: str, *, header: ScoreHeader, samples: pa.Table, classes: Array, scores: Array) -> None:
-    """Write the score file of one shard, complete or not at all.
+    """Write the score file of one shard (see ``score_content``), complete or not at all.
+
+    ``path`` is a local file or a URL (see ``score_path``).
+    """
+    content = score_content(header=header, samples=samples, classes=classes, scores=scores)
+    with storage.atomic_write(path) as file:
+        file.write(content)
+
+
+def score_content(*, header: ScoreHeader, samples: pa.Table, classes: Array, scores: Array) -> bytes:
+    """Return the content of the score file of one shard.
 
     Args:
-        path: Local file or URL (see ``score_path``).
         header: Where the scores come from.
         samples: ``SAMPLES_SCHEMA``, one row per scored sample, in any order of position.
         classes: (N, P) integers, the P distinct classes that each sample keeps.
         scores: (N, P) floats in [0, 1]: their softmax scores; stored as float32.
 
     Raises:
-        UserError: A score is not a number in [0, 1], or the file cannot be written.
+        UserError: A score is not a number in [0, 1].
         ValueError: The arguments do not fit together.
     """
     table = samples.select(SAMPLES_SCHEMA.names).cast(SAMPLES_SCHEMA)
@@ -159,9 +169,7 @@ def write_scores(path: str, *, header: ScoreHeader, samples: pa.Table, classes: 
         arrays["counts"] = edge_counts(offsets=offsets, rows=rows)
     own = {"format": FORMAT, "version": FORMAT_VERSION, **{name: getattr(header, name) for name in _OF_SHARD}}
     metadata = "\n".join(json.dumps(facts, sort_keys=True) for facts in (own, header.common()))
-    content = safetensors.numpy.save(arrays, {_METADATA_KEY: metadata})
-    with storage.atomic_write(path) as file:
-        file.write(content)
+    return safetensors.numpy.save(arrays, {_METADATA_KEY: metadata})
 
 
 def _check_arguments(header: ScoreHeader, positions: Array, classes: Array, scores: Array) -> None:
@@ -207,12 +215,17 @@ def _to_ipc(table: pa.Table) -> Array:
 class ScoreFile:
     """A score file opened for reading. Only its header is read; local arrays are memory maps, remote ones byte ranges.
 
+    Args:
+        path: Where it is.
+        content: What would be in the file, where it is in memory alone; ``path`` is then but a name.
+
     Raises:
         UserError: The file is missing, cut short, not a score file, or of another format version.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, content: bytes | None = None) -> None:
         self.path = path
+        self._content = content
         try:
             size = self._read_container()
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -223,7 +236,7 @@ class ScoreFile:
 
     def _read_container(self) -> int:
         """Read the header; returns the size of the file."""
-        with storage.open_read(self.path) as file:
+        with storage.open_read(self.path) if self._content is None else io.BytesIO(self._content) as file:
             length = int.from_bytes(file.read(8), "little")
             if length > _MAX_HEADER:
                 raise ValueError("header too long")
@@ -301,7 +314,9 @@ class ScoreFile:
         shape, start, stop = self._places[name]
         if start == stop:
             return np.empty(shape, _DTYPES[name][1])
-        if storage.is_remote(self.path):
+        if self._content is not None:
+            flat = np.frombuffer(self._content, _DTYPES[name][1], math.prod(shape), start)
+        elif storage.is_remote(self.path):
             flat = np.frombuffer(storage.read_range(self.path, start, stop), _DTYPES[name][1])
         else:
             with open(self.path, "rb") as file:
@@ -347,7 +362,7 @@ def read_sample_scores(path: str) -> tuple[Int64, Int64, Float32]:
     return ungroup(offsets=file.offsets(), rows=file.rows(), top_p=file.header.top_p)
 
 
-def open_scores(paths: Sequence[str]) -> list[ScoreFile]:
+def open_scores(paths: Sequence[str | ScoreFile]) -> list[ScoreFile]:
     """Open the score files of a whole pool, given in any order, and check that they belong together.
 
     Returns:
@@ -360,7 +375,7 @@ def open_scores(paths: Sequence[str]) -> list[ScoreFile]:
         raise UserError("no score files were given; run `bsssl score` first")
     files: list[ScoreFile] = []
     for path in paths:
-        file = ScoreFile(path)
+        file = path if isinstance(path, ScoreFile) else ScoreFile(path)
         if files and file.common is not files[0].common and file.common != files[0].common:
             raise UserError(_difference(files[0], file))
         files.append(file)
