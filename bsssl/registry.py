@@ -340,8 +340,8 @@ program."""
 
 METRICS = Registry("metric", given=("probabilities", "targets"))
 """Functions ``(*, probabilities: np.ndarray, targets: np.ndarray, **options) -> float`` of a test: the mean softmax of
-each item over its views, float32 (N, C), zeros where it cannot be read; and its true class, int64 (N,). The figure stands
-beside top-1 in the records of the test and in tables, which show one decimal: percent fit best."""
+each item over its views, float32 (N, C), zeros where it cannot be read; and its true class, int64 (N,). The figure
+stands beside top-1 in the records of the test and in tables, which show one decimal: percent fit best."""
 
 LOGGERS = Registry(
     "metric logger", given=("folder", "step"), built_in={"bsssl.engine.metrics": ("jsonl", "tensorboard")}

@@ -10,11 +10,11 @@ import numpy as np
 
 from bsssl import storage
 from bsssl.config import Config
-from bsssl.errors import UserError
 from bsssl.pipeline.run import Run
 from bsssl.reports.accuracy import Accuracy, measured
 from bsssl.reports.plots import picture
 from bsssl.reports.tables import Table
+from bsssl.runtime.frames import import_pandas
 
 if TYPE_CHECKING:
     import pandas
@@ -114,10 +114,6 @@ class Results:
         Raises:
             UserError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError:
-            raise UserError("to_dataframe needs pandas, which is not installed: pip install pandas") from None
         rows = {
             label: {
                 **accuracy.means,
@@ -126,7 +122,8 @@ class Results:
             }
             for label, accuracy in self.labelled()
         }
-        return pandas.DataFrame.from_dict(rows, orient="index")
+        frame: pandas.DataFrame = import_pandas().DataFrame.from_dict(rows, orient="index")
+        return frame
 
     def _repr_html_(self) -> str:
         return self.table.html()
