@@ -191,6 +191,7 @@ def _add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     if command == "options":
         parser.add_argument("part", nargs="*", help=f"a sort of parts ({', '.join(REGISTRIES)}), then a name")
         parser.add_argument("--plugins", nargs="+", default=[], metavar="MODULE", help="modules to import first")
+        parser.add_argument("--config", help="a YAML file, whose plugins to import first")
         return
     if command == "export":
         parser.add_argument("folder", help="the folder of a trained stage")
@@ -369,8 +370,9 @@ def _export(command: str, parsed: argparse.Namespace, given: list[str]) -> None:
 
 def _print_options(command: str, parsed: argparse.Namespace, given: list[str]) -> None:
     from bsssl.config.plugins import load_plugins
+    from bsssl.config.reading import plugins_of
 
-    load_plugins(parsed.plugins)
+    load_plugins([*parsed.plugins, *(plugins_of(parsed.config) if parsed.config else [])])
     if not parsed.part:
         _print_keys()
         return
@@ -381,8 +383,9 @@ def _print_options(command: str, parsed: argparse.Namespace, given: list[str]) -
     for name in names or registry.names():
         print(name)
         if names:
+            print(f"    {registry.summary(name)}\n" if registry.summary(name) else "")
             for option in registry.options(name):
-                print(f"    {option.name}: {option.type} = {option.default}")
+                _print_key(f"    {option.name}", option.type, option.default, option.meaning)
 
 
 def _print_keys() -> None:
@@ -396,10 +399,15 @@ def _print_keys() -> None:
     ):
         print(title, end="")
         for path, (kind, default, meaning) in listed.items():
-            print(f"{path}: {kind} = {default}" + (f"\n    {meaning}" if meaning else ""))
+            _print_key(path, kind, default, meaning)
     print("\nthe parts that these keys can name, and their options: bsssl options SORT [NAME]")
     for sort, registry in REGISTRIES.items():
         print(f"    {sort}: {', '.join(registry.names())}")
+
+
+def _print_key(key: str, kind: str, default: str, meaning: str) -> None:
+    indent = " " * (len(key) - len(key.lstrip()) + 4)
+    print(f"{key}: {kind} = {default}" + (f"\n{indent}{meaning}" if meaning else ""))
 
 
 def _again(given: list[str]) -> list[str]:

@@ -14,6 +14,8 @@ time; a part is imported when it is first looked up.
 
 import importlib
 import inspect
+import re
+import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter
@@ -32,6 +34,8 @@ class PartOption:
     type: str
     default: str
     """as Python writes it; ``(required)`` where there is none"""
+    meaning: str
+    """what the docstring of the part says of it"""
 
 
 class Registry:
@@ -98,41 +102,47 @@ class Registry:
         Raises:
             UserError: There is no such part or option, or a value is of the wrong type or missing.
         """
+        chosen, part = self.check(name, options), self.get(name)
+        named = inspect.signature(part).parameters
+        return part(**{key: value for key, value in given.items() if key in named or _takes_any(part)}, **chosen)
+
+    def check(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return ``options`` as the part called ``name`` types them, with its defaults, without making the part.
+
+        Raises:
+            UserError: There is no such part or option, or a value is of the wrong type or missing.
+        """
         part = self.get(name)
         if taken := sorted(self._given & options.keys()):
             raise UserError(f"{self.sort} '{name}': the program itself gives {', '.join(taken)}; take it out")
         try:
-            chosen = _validated(part, options, besides=self._given)
+            return _validated(part, options, besides=self._given)
         except ValidationError as error:
             raise UserError(f"{self.sort} '{name}': {self._explain(error, name)}") from None
-        named = inspect.signature(part).parameters
-        return part(**{key: value for key, value in given.items() if key in named or _takes_any(part)}, **chosen)
+        except NameError as error:  # an annotation that is imported for type checkers alone
+            raise UserError(
+                f"{self.sort} '{name}': its annotations cannot be read ({error}); import their names"
+            ) from None
 
-    def check(self, name: str, options: Mapping[str, Any]) -> None:
-        """Refuse a name or the names of options that the registry does not have, without making the part.
-
-        Raises:
-            UserError: The name or an option is unknown, or an option that the part needs is missing.
-        """
-        if _takes_any(self.get(name)):
-            return
-        known = {option.name: option for option in self.options(name)}
-        for option in options:
-            if option not in known:
-                raise UserError(f"{self.sort} '{name}' has no option '{option}': {choices(option, known)}")
-        missing = [option for option in known if known[option].default == "(required)" and option not in options]
-        if missing:
-            raise UserError(f"{self.sort} '{name}' needs the option '{missing[0]}'; give it under its options")
+    def summary(self, name: str) -> str:
+        """Return the first paragraph of what the part called ``name`` says of itself."""
+        return " ".join((inspect.getdoc(self.get(name)) or "").partition("\n\n")[0].split())
 
     def options(self, name: str) -> list[PartOption]:
-        """Return the options of the part called ``name``, in the order of its signature."""
+        """Return the options of the part called ``name``: the fields of its settings class, or of its signature."""
+        part = self.get(name)
+        if hasattr(part, "settings_type"):
+            return _fields(part.settings_type, besides=self._given)
+        meanings = _meanings(inspect.getdoc(part) or "") | _meanings(inspect.getdoc(part.__init__) or "")
+        hints = _hints(part)
         return [
             PartOption(
                 name=one.name,
-                type=inspect.formatannotation(one.annotation) if one.annotation is not Parameter.empty else "any",
+                type=_shown(hints.get(one.name, one.annotation)),
                 default="(required)" if one.default is Parameter.empty else repr(one.default),
+                meaning=meanings.get(one.name, ""),
             )
-            for one in inspect.signature(self.get(name)).parameters.values()
+            for one in inspect.signature(part).parameters.values()
             if one.kind in _BY_NAME and one.name not in self._given
         ]
 
@@ -143,6 +153,8 @@ class Registry:
             option = ".".join(map(str, problem["loc"]))
             if problem["type"] == "unexpected_keyword_argument":
                 problems.append(f"unknown option '{option}': {choices(option, valid)}")
+            elif problem["type"] == "missing_keyword_only_argument":
+                problems.append(f"the option '{option}' is missing; give it")
             else:
                 problems.append(f"{option}={problem['input']!r}: {problem['msg']}")
         return "; ".join(problems)
@@ -173,10 +185,46 @@ def _validated(part: Any, options: Mapping[str, Any], *, besides: Collection[str
     ]
     # Pydantic checks the arguments of functions alone, not of classes.
     collect.__signature__ = inspect.Signature(open_to_options)  # type: ignore[attr-defined]
-    hints = get_type_hints(part.__init__ if inspect.isclass(part) else part, include_extras=True)
+    hints = _hints(part, include_extras=True)
     collect.__annotations__ = {one.name: hints[one.name] for one in open_to_options if one.name in hints}
     chosen: dict[str, Any] = validate_call(config={"arbitrary_types_allowed": True})(collect)(**options)
     return chosen
+
+
+def _hints(part: Any, *, include_extras: bool = False) -> dict[str, Any]:
+    """Return the types of the arguments of a function or a class; ``include_extras``: with their bounds."""
+    return get_type_hints(part.__init__ if inspect.isclass(part) else part, include_extras=include_extras)
+
+
+def _shown(annotation: Any) -> str:
+    if annotation is Parameter.empty:
+        return "any"
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    return re.sub(r"\b(?:typing|collections\.abc)\.", "", text)
+
+
+def _fields(settings: Any, *, besides: Collection[str]) -> list[PartOption]:
+    """Return the fields of a settings class, a pydantic model; none for None."""
+    return [
+        PartOption(
+            name=name,
+            type=_shown(field.annotation),
+            default="(required)" if field.is_required() else repr(field.get_default(call_default_factory=True)),
+            meaning=" ".join((field.description or "").split()),
+        )
+        for name, field in (settings.model_fields.items() if settings is not None else ())
+        if name not in besides
+    ]
+
+
+def _meanings(docstring: str) -> dict[str, str]:
+    """Return what the section ``Args:`` of a docstring in Google's style says of each argument."""
+    section = re.search(r"^( *)Args:\n((?:\1 +.*\n?|\n)*)", docstring, re.MULTILINE)
+    if section is None:
+        return {}
+    lines = textwrap.dedent(section[2])
+    entries = re.findall(r"^\*{0,2}(\w+)(?: \([^)]*\))?:(.*(?:\n(?: .*)?)*)", lines, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
 
 
 def _module(part: Any) -> str:
@@ -271,20 +319,29 @@ VIDEO_READERS = Registry(
 (``bsssl.data.decoding.readers``)."""
 
 STAGES = Registry(
-    "stage",
+    "kind of stage",
+    given=("seed",),
     built_in={
         f"bsssl.stages.{kind}": (kind,)
         for kind in ("data", "tags", "train", "score", "select", "materialise", "probe", "evaluate")
     },
 )
-"""Sub-classes of ``bsssl.pipeline.stage.Stage``, by their kind."""
+"""Sub-classes of ``bsssl.pipeline.stage.Stage``, by their kind. A config adds stages of a kind with a ``settings_type``
+under ``stages``."""
 
-LAUNCHERS = Registry("launcher", built_in={"bsssl.launch.local": ("local",), "bsssl.launch.slurm": ("slurm",)})
+LAUNCHERS = Registry(
+    "launcher", given=("settings",), built_in={"bsssl.launch.local": ("local",), "bsssl.launch.slurm": ("slurm",)}
+)
 """Sub-classes of ``bsssl.launch.base.Launcher``: who starts the processes of a command given ``--launch``."""
 
 EXPORTERS = Registry("exporter", given=("model", "path"), built_in={"bsssl.models.export.program": ("torch-export",)})
 """Functions ``(model, path: str, **options) -> None`` that write a ``bsssl.models.TrainedNetwork`` for another
 program."""
+
+METRICS = Registry("metric", given=("probabilities", "targets"))
+"""Functions ``(*, probabilities: np.ndarray, targets: np.ndarray, **options) -> float`` of a test: the mean softmax of
+each item over its views, float32 (N, C), zeros where it cannot be read; and its true class, int64 (N,). The figure
+stands beside top-1 in the records of the test and in tables, which show one decimal: percent fit best."""
 
 LOGGERS = Registry(
     "metric logger", given=("folder", "step"), built_in={"bsssl.engine.metrics": ("jsonl", "tensorboard")}
@@ -305,6 +362,7 @@ REGISTRIES = {
     "stages": STAGES,
     "launchers": LAUNCHERS,
     "exporters": EXPORTERS,
+    "metrics": METRICS,
     "loggers": LOGGERS,
 }
 """All of them by the name under which ``bsssl options`` shows their parts."""

@@ -1,5 +1,6 @@
 """How to compute, who starts the processes, and what a recipe and a transfer have in common."""
 
+import re
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal
 
@@ -10,7 +11,7 @@ from bsssl.config.data import LabeledData
 from bsssl.config.section import Section, known_to, without
 from bsssl.config.training import Train
 from bsssl.errors import choices
-from bsssl.registry import LAUNCHERS, LOGGERS, STAGES
+from bsssl.registry import LAUNCHERS, LOGGERS, METRICS, STAGES
 
 
 class System(Section):
@@ -84,6 +85,8 @@ class Launcher(Section):
     """quality of service"""
     constraint: str | None = None
     """features that the nodes must have"""
+    options: dict[str, Any] = {}
+    """further arguments of a launcher that a plugin brings"""
     sbatch: dict[str, Any] = {}
     """further arguments of sbatch, e.g. {exclude: n7, exclusive: true}"""
     setup: list[str] = []
@@ -120,6 +123,20 @@ class Launcher(Section):
         return self.stages.get("train", StageResources())
 
 
+class ExtraStage(Section):
+    """A stage that a config adds to those of its recipe."""
+
+    kind: Annotated[str, known_to(STAGES)]
+    """what the stage does: a kind in STAGES, as plugins register them"""
+    needs: dict[str, str] = {}
+    """the stages whose results it reads, by the role that its kind gives each; it comes after the last of them"""
+    instead_of: str | None = None
+    """a stage: those of the recipe that come later and read its result read this one's in its place. Of several rounds
+    it is a stage of one of them, such as select or select-2"""
+    options: dict[str, Any] = {}
+    """the settings of the kind (`bsssl options stages KIND`)"""
+
+
 class Experiment(Section, ABC):
     """What a recipe and a transfer have in common."""
 
@@ -136,6 +153,10 @@ class Experiment(Section, ABC):
     """how many seeds run, from `seed` on"""
     plugins: list[str] = []
     """modules to import that register parts of your own: models, datasets, losses, stages, ... (docs/extending.md)"""
+    metrics: dict[Annotated[str, known_to(METRICS)], dict[str, Any]] = {}
+    """further figures of every test of a network, and the options of each; any of METRICS"""
+    stages: dict[str, ExtraStage] = {}
+    """stages to add to those of the recipe, by their names, which are those of their folders"""
     data: LabeledData
     system: System = System()
     launcher: Launcher = Launcher()
@@ -149,7 +170,12 @@ class Experiment(Section, ABC):
         """Views of items that a process tests at a time."""
 
     def _problems(self) -> list[str]:
-        """What is wrong with the whole."""
-        if "://" not in self.output_dir:
-            return []
-        return [f"output_dir: {self.output_dir} is a URL; results go to a local or mounted folder"]
+        """Return what is wrong with the whole."""
+        problems = [
+            f"stages.{name}: the name of a stage has letters, digits, - and _ alone; rename it"
+            for name in self.stages
+            if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name)
+        ]
+        if "://" in self.output_dir:
+            problems.append(f"output_dir: {self.output_dir} is a URL; results go to a local or mounted folder")
+        return problems

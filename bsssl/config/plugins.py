@@ -19,9 +19,10 @@ def load_plugins(names: Sequence[str]) -> None:
     """
     _load_entry_points()
     for name in names:
+        if name in _loaded:
+            continue
         _import(name, f"plugin '{name}'", "check `plugins`, and that the module is installed or on PYTHONPATH")
-        if name not in _loaded:
-            _loaded.append(name)
+        _loaded.append(name)
 
 
 def loaded_plugins() -> tuple[str, ...]:
@@ -42,6 +43,6 @@ def _import(module: str, what: str, remedy: str) -> None:
         importlib.import_module(module)
     except UserError as error:
         raise UserError(f"{what}: {error}") from None
-    except Exception as error:  # whatever a stranger's module raises
+    except (Exception, SystemExit) as error:  # whatever a stranger's module raises
         text = " ".join(str(error).split())
-        raise UserError(f"{what} cannot be imported ({type(error).__name__}: {text}); {remedy}") from error
+        raise UserError(f"{what} cannot be imported; {remedy}: {type(error).__name__}: {text}") from error

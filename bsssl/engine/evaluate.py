@@ -4,11 +4,13 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from bsssl.engine.predict import Prediction
 from bsssl.errors import UserError
+from bsssl.registry import METRICS
 
 ECE_BINS = 15
 
@@ -36,6 +38,8 @@ class Evaluation:
     view_top5: float = math.nan
     missing: dict[int, str] = field(default_factory=dict)
     """why items could not be read, by row"""
+    further: dict[str, float] = field(default_factory=dict)
+    """figures of metrics that the config adds, by name"""
 
     def summary(self, *, item: str = "item", view: str = "view") -> dict[str, float | int]:
         """Return the figures that fit in one line.
@@ -43,7 +47,8 @@ class Evaluation:
         Where items have several views, the accuracy of single views stands beside that of their mean, each named after
         what it is of: ``video_top1`` (the same as ``top1``) and ``clip_top1``.
         """
-        figures = {"top1": self.top1, "top5": self.top5, "ece": self.ece, "items": len(self.probabilities)}
+        figures = {"top1": self.top1, "top5": self.top5, "ece": self.ece, **self.further}
+        figures["items"] = len(self.probabilities)
         figures["missing"] = len(self.missing)
         if self.views == 1:
             return figures
@@ -60,6 +65,7 @@ def evaluate(
     views: int,
     keys: list[str],
     max_missing_rate: float = 0.0,
+    metrics: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> Evaluation:
     """Average each item's softmax over its views and compare with the truth.
 
@@ -71,6 +77,7 @@ def evaluate(
         keys: The items' names, for the error.
         max_missing_rate: The share of the items that may be unreadable; they count as wrong, since a smaller
             denominator would flatter the result.
+        metrics: The options of further metrics by their names in ``METRICS``.
 
     Raises:
         UserError: More items than that could not be read, one lacks a view or has one twice, or the network's scores
@@ -102,11 +109,16 @@ def evaluate(
             f"{keys[broken[0]]}); its weights are broken, or system.precision is too low: try float32"
         )
     ranks = np.concatenate(view_ranks) if view_ranks else np.zeros(0, np.int64)
+    mean = total / views
     return replace(
-        measure(total / views, targets, missing={int(row): reasons[int(row)] for row in missing}),
+        measure(mean, targets, missing={int(row): reasons[int(row)] for row in missing}),
         views=views,
         view_top1=100 * float((ranks < 1).sum() / seen.size),
         view_top5=100 * float((ranks < 5).sum() / seen.size),
+        further={
+            name: float(METRICS.build(name, options, probabilities=mean, targets=targets))
+            for name, options in metrics.items()
+        },
     )
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from bsssl import storage
+from bsssl.config.plugins import load_plugins
+from bsssl.config.reading import plugins_of
 from bsssl.errors import UserError
 from bsssl.launch.base import REPORT, QueueLauncher
 from bsssl.pipeline.aside import ASIDE
@@ -88,6 +90,8 @@ def cancel(output_dir: str) -> str:
 
 def _queue(jobs: Sequence[JobRow]) -> type[QueueLauncher]:
     """Return the kind of launcher that the jobs of a submission, one at least, were given to."""
+    if jobs[0].launcher not in LAUNCHERS:
+        load_plugins([name for path in sorted(Path(jobs[0].folder).glob("*.yaml")) for name in plugins_of(str(path))])
     launcher: type[QueueLauncher] = LAUNCHERS.get(jobs[0].launcher)
     return launcher
 

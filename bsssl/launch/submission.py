@@ -33,7 +33,7 @@ def launch(settings: Launcher, order: Order) -> str | None:
 
     None means that it is left to this very process. What a launcher refuses is a UserError.
     """
-    launcher = LAUNCHERS.get(settings.kind)(settings)
+    launcher = LAUNCHERS.build(settings.kind, settings.options, settings=settings)
     if isinstance(launcher, QueueLauncher):
         return submit(launcher, order)
     launcher.start(order)

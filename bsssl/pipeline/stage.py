@@ -2,14 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol
 
-from typing_extensions import TypeVar
+from typing_extensions import Self, TypeVar
 
 from bsssl import storage
-from bsssl.config import Section
+from bsssl.config import Section, validated
+from bsssl.errors import UserError
 from bsssl.pipeline.record import Record, Work
 
 S = TypeVar("S", bound=Section, covariant=True, default=Section)
@@ -101,6 +102,8 @@ class Stage(ABC, Generic[S]):
     """the files that the stage leaves, by the names under which other stages read them"""
     inputs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """the outputs that are read of each of the stages that this one needs, by role"""
+    settings_type: ClassVar[type[Section] | None] = None
+    """the class of the settings, for kinds that a config can add to a recipe"""
     in_parts: ClassVar[bool] = False
     """whether the work has independent parts, which any number of tasks may share"""
     shared: ClassVar[bool] = False
@@ -121,6 +124,35 @@ class Stage(ABC, Generic[S]):
     """the names of the stages whose results are read, by role"""
     command: tuple[str, ...] = ("run",)
     """the command line that runs the stage, less the config"""
+
+    @classmethod
+    def from_options(
+        cls, *, name: str, options: Mapping[str, Any], needs: Mapping[str, str], seed: int, execution: Any
+    ) -> Self:
+        """Return the stage that a config adds under ``stages``.
+
+        Args:
+            name: The name of the stage.
+            options: What the config gives: the fields of ``settings_type``, but for ``seed``.
+            needs: The names of the stages whose results are read, by role.
+            seed: The seed of the run, for settings with a field ``seed``.
+            execution: How to compute (``bsssl.stages.computing.Execution``), for kinds with a field ``execution``.
+
+        Raises:
+            UserError: A config cannot add stages of this kind, or the options are wrong: a line for each problem.
+        """
+        if cls.settings_type is None:
+            raise UserError(
+                f"stages.{name}.kind: '{cls.kind}' is set by the recipe's own sections; no config can add it"
+            )
+        what, own = f"stages.{name}.options", {}
+        if "seed" in cls.settings_type.model_fields:
+            if "seed" in options:
+                raise UserError(f"{what}: the seed is that of the run; take it out")
+            own = {"seed": seed}
+        settings: Any = validated(cls.settings_type, {**options, **own}, what=what)
+        computing = {"execution": execution} if "execution" in {one.name for one in fields(cls)} else {}
+        return cls(name=name, section=f"stages.{name}", settings=settings, needs=dict(needs), **computing)
 
     @abstractmethod
     def work(self, run: Context) -> dict[str, Any]:

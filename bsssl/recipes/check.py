@@ -1,6 +1,8 @@
 """What can be told to be wrong before anything runs, so that the last stage's mistake does not cost all the others."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -10,6 +12,7 @@ from bsssl.errors import UserError, choices
 from bsssl.models import RELEASED, build_model, classifier, profile
 from bsssl.recipes.origins import origin
 from bsssl.recipes.runs import networks
+from bsssl.registry import AUGMENTATIONS, DATASETS, LAUNCHERS, LOGGERS, METRICS, SELECTION_RULES, Registry
 from bsssl.runtime import distributed
 from bsssl.runtime.console import logger
 
@@ -59,11 +62,34 @@ def _check_classifier(key: str, model: configs.Model) -> None:
         raise UserError(f"{key}: {error}") from None
 
 
+def _check_options(config: configs.Experiment) -> None:
+    """Refuse options that the parts a config names do not have, all at once."""
+    transforms, launcher = config.data.transforms, config.launcher
+    named: list[tuple[Registry, str, Mapping[str, Any]]] = [
+        *((DATASETS, source.dataset, source.options) for source in config.data.sources()),
+        (AUGMENTATIONS, transforms.train_crop, transforms.crop_options()),
+        *((LOGGERS, name, options) for name, options in config.system.loggers.items()),
+        *((METRICS, name, options) for name, options in config.metrics.items()),
+        (LAUNCHERS, launcher.kind, launcher.options),
+    ]
+    if isinstance(config, configs.Config):
+        named.append((SELECTION_RULES, config.select.variant, config.select.variant_options))
+    problems = []
+    for registry, name, options in named:
+        try:
+            registry.check(name, options)
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(dict.fromkeys(problems)))
+
+
 def check_settings(config: configs.Experiment, *, processes: int | None = None) -> None:
     """UserError for networks that cannot be made or, in a transfer, have no classifier whose inputs are the features,
     unknown released weights, a batch that the processes of a training
     (default: those of this run) cannot share, or a reader of videos that is not installed.
     """
+    _check_options(config)
     if config.data.clips is not None:
         data.check_backend(config.data.clips.reader, config.data.clips.reader_options)
     for key, model in networks(config, seed=config.seed).items():

@@ -11,12 +11,15 @@ from bsssl.pipeline.stage import Stage
 
 
 def stages(config: Experiment, *, seed: int) -> list[Stage[Any]]:
-    """Return all stages of ``config`` for one seed, each after those it needs."""
+    """Return all stages of ``config`` for one seed, those that it adds included, each after those it needs."""
     from bsssl.recipes import teacher_student, transfer  # import torch
+    from bsssl.recipes.extra import with_extra
 
     if isinstance(config, Transfer):
-        return transfer.stages(config, seed=seed)
-    return teacher_student.stages(cast(Config, config), seed=seed)
+        planned = transfer.stages(config, seed=seed)
+    else:
+        planned = teacher_student.stages(cast(Config, config), seed=seed)
+    return with_extra(planned, config, seed=seed)
 
 
 def networks(config: Experiment, *, seed: int) -> dict[str, Model]:

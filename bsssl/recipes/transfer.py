@@ -53,7 +53,7 @@ def stages(config: Transfer, *, seed: int) -> list[Stage[Any]]:
                 )
             )
         for stage in trained:
-            tested = evaluations(stage, start.model, data, precision=precision, execution=execution, runs_alone=False)
+            tested = evaluations(stage, start.model, config, execution=execution, runs_alone=False)
             planned += [stage, *tested]
     return planned
 

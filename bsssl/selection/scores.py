@@ -18,6 +18,7 @@ the latter, and nothing said which records a shard had.
 
 import glob
 import hashlib
+import io
 import itertools
 import json
 import math
@@ -133,17 +134,26 @@ def ledger_path(path: str) -> str:
 
 
 def write_scores(path: str, *, header: ScoreHeader, samples: pa.Table, classes: Array, scores: Array) -> None:
-    """Write the score file of one shard, complete or not at all.
+    """Write the score file of one shard (see ``score_content``), complete or not at all.
+
+    ``path`` is a local file or a URL (see ``score_path``).
+    """
+    content = score_content(header=header, samples=samples, classes=classes, scores=scores)
+    with storage.atomic_write(path) as file:
+        file.write(content)
+
+
+def score_content(*, header: ScoreHeader, samples: pa.Table, classes: Array, scores: Array) -> bytes:
+    """Return the content of the score file of one shard.
 
     Args:
-        path: Local file or URL (see ``score_path``).
         header: Where the scores come from.
         samples: ``SAMPLES_SCHEMA``, one row per scored sample, in any order of position.
         classes: (N, P) integers, the P distinct classes that each sample keeps.
         scores: (N, P) floats in [0, 1]: their softmax scores; stored as float32.
 
     Raises:
-        UserError: A score is not a number in [0, 1], or the file cannot be written.
+        UserError: A score is not a number in [0, 1].
         ValueError: The arguments do not fit together.
     """
     table = samples.select(SAMPLES_SCHEMA.names).cast(SAMPLES_SCHEMA)
@@ -160,7 +170,7 @@ def write_scores(path: str, *, header: ScoreHeader, samples: pa.Table, classes: 
     arrays |= zip(_ROWS, split_sections(offsets=offsets, rows=rows), strict=True)
     if len(header.class_names) * len(EDGES) * 4 <= rows.nbytes:
         arrays["counts"] = edge_counts(offsets=offsets, rows=rows)
-    _write(path, header, arrays)
+    return _content(header, arrays)
 
 
 def rebase_scores(path: str, *, header: ScoreHeader) -> None:
@@ -177,7 +187,9 @@ def rebase_scores(path: str, *, header: ScoreHeader) -> None:
         raise ValueError(f"{path} does not hold the scores of {header.shard}")
     is_there = (file.shard, file.number, file.base) == (header.shard, header.number, header.base)
     if not is_there or file.num_shards > header.num_shards:
-        _write(path, header, {name: np.array(file.array(name)) for name in file.arrays})
+        content = _content(header, {name: np.array(file.array(name)) for name in file.arrays})
+        with storage.atomic_write(path) as output:
+            output.write(content)
 
 
 def has_scores(path: str, *, header: ScoreHeader, pool: str) -> bool:
@@ -200,12 +212,10 @@ def has_scores(path: str, *, header: ScoreHeader, pool: str) -> bool:
     return same and file.records == header.records
 
 
-def _write(path: str, header: ScoreHeader, arrays: dict[str, Array]) -> None:
+def _content(header: ScoreHeader, arrays: dict[str, Array]) -> bytes:
     own = {"format": FORMAT, "version": FORMAT_VERSION, **{name: getattr(header, name) for name in _OF_SHARD}}
     metadata = "\n".join(json.dumps(facts, sort_keys=True) for facts in (own, header.common()))
-    content = safetensors.numpy.save(arrays, {_METADATA_KEY: metadata})
-    with storage.atomic_write(path) as file:
-        file.write(content)
+    return safetensors.numpy.save(arrays, {_METADATA_KEY: metadata})
 
 
 def _check_arguments(header: ScoreHeader, positions: Array, classes: Array, scores: Array) -> None:
@@ -252,12 +262,17 @@ def _to_ipc(table: pa.Table) -> Array:
 class ScoreFile:
     """A score file opened for reading. Only its header is read; local arrays are memory maps, remote ones byte ranges.
 
+    Args:
+        path: Where it is.
+        content: What would be in the file, where it is in memory alone; ``path`` is then but a name.
+
     Raises:
         UserError: The file is missing, cut short, not a score file, or of another format version.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, content: bytes | None = None) -> None:
         self.path = path
+        self._content = content
         try:
             size = self._read_container()
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -268,7 +283,7 @@ class ScoreFile:
 
     def _read_container(self) -> int:
         """Read the header; returns the size of the file."""
-        with storage.open_read(self.path) as file:
+        with storage.open_read(self.path) if self._content is None else io.BytesIO(self._content) as file:
             length = int.from_bytes(file.read(8), "little")
             if length > _MAX_HEADER:
                 raise ValueError("header too long")
@@ -360,7 +375,9 @@ class ScoreFile:
         shape, start, stop = self._places[name]
         if start == stop:
             return np.empty(shape, _DTYPES[name][1])
-        if storage.is_remote(self.path):
+        if self._content is not None:
+            flat = np.frombuffer(self._content, _DTYPES[name][1], math.prod(shape), start)
+        elif storage.is_remote(self.path):
             flat = np.frombuffer(storage.read_range(self.path, start, stop), _DTYPES[name][1])
         else:
             with open(self.path, "rb") as file:
@@ -411,7 +428,7 @@ def read_sample_scores(path: str) -> tuple[Int64, Int64, Float32]:
     return ungroup(offsets=file.offsets(), rows=file.rows(), top_p=file.header.top_p)
 
 
-def open_scores(paths: Sequence[str]) -> list[ScoreFile]:
+def open_scores(paths: Sequence[str | ScoreFile]) -> list[ScoreFile]:
     """Open the score files of a whole pool, given in any order, and check that they belong together.
 
     Returns:
@@ -422,7 +439,7 @@ def open_scores(paths: Sequence[str]) -> list[ScoreFile]:
     """
     if not paths:
         raise UserError("no score files were given; run `bsssl score` first")
-    files = [ScoreFile(path) for path in paths]
+    files = [path if isinstance(path, ScoreFile) else ScoreFile(path) for path in paths]
     stated: dict[str, ScoreFile] = {}  # the first file that states each fact
     for file in {id(file.common): file for file in files}.values():
         for name in sorted(file.common):

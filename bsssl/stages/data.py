@@ -10,14 +10,14 @@ from typing import Any
 import pyarrow as pa
 
 from bsssl import data, storage
-from bsssl.config import Section, Source
+from bsssl.config import Section, Source, Tests, tests_of
 from bsssl.errors import UserError
 from bsssl.pipeline.record import Work
 from bsssl.pipeline.stage import Context, PlanRow, Stage, identifying
-from bsssl.registry import DATASETS, STAGES
+from bsssl.registry import STAGES
 from bsssl.runtime.console import logger, progress
 from bsssl.stages.computing import CLASSES
-from bsssl.stages.sources import OVERLAP_REMEDY, files_state, open_source
+from bsssl.stages.sources import OVERLAP_REMEDY, files_state, makes_files, open_source
 
 POOL = "pool"
 HELD = "held.hashes"
@@ -28,16 +28,14 @@ class ItemsSettings(Section):
     """Which items are labeled, and which are for testing."""
 
     train: Source
-    test: Source | dict[str, Source]
+    test: Tests
     num_classes: int | None = None
     videos: bool = False
 
     @property
     def tests(self) -> dict[str, Source]:
-        """The test sets by the output of the stage that holds them: ``test``, or ``test-NAME`` for several."""
-        if isinstance(self.test, Source):
-            return {"test": self.test}
-        return {f"test-{name}": source for name, source in self.test.items()}
+        """The test sets by the output of the stage that holds them: ``test``, or ``test-NAME`` of several."""
+        return tests_of(self.test)
 
 
 class LabelsSettings(Section):
@@ -253,4 +251,4 @@ def _warn_of_shared_items(train: Sequence[pa.Table], test: pa.Table, name: str) 
 
 def sources_are_there(sources: Iterable[Source]) -> bool:
     """Return whether everything that is read is there, or makes itself."""
-    return all(DATASETS.get(source.dataset).makes_files or storage.exists(source.path) for source in sources)
+    return all(makes_files(source) or storage.exists(source.path) for source in sources)

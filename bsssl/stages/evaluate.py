@@ -28,6 +28,8 @@ class EvaluateSettings(Section):
     max_missing_rate: float
     test: str = "test"
     """the test set, by the part of the data stage that holds it"""
+    metrics: dict[str, dict[str, Any]] = {}
+    """further figures, and the options of each"""
 
 
 @STAGES.register("evaluate")
@@ -64,6 +66,7 @@ class EvaluateStage(Stage[EvaluateSettings]):
             views=views.count,
             keys=records["key"].to_pylist(),
             max_missing_rate=settings.max_missing_rate,
+            metrics=settings.metrics,
         )
         summary = found.summary(item=views.item, view=views.unit)
         _write(str(run.folder(self.name)), found, records, targets, classes, summary)

@@ -75,8 +75,9 @@ class SelectStage(Stage[SelectSettings]):
 
 def selected(run: Context, name: str, sizes: Mapping[str, int]) -> str:
     """Return how many pairs stage ``name`` has selected, or copied; at most how many where it has not yet."""
-    if run.pending(name) is None:
-        return f"{run.result(name)['pairs']:,}"
+    pairs = run.result(name).get("pairs") if run.pending(name) is None else None
+    if pairs is not None:
+        return f"{pairs:,}"
     chosen = run.stage(name)
     while not isinstance(chosen, SelectStage) and "selection" in chosen.needs:
         chosen = run.stage(chosen.needs["selection"])

@@ -15,6 +15,11 @@ def open_source(source: Source, *, videos: bool) -> data.Source:
     return data.open_source(source.dataset, path=source.path, options=source.options, videos=videos)
 
 
+def makes_files(source: Source) -> bool:
+    """Return whether the files at the path of a source are of its own making."""
+    return getattr(DATASETS.get(source.dataset), "makes_files", False)
+
+
 def files_state(sources: Sequence[Source]) -> list[Any]:
     """Return something cheap that changes when the files of the sources do, but for those that make their files."""
-    return [storage.state(source.path) for source in sources if not DATASETS.get(source.dataset).makes_files]
+    return [storage.state(source.path) for source in sources if not makes_files(source)]

@@ -190,7 +190,7 @@ class TrainStage(Stage[TrainSettings[Any]]):
         """Return the rows of the training set as far as they are known, and as the plan shows them."""
         if "selection" in self.needs:
             name = self.needs["selection"]
-            rows = run.result(name)["pairs"] if run.pending(name) is None else None
+            rows = run.result(name).get("pairs") if run.pending(name) is None else None
             return rows, selected(run, name, sizes)
         if "tags" in self.needs:
             name = self.needs["tags"]

@@ -1,6 +1,7 @@
 """Which rows make up which batch, and the loader that fetches them."""
 
 import os
+import pickle
 import re
 import signal
 import threading
@@ -157,7 +158,7 @@ def make_loader(
     if workers == 0:
         return Loader(dataset, batch_sampler=batches, collate_fn=collate, pin_memory=pin_memory)
     return Loader(
-        dataset,
+        _Delayed(dataset),
         batch_sampler=batches,
         collate_fn=collate,
         pin_memory=pin_memory,
@@ -166,6 +167,34 @@ def make_loader(
         prefetch_factor=prefetch,
         multiprocessing_context=context,
     )
+
+
+class _Delayed(Dataset[Any]):
+    """A dataset for worker processes. One that is not forked unpickles it with its first batch, plugins being imported.
+
+    What fails there is then an error of the batch, and not the end of a process that has no chance to say why.
+    """
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self._dataset: Dataset[Any] | None = dataset
+        self._pickled = b""
+
+    def __getitems__(self, items: list[Any]) -> Any:
+        """Return the samples of a batch, for which the loader asks."""
+        if self._dataset is None:
+            self._dataset, self._pickled = pickle.loads(self._pickled), b""
+        together = getattr(self._dataset, "__getitems__", None)
+        return together(items) if together else [self._dataset[item] for item in items]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a new process is given."""
+        try:
+            return {"_dataset": None, "_pickled": pickle.dumps(self._dataset)}
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise UserError(
+                "the loader's processes cannot be given the dataset; make what cannot be pickled a class or a function "
+                f"of a module, or set system.start_method=fork: {' '.join(str(error).split())}"
+            ) from None
 
 
 def _own_error(error: Exception) -> Exception | None:

@@ -89,9 +89,7 @@ def write_pool(
         own = _digest(records)
         digest.update(own)
         name = name or f"shard-{number:06d}"
-        shards.append(
-            Shard(name=name, number=number, base=base, num_records=len(records), path=path, digest=own.hex())
-        )
+        shards.append(Shard(name=name, number=number, base=base, num_records=len(records), path=path, digest=own.hex()))
         base += len(records)
     if left_out:
         logger.info("%d labeled or test items left out of the pool", left_out)
