@@ -23,7 +23,7 @@ class Origin:
 
 
 def origin(name: str, checkpoint: Checkpoint, *, seed: int) -> Origin:
-    """What ``checkpoint``, called ``name`` in the config, is for ``seed``.
+    """Return what ``checkpoint``, called ``name`` in the config, is for ``seed``.
 
     A path that does not exist is taken as it is when the config says which model it is of, so that a plan needs no
     files. UserError when the network cannot be told.

@@ -45,7 +45,7 @@ class Grid(ABC):
 
     @abstractmethod
     def output_dir(self) -> str:
-        """The folder of all points."""
+        """Return the folder of all points."""
 
     @abstractmethod
     def points(self) -> list[Point]:
@@ -62,7 +62,7 @@ class Sweep(Grid):
     """``key=value``, or ``key=value,value,...`` for a key to vary"""
 
     def output_dir(self) -> str:
-        """The folder of all points."""
+        """Return the folder of all points."""
         return self._load({}).output_dir
 
     def points(self) -> list[Point]:
@@ -100,7 +100,7 @@ class Sweep(Grid):
 
 
 def folder_name(values: dict[str, str]) -> str:
-    """The folder of a point with these ``values``."""
+    """Return the name of the folder of a point with these ``values``."""
     return ",".join(f"{key}={value}" for key, value in values.items()).replace("/", "-").replace(" ", "_") or "all"
 
 
@@ -156,7 +156,7 @@ def parted(points: Sequence[Point]) -> tuple[list[Point], list[Point]]:
 
 
 def _axis(override: str) -> tuple[str, list[str]]:
-    """The key of an override and its values: those between commas outside brackets, braces and quotes."""
+    """Return the key of an override and its values: those between commas outside brackets, braces and quotes."""
     key, _, text = override.partition("=")
     values, depth, quote = [""], 0, ""
     for letter in text:

@@ -29,7 +29,9 @@ def made_run(*, seed=0, top1=80.0, gain=5.0, rounds=1, precision=90.0):
 
 
 def made_config(output=".", *, rounds=1, ceiling=False):
-    return SimpleNamespace(output_dir=str(output), rounds=rounds, ceiling=object() if ceiling else None, weak=None)
+    ceiling = object() if ceiling else None
+    data = SimpleNamespace(tests={"test": None})
+    return SimpleNamespace(output_dir=str(output), rounds=rounds, ceiling=ceiling, weak=None, data=data)
 
 
 def test_one_seed():
