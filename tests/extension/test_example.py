@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -75,10 +76,16 @@ def test_here_it_comes_out_the_same_and_is_done_then(once, example, bsssl, tmp_p
     assert "sure" in bsssl("status", tmp_path / "run").out
 
 
-def test_processes_of_the_loader_that_are_spawned(once, tmp_path):
-    spawned = ("system.start_method=spawn", "system.workers=1")
-    done = python(RUN, "run", "--config", PACKAGE / "recipe.yaml", *paths(tmp_path), *spawned, folder=tmp_path)
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_processes_of_the_loader_that_know_nothing(once, tmp_path, method):
+    shutil.copytree(once, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "run" / "seed-0" / "pretrain")
+    workers = ("stage=pretrain", f"system.start_method={method}", "system.workers=1")
+    done = python(
+        RUN, "train", "--config", PACKAGE / "recipe.yaml", *paths(once)[1:], *workers, f"output_dir={tmp_path / 'run'}"
+    )
     assert done.returncode == 0, done.stderr
+    assert "pretrain (not done yet)" in done.stderr
     assert weights(tmp_path / "run") == weights(once / "run")
 
 
@@ -96,8 +103,6 @@ def test_two_processes_on_this_machine(tmp_path):
 @pytest.fixture
 def finished_example(once, example, tmp_path):
     """The config of the example recipe, and its finished run, copied; the package can be imported here."""
-    import shutil
-
     config = load_config(example[1], example[2:])
     shutil.copytree(once, tmp_path, dirs_exist_ok=True)
     return config
@@ -141,8 +146,6 @@ def test_an_exporter(finished_example, tmp_path):
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """The example package as pip installs it, in a folder of its own."""
-    import shutil
-
     folder = tmp_path_factory.mktemp("installed")
     source = Path(shutil.copytree(PACKAGE, folder / "source"))  # building leaves files
     pip = [
