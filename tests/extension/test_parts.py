@@ -50,7 +50,7 @@ class AtOnce(QueueLauncher):
 
 def rates(run):
     lines = (run / "seed-0" / "teacher" / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["learning_rate"] for line in lines]
+    return [json.loads(line)["lr"] for line in lines]
 
 
 def test_a_schedule_and_an_optimiser(bsssl, recipe, plugin, tmp_path):
