@@ -25,16 +25,17 @@ import torch
 from PIL import Image
 from timing import machine, photo, use_cores
 
+from bsssl import storage
 from bsssl.data import Manifest, plan_tars, write_pool, write_tar
 from bsssl.data.datasets.sources import Tars
 from bsssl.selection import (
     SAMPLES_SCHEMA,
     ScoreHeader,
+    ledger_path,
     read_selection,
     score_files,
     score_path,
     select_samples,
-    write_ledger,
     write_scores,
     write_selection,
 )
@@ -76,7 +77,7 @@ def score(folder: Path, pool: Any) -> float:
     """Random scores of every record as score files; the seconds that writing took."""
     seconds = 0.0
     random = np.random.default_rng(0)
-    common = {"teacher": "t", "pool": pool.fingerprint, "top_p": TOP_P, "num_shards": len(pool.shards)}
+    common = {"teacher": "t", "top_p": TOP_P, "num_shards": len(pool.shards)}
     names = tuple(f"class {number}" for number in range(CLASSES))
     for shard in pool.shards:
         records = shard.records()
@@ -93,7 +94,7 @@ def score(folder: Path, pool: Any) -> float:
             base=shard.base,
             num_records=shard.num_records,
         )
-        write_ledger(path, [])
+        storage.write_ledger(ledger_path(path), [])
         began = time.perf_counter()
         write_scores(path, header=header, samples=samples, classes=classes, scores=scores)
         seconds += time.perf_counter() - began

@@ -65,7 +65,7 @@ class Ours:
         predictions = predict(self._network, self._loader(), normalize=self._normalize, compute=self._compute)
         found = score_shard(predictions, top_p=self._args.top_p, held_hashes=frozenset([b""]))
         header = ScoreHeader(
-            teacher="teacher", pool="pool", class_names=tuple(map(str, range(NUM_CLASSES))), top_p=self._args.top_p,
+            teacher="teacher", class_names=tuple(map(str, range(NUM_CLASSES))), top_p=self._args.top_p,
             num_shards=1, shard="photos", number=0, base=0, num_records=len(self._records),
         )  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:

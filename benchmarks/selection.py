@@ -90,7 +90,7 @@ def run_write(args: argparse.Namespace) -> dict[str, Any]:
         for repeat in range(args.repeats):
             grouping[repeat] += timed(group_rows)[0]
         header = ScoreHeader(
-            **{"teacher": "t", "pool": "p", "class_names": names, "top_p": args.top_p},
+            **{"teacher": "t", "class_names": names, "top_p": args.top_p},
             num_shards=-(-args.samples // args.shard_samples),
             shard=f"{number:06d}.tar", number=number, base=base, num_records=size,
         )  # fmt: skip

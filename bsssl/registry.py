@@ -302,8 +302,8 @@ SELECTION_RULES = Registry(
     given=("pool", "top_k", "seed"),
     built_in={"bsssl.selection.rules": ("balanced", "unbalanced", "random")},
 )
-"""Functions ``(*, pool: PoolScores, top_k: int, seed: int, **options) -> Picks`` (``bsssl.selection``) that choose samples
-of every class. ``pool.first`` makes one of any order of rows, exactly, whatever the shards, in bounded memory::
+"""Functions ``(*, pool: PoolScores, top_k: int, seed: int, **options) -> Picks`` (``bsssl.selection``) that choose the
+samples of every class. ``pool.first`` follows any order of rows, exactly, whatever the shards, in bounded memory::
 
     @SELECTION_RULES.register("worst")
     def worst(*, pool: PoolScores, top_k: int, seed: int) -> Picks:

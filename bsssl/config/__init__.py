@@ -5,7 +5,7 @@ Everything that is wrong with it is reported at once, each line with the key's p
 ``bsssl options`` prints this page as a table.
 """
 
-from bsssl.config.data import Clips, Data, LabeledData, Model, Purpose, Source, Transforms
+from bsssl.config.data import Clips, Data, LabeledData, Model, Purpose, Source, Tests, Transforms, tests_of
 from bsssl.config.experiment import Experiment, ExtraStage, Launcher, StageResources, System
 from bsssl.config.reading import load_config, options, validated
 from bsssl.config.recipe import Config, Materialise, Models, Score, Select
@@ -53,6 +53,7 @@ __all__ = [
     "Supervised",
     "System",
     "Tags",
+    "Tests",
     "Train",
     "Transfer",
     "Transforms",
@@ -61,5 +62,6 @@ __all__ = [
     "check_warmup",
     "load_config",
     "options",
+    "tests_of",
     "validated",
 ]

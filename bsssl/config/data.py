@@ -1,9 +1,10 @@
 """The data: where items come from, how they are seen, what is labeled and what is the pool; and the networks."""
 
-from typing import Annotated, Any, Literal, TypeVar
+import re
+from typing import Any, Literal, TypeVar
 
-from pydantic import Field, model_validator
-from typing_extensions import Self
+from pydantic import Discriminator, Field, Tag, model_validator
+from typing_extensions import Annotated, Self  # noqa: UP035 - with the rest of pydantic's
 
 from bsssl.config.section import Section, known_to, without
 from bsssl.registry import AUGMENTATIONS, VIDEO_READERS
@@ -110,13 +111,32 @@ class Clips(Section):
         return without(problems, self)
 
 
+def _is_one(test: Any) -> str:
+    """Return which of its two forms the key `test` has."""
+    keys = test.keys() if isinstance(test, dict) else {"dataset"}
+    return SEVERAL if keys and not {"dataset", "path", "options"} & set(keys) else ONE
+
+
+ONE, SEVERAL = "<one>", "<several>"
+Tests = Annotated[
+    Annotated[Source, Tag(ONE)] | Annotated[dict[str, Source], Tag(SEVERAL)],
+    Discriminator(_is_one),
+]
+
+
+def tests_of(test: Source | dict[str, Source]) -> dict[str, Source]:
+    """Return the test sets by the name of what the data stage makes of them: ``test``, or ``test-NAME`` of several."""
+    return {"test": test} if isinstance(test, Source) else {f"test-{name}": one for name, one in test.items()}
+
+
 class LabeledData(Section):
     """Labels and test set, and how items are seen."""
 
     train: Source
     """labeled items: their classes are the classes"""
-    test: Source
-    """held-out labeled items, used for evaluation alone"""
+    test: Tests
+    """held-out labeled items, used for evaluation alone; several test sets by name, each with figures of its own:
+    {plain: {dataset: folder, path: ...}, blurred: {dataset: folder, path: ...}}"""
     num_classes: int | None = Field(None, ge=2)
     """how many classes there are; checked against the data, and lets --plan work before the data is there"""
     labels_per_class: int | None = Field(None, ge=1)
@@ -136,8 +156,18 @@ class LabeledData(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        lost = self.imbalance > 1 and not self.labels_per_class
-        return without(["imbalance needs labels_per_class; set it, or leave imbalance out"] if lost else [], self)
+        problems = []
+        if self.imbalance > 1 and not self.labels_per_class:
+            problems.append("imbalance needs labels_per_class; set it, or leave imbalance out")
+        for name in [] if isinstance(self.test, Source) else self.test:
+            if not re.fullmatch(r"[\w+-]+", name):
+                problems.append(f"test: '{name}' names files too: use letters, digits, _, + and - alone")
+        return without(problems, self)
+
+    @property
+    def tests(self) -> dict[str, Source]:
+        """The test sets by the name of what the data stage makes of them: ``test``, or ``test-NAME`` of several."""
+        return tests_of(self.test)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -163,7 +193,7 @@ class LabeledData(Section):
 
     def sources(self) -> list[Source]:
         """Return everything that is read."""
-        return [self.train, self.test]
+        return [self.train, *self.tests.values()]
 
 
 class Data(LabeledData):

@@ -3,7 +3,7 @@
 import io
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, get_args
 
@@ -29,14 +29,28 @@ def load_config(path: str, overrides: list[str], schema: type[S] = Config) -> S:
 
     Raises UserError with one line per problem.
     """
-    values = _read_yaml(path)
-    _check_kind(path, values, schema)
+    values = read_yaml(path)
+    check_kind(path, values, schema)
     for override in overrides:
         _apply_override(values, override, schema)
+    return checked(values, schema, origin=path)
+
+
+def checked(values: dict[str, Any], schema: type[S], *, origin: str) -> S:
+    """Return the content of a config, whose plugins are imported, as a config of ``schema``.
+
+    Args:
+        values: The content, overrides applied.
+        schema: The kind of config.
+        origin: What messages call the config, such as its file.
+
+    Raises:
+        UserError: Something is wrong; the message has one line per problem.
+    """
     named = values.get("plugins") or []
     if _are_names(named):
         load_plugins(named)  # what they register can be named by the rest of the config
-    return validated(schema, values, what=path)
+    return validated(schema, values, what=origin)
 
 
 def validated(schema: type[S], values: Mapping[str, Any], *, what: str) -> S:
@@ -59,8 +73,21 @@ def validated(schema: type[S], values: Mapping[str, Any], *, what: str) -> S:
 
 def plugins_of(path: str) -> list[str]:
     """Return the modules that the config ``path`` lists under ``plugins``, whatever else it holds."""
-    named = _read_yaml(path).get("plugins") or []
+    named = read_yaml(path).get("plugins") or []
     return named if _are_names(named) else []
+
+
+def lay_over(values: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    """Change ``values``, the content of a config, to what ``overrides`` say.
+
+    A name with dots sets that key, as ``key.sub=value`` does on the command line. A mapping under a name without dots
+    sets the keys that are in it and leaves the others as they are.
+    """
+    for name, value in overrides.items():
+        if "." not in name and isinstance(value, Mapping):
+            lay_over(_section_of(values, name), value)
+        else:
+            _set(values, name.split("."), value)
 
 
 def options(schema: type[Section] = Config) -> Iterator[tuple[str, str, str, str]]:
@@ -80,7 +107,12 @@ def parse_overrides(overrides: list[str]) -> dict[str, Any]:
     return values
 
 
-def _read_yaml(path: str) -> dict[str, Any]:
+def read_yaml(path: str) -> dict[str, Any]:
+    """Return the content of a config file on top of the files it builds on.
+
+    Raises:
+        UserError: The file or one that it builds on is missing or no config.
+    """
     if not os.path.isfile(path):
         raise UserError(f"no such config: {path}; the project's recipes are in projects/")
     try:
@@ -111,8 +143,14 @@ class _ConfigFile(CfgNode):
         return io.StringIO(yaml.dump(values, Dumper=_NoAliases, sort_keys=False))
 
 
-def _check_kind(path: str, values: dict[str, Any], schema: type[Section]) -> None:
-    """One line, not one for each key, when ``path`` is a config for another command."""
+def check_kind(path: str, values: dict[str, Any], schema: type[Section]) -> None:
+    """Refuse the content of a config for another command in one line, not in one for each key.
+
+    Args:
+        path: What the message calls the config.
+        values: The content.
+        schema: The kind of config that is needed.
+    """
     ours = [key for key in _KINDS if key in schema.model_fields]
     theirs = [key for key in _KINDS if key in values and key not in ours]
     if theirs and ours and ours[0] not in values:
@@ -125,16 +163,28 @@ def _apply_override(values: dict[str, Any], override: str, schema: type[Section]
         raise UserError(f"'{override}' is not an override; write key=value, for example finetune.base_lr=0.001")
     key = key.strip()
     outer = schema.dotted and re.match(rf"({schema.dotted})\.", key)
-    *parents, last = key.split(".") if not outer else [*outer[1].split("."), key[outer.end() :]]
-    for parent in parents:
-        parent = _as_written(parent, values)
-        if not isinstance(values.get(parent), dict):
-            values[parent] = {}
-        values = values[parent]
+    names = key.split(".") if not outer else [*outer[1].split("."), key[outer.end() :]]
     try:
-        values[_as_written(last, values)] = yaml.safe_load(text)
+        _set(values, names, yaml.safe_load(text))
     except yaml.YAMLError:
         raise UserError(f"'{override}': the value is not valid YAML; quote it") from None
+
+
+def _set(values: dict[str, Any], names: Sequence[str], value: Any) -> None:
+    """Set the key that the ``names`` of its sections and its own lead to."""
+    *parents, last = names
+    for parent in parents:
+        values = _section_of(values, parent)
+    values[_as_written(last, values)] = value
+
+
+def _section_of(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return the section called ``name``, made if it is not there."""
+    key = _as_written(name, values)
+    if not isinstance(values.get(key), dict):
+        values[key] = {}
+    section: dict[str, Any] = values[key]
+    return section
 
 
 def _as_written(key: str, values: dict[Any, Any]) -> Any:
@@ -144,12 +194,13 @@ def _as_written(key: str, values: dict[Any, Any]) -> Any:
 
 def _describe(problem: Any, schema: type[Section]) -> list[str]:
     """A line for each thing that is wrong."""
-    path = ".".join(str(part) for part in problem["loc"])
+    location = tuple(part for part in problem["loc"] if not str(part).startswith("<"))  # a tag of two forms of a key
+    path = ".".join(map(str, location))
     given = problem["input"]
     shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
     if problem["type"] == "extra_forbidden":
-        valid = sorted(_section_at(problem["loc"][:-1], schema).model_fields)
-        near = get_close_matches(str(problem["loc"][-1]), valid, n=1)
+        valid = sorted(_section_at(location[:-1], schema).model_fields)
+        near = get_close_matches(str(location[-1]), valid, n=1)
         if schema.dotted and problem["loc"][0] in Config.model_fields:
             near = [f"set.{path}"]  # a key of the recipe
         hint = f"did you mean '{near[0]}'? " if near else ""
@@ -159,7 +210,7 @@ def _describe(problem: Any, schema: type[Section]) -> list[str]:
     if problem["type"] == "list_type":
         return [f"{path} must be a list: write {path}='[{{dataset: folder, path: ...}}]'{shown}"]
     if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        first = next(iter(_section_at(problem["loc"], schema).model_fields))
+        first = next(iter(_section_at(location, schema).model_fields))
         return [f"{path} has keys of its own: write for example {path}.{first}=... ; see `bsssl options`{shown}"]
     messages = problem["msg"].removeprefix("Value error, ").splitlines()
     return [f"{path}: {message}{shown}" if path else message for message in messages]

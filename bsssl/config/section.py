@@ -30,13 +30,14 @@ class Length(BaseModel):
         return Length(amount=self.amount * (batch_size if self.unit == "steps" else 1), unit="samples")
 
     def __str__(self) -> str:
-        return f"{self.amount:g} {self.unit}" if self.amount != int(self.amount) else f"{int(self.amount)} {self.unit}"
+        """Return the text that reads back as the very same length."""
+        return f"{int(self.amount) if self.amount == int(self.amount) else self.amount!r} {self.unit}"
 
 
 def _parse_length(value: Any) -> Any:
     if isinstance(value, Length):
         return value
-    match = re.fullmatch(r"\s*([\d_]*\.?\d+(?:e\d+)?)\s*(samples?|steps?|epochs?)\s*", str(value))
+    match = re.fullmatch(r"\s*([\d_]*\.?\d+(?:e[+-]?\d+)?)\s*(samples?|steps?|epochs?)\s*", str(value))
     if not match:
         raise ValueError(f"'{value}' is not a length; write for example '30 epochs', '5000 steps' or '1e9 samples'")
     return Length(amount=float(match[1].replace("_", "")), unit=match[2].rstrip("s") + "s")

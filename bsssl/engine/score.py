@@ -8,8 +8,10 @@ import pyarrow as pa
 import torch
 
 from bsssl import storage
+from bsssl.data import HASH_BYTES
 from bsssl.engine.predict import Prediction
 from bsssl.selection import SAMPLES_SCHEMA, ScoreHeader, ledger_path, write_scores
+from bsssl.selection.scores import SUFFIX, ScoreFile
 
 EXCLUDED = "a labeled or test item, excluded"
 
@@ -28,6 +30,10 @@ class ShardScores:
     """why the other records have none, by position"""
     held: list[int]
     """positions whose content is that of a labeled or test item"""
+    hashes: list[bytes]
+    """content hash of each scored sample, where held content was looked for"""
+    held_hashes: list[bytes]
+    """content hash of each of ``held``"""
 
 
 def score_shard(
@@ -44,12 +50,16 @@ def score_shard(
     positions, classes, scores = [], [], []
     failures: dict[int, str] = {}
     held: list[int] = []
+    hashes: list[bytes] = []
+    held_here: list[bytes] = []
     for prediction in predictions:
         failures.update((failure.index, failure.reason) for failure in prediction.failures)
         if not len(prediction.index):
             continue
-        index, hashes = prediction.index[::views], prediction.hashes[::views]
-        keep = np.array([digest not in held_hashes for digest in hashes] or [True] * len(index))
+        index, contents = prediction.index[::views], prediction.hashes[::views]
+        keep = np.array([digest not in held_hashes for digest in contents] or [True] * len(index))
+        for digest in contents:
+            (held_here if digest in held_hashes else hashes).append(digest)
         held += index[~keep].tolist()
         probabilities = torch.from_numpy(prediction.probabilities).view(len(index), views, -1).mean(1)
         best = probabilities[torch.from_numpy(keep)].topk(top_p, dim=1)
@@ -57,24 +67,66 @@ def score_shard(
         classes.append(best.indices.numpy().astype(np.int32))
         scores.append(best.values.numpy())
     if not positions:
-        return ShardScores(
-            np.zeros(0, np.int64), np.zeros((0, top_p), np.int32), np.zeros((0, top_p), np.float32), failures, held
-        )
-    return ShardScores(np.concatenate(positions), np.concatenate(classes), np.concatenate(scores), failures, held)
+        positions, classes = [np.zeros(0, np.int64)], [np.zeros((0, top_p), np.int32)]
+        scores = [np.zeros((0, top_p), np.float32)]
+    return ShardScores(
+        np.concatenate(positions),
+        np.concatenate(classes),
+        np.concatenate(scores),
+        failures=failures,
+        held=held,
+        hashes=hashes,
+        held_hashes=held_here,
+    )
 
 
-def save_shard(path: str, found: ShardScores, *, header: ScoreHeader, records: pa.Table) -> None:
-    """Write the ledger of what has no score, then the score file, whose presence means that the shard is done."""
-    reasons = found.failures | dict.fromkeys(found.held, EXCLUDED)
+def save_shard(path: str, scored: ShardScores, *, header: ScoreHeader, records: pa.Table) -> None:
+    """Write the ledger of what has no score and the hashes of what was looked at, then the score file.
+
+    The presence of the score file means that the shard is done.
+    """
+    reasons = scored.failures | dict.fromkeys(scored.held, EXCLUDED)
     keys = records["key"].take(pa.array(sorted(reasons), pa.int64())).to_pylist()
     storage.write_ledger(ledger_path(path), zip(keys, (reasons[position] for position in sorted(reasons)), strict=True))
-    order = np.argsort(found.positions)
-    rows = pa.array(found.positions[order])
+    with storage.atomic_write(hashes_path(path)) as file:
+        file.write(b"".join([*sorted(scored.hashes), *sorted(scored.held_hashes)]))
+    order = np.argsort(scored.positions)
+    rows = pa.array(scored.positions[order])
     samples = records.select(["key", "path", "offset", "size"]).take(rows).add_column(0, "position", rows)
     write_scores(
         path,
         header=header,
         samples=samples.cast(SAMPLES_SCHEMA),
-        classes=found.classes[order],
-        scores=found.scores[order],
+        classes=scored.classes[order],
+        scores=scored.scores[order],
     )
+
+
+def hashes_path(path: str) -> str:
+    """Return the file beside the score file ``path`` of the content hashes of its shard.
+
+    It holds ``HASH_BYTES`` for each scored sample, sorted, then for each that was excluded; nothing where there was no
+    held content to look for.
+    """
+    return path.removesuffix(SUFFIX) + ".hashes"
+
+
+def excludes_the_same(path: str, held: frozenset[bytes]) -> bool:
+    """Return whether ``held`` would exclude exactly the samples that were excluded from the score file ``path``.
+
+    Args:
+        path: A score file that ``save_shard`` wrote.
+        held: The content hashes of the labeled and test items of today.
+
+    Returns:
+        Also False when that is not known, since the hashes are missing or there was no held content to look for.
+    """
+    if not storage.exists(hashes_path(path)):
+        return False
+    with storage.open_read(hashes_path(path)) as file:
+        content = file.read()
+    hashes = [content[start : start + HASH_BYTES] for start in range(0, len(content), HASH_BYTES)]
+    scored = ScoreFile(path).num_samples
+    if (len(hashes) < scored and held) or len(content) % HASH_BYTES:
+        return False
+    return held.isdisjoint(hashes[:scored]) and held.issuperset(hashes[scored:])

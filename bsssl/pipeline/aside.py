@@ -23,7 +23,7 @@ def make_room(run: Run, name: str, *, redo: bool = False) -> None:
     edited = run.edited(name, folder) if isinstance(there, Record) else None
     if there is not None and there.identity == wanted.identity and edited is None:
         return
-    if there is not None and not run.stages[name].continues(run, there):
+    if there is not None and (edited or not run.stages[name].continues(run, there)):
         reasons = edited or "; ".join(explain(there, wanted, run.stages[name])[:3])
         if redo:
             logger.info("seed %d: %s: what was there is replaced (%s)", run.seed, name, reasons)

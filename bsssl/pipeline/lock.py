@@ -93,7 +93,9 @@ def _take(path: Path, mine: dict[str, Any], what: str) -> bool:
 def _busy(path: Path, what: str) -> UserError:
     owner = _read(path)
     by = (
-        f"process {owner['pid']} on {owner['host']} since {owner['since']} ({owner['command']})" if owner else "another"
+        f"process {owner['pid']} on {owner['host']} since {owner['since']} ({owner['command']})"
+        if owner
+        else "another process"
     )
     return UserError(
         f"{what} is being worked on by {by}; wait for it or end it, then run again (if it is gone for certain, delete "

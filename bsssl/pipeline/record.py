@@ -129,7 +129,9 @@ def _content(path: Path) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         raise _unreadable(path)
     written = content.get("format", 1)
-    if not isinstance(written, int) or written > FORMAT:
+    if not isinstance(written, int):
+        raise _unreadable(path)
+    if written > FORMAT:
         raise UserError(
             f"{path} has record format {written}, this program reads up to {FORMAT}: it was written by a newer bsssl; "
             "upgrade, or choose another output_dir"

@@ -10,6 +10,7 @@ from typing import Any
 
 from bsssl.config import TRAIN_STAGES, Config, Experiment, LabeledData, Model, Weak, WeakTraining
 from bsssl.pipeline.stage import Stage
+from bsssl.recipes.names import evaluation, numbered
 from bsssl.stages.computing import Execution
 from bsssl.stages.data import DataSettings, DataStage, ItemsSettings, LabelsSettings, PoolSettings
 from bsssl.stages.evaluate import EvaluateSettings, EvaluateStage
@@ -29,14 +30,16 @@ def stages(config: Config, *, seed: int) -> list[Stage[Any]]:
     if config.weak is not None:
         settings = tags_settings(config.weak, config.data)
         planned.append(
-            TagsStage(name="tags", section="weak", settings=settings, needs={"data": DATA}, tests=tests(config.data))
+            TagsStage(
+                name="tags", section="weak", settings=settings, needs={"data": DATA}, tests=tuple(config.data.tests)
+            )
         )
         planned += _trained(config, seed, "weak", needs={"tags": "tags"})
     planned += _trained(config, seed, "teacher")
     teacher = "teacher"
     for number in range(1, config.rounds + 1):
         planned += _round(config, seed, number, teacher)
-        teacher = _numbered("finetune", number)
+        teacher = numbered("finetune", number)
     planned += _trained(config, seed, "baseline")
     if config.ceiling is not None:
         planned += _trained(config, seed, "ceiling")
@@ -62,18 +65,13 @@ def data_stage(settings: LabeledData, pool: PoolSettings | None, *, seed: int, t
     return DataStage(name=DATA, section=DATA, settings=decided, top_p=top_p)
 
 
-def tests(settings: LabeledData) -> tuple[str, ...]:
-    """Return the outputs of the data stage that hold the test sets."""
-    return tuple(ItemsSettings(train=settings.train, test=settings.test).tests)
-
-
 def evaluations(
     trained: Stage[Any], model: Model, config: Experiment, *, execution: Execution, runs_alone: bool
 ) -> list[Stage[Any]]:
     """Return the tests of a trained network, one on each test set of ``config``."""
     settings = config.data
     planned: list[Stage[Any]] = []
-    for test in tests(settings):
+    for test in settings.tests:
         decided = EvaluateSettings(
             model=model,
             precision=config.system.precision,
@@ -95,11 +93,6 @@ def evaluations(
     return planned
 
 
-def evaluation(trained: str, test: str = "test") -> str:
-    """Return the name of the stage that tests the stage ``trained`` on a test set."""
-    return f"evaluate-{trained}" + test.removeprefix("test").replace("-", ".", 1)
-
-
 def execution_of(config: Any, deadline_of: LabeledData, batch: int) -> Execution:
     """Return how the stages of ``config`` compute."""
     return Execution(
@@ -113,7 +106,7 @@ def execution_of(config: Any, deadline_of: LabeledData, batch: int) -> Execution
 def _round(config: Config, seed: int, number: int, teacher: str) -> list[Stage[Any]]:
     """Return a round: the teacher scores the pool, and a student is trained on what is selected."""
     model = config.models.teacher if number == 1 else config.models.student
-    score, select = _numbered("score", number), _numbered("select", number)
+    score, select = numbered("score", number), numbered("select", number)
     score_settings = ScoreSettings(
         top_p=config.score.top_p,
         pool_overlap=config.data.pool_overlap,
@@ -146,7 +139,7 @@ def _round(config: Config, seed: int, number: int, teacher: str) -> list[Stage[A
     ]
     needs = {"selection": select}
     if config.materialise is not None:
-        needs = {"selection": _numbered("materialise", number)}
+        needs = {"selection": numbered("materialise", number)}
         planned.append(
             MaterialiseStage(
                 name=needs["selection"],
@@ -171,7 +164,7 @@ def _trained(
     start = {}
     if training.init_from in TRAIN_STAGES:
         again = training.init_from in ("pretrain", "finetune")
-        start = {"start": _numbered(training.init_from, number) if again else training.init_from}
+        start = {"start": numbered(training.init_from, number) if again else training.init_from}
     settings = train_settings(
         _without_tags(training) if isinstance(training, Weak) else training,
         model=model,
@@ -182,7 +175,7 @@ def _trained(
         new_classifier=training.init_from == "weak",
     )
     stage = TrainStage(
-        name=_numbered(section, number),
+        name=numbered(section, number),
         section=section,
         settings=settings,
         needs={"data": DATA, **(needs or {}), **start},
@@ -205,10 +198,6 @@ def _alone(verb: str, number: int, section: str = "") -> tuple[str, ...]:
     if number > 1:
         return ("run",)
     return (verb, f"stage={section}") if section else (verb,)
-
-
-def _numbered(name: str, number: int) -> str:
-    return name if number == 1 else f"{name}-{number}"
 
 
 def _pool(config: Config, seed: int) -> PoolSettings:

@@ -1,7 +1,8 @@
 """What a recipe would do, before it does it: ``--plan``."""
 
+import html
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from bsssl.config import Experiment
@@ -12,10 +13,31 @@ from bsssl.recipes.runs import all_runs, networks
 from bsssl.reports.tables import Table
 
 
+@dataclass(frozen=True, repr=False)
+class Plan:
+    """What a recipe would do: it prints as text, and a notebook shows it as tables."""
+
+    title: str
+    """the config, the output folder and the seeds"""
+    networks: Table
+    """the networks with their exact costs"""
+    stages: Table
+    """every stage with its sizes and whether it is done"""
+    remark: str = ""
+    """why sizes are unknown, where they are"""
+
+    def __repr__(self) -> str:
+        return "\n\n".join(filter(None, [self.title, self.networks.text(), self.stages.text(), self.remark]))
+
+    def _repr_html_(self) -> str:
+        title, remark = (f"<p>{html.escape(text)}</p>" if text else "" for text in (self.title, self.remark))
+        return "\n".join(filter(None, [title, self.networks.html(), self.stages.html(), remark]))
+
+
 def plan(
     config: Experiment, *, config_path: str, wanted: Callable[[Stage[Any]], bool], processes: int | None = None
-) -> str:
-    """Return the networks with their exact costs, then every stage with its sizes and whether it is done, as text.
+) -> Plan:
+    """Return what ``config`` would do.
 
     Data that is not there yet does not hinder the plan when the config says ``data.num_classes``; what depends on the
     size of such data is then shown as unknown.
@@ -41,7 +63,7 @@ def plan(
     ]
     title = f"{config_path} -> {config.output_dir}, seeds {', '.join(str(run.seed) for run in runs)}"
     costs = Table(["network", "name", "parameters", "multiply-adds"], [*_networks(config, classes)])
-    return "\n\n".join([title, costs.text(), Table(header, rows).text(), *([remark] if remark else [])])
+    return Plan(title=title, networks=costs, stages=Table(header, rows), remark=remark)
 
 
 def _networks(config: Experiment, classes: int | None) -> Iterable[tuple[str, ...]]:

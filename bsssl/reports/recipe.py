@@ -10,11 +10,11 @@ import numpy as np
 
 from bsssl import storage
 from bsssl.config import Config
-from bsssl.errors import UserError
 from bsssl.pipeline.run import Run
 from bsssl.reports.accuracy import Accuracy, measured
 from bsssl.reports.plots import picture
 from bsssl.reports.tables import Table
+from bsssl.runtime.frames import import_pandas
 
 if TYPE_CHECKING:
     import pandas
@@ -72,7 +72,7 @@ class Results:
         """The networks with their figures, the gain, and notes on the selection and the seeds."""
         columns = _columns(self.networks["teacher"])
         rows = [
-            [label, accuracy.cell(), *(f"{accuracy.means[column]:.1f}" for column in columns if column != "top1")]
+            [label, accuracy.cell(), *(accuracy.mean_cell(column) for column in columns if column != "top1")]
             for label, accuracy in self.labelled()
         ]
         nothing = [""] * (len(columns) - 1)
@@ -114,10 +114,6 @@ class Results:
         Raises:
             UserError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError:
-            raise UserError("to_dataframe needs pandas, which is not installed: pip install pandas") from None
         rows = {
             label: {
                 **accuracy.means,
@@ -126,7 +122,8 @@ class Results:
             }
             for label, accuracy in self.labelled()
         }
-        return pandas.DataFrame.from_dict(rows, orient="index")
+        frame: pandas.DataFrame = import_pandas().DataFrame.from_dict(rows, orient="index")
+        return frame
 
     def _repr_html_(self) -> str:
         return self.table.html()
@@ -134,25 +131,26 @@ class Results:
 
 def collect(config: Config, runs: Sequence[Run]) -> Results:
     """Return the results of the finished ``runs`` of ``config``, one for each seed."""
+    tests = tuple(config.data.tests)
     suffixes = ["", *(f"-{number}" for number in range(2, config.rounds + 1))]
     rounds = [
         Round(
-            pretrained=measured(runs, f"pretrain{suffix}"),
-            finetuned=measured(runs, f"finetune{suffix}"),
+            pretrained=measured(runs, f"pretrain{suffix}", tests),
+            finetuned=measured(runs, f"finetune{suffix}", tests),
             selection=_selection(runs, suffix),
         )
         for suffix in suffixes
     ]
-    networks = {"weak": measured(runs, "weak")} if config.weak is not None and config.weak.is_tested else {}
-    networks |= {"teacher": measured(runs, "teacher"), "supervised": measured(runs, "baseline")}
+    networks = {"weak": measured(runs, "weak", tests)} if config.weak is not None and config.weak.is_tested else {}
+    networks |= {"teacher": measured(runs, "teacher", tests), "supervised": measured(runs, "baseline", tests)}
     networks |= {"pretrained": rounds[-1].pretrained, "finetuned": rounds[-1].finetuned}
     if config.ceiling is not None:
-        networks["ceiling"] = measured(runs, "ceiling")
+        networks["ceiling"] = measured(runs, "ceiling", tests)
     stages = {role: _STAGES.get(role, role) for role in networks}
     stages |= {role: f"{stages[role]}{suffixes[-1]}" for role in ("pretrained", "finetuned")}
     return Results(
         networks=networks,
-        gain=Accuracy.of(np.subtract(networks["finetuned"].per_seed, networks["supervised"].per_seed).tolist()),
+        gain=networks["finetuned"].minus(networks["supervised"]),
         selection=rounds[-1].selection,
         seeds=tuple(run.seed for run in runs),
         rounds=tuple(rounds),
@@ -192,7 +190,7 @@ def _columns(accuracy: Accuracy) -> dict[str, str]:
     """Return the figures to show and their titles; the first is that of whole items."""
     units = [name.removesuffix("_top1") for name in accuracy.means if name.endswith("_top1")]
     unit, *views = units or [""]
-    columns = {"top1": f"{unit} top-1 %".strip(), "top5": f"{unit} top-5 %".strip()}
+    columns = {"top1": accuracy.titled(f"{unit} top-1 %".strip()), "top5": f"{unit} top-5 %".strip()}
     for view in views:
         columns |= {f"{view}_top1": f"{view} top-1 %", f"{view}_top5": f"{view} top-5 %"}
     columns |= {"ece": "ECE %"} | ({"missing": "missing"} if accuracy.means.get("missing") else {})

@@ -11,6 +11,7 @@ import numpy as np
 
 from bsssl import storage
 from bsssl.config import Reproduction
+from bsssl.recipes.names import evaluation
 from bsssl.recipes.reproduction.grid import OPTIONS
 from bsssl.recipes.reproduction.paper import EXPERIMENTS, FIGURES, WEAK
 from bsssl.recipes.reproduction.verdicts import Verdict, judge
@@ -144,7 +145,7 @@ def collect(settings: Reproduction, points: Sequence[Point], *, unfinished: Sequ
 def _top1(point: Point) -> dict[str, list[float]]:
     """Return the top-1 accuracies of a point: by figure, a value per seed."""
     if not _is_whole(point):
-        return {WEAK: [run.result("evaluate-teacher")["top1"] for run in point.runs]}
+        return {WEAK: [run.result(evaluation("teacher", _test(point)))["top1"] for run in point.runs]}
     results = recipe.collect(point.config, point.runs)
     roles = ("teacher", "supervised", "pretrained", "finetuned")
     return {role: list(results.networks[role].per_seed) for role in roles} | {"gain": list(results.gain.per_seed)}
@@ -157,7 +158,12 @@ def _is_whole(point: Point) -> bool:
 
 def _one_item(point: Point) -> float:
     """Return what one item of the test set is worth, in points of top-1."""
-    return 100 / float(point.runs[0].result("data")["test"])
+    return 100 / float(point.runs[0].result("data")[_test(point)])
+
+
+def _test(point: Point) -> str:
+    """Return the test set that the page is about, the first of several."""
+    return next(iter(point.config.data.tests))
 
 
 def _verdict(name: str, points: Sequence[Mapping[str, Any]], *, whole: bool) -> dict[str, Any]:

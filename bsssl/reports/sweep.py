@@ -46,7 +46,8 @@ def _table(results: Sequence[tuple[Point, Results]]) -> Table:
         ]
         for point, one in results
     ]
-    return Table([*results[0][0].values, *_SHOWN, "pairs"], rows)
+    titles = [one.titled(name) for name, one in zip(_SHOWN, _shown(results[0][1]), strict=True)]
+    return Table([*results[0][0].values, *titles, "pairs"], rows)
 
 
 def _figures(results: Sequence[tuple[Point, Results]]) -> Table:
@@ -60,7 +61,8 @@ def _figures(results: Sequence[tuple[Point, Results]]) -> Table:
         ]
         for point, one in results
     ]
-    header = [*results[0][0].values, *(f"{name} {part}" for name in _SHOWN for part in ("top1", "std"))]
+    titles = [title for name, one in zip(_SHOWN, _shown(results[0][1]), strict=True) for title in one.csv_header(name)]
+    header = [*results[0][0].values, *titles]
     return Table([*header, "pairs", "precision"], rows)
 
 

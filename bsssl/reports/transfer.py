@@ -44,7 +44,7 @@ class TransferResults:
 def collect(config: Transfer, runs: Sequence[Run]) -> TransferResults:
     """Return the results of the finished ``runs`` of ``config``, one for each seed."""
     accuracies = {
-        name: {section: measured(runs, f"{section}-{name}") for section in _sections(config)}
+        name: {section: measured(runs, f"{section}-{name}", tuple(config.data.tests)) for section in _sections(config)}
         for name in config.checkpoints
     }
     content = _content(config, runs, accuracies)
@@ -98,14 +98,16 @@ def _content(config: Transfer, runs: Sequence[Run], accuracies: Mapping[str, Map
                 "converged": all(result["converged"] for result in results),
             }
         checkpoints[name] = entry
-    counts = {name: runs[0].result("data")[name] for name in ("classes", "labeled", "test")}
+    sizes = runs[0].result("data")
+    counts = {name: sizes[name] for name in ("classes", "labeled", *config.data.tests)}
     settings = {section: getattr(config, section).model_dump(mode="json") for section in _sections(config)}
     seen = {"training": config.data.preprocessing("train"), "seeds": [run.seed for run in runs]}
     return {"checkpoints": checkpoints, "data": counts, **settings, **seen}
 
 
 def _table(config: Transfer, content: Mapping[str, Any], accuracies: Mapping[str, Mapping[str, Accuracy]]) -> Table:
-    titles = [f"{TITLES[section]} top-1 %" for section in _sections(config)]
+    first = next(iter(accuracies.values()))
+    titles = [first[section].titled(f"{TITLES[section]} top-1 %") for section in _sections(config)]
     rows = []
     for name, entry in content["checkpoints"].items():
         chosen = [] if config.fc_only is None else [_chosen(entry["fc_only"])]
@@ -120,7 +122,8 @@ def _chosen(figures: dict[str, Any]) -> str:
 
 def _notes(config: Transfer, content: Mapping[str, Any]) -> list[str]:
     counts, checkpoints = content["data"], content["checkpoints"]
-    notes = [f"{counts['classes']} classes, {counts['labeled']} items to train on, {counts['test']} to test on"]
+    tested = " / ".join(str(counts[test]) for test in config.data.tests)
+    notes = [f"{counts['classes']} classes, {counts['labeled']} items to train on, {tested} to test on"]
     models = networks(config, seed=config.seed)
     seen = {name: preprocessing(models[f"checkpoints.{name}.model"].view_of(config.data)) for name in checkpoints}
     for line in dict.fromkeys(seen.values()):
@@ -143,7 +146,8 @@ def _notes(config: Transfer, content: Mapping[str, Any]) -> list[str]:
 
 def _figures(config: Transfer, results: TransferResults) -> Table:
     """Return the content of ``transfer.csv``."""
-    header = ["checkpoint", *(f"{section} {part}" for section in _sections(config) for part in ("top1", "std"))]
+    first = next(iter(results.accuracies.values()))
+    header = ["checkpoint", *(title for section in _sections(config) for title in first[section].csv_header(section))]
     seen = ("size", "resize", "mean", "std")
     rows: list[list[Any]] = []
     for name, entry in results.content["checkpoints"].items():

@@ -6,10 +6,11 @@ The schema's metadata holds ``Selection.facts()`` under ``bsssl``; a summary for
 """
 
 import json
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,12 @@ import pyarrow.parquet as pq
 
 from bsssl import storage
 from bsssl.errors import UserError
+from bsssl.runtime.frames import import_pandas
 from bsssl.selection.rows import Array, Float32, Int64, UInt32, ranges
-from bsssl.selection.scores import ScoreFile, ScoreHeader
+from bsssl.selection.scores import ScoreFile, ScoreHeader, pool_fingerprint
+
+if TYPE_CHECKING:
+    import pandas
 
 FORMAT_VERSION = 1
 SELECTION_SCHEMA = pa.schema(
@@ -101,7 +106,7 @@ class Selection:
         return {
             "version": FORMAT_VERSION,
             "teacher": self.header.teacher,
-            "pool": self.header.pool,
+            "pool": pool_fingerprint(self.files),
             "top_p": self.header.top_p,
             "preprocessing": self.header.preprocessing,
             "variant": self.variant,
@@ -123,7 +128,7 @@ class Selection:
             **facts,
             "shards": len(self.files),
             "records": sum(file.num_records for file in self.files),
-            "scored": sum(file.num_rows for file in self.files) // self.header.top_p,
+            "scored": sum(file.num_samples for file in self.files),
             "pairs": len(self.sample),
             "pairs_wanted": self.top_k * len(names),
             "dropped": self.dropped,
@@ -139,6 +144,24 @@ class Selection:
         """Return the classes with fewer picks than wanted, which are never padded, and how many each has."""
         counted = zip(self.header.class_names, self.per_class.tolist(), strict=True)
         return {name: count for name, count in counted if self.wanted is not None and count < self.wanted}
+
+    def to_table(self) -> pa.Table:
+        """Return the picks as their file has them: ``SELECTION_SCHEMA`` with the facts as metadata."""
+        return pa.concat_tables(_tables(self, silent))
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """Return the picks as a data frame with the columns of the file.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        import_pandas()
+        frame: pandas.DataFrame = self.to_table().to_pandas()
+        return frame
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the selection file and its summary, see ``write_selection``."""
+        write_selection(os.fspath(path), self)
 
 
 def silent(items: Iterable[Any], **_: Any) -> Iterable[Any]:
@@ -160,7 +183,23 @@ def write_selection(path: str, selection: Selection, *, progress: Progress | Non
     Raises:
         UserError: A score file is damaged, or the selection cannot be written.
     """
-    shown = progress or silent
+    tables = _tables(selection, progress or silent)
+    storage.write_json(summary_path(path), selection.summary())
+    with (
+        storage.atomic_write(path) as file,
+        pq.ParquetWriter(file, _schema(selection), compression="zstd", use_dictionary=_REPEATING) as writer,
+    ):
+        for table in tables:
+            writer.write_table(table)
+
+
+def _schema(selection: Selection) -> pa.Schema:
+    return SELECTION_SCHEMA.with_metadata({_METADATA_KEY: json.dumps(selection.facts()).encode()})
+
+
+def _tables(selection: Selection, shown: Progress) -> Iterator[pa.Table]:
+    """Return the rows of the selection file, a row group at a time; the samples are looked up at once."""
+    schema = _schema(selection)
     unique, row_of_pick = np.unique(selection.sample, return_inverse=True)
     files = shown(selection.files, total=len(selection.files), unit="shards", title="finding samples")
     table_of_samples = _find_samples(files, unique)
@@ -171,21 +210,16 @@ def write_selection(path: str, selection: Selection, *, progress: Progress | Non
         "score": selection.score,
         "rank": selection.rank,
     }
-    metadata = {_METADATA_KEY: json.dumps(selection.facts()).encode()}
-    storage.write_json(summary_path(path), selection.summary())
-    with (
-        storage.atomic_write(path) as file,
-        pq.ParquetWriter(
-            file, SELECTION_SCHEMA.with_metadata(metadata), compression="zstd", use_dictionary=_REPEATING
-        ) as writer,
-    ):
-        starts = range(0, len(row_of_pick), _ROWS_PER_GROUP)
-        for start in shown(starts, total=len(starts), unit="row groups", title="writing the selection"):
-            part = slice(start, start + _ROWS_PER_GROUP)
-            table = table_of_samples.take(pa.array(row_of_pick[part]))
-            for name, values in numbers.items():
-                table = table.append_column(name, pa.array(values[part]))
-            writer.write_table(table.cast(writer.schema))
+    starts = range(0, len(row_of_pick), _ROWS_PER_GROUP)
+
+    def group(start: int) -> pa.Table:
+        part = slice(start, start + _ROWS_PER_GROUP)
+        table = table_of_samples.take(pa.array(row_of_pick[part]))
+        for name, values in numbers.items():
+            table = table.append_column(name, pa.array(values[part]))
+        return table.cast(schema)
+
+    return map(group, shown(starts, total=len(starts), unit="row groups", title="writing the selection"))
 
 
 def _find_samples(files: Iterable[ScoreFile], samples: Array) -> pa.Table:

@@ -12,10 +12,13 @@ A score file is a safetensors container, complete or absent, of these arrays (li
 
 Its metadata is one text under ``bsssl`` (safetensors keeps several entries in no fixed order, and equal scores make
 equal files): a line of JSON with format, version and the facts of the shard, and a line with those that all files of
-one pool and teacher share.
+one teacher share. Version 1 is read too: there ``num_shards`` and a fingerprint of the whole pool, ``pool``, were among
+the latter, and nothing said which records a shard had.
 """
 
 import glob
+import hashlib
+import io
 import itertools
 import json
 import math
@@ -51,7 +54,8 @@ from bsssl.selection.rows import (
 )
 
 FORMAT = "bsssl scores"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READ = (1, FORMAT_VERSION)
 SUFFIX = ".scores"
 SAMPLES_SCHEMA = pa.schema(
     [
@@ -82,15 +86,13 @@ class ScoreHeader:
 
     teacher: str
     """Fingerprint of the teacher's weights and config."""
-    pool: str
-    """Fingerprint of the pool."""
     class_names: tuple[str, ...]
     top_p: int
     """P: classes kept per sample."""
     preprocessing: dict[str, Any] = field(default_factory=dict)
     """How the teacher saw the samples; anything JSON can hold."""
     num_shards: int
-    """Shards in the whole pool."""
+    """Shards in the whole pool when this one was scored; it may have grown since."""
     shard: str
     """Name of this shard."""
     number: int
@@ -99,26 +101,28 @@ class ScoreHeader:
     """Global index of this shard's first record: records in all shards before it."""
     num_records: int
     """Records in this shard, readable or not."""
+    records: str = ""
+    """Digest of the shard's records, hexadecimal; shards of the same records have the same scores."""
 
     def common(self) -> dict[str, Any]:
-        """The facts that all score files of one pool and teacher share."""
+        """Return the facts that all score files of one teacher share."""
         return {name: value for name, value in asdict(self).items() if name not in _OF_SHARD}
 
 
-_OF_SHARD = ("shard", "number", "base", "num_records")
+_OF_SHARD = ("shard", "number", "base", "num_records", "num_shards", "records")
 
 
 def score_path(folder: str, number: int) -> str:
-    """The score file of shard ``number`` in ``folder``."""
+    """Return the path of the score file of shard ``number`` in ``folder``."""
     return storage.join(folder, f"{number:06d}{SUFFIX}")
 
 
 def score_files(folder: str) -> list[str]:
-    """All score files of ``folder``, sorted; UserError when there are none."""
-    found = storage.glob(storage.join(glob.escape(folder), f"*{SUFFIX}"))
-    if not found:
+    """Return all score files of ``folder``, sorted; UserError when there are none."""
+    paths = storage.glob(storage.join(glob.escape(folder), f"*{SUFFIX}"))
+    if not paths:
         raise UserError(f"no score files (*{SUFFIX}) in {folder}; run `bsssl score` first, or check the path")
-    return found
+    return paths
 
 
 def ledger_path(path: str) -> str:
@@ -130,17 +134,26 @@ def ledger_path(path: str) -> str:
 
 
 def write_scores(path: str, *, header: ScoreHeader, samples: pa.Table, classes: Array, scores: Array) -> None:
-    """Write the score file of one shard, complete or not at all.
+    """Write the score file of one shard (see ``score_content``), complete or not at all.
+
+    ``path`` is a local file or a URL (see ``score_path``).
+    """
+    content = score_content(header=header, samples=samples, classes=classes, scores=scores)
+    with storage.atomic_write(path) as file:
+        file.write(content)
+
+
+def score_content(*, header: ScoreHeader, samples: pa.Table, classes: Array, scores: Array) -> bytes:
+    """Return the content of the score file of one shard.
 
     Args:
-        path: Local file or URL (see ``score_path``).
         header: Where the scores come from.
         samples: ``SAMPLES_SCHEMA``, one row per scored sample, in any order of position.
         classes: (N, P) integers, the P distinct classes that each sample keeps.
         scores: (N, P) floats in [0, 1]: their softmax scores; stored as float32.
 
     Raises:
-        UserError: A score is not a number in [0, 1], or the file cannot be written.
+        UserError: A score is not a number in [0, 1].
         ValueError: The arguments do not fit together.
     """
     table = samples.select(SAMPLES_SCHEMA.names).cast(SAMPLES_SCHEMA)
@@ -157,11 +170,52 @@ def write_scores(path: str, *, header: ScoreHeader, samples: pa.Table, classes: 
     arrays |= zip(_ROWS, split_sections(offsets=offsets, rows=rows), strict=True)
     if len(header.class_names) * len(EDGES) * 4 <= rows.nbytes:
         arrays["counts"] = edge_counts(offsets=offsets, rows=rows)
+    return _content(header, arrays)
+
+
+def rebase_scores(path: str, *, header: ScoreHeader) -> None:
+    """Give the score file at ``path`` the facts of its shard in ``header``, when the shard's place in the pool changed.
+
+    Nothing is written where they are right but for the number of shards in the pool, which may have grown since.
+
+    Raises:
+        UserError: The file is damaged, or cannot be written.
+        ValueError: The file has other scores than those that ``header`` is about (see ``has_scores``).
+    """
+    file = ScoreFile(path)
+    if not has_scores(path, header=header, pool=str(file.common.get("pool"))):
+        raise ValueError(f"{path} does not hold the scores of {header.shard}")
+    is_there = (file.shard, file.number, file.base) == (header.shard, header.number, header.base)
+    if not is_there or file.num_shards > header.num_shards:
+        content = _content(header, {name: np.array(file.array(name)) for name in file.arrays})
+        with storage.atomic_write(path) as output:
+            output.write(content)
+
+
+def has_scores(path: str, *, header: ScoreHeader, pool: str) -> bool:
+    """Return whether the file at ``path`` has the teacher's scores of the records that ``header`` is about.
+
+    Args:
+        path: A score file, which may be missing or damaged.
+        header: What would be written now; the place of the shard in the pool does not matter.
+        pool: Fingerprint of the pool, which decides for files of version 1.
+    """
+    if not storage.exists(path):
+        return False
+    try:
+        file = ScoreFile(path)
+    except UserError:
+        return False
+    same = file.header.common() == header.common() and file.num_records == header.num_records
+    if "pool" in file.common:
+        return same and file.common["pool"] == pool and file.number == header.number
+    return same and file.records == header.records
+
+
+def _content(header: ScoreHeader, arrays: dict[str, Array]) -> bytes:
     own = {"format": FORMAT, "version": FORMAT_VERSION, **{name: getattr(header, name) for name in _OF_SHARD}}
     metadata = "\n".join(json.dumps(facts, sort_keys=True) for facts in (own, header.common()))
-    content = safetensors.numpy.save(arrays, {_METADATA_KEY: metadata})
-    with storage.atomic_write(path) as file:
-        file.write(content)
+    return safetensors.numpy.save(arrays, {_METADATA_KEY: metadata})
 
 
 def _check_arguments(header: ScoreHeader, positions: Array, classes: Array, scores: Array) -> None:
@@ -170,6 +224,7 @@ def _check_arguments(header: ScoreHeader, positions: Array, classes: Array, scor
         raise ValueError(f"classes {classes.shape} and scores {scores.shape} of {header.shard} must be {expected}")
     if not 0 <= header.number < header.num_shards:
         raise ValueError(f"shard number {header.number} of {header.num_shards}")
+    bytes.fromhex(header.records)
     if header.base + header.num_records >= 2**32:
         raise UserError(f"the pool has more than {2**32 - 1} records at {header.shard}; split it into several pools")
     if not len(positions):
@@ -207,12 +262,17 @@ def _to_ipc(table: pa.Table) -> Array:
 class ScoreFile:
     """A score file opened for reading. Only its header is read; local arrays are memory maps, remote ones byte ranges.
 
+    Args:
+        path: Where it is.
+        content: What would be in the file, where it is in memory alone; ``path`` is then but a name.
+
     Raises:
         UserError: The file is missing, cut short, not a score file, or of another format version.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, content: bytes | None = None) -> None:
         self.path = path
+        self._content = content
         try:
             size = self._read_container()
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -223,7 +283,7 @@ class ScoreFile:
 
     def _read_container(self) -> int:
         """Read the header; returns the size of the file."""
-        with storage.open_read(self.path) as file:
+        with storage.open_read(self.path) if self._content is None else io.BytesIO(self._content) as file:
             length = int.from_bytes(file.read(8), "little")
             if length > _MAX_HEADER:
                 raise ValueError("header too long")
@@ -233,17 +293,21 @@ class ScoreFile:
         shard = json.loads(own)
         if shard["format"] != FORMAT:
             raise ValueError(shard["format"])
-        if shard["version"] != FORMAT_VERSION:
+        if shard["version"] not in _READ:
             raise UserError(
-                f"{self.path} has score format version {shard['version']}, this program reads {FORMAT_VERSION}; "
-                f"{_MENDING}"
+                f"{self.path} has score format version {shard['version']}, this program reads "
+                f"{' and '.join(map(str, _READ))}; {_MENDING}"
             )
         self._places = {name: _place(name, entry, 8 + length) for name, entry in described.items()}
-        self.common = _parse_common(common)
+        self.common, num_shards = _parse_common(common)
+        """What all score files of the teacher share; ``pool`` too in version 1."""
         self.shard: str = shard["shard"]
         self.number: int = shard["number"]
         self.base: int = shard["base"]
         self.num_records: int = shard["num_records"]
+        self.num_shards: int = shard["num_shards"] if num_shards is None else num_shards
+        self.records: str = shard.get("records", "")
+        bytes.fromhex(self.records)
         num_classes = len(self.common["class_names"])
         self.num_rows = sum(self._places[name][0][0] for name in _ROWS)
         """Samples times P."""
@@ -257,51 +321,63 @@ class ScoreFile:
     @property
     def header(self) -> ScoreHeader:
         """All of the header."""
-        return ScoreHeader(
-            **self.common, shard=self.shard, number=self.number, base=self.base, num_records=self.num_records
-        )
+        common = {name: value for name, value in self.common.items() if name != "pool"}
+        return ScoreHeader(**common, **{name: getattr(self, name) for name in _OF_SHARD})
+
+    @property
+    def num_samples(self) -> int:
+        """The number of samples with a score."""
+        return self.num_rows // int(self.common["top_p"])
+
+    @property
+    def arrays(self) -> list[str]:
+        """The names of the arrays that the file has."""
+        return list(self._places)
 
     def offsets(self) -> Int64:
-        """Where each class begins in ``rows()``: int64 (L + 1,). UserError when they do not fit the rows."""
-        offsets: Int64 = self._array("offsets")
+        """Return where each class begins in ``rows()``: int64 (L + 1,). UserError when they do not fit the rows."""
+        offsets: Int64 = self.array("offsets")
         if offsets[0] != 0 or offsets[-1] != self.num_rows or np.any(offsets[1:] < offsets[:-1]):
             raise UserError(f"{self.path} is damaged (class offsets); {_MENDING}")
         return offsets
 
     def rows(self) -> UInt64:
-        """All packed rows, grouped by class, best first: uint64 (samples * P,)."""
-        return join_sections(offsets=self.offsets(), sections=[self._array(name) for name in _ROWS])
+        """Return all packed rows, grouped by class, best first: uint64 (samples * P,)."""
+        return join_sections(offsets=self.offsets(), sections=[self.array(name) for name in _ROWS])
 
     def best_rows(self, lengths: Int64) -> Iterator[tuple[Int64, UInt64]]:
-        """The first ``lengths[l]`` rows of every class l, in blocks: rows per class (L,), then these, by class."""
+        """Yield the first ``lengths[l]`` rows of every class l, in blocks: rows per class (L,), then these."""
         remaining = lengths
         for name, sizes in zip(_ROWS, section_sizes(self.offsets()), strict=True):
             wanted = np.minimum(remaining, sizes)
             if wanted.any():
-                yield wanted, self._array(name)[ranges(np.cumsum(sizes) - sizes, wanted)]
+                yield wanted, self.array(name)[ranges(np.cumsum(sizes) - sizes, wanted)]
             remaining = remaining - wanted
             if not remaining.any():
                 return
 
     def counts(self) -> UInt32:
-        """Rows of each class at or above each of ``EDGES``: uint32 (E, L), growing along E."""
+        """Return the number of rows of each class at or above each of ``EDGES``: uint32 (E, L), growing along E."""
         if "counts" in self._places:
-            counts: UInt32 = self._array("counts")
+            counts: UInt32 = self.array("counts")
             return counts
         return edge_counts(offsets=self.offsets(), rows=self.rows())
 
     def samples(self) -> pa.Table:
-        """The sample table by position, ``SAMPLES_SCHEMA`` with paths dictionary-encoded."""
+        """Return the sample table by position, ``SAMPLES_SCHEMA`` with paths dictionary-encoded."""
         try:
-            return pa.ipc.open_stream(pa.py_buffer(self._array("samples"))).read_all()
+            return pa.ipc.open_stream(pa.py_buffer(self.array("samples"))).read_all()
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(f"{self.path} is damaged (sample table: {error}); {_MENDING}") from None
 
-    def _array(self, name: str) -> Any:
+    def array(self, name: str) -> Any:
+        """Return one of ``arrays``, not to be changed."""
         shape, start, stop = self._places[name]
         if start == stop:
             return np.empty(shape, _DTYPES[name][1])
-        if storage.is_remote(self.path):
+        if self._content is not None:
+            flat = np.frombuffer(self._content, _DTYPES[name][1], math.prod(shape), start)
+        elif storage.is_remote(self.path):
             flat = np.frombuffer(storage.read_range(self.path, start, stop), _DTYPES[name][1])
         else:
             with open(self.path, "rb") as file:
@@ -311,16 +387,21 @@ class ScoreFile:
 
 
 @lru_cache(maxsize=4)
-def _parse_common(text: str) -> dict[str, Any]:
-    """``ScoreHeader.common()``: parsed, checked and kept once, however many shards there are. Not to be changed."""
+def _parse_common(text: str) -> tuple[dict[str, Any], int | None]:
+    """Return the facts that files share, and the number of shards if it is among them, as in version 1.
+
+    They are parsed, checked and kept once, however many shards there are, and are not to be changed.
+    """
     common = json.loads(text)
     common["class_names"] = tuple(common["class_names"])
-    ScoreHeader(**common, shard="", number=0, base=0, num_records=0)
-    return dict(common)
+    num_shards = common.pop("num_shards", None)
+    facts = {name: value for name, value in common.items() if name != "pool"}
+    ScoreHeader(**facts, shard="", number=0, base=0, num_records=0, num_shards=0)
+    return common, num_shards
 
 
 def _place(name: str, entry: dict[str, Any], origin: int) -> tuple[tuple[int, ...], int, int]:
-    """An array's shape and its bytes' range in the file."""
+    """Return the shape of an array and the range of its bytes in the file."""
     code, dtype = _DTYPES[name]
     shape, (start, stop) = tuple(entry["shape"]), entry["data_offsets"]
     if entry["dtype"] != code or math.prod(shape) * np.dtype(dtype).itemsize != stop - start:
@@ -329,12 +410,12 @@ def _place(name: str, entry: dict[str, Any], origin: int) -> tuple[tuple[int, ..
 
 
 def read_header(path: str) -> ScoreHeader:
-    """The header of a score file; UserError when missing, cut short, damaged, or of another format version."""
+    """Return the header of a score file; UserError when it is missing, damaged, or of another version."""
     return ScoreFile(path).header
 
 
 def read_sample_scores(path: str) -> tuple[Int64, Int64, Float32]:
-    """The teacher's scores of one shard by sample, as soft targets need them.
+    """Return the teacher's scores of one shard by sample, as soft targets need them.
 
     Returns:
         ``positions`` int64 (N,), ascending, in the shard's records; ``classes`` int64 (N, P) and ``scores`` float32
@@ -347,7 +428,7 @@ def read_sample_scores(path: str) -> tuple[Int64, Int64, Float32]:
     return ungroup(offsets=file.offsets(), rows=file.rows(), top_p=file.header.top_p)
 
 
-def open_scores(paths: Sequence[str]) -> list[ScoreFile]:
+def open_scores(paths: Sequence[str | ScoreFile]) -> list[ScoreFile]:
     """Open the score files of a whole pool, given in any order, and check that they belong together.
 
     Returns:
@@ -358,12 +439,12 @@ def open_scores(paths: Sequence[str]) -> list[ScoreFile]:
     """
     if not paths:
         raise UserError("no score files were given; run `bsssl score` first")
-    files: list[ScoreFile] = []
-    for path in paths:
-        file = ScoreFile(path)
-        if files and file.common is not files[0].common and file.common != files[0].common:
-            raise UserError(_difference(files[0], file))
-        files.append(file)
+    files = [path if isinstance(path, ScoreFile) else ScoreFile(path) for path in paths]
+    stated: dict[str, ScoreFile] = {}  # the first file that states each fact
+    for file in {id(file.common): file for file in files}.values():
+        for name in sorted(file.common):
+            if stated.setdefault(name, file).common[name] != file.common[name]:
+                raise UserError(_difference(name, stated[name], file))
     files.sort(key=lambda file: file.number)
     _check_complete(files)
     return files
@@ -374,7 +455,7 @@ def _check_complete(files: list[ScoreFile]) -> None:
     for before, file in itertools.pairwise(files):
         if file.number == before.number:
             raise UserError(f"{before.path} and {file.path} both hold shard {file.number}; remove one of them")
-    first, num_shards = files[0], files[0].common["num_shards"]
+    first, num_shards = files[0], max(file.num_shards for file in files)
     missing = sorted(set(range(num_shards)) - {file.number for file in files})
     if missing:
         listed = ", ".join(map(str, missing[:20])) + (", ..." if len(missing) > 20 else "")
@@ -391,10 +472,17 @@ def _check_complete(files: list[ScoreFile]) -> None:
         base += file.num_records
 
 
-def _difference(first: ScoreFile, other: ScoreFile) -> str:
-    mine, theirs = first.common, other.common
-    name = next(name for name in sorted({*mine, *theirs}) if mine.get(name) != theirs.get(name))
-    values = [_shorten(json.dumps(common.get(name))) for common in (mine, theirs)]
+def pool_fingerprint(files: Sequence[ScoreFile]) -> str:
+    """Return the fingerprint of the pool whose score files, by shard number, these are."""
+    for file in files:
+        if "pool" in file.common:  # version 1
+            return str(file.common["pool"])
+    digest = hashlib.sha256(b"".join(bytes.fromhex(file.records) for file in files))
+    return digest.hexdigest()[:16]
+
+
+def _difference(name: str, first: ScoreFile, other: ScoreFile) -> str:
+    values = [_shorten(json.dumps(file.common[name])) for file in (first, other)]
     return (
         f"score files disagree on {name}: {values[0]} in {first.path}, {values[1]} in {other.path}; "
         "delete the outdated ones and run `bsssl score` again"

@@ -7,11 +7,11 @@ from bsssl.errors import UserError
 from bsssl.registry import SELECTION_RULES
 from bsssl.selection.picks import Progress, Selection, silent
 from bsssl.selection.pool import Picks, PoolScores
-from bsssl.selection.scores import open_scores
+from bsssl.selection.scores import ScoreFile, open_scores
 
 
 def select_samples(
-    paths: Sequence[str],
+    paths: Sequence[str | ScoreFile],
     *,
     top_k: int,
     variant: str = "balanced",
@@ -23,7 +23,7 @@ def select_samples(
     """Choose samples for the student (arXiv 1905.00546, section 3).
 
     Args:
-        paths: The score files of all shards of one pool, in any order, local or remote.
+        paths: The score files of all shards of one pool, in any order, local, remote or open already.
         top_k: K.
         variant: The name of a rule of ``SELECTION_RULES``; for those of the project see ``bsssl.selection.rules``.
         options: Further arguments of the rule.

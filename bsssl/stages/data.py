@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from bsssl import data, storage
-from bsssl.config import Section, Source
+from bsssl.config import Section, Source, Tests, tests_of
 from bsssl.errors import UserError
 from bsssl.pipeline.record import Work
 from bsssl.pipeline.stage import Context, PlanRow, Stage, identifying
@@ -28,16 +28,14 @@ class ItemsSettings(Section):
     """Which items are labeled, and which are for testing."""
 
     train: Source
-    test: Source | dict[str, Source]
+    test: Tests
     num_classes: int | None = None
     videos: bool = False
 
     @property
     def tests(self) -> dict[str, Source]:
-        """The test sets by the output of the stage that holds them: ``test``, or ``test-NAME`` for several."""
-        if isinstance(self.test, Source):
-            return {"test": self.test}
-        return {f"test-{name}": source for name, source in self.test.items()}
+        """The test sets by the output of the stage that holds them: ``test``, or ``test-NAME`` of several."""
+        return tests_of(self.test)
 
 
 class LabelsSettings(Section):

@@ -1,17 +1,18 @@
 """The score stage: the teacher over every shard of the pool."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import torch
+from torch import nn
 
 from bsssl import data, selection, storage
 from bsssl.config import Model, Section
 from bsssl.engine.predict import predict
-from bsssl.engine.score import EXCLUDED, save_shard, score_shard
+from bsssl.engine.score import EXCLUDED, excludes_the_same, hashes_path, save_shard, score_shard
 from bsssl.errors import UserError
 from bsssl.pipeline.record import Work
 from bsssl.pipeline.stage import Context, Parts, PlanRow, Resources, Stage, Task
@@ -51,21 +52,30 @@ class ScoreStage(Stage[ScoreSettings]):
 
     def work(self, run: Context) -> dict[str, Any]:
         """See ``Stage``: what no task has scored yet, processes sharing the shards; then the ledgers are added up."""
-        pool = self._pool(run)
+        pool, folder = self._pool(run), str(run.folder(self.name))
         if distributed.is_main():
-            self._remove_surplus(run, pool)
+            remove_surplus(folder, pool)
         self.work_part(run, Task(distributed.rank(), distributed.world_size()))
         distributed.barrier()
-        return self._totals(run, pool) if distributed.is_main() else {}
+        if not distributed.is_main():
+            return {}
+        return totals(folder, pool, max_failure_rate=self.execution.max_failure_rate)
 
     def work_part(self, run: Context, task: Task) -> None:
         """Score the shards of the task that have no score file of this teacher and pool yet."""
-        pool = self._pool(run)
-        common = self._common_header(run, pool)
-        mine = list(enumerate(pool.shards))[task.number :: task.count]
-        missing = [(number, shard) for number, shard in mine if not self._is_scored(run, number, common)]
-        if missing:
-            self._score_shards(run, missing, pool=pool, common=common)
+        pool, settings, folder = self._pool(run), self.settings, run.input(self, "data")
+        classes = class_list(folder)
+        score_pool(
+            pool,
+            str(run.folder(self.name)),
+            load_network=lambda: trained_model(run.input(self, "teacher"), settings.model, classes),
+            settings=settings,
+            execution=self.execution,
+            common=common_header(pool, teacher=run.digest(self.needs["teacher"]), classes=classes, settings=settings),
+            held=_held_hashes(folder),
+            title=f"seed {run.seed}: {self.name}",
+            task=task,
+        )
 
     def files(self, run: Context, result: Mapping[str, Any]) -> Iterable[str]:
         """See ``Stage``."""
@@ -81,6 +91,14 @@ class ScoreStage(Stage[ScoreSettings]):
         """See ``Stage``: of a pool that has changed, what is still right is kept, shard by shard."""
         wanted = run.work(self.name)
         return there.identifying == wanted.identifying and there.read.get("teacher") == wanted.read.get("teacher")
+
+    def is_unaffected(self, run: Context, role: str, output: str) -> bool:
+        """See ``Stage``: other labeled or test items change nothing as long as the same items are excluded."""
+        if output != "held":
+            return False
+        held, folder = _held_hashes(run.input(self, "data")), str(run.folder(self.name))
+        shards = range(_pool_shards(run, self))
+        return all(excludes_the_same(selection.score_path(folder, number), held) for number in shards)
 
     def num_parts(self, run: Context) -> Parts | None:
         """See ``Stage``."""
@@ -101,99 +119,147 @@ class ScoreStage(Stage[ScoreSettings]):
     def _pool(self, run: Context) -> data.Pool:
         return data.read_pool(str(run.input(self, "data") / POOL))
 
-    def _score_shards(
-        self, run: Context, shards: list[tuple[int, data.Shard]], *, pool: data.Pool, common: dict[str, Any]
-    ) -> None:
-        settings, execution = self.settings, self.execution
-        compute = execution.compute(settings.precision)
-        classes = class_list(run.input(self, "data"))
-        model = compute.place_model(trained_model(run.input(self, "teacher"), settings.model, classes))
-        if compute.compile:
-            model = torch.compile(model)  # type: ignore[assignment]
-        held, views = _held_hashes(run.input(self, "data")), settings.seen.views(deadline=execution.deadline)
-        unreadable = 0
-        for number, shard in progress(shards, unit="shard", title=f"seed {run.seed}: {self.name}"):
-            records = shard.records()
-            dataset = data.ItemDataset(records, views=views, hash_content=bool(held))
-            loader = execution.loader(dataset, execution.eval_batches(dataset, views), compute)
-            to_floats = normalize(settings.seen.transforms, compute)
-            predictions = predict(model, loader, normalize=to_floats, compute=compute)
-            scores = score_shard(predictions, top_p=settings.top_p, held_hashes=held, views=views.count)
-            if scores.held and settings.pool_overlap == "refuse":
-                _refuse_held(records, scores.held)
-            unreadable += len(scores.failures)
-            self._check_unreadable(unreadable, pool.num_records, list(scores.failures.values()))
-            header = selection.ScoreHeader(
-                **common, shard=shard.name, number=number, base=shard.base, num_records=shard.num_records
-            )
-            path = selection.score_path(str(run.folder(self.name)), number)
-            save_shard(path, scores, header=header, records=records)
 
-    def _common_header(self, run: Context, pool: data.Pool) -> dict[str, Any]:
-        """Return what the headers of all score files of the stage share."""
-        classes, top_p = class_list(run.input(self, "data")), self.settings.top_p
-        if top_p > len(classes):
-            raise UserError(f"score.top_p ({top_p}) is above the {len(classes)} classes of data.train; lower it")
-        return {
-            "teacher": run.digest(self.needs["teacher"]),
-            "pool": pool.fingerprint,
-            "class_names": tuple(classes),
-            "top_p": top_p,
-            "preprocessing": self._preprocessing(),
-            "num_shards": len(pool.shards),
-        }
+def score_pool(
+    pool: data.Pool,
+    folder: str,
+    *,
+    load_network: Callable[[], nn.Module],
+    settings: ScoreSettings,
+    execution: Execution,
+    common: Mapping[str, Any],
+    held: frozenset[bytes],
+    title: str,
+    task: Task,
+) -> None:
+    """Write the score files that are not in ``folder`` yet, of the shards of ``pool`` that are the share of ``task``.
 
-    def _preprocessing(self) -> dict[str, Any]:
-        """Return how the teacher sees the samples, in the layout that score files have had from the first version."""
-        settings = self.settings.model_dump(mode="json")
-        seen = settings.pop("seen")
-        clips = seen.pop("clips")
-        if clips is not None and not clips["reader_options"]:
-            del clips["reader_options"]  # as before there were such
-        return {**settings, **seen} | ({} if clips is None else {"clips": {**clips, "deadline": None}})
+    Args:
+        pool: The pool.
+        folder: Where the score files go; those of another teacher or pool are replaced.
+        load_network: Returns the network, on whatever device; it is called if there is a shard to score.
+        settings: What decides the scores, besides the network's weights and the pool.
+        execution: How to compute.
+        common: What the headers of all score files share, see ``common_header``.
+        held: Content hashes of the labeled and test items, which the pool must not hold.
+        title: What the progress bar calls the work.
+        task: One of the tasks that share the work.
 
-    def _remove_surplus(self, run: Context, pool: data.Pool) -> None:
-        """Remove the score files of shards that only an earlier, larger pool had."""
-        folder = run.folder(self.name)
-        wanted = {Path(selection.score_path(str(folder), number)) for number in range(len(pool.shards))}
-        for path in set(folder.glob(f"*{SUFFIX}")) - wanted:
-            Path(selection.ledger_path(str(path))).unlink(missing_ok=True)
-            path.unlink()
+    Raises:
+        UserError: Too many items cannot be read, or the pool holds a labeled or test item and that is refused.
+    """
+    mine = list(enumerate(pool.shards))[task.number :: task.count]
+    missing = [(number, shard) for number, shard in mine if not _is_scored(folder, pool, shard, common, held)]
+    if not missing:
+        return
+    compute = execution.compute(settings.precision)
+    model = compute.place_model(load_network())
+    if compute.compile:
+        model = torch.compile(model)  # type: ignore[assignment]
+    views, unreadable = settings.seen.views(deadline=execution.deadline), 0
+    for number, shard in progress(missing, unit="shard", title=title):
+        records = shard.records()
+        dataset = data.ItemDataset(records, views=views, hash_content=bool(held))
+        loader = execution.loader(dataset, execution.eval_batches(dataset, views), compute)
+        to_floats = normalize(settings.seen.transforms, compute)
+        predictions = predict(model, loader, normalize=to_floats, compute=compute)
+        scores = score_shard(predictions, top_p=settings.top_p, held_hashes=held, views=views.count)
+        if scores.held and settings.pool_overlap == "refuse":
+            _refuse_held(records, scores.held)
+        unreadable += len(scores.failures)
+        _check_unreadable(
+            unreadable, pool.num_records, list(scores.failures.values()), tolerated=execution.max_failure_rate
+        )
+        save_shard(selection.score_path(folder, number), scores, header=_header(shard, common), records=records)
 
-    def _is_scored(self, run: Context, number: int, common: dict[str, Any]) -> bool:
-        """Return whether the score file of a shard is there, of this teacher and pool, and undamaged."""
-        path = selection.score_path(str(run.folder(self.name)), number)
-        if not storage.exists(path):
-            return False
-        try:
-            return selection.read_header(path).common() == common
-        except UserError:
-            return False
 
-    def _check_unreadable(self, unreadable: int, total: int, reasons: list[str]) -> None:
-        tolerated = self.execution.max_failure_rate
-        if unreadable > tolerated * total:
-            raise UserError(
-                f"{unreadable} of the pool's {total} items cannot be read, more than the tolerated {tolerated:.1%} "
-                f"(for example: {'; '.join(reasons[:3])}); mend the pool or raise data.max_failure_rate"
-            )
+def common_header(pool: data.Pool, *, teacher: str, classes: list[str], settings: ScoreSettings) -> dict[str, Any]:
+    """Return what the headers of all score files of a pool share; ``teacher`` is the digest of the weights.
 
-    def _totals(self, run: Context, pool: data.Pool) -> dict[str, Any]:
-        """Return totals over all shards; too many unreadable items in all is an error here at the latest."""
-        paths = selection.score_files(str(run.folder(self.name)))
-        ledgers = [storage.read_ledger(selection.ledger_path(path)) for path in paths]
-        reasons = [reason for ledger in ledgers for _, reason in ledger if reason != EXCLUDED]
-        excluded = sum(len(ledger) for ledger in ledgers) - len(reasons)
-        self._check_unreadable(len(reasons), pool.num_records, reasons)
-        if reasons or excluded:
-            logger.info("pool: %d unreadable, %d excluded (listed in the ledgers)", len(reasons), excluded)
-        return {
-            "records": pool.num_records,
-            "scored": pool.num_records - len(reasons) - excluded,
-            "unreadable": len(reasons),
-            "excluded": excluded,
-            "shards": len(pool.shards),
-        }
+    Raises:
+        UserError: More classes are to be kept of each sample than there are.
+    """
+    if settings.top_p > len(classes):
+        raise UserError(f"score.top_p ({settings.top_p}) is above the {len(classes)} classes of data.train; lower it")
+    return {
+        "teacher": teacher,
+        "class_names": tuple(classes),
+        "top_p": settings.top_p,
+        "preprocessing": _preprocessing(settings),
+        "num_shards": len(pool.shards),
+    }
+
+
+def remove_surplus(folder: str, pool: data.Pool) -> None:
+    """Remove from ``folder`` the score files of shards that only an earlier, larger pool had."""
+    wanted = {Path(selection.score_path(folder, number)) for number in range(len(pool.shards))}
+    for path in set(Path(folder).glob(f"*{SUFFIX}")) - wanted:
+        for beside in (selection.ledger_path(str(path)), hashes_path(str(path))):
+            Path(beside).unlink(missing_ok=True)
+        path.unlink()
+
+
+def totals(folder: str, pool: data.Pool, *, max_failure_rate: float) -> dict[str, Any]:
+    """Return totals over all shards; too many unreadable items in all is an error here at the latest."""
+    paths = selection.score_files(folder)
+    ledgers = [storage.read_ledger(selection.ledger_path(path)) for path in paths]
+    reasons = [reason for ledger in ledgers for _, reason in ledger if reason != EXCLUDED]
+    excluded = sum(len(ledger) for ledger in ledgers) - len(reasons)
+    _check_unreadable(len(reasons), pool.num_records, reasons, tolerated=max_failure_rate)
+    if reasons or excluded:
+        logger.info("pool: %d unreadable, %d excluded (listed in the ledgers)", len(reasons), excluded)
+    return {
+        "records": pool.num_records,
+        "scored": pool.num_records - len(reasons) - excluded,
+        "unreadable": len(reasons),
+        "excluded": excluded,
+        "shards": len(pool.shards),
+    }
+
+
+def _preprocessing(settings: ScoreSettings) -> dict[str, Any]:
+    """Return how the teacher sees the samples, in the layout that score files have had from the first version."""
+    content = settings.model_dump(mode="json")
+    seen = content.pop("seen")
+    clips = seen.pop("clips")
+    if clips is not None and not clips["reader_options"]:
+        del clips["reader_options"]  # as before there were such
+    return {**content, **seen} | ({} if clips is None else {"clips": {**clips, "deadline": None}})
+
+
+def _is_scored(
+    folder: str, pool: data.Pool, shard: data.Shard, common: Mapping[str, Any], held: frozenset[bytes]
+) -> bool:
+    """Return whether this teacher's scores of the shard are there, without items that are held.
+
+    The place of the shard in the pool may have changed.
+    """
+    path, header = selection.score_path(folder, shard.number), _header(shard, common)
+    if not selection.has_scores(path, header=header, pool=pool.fingerprint):
+        return False
+    if held and not excludes_the_same(path, held):
+        return False
+    selection.rebase_scores(path, header=header)
+    return True
+
+
+def _check_unreadable(unreadable: int, total: int, reasons: list[str], *, tolerated: float) -> None:
+    if unreadable > tolerated * total:
+        raise UserError(
+            f"{unreadable} of the pool's {total} items cannot be read, more than the tolerated {tolerated:.1%} "
+            f"(for example: {'; '.join(reasons[:3])}); mend the pool or raise data.max_failure_rate"
+        )
+
+
+def _header(shard: data.Shard, common: Mapping[str, Any]) -> selection.ScoreHeader:
+    return selection.ScoreHeader(
+        **common,
+        shard=shard.name,
+        number=shard.number,
+        base=shard.base,
+        num_records=shard.num_records,
+        records=shard.digest,
+    )
 
 
 def _pool_shards(run: Context, stage: ScoreStage) -> int:

@@ -136,7 +136,9 @@ def summarise_tags(config: Config) -> TagSummary:
     if settings.tags.classes == "targets":
         targets = data.class_names(open_source(config.data.train, videos=videos).records())
     overlap, tested = settings.overlap, [0]
-    test = None if overlap == "allow" else open_source(config.data.test, videos=videos).records()
+    test = None
+    if overlap != "allow":
+        test = data.concat_records([open_source(one, videos=videos).records() for one in config.data.tests.values()])
     samples = _samples(settings, test if overlap == "exclude" else None)
     if test is not None:
         samples = _counting(samples, data.Places(test), tested)

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from bsssl import storage
 from bsssl.data.loading.dataset import Failure
 from bsssl.data.records import make_records
 from bsssl.engine.predict import Prediction
-from bsssl.engine.score import EXCLUDED, save_shard, score_shard
+from bsssl.engine.score import EXCLUDED, excludes_the_same, hashes_path, save_shard, score_shard
 from bsssl.errors import UserError
 from bsssl.selection import ScoreHeader, ledger_path, read_header, read_sample_scores, score_path
 from bsssl.selection.scores import ScoreFile
@@ -17,7 +18,6 @@ from bsssl.selection.scores import ScoreFile
 ROWS, CLASSES, TOP_P = 9, 5, 2
 HEADER = ScoreHeader(
     teacher="t",
-    pool="p",
     class_names=tuple("abcde"),
     top_p=TOP_P,
     num_shards=1,
@@ -39,8 +39,16 @@ def records():
     return make_records(key=keys, path=[f"/pool/{key}" for key in keys])
 
 
+def content_of(row):
+    return b"%016d" % row
+
+
+def contents(*rows):
+    return frozenset(map(content_of, rows))
+
+
 def prediction(probabilities, *rows, failures=()):
-    hashes = [b"%d" % row for row in rows]
+    hashes = [content_of(row) for row in rows]
     index = np.array(rows, np.int64)
     return Prediction(index, np.zeros_like(index), probabilities[index], hashes, list(failures))
 
@@ -70,7 +78,7 @@ def test_keeps_the_best_classes(probabilities):
 
 
 def test_held_out_items_are_left_out_by_content(probabilities):
-    found = found_in(probabilities, held=frozenset([b"0", b"5", b"99"]))
+    found = found_in(probabilities, held=contents(0, 5, 99))
     assert found.positions.tolist() == [3, 7, 2, 6] and found.held == [0, 5]
 
 
@@ -81,7 +89,7 @@ def test_nothing_readable():
 
 def test_what_is_written(tmp_path, probabilities, records):
     path = score_path(str(tmp_path), 0)
-    save_shard(path, found_in(probabilities, held=frozenset([b"5"])), header=HEADER, records=records)
+    save_shard(path, found_in(probabilities, held=contents(5)), header=HEADER, records=records)
     assert read_header(path) == HEADER
     assert storage.read_ledger(ledger_path(path)) == [
         ("k1", "empty"),
@@ -106,7 +114,7 @@ def test_order_of_the_batches_does_not_matter(tmp_path, probabilities, records):
         parts.insert(number, unreadable(*failures[:: 1 - 2 * number]))
         path = score_path(str(tmp_path / str(number)), 0)
         save_shard(path, score_shard(parts, top_p=TOP_P, held_hashes=frozenset()), header=HEADER, records=records)
-        content = b"".join(Path(name).read_bytes() for name in (path, ledger_path(path)))
+        content = b"".join(Path(name).read_bytes() for name in (path, ledger_path(path), hashes_path(path)))
         digests.add(hashlib.sha256(content).hexdigest())
     assert len(digests) == 1
 
@@ -122,8 +130,51 @@ def test_a_broken_teacher_leaves_no_score_file(tmp_path, probabilities, records)
 def test_views_of_a_sample_are_averaged(probabilities):
     views = np.random.default_rng(1).dirichlet(np.ones(CLASSES), (3, 2)).astype(np.float32)  # 3 samples, 2 views
     index, view = np.repeat([4, 0, 7], 2), np.tile([0, 1], 3)
-    hashes = [b"%d" % row for row in index]
+    hashes = [content_of(row) for row in index]
     part = Prediction(index, view, views.reshape(6, CLASSES), hashes, [])
-    found = score_shard([part], top_p=TOP_P, held_hashes=frozenset([b"0"]), views=2)
+    found = score_shard([part], top_p=TOP_P, held_hashes=contents(0), views=2)
     assert found.positions.tolist() == [4, 7] and found.held == [0]
     np.testing.assert_allclose(found.scores, -np.sort(-views.mean(1)[[0, 2]], axis=1)[:, :TOP_P], rtol=1e-6)
+
+
+@pytest.fixture
+def saved(tmp_path, probabilities, records):
+    """The path of a score file that was written with these rows held out."""
+
+    def save(*held):
+        path = score_path(str(tmp_path), 0)
+        save_shard(path, found_in(probabilities, held=contents(*held)), header=HEADER, records=records)
+        return path
+
+    return save
+
+
+def test_content_hashes_lie_beside_the_scores(saved):
+    content = Path(hashes_path(saved(5, 99))).read_bytes()
+    assert content == b"".join(map(content_of, [0, 2, 3, 6, 7, 5]))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "same"),
+    [
+        ((5, 0), (5, 0), True),
+        ((5, 0), (0, 5, 99), True),  # an item that the shard does not hold
+        ((5,), (5, 7), False),
+        ((5, 7), (5,), False),
+        ((5,), (7,), False),
+        ((99,), (98,), True),
+        ((5,), (), False),
+        ((), (), True),
+    ],
+)
+def test_whether_other_held_items_would_exclude_the_same(saved, before, now, same):
+    assert excludes_the_same(saved(*before), contents(*now)) is same
+
+
+def test_what_would_be_excluded_is_not_known_without_hashes(tmp_path, probabilities, records, saved):
+    path = saved(5)
+    Path(hashes_path(path)).unlink()
+    assert not excludes_the_same(path, contents(5))
+    found = found_in(probabilities)
+    save_shard(path, dataclasses.replace(found, hashes=[]), header=HEADER, records=records)  # none was looked for
+    assert not excludes_the_same(path, contents(5)) and excludes_the_same(path, frozenset())

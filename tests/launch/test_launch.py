@@ -146,7 +146,7 @@ def test_a_batch_that_the_cluster_cannot_share_is_refused_before_anything_is_sub
         ("launcher.nodes=2", "launcher: kind is local, which has one node, not 2; set kind=slurm or nodes=1"),
         (
             "launcher.stages={training: {minutes: 3}}",
-            "launcher: stages: unknown stage 'training': did you mean 'train'? valid: data, evaluate, ",
+            "launcher: stages: unknown stage 'training':",
         ),
         (
             "launcher={kind: slurm, processes_per_node: 4, cpus_per_node: 2}",
@@ -159,11 +159,16 @@ def test_a_wrong_launcher(bsssl, recipe, argument, error):
     assert outcome.status == 1 and error in outcome.err
 
 
+def unfinish(folder):
+    """Make a stage one that was begun and is not finished."""
+    (folder / "done.json").rename(folder / "begun.json")
+
+
 def test_status_of_a_run_without_jobs(bsssl, finished, tmp_path):
     lines = bsssl("status", finished).out.splitlines()
     assert lines[0].split() == ["run", "stage", "state", "job"]
     assert all(line.split()[2] == "done" for line in lines[1:]) and "6 of 6 shards" in "".join(lines)
-    (finished / "seed-0" / "score" / "done.json").unlink()
+    unfinish(finished / "seed-0" / "score")
     (finished / "seed-0" / "score" / "000003.scores").unlink()
     assert "5 of 6 shards" in bsssl("status", finished).out
     shards = [line.split()[-2:] for line in bsssl("status", finished, "--shards").out.splitlines()[1:]]
@@ -214,7 +219,8 @@ def test_status_of_a_run_that_ended_well(bsssl, finished, slurm):
 
 
 def test_status_of_tasks(bsssl, finished, slurm):
-    for name in ("done.json", "000001.scores", "000002.scores"):
+    unfinish(finished / "seed-0" / "score")
+    for name in ("000001.scores", "000002.scores"):
         (finished / "seed-0" / "score" / name).unlink()
     slurm(
         squeue=["8_1|RUNNING|None", "8_2|PENDING|Resources", "9|PENDING|Dependency", "10|PENDING|Dependency"],

@@ -128,7 +128,7 @@ def test_unreadable_items_are_listed_and_never_selected(finished_once):
     assert [key for key, _ in ledger] == ["broken.jpg"]
     assert "broken.jpg" in ledger[0][1]
     assert record(finished_once, "score")["result"] == {
-        "records": 52, "scored": 51, "unreadable": 1, "excluded": 0,
+        "records": 52, "scored": 51, "unreadable": 1, "excluded": 0, "shards": 6,
     }  # fmt: skip
     assert "broken.jpg" not in selected(finished_once)["key"].to_pylist()
 
@@ -148,6 +148,58 @@ def test_the_selection_is_the_best_k_of_each_class(finished_once):
         assert [table["rank"][row] for row in rows] == list(range(6))
         scores = [table["score"][row] for row in rows]
         assert scores == sorted(scores, reverse=True)
+
+
+# Several test sets
+
+
+@pytest.fixture
+def two_tests(bsssl, recipe, draw, tmp_path):
+    """Runs a command with two test sets: the usual one, and one of a single picture per class."""
+    for shape in ("circle", "square", "triangle"):
+        (tmp_path / "few" / shape).mkdir(parents=True)
+        draw(shape, seed=950).save(tmp_path / "few" / shape / "1.png")
+    tests = {name: {"dataset": "folder", "path": str(folder)} for name, folder in
+             {"usual": recipe.folder / "test", "few": tmp_path / "few"}.items()}  # fmt: skip
+    arguments = ("--config", recipe.config, f"output_dir={tmp_path / 'run'}", f"data.test={json.dumps(tests)}")
+    return lambda command, *more: bsssl(command, *arguments, *more)
+
+
+def test_each_of_several_test_sets_has_its_figures(two_tests, finished_once, tmp_path):
+    outcome = two_tests("run")
+    assert outcome.status == 0, outcome.err
+    output = tmp_path / "run"
+    assert {path.name for path in (output / "seed-0").glob("evaluate-*")} == {
+        f"evaluate-{stage}.{test}" for stage in TRAINED for test in ("usual", "few")
+    }
+    results, alone = (json.loads((folder / "results.json").read_text()) for folder in (output, finished_once))
+    for role in ("teacher", "supervised", "pretrained", "finetuned"):
+        usual = {key: results[role][key] for key in alone[role]}
+        assert usual == alone[role] and results[role]["test"] == "usual"
+        assert results[role]["other_tests"]["few"]["top1"] == pytest.approx(
+            100 * round(results[role]["other_tests"]["few"]["top1"] * 3 / 100) / 3, abs=0.01
+        )
+    assert re.search(r"top-1 % \(usual / few\)", outcome.out)
+    assert re.search(r"^teacher +[\d.]+ / [\d.]+ ", outcome.out, re.MULTILINE)
+    plan = two_tests("run", "--plan").out
+    assert re.search(r"^evaluate-teacher.few +3 ", plan, re.MULTILINE)
+    assert two_tests("evaluate", "stage=teacher").err.count("is done already") == 2
+
+
+@pytest.mark.parametrize(
+    ("tests", "error"),
+    [
+        ("{a/b: {dataset: folder, path: x}}", "test: 'a/b' names files too: use letters, digits, _, + and - alone"),
+        ("{a: {dataset: folder}}", "'data.test.a.path' is missing; it must be given"),
+        (
+            "{dataset: folder, pth: x}",
+            "unknown key 'data.test.pth': did you mean 'path'? valid: dataset, options, path",
+        ),
+    ],
+)
+def test_test_sets_that_are_none(bsssl, recipe, tests, error):
+    outcome = bsssl("run", "--config", recipe.config, "--plan", "output_dir=x", f"data.test={tests}")
+    assert outcome.status == 1 and error in outcome.err
 
 
 # Running again
@@ -174,7 +226,7 @@ def test_a_setting_of_one_stage_runs_that_stage_and_what_needs_it(again):
     ("override", "ran"),
     [
         ("select.top_k=5", "select pretrain evaluate-pretrain finetune evaluate-finetune"),
-        ("score.top_p=3", "score select pretrain evaluate-pretrain finetune evaluate-finetune"),
+        ("score.top_p=3", "score select pretrain"),  # the same pairs give the same weights, and nothing after them runs
         ("baseline.base_lr=1", "baseline evaluate-baseline"),
         ("system.workers=0", ""),
         ("system.checkpoint_steps=3", ""),
@@ -332,7 +384,7 @@ def test_one_row_per_sample_when_targets_are_vectors(again, finished, targets):
     result = record(finished, "select")["result"]
     assert record(finished, "pretrain")["result"]["rows"] == result["samples"] < result["pairs"]
     if targets == "soft":
-        assert set(record(finished, "pretrain")["inputs"]) == {"data", "select", "score"}
+        assert set(record(finished, "pretrain")["read"]) == {"data", "selection", "scores"}
 
 
 @pytest.mark.parametrize("variant", ["unbalanced", "random"])

@@ -47,9 +47,10 @@ def write_pool(
         if shuffle is not None:
             np.random.default_rng([shuffle, number]).shuffle(rows)
         facts = {
-            "teacher": "teacher", "pool": "pool", "class_names": tuple(f"c{i}" for i in range(scored.num_classes)),
+            "teacher": "teacher", "class_names": tuple(f"c{i}" for i in range(scored.num_classes)),
             "top_p": scored.classes.shape[1], "preprocessing": {"resize": 8}, "num_shards": len(edges) - 1,
-            "shard": f"shard-{number}", "number": number, "base": base, "num_records": end - base, **changed,
+            "shard": f"shard-{number}", "number": number, "base": base, "num_records": end - base,
+            "records": f"{number:02x}{end - base:06x}", **changed,
         }  # fmt: skip
         path = score_path(str(folder), number)
         write_scores(

@@ -1,32 +1,37 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
 import pytest
 
+from bsssl import data
 from bsssl.errors import UserError
 from bsssl.selection import (
     ScoreHeader,
+    has_scores,
     ledger_path,
     read_header,
     read_sample_scores,
+    rebase_scores,
     score_files,
     score_path,
     select_samples,
     write_scores,
 )
 from bsssl.selection.scores import ScoreFile
-from tests.selection.pools import digest, make_pool, sample_table, write_pool
+from tests.selection.pools import Pool, digest, make_pool, sample_table, write_pool
 
 
 def test_header_comes_back(tmp_path: Path) -> None:
     paths = write_pool(tmp_path, make_pool(0), cuts=[100], class_names=tuple("abcdéfg"))
     header = read_header(paths[1])
     assert header == ScoreHeader(
-        teacher="teacher", pool="pool", class_names=tuple("abcdéfg"), top_p=3, preprocessing={"resize": 8},
-        num_shards=2, shard="shard-1", number=1, base=100, num_records=200,
+        teacher="teacher", class_names=tuple("abcdéfg"), top_p=3, preprocessing={"resize": 8},
+        num_shards=2, shard="shard-1", number=1, base=100, num_records=200, records="010000c8",
     )  # fmt: skip
 
 
@@ -94,7 +99,7 @@ def test_arguments_that_do_not_fit(tmp_path: Path, spoil: Callable[[dict[str, ob
     call = {"samples": sample_table(pool.index), "classes": pool.classes, "scores": pool.scores}
     spoil(call)
     header = ScoreHeader(
-        teacher="t", pool="p", class_names=tuple("abcdefg"), top_p=3, num_shards=1, shard="s", number=0, base=0,
+        teacher="t", class_names=tuple("abcdefg"), top_p=3, num_shards=1, shard="s", number=0, base=0,
         num_records=300,
     )  # fmt: skip
     with pytest.raises(ValueError, match=message):
@@ -122,7 +127,7 @@ def overwrite(path: Path) -> None:
 
 
 def other_version(path: Path) -> None:
-    path.write_bytes(path.read_bytes().replace(b'version\\": 1', b'version\\": 9'))
+    path.write_bytes(path.read_bytes().replace(b'version\\": 2', b'version\\": 9'))
 
 
 def other_format(path: Path) -> None:
@@ -145,7 +150,7 @@ def bad_offsets(path: Path) -> None:
         (empty, "damaged or not a score file"),
         (extend, "cut short"),
         (overwrite, "damaged or not a score file"),
-        (other_version, "format version 9, this program reads 1"),
+        (other_version, "format version 9, this program reads 1 and 2"),
         (other_format, "not a score file"),
         (bad_offsets, "damaged"),
     ],
@@ -178,7 +183,6 @@ def test_any_header_byte_may_be_wrong_without_a_traceback(tmp_path: Path, seed: 
     ("name", "value"),
     [
         ("teacher", "another"),
-        ("pool", "another"),
         ("class_names", tuple("gfedcba")),
         ("preprocessing", {"resize": 9}),
     ],
@@ -233,3 +237,92 @@ def test_the_container_is_plain_safetensors(tmp_path: Path) -> None:
         assert set(file.keys()) == {"offsets", "rows0", "rows1", "rows2", "counts", "samples"}
         assert json.loads(file.metadata()["bsssl"].splitlines()[0])["num_records"] == 3000
         assert file.get_tensor("counts")[-1].tolist() == np.diff(file.get_tensor("offsets")).tolist()
+
+
+def test_files_of_version_1_give_the_selection_that_they_gave() -> None:
+    """Written, and selected from, by the last program that wrote them."""
+    folder = Path(__file__).parent / "version_1"
+    expected = json.loads((folder / "selected.json").read_text())
+    selection = select_samples(score_files(str(folder)), top_k=6)
+    assert selection.sample.tolist() == expected["sample"] and selection.class_index.tolist() == expected["classes"]
+    assert selection.facts() == expected["facts"] and selection.summary() == expected["summary"]
+    assert list(selection.facts()) == list(expected["facts"])
+
+
+def grown(tmp_path: Path, pool: Pool) -> tuple[list[str], list[str]]:
+    """Score files of a pool of 100 + 100 records, and of 100 + 100 + 100 of which only the last was written anew."""
+    before = write_pool(tmp_path / "before", part_of(pool, 200), cuts=[100])
+    after = write_pool(tmp_path / "after", pool, cuts=[100, 200])
+    return before, after
+
+
+def part_of(pool: Pool, records: int) -> Pool:
+    rows = pool.index < records
+    return Pool(pool.index[rows], pool.classes[rows], pool.scores[rows], records, pool.num_classes)
+
+
+def test_files_stay_valid_when_the_pool_grows(tmp_path: Path) -> None:
+    before, after = grown(tmp_path, make_pool(7))
+    mixed, anew = (select_samples(paths, top_k=9) for paths in ([*before, after[2]], after))
+    assert mixed.sample.tolist() == anew.sample.tolist() and mixed.facts() == anew.facts()
+    for old, new in zip(before, after, strict=False):
+        assert has_scores(old, header=read_header(new), pool="")
+        content = Path(old).read_bytes()
+        rebase_scores(old, header=read_header(new))
+        assert Path(old).read_bytes() == content
+    with pytest.raises(UserError, match=r"1 of 3 shards have no score file .*\(numbers 1\)"):
+        select_samples([before[0], after[2]], top_k=9)
+
+
+def test_files_stay_valid_when_the_pool_shrinks_or_moves(tmp_path: Path) -> None:
+    before, after = grown(tmp_path, make_pool(7))
+    with pytest.raises(UserError, match="1 of 3 shards have no score file"):
+        select_samples(after[:2], top_k=9)
+    for old, new in zip(after, before, strict=False):
+        rebase_scores(old, header=read_header(new))
+        assert digest(old) == digest(new)
+    moved = replace(read_header(after[2]), base=150, number=3, num_shards=5, shard="elsewhere")
+    samples = ScoreFile(after[2]).samples()
+    scores = read_sample_scores(after[2])
+    rebase_scores(after[2], header=moved)
+    assert read_header(after[2]) == moved and ScoreFile(after[2]).samples().equals(samples)
+    assert all(np.array_equal(*pair) for pair in zip(read_sample_scores(after[2]), scores, strict=True))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"teacher": "other"}, {"records": "ff"}, {"top_p": 2}, {"preprocessing": {}}, {"class_names": tuple("gfedcba")}],
+)
+def test_what_makes_scores_those_of_another_shard(tmp_path: Path, changed: dict[str, Any]) -> None:
+    (path,) = write_pool(tmp_path, make_pool(7))
+    header = read_header(path)
+    assert has_scores(path, header=replace(header, base=4, number=2, num_shards=9, shard="x"), pool="")
+    assert not has_scores(path, header=replace(header, **changed), pool="")
+    with pytest.raises(ValueError, match="does not hold the scores"):
+        rebase_scores(path, header=replace(header, **changed))
+    assert not has_scores(f"{path}.none", header=header, pool="")
+    truncate(Path(path))
+    assert not has_scores(path, header=header, pool="")
+
+
+def test_files_of_version_1_are_of_their_pool_as_a_whole() -> None:
+    path = str(Path(__file__).parent / "version_1" / "000001.scores")
+    header = replace(read_header(path), records="ab" * 32)
+    assert has_scores(path, header=header, pool="pool")
+    assert not has_scores(path, header=header, pool="another")
+
+
+def test_the_fingerprint_of_a_pool_follows_from_its_score_files(tmp_path: Path) -> None:
+    names = [f"{number:03d}" for number in range(7)]
+    (tmp_path / "m.csv").write_text("path\n" + "\n".join(names))
+    pool = data.write_pool([data.Manifest(path=str(tmp_path / "m.csv"))], folder=str(tmp_path / "pool"), shard_size=3)
+    scored = make_pool(0, records=7, unreadable=0)
+    paths = write_pool(tmp_path / "scores", scored, cuts=[3, 6])
+    for path, shard in zip(paths, pool.shards, strict=True):
+        header = replace(read_header(path), records=shard.digest)
+        rows = slice(shard.base, shard.base + shard.num_records)
+        write_scores(
+            path, header=header, samples=sample_table(scored.index[rows], shard.base), classes=scored.classes[rows],
+            scores=scored.scores[rows],
+        )  # fmt: skip
+    assert select_samples(paths, top_k=2).facts()["pool"] == pool.fingerprint

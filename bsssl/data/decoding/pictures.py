@@ -88,10 +88,15 @@ def _by_pillow(data: bytes, max_pixels: int, max_aspect: float) -> Tensor:
         raise DecodeError("not a picture, or of an unknown kind") from None
     except Exception as error:  # Pillow's readers raise almost anything on damaged files
         raise DecodeError(" ".join(str(error).split()) or type(error).__name__) from None
-    return _to_tensor(image)
+    return to_tensor(image)
 
 
-def _to_tensor(image: Image.Image) -> Tensor:
+def to_tensor(image: Image.Image) -> Tensor:
+    """Return the pixels of a picture that Pillow holds as those of ``decode_image``, whatever its EXIF tag says.
+
+    Raises:
+        DecodeError: The picture is of a kind that is not supported.
+    """
     if image.mode in ("F", "LAB"):
         raise DecodeError(f"pictures of kind {image.mode} are not supported")
     if image.mode.startswith("I"):

@@ -32,9 +32,11 @@ class Shard:
     num_records: int
     path: str
     """the Parquet file that lists the records"""
+    digest: str = ""
+    """SHA-256 of the records, hexadecimal; empty in lists of an earlier format"""
 
     def records(self) -> pa.Table:
-        """The shard's records, in order."""
+        """Return the shard's records, in order."""
         return read_records(self.path)
 
 
@@ -82,10 +84,12 @@ def write_pool(
             records = records.filter(_chosen(records, fraction, seed))
         number = len(shards)
         path = storage.join(folder, shard_file(number))
-        write_records(path, records)
-        digest.update(_digest(records))
-        shard = Shard(name=name or f"shard-{number:06d}", number=number, base=base, num_records=len(records), path=path)
-        shards.append(shard)
+        # In one chunk, however the source came in tables: equal records make equal files.
+        write_records(path, records.combine_chunks())
+        own = _digest(records)
+        digest.update(own)
+        name = name or f"shard-{number:06d}"
+        shards.append(Shard(name=name, number=number, base=base, num_records=len(records), path=path, digest=own.hex()))
         base += len(records)
     if left_out:
         logger.info("%d labeled or test items left out of the pool", left_out)

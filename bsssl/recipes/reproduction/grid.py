@@ -17,6 +17,7 @@ from bsssl import config as configs
 from bsssl.config import Config, load_config
 from bsssl.config.reproduction import Values
 from bsssl.errors import UserError, choices
+from bsssl.recipes.names import evaluation
 from bsssl.recipes.reproduction.paper import (
     BALANCED,
     EXPERIMENTS,
@@ -90,7 +91,8 @@ class ReproductionGrid(Grid):
         student = self._config({name: label}, values).models.student.model_dump()
         others = {key: value for key, value in values.items() if not key.startswith("models.teacher")}
         swapped = {**others, **self.settings.weak, **{f"models.teacher.{key}": student[key] for key in student}}
-        only = ("data", "tags", "weak", "teacher", "evaluate-teacher")
+        tests = (evaluation("teacher", test) for test in self._config({name: label}, values).data.tests)
+        only = ("data", "tags", "weak", "teacher", *tests)
         return self._point({name: f"{label}, {WEAK}"}, swapped, only=only)
 
     def _point(self, name: dict[str, str], values: Values, *, only: tuple[str, ...] = ()) -> Point:

@@ -1,7 +1,9 @@
+import json
+
 import numpy as np
 import pytest
 
-from bsssl.data.datasets.sources import Folder, Manifest, Tars
+from bsssl.data.datasets.sources import Folder, Manifest, Source, Tars
 from bsssl.data.loading.dataset import content_hash
 from bsssl.data.pool.listing import read_pool, write_pool
 from bsssl.data.pool.overlap import check_overlap, content_hashes, find_overlap
@@ -128,3 +130,35 @@ def test_parts_of_a_video_overlap_if_their_times_do(pool, overlaps):
     held = make_records(key=["held"], path=["one.mp4#t=0.5,1.5"])
     others = make_records(key=["a", "b"], path=[f"one.mp4{pool}", f"two.mp4{pool}"])
     assert find_overlap([others], held)["key"].to_pylist() == ["a"] * overlaps
+
+
+class InTables(Source):
+    """The same records, however many there are in a table."""
+
+    def __init__(self, rows, table_rows):
+        self._rows, self._table_rows = rows, table_rows
+
+    def batches(self):
+        keys = [f"{row * 7919 % 100_003}.jpg" for row in range(self._rows)]
+        records = make_records(key=keys, path=[f"/data/{key}" for key in keys])
+        yield from (records.slice(start, self._table_rows) for start in range(0, self._rows, self._table_rows))
+
+
+def test_shards_that_did_not_change_are_listed_alike_when_the_pool_grows(tmp_path, tars):
+    before = write_pool([InTables(80_000, 80_000)], folder=str(tmp_path / "before"), shard_size=40_000)
+    after = write_pool([InTables(80_000, 777), tars], folder=str(tmp_path / "after"), shard_size=40_000)
+    for old, new in zip(before.shards, after.shards, strict=False):
+        assert old.digest == new.digest and len(old.digest) == 64
+        with open(old.path, "rb") as one, open(new.path, "rb") as other:
+            assert one.read() == other.read()
+    assert len({shard.digest for shard in after.shards}) == len(after.shards) == 5
+
+
+def test_a_list_of_an_earlier_program_is_read(tmp_path, picture_folder):
+    pool = write_pool([Folder(path=str(picture_folder))], folder=str(tmp_path))
+    listed = json.loads((tmp_path / "pool.json").read_text())
+    for shard in listed["shards"]:
+        del shard["digest"]
+    (tmp_path / "pool.json").write_text(json.dumps(listed))
+    earlier = read_pool(str(tmp_path))
+    assert earlier.fingerprint == pool.fingerprint and [shard.digest for shard in earlier.shards] == [""]

@@ -37,7 +37,7 @@ def selection(tmp_path):
         )
         scores = np.sort(rng.dirichlet(np.ones(3), 10)[:, :2], axis=1)[:, ::-1]
         header = ScoreHeader(
-            **{"teacher": "t", "pool": "p", "class_names": ("a", "b", "c"), "top_p": 2, "num_shards": 2},
+            **{"teacher": "t", "class_names": ("a", "b", "c"), "top_p": 2, "num_shards": 2},
             **{"shard": str(shard), "number": shard, "base": 10 * shard, "num_records": 10},
         )
         classes = np.array([rng.permutation(3)[:2] for _ in range(10)])

@@ -36,7 +36,7 @@ def scored(tmp_path):
         ]
         samples = pa.table([*map(pa.array, columns), pa.array(positions)], schema=SAMPLES_SCHEMA)
         header = ScoreHeader(
-            teacher="t", pool="p", class_names=tuple("abcdef"), top_p=TOP_P, num_shards=3, shard=f"{number}.tar",
+            teacher="t", class_names=tuple("abcdef"), top_p=TOP_P, num_shards=3, shard=f"{number}.tar",
             number=number, base=number * PER_SHARD, num_records=PER_SHARD,
         )  # fmt: skip
         path = score_path(folder, number)

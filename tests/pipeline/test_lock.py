@@ -1,0 +1,106 @@
+"""One worker at a time."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from bsssl.errors import UserError
+from bsssl.pipeline import lock
+
+
+def owner(path):
+    return json.loads(path.read_text())
+
+
+def change(path, **values):
+    path.write_text(json.dumps({**owner(path), **values}))
+
+
+@pytest.fixture
+def held(tmp_path):
+    """The lock of a process that lives on another machine, with a sign of life of just now."""
+    path = tmp_path / ".teacher.lock"
+    with lock.hold(path, what="teacher"):
+        content = path.read_text()
+    path.write_text(content)
+    change(path, machine="another", host="far", pid=12, since="2026-01-01T00:00:00", command="bsssl run", token="t")
+    return path
+
+
+def test_a_lock_is_gone_afterwards_also_after_an_error(tmp_path):
+    path = tmp_path / ".teacher.lock"
+    with pytest.raises(ZeroDivisionError), lock.hold(path, what="teacher"):
+        assert owner(path)["pid"] == os.getpid()
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_living_owner_is_told(held):
+    with pytest.raises(UserError) as caught, lock.hold(held, what="teacher in outputs/x"):
+        pass
+    assert str(caught.value) == (
+        "teacher in outputs/x is being worked on by process 12 on far since 2026-01-01T00:00:00 (bsssl run); wait "
+        f"for it or end it, then run again (if it is gone for certain, delete {held})"
+    )
+
+
+def test_an_owner_on_another_machine_without_a_sign_of_life_is_dead(held, caplog):
+    old = time.time() - lock.STALE - 1
+    os.utime(held, (old, old))
+    with lock.hold(held, what="teacher"):
+        assert owner(held)["pid"] == os.getpid()
+    assert not held.exists()
+
+
+def test_a_dead_process_of_this_machine_is_recognised_at_once(tmp_path):
+    path = tmp_path / ".teacher.lock"
+    program = (
+        "import os, pathlib, sys\nfrom bsssl.pipeline import lock\n"
+        "with lock.hold(pathlib.Path(sys.argv[1]), what='x'): os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", program, str(path)], check=True)
+    assert path.exists()
+    with lock.hold(path, what="teacher"):
+        assert owner(path)["pid"] == os.getpid()
+
+
+def test_a_number_that_another_process_has_by_now_is_not_the_owner(tmp_path):
+    path = tmp_path / ".teacher.lock"
+    with lock.hold(path, what="teacher"):
+        content = path.read_text()
+    path.write_text(content)
+    change(path, started="1", token="t")
+    with lock.hold(path, what="teacher"):
+        assert owner(path)["token"] != "t"
+
+
+def test_the_same_job_started_again_takes_over(held, monkeypatch):
+    change(held, job="77")
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    with lock.hold(held, what="teacher"):
+        assert owner(held)["job"] == "77" and owner(held)["pid"] == os.getpid()
+
+
+def test_a_lock_that_says_nothing_counts_while_it_is_young(tmp_path):
+    path = tmp_path / ".teacher.lock"
+    path.write_text("")
+    with pytest.raises(UserError, match="is being worked on by another process; wait"), lock.hold(path, what="teacher"):
+        pass
+    old = time.time() - lock.STALE - 1
+    os.utime(path, (old, old))
+    with lock.hold(path, what="teacher"):
+        pass
+
+
+def test_the_second_command_says_who_is_at_work(bsssl, recipe, finished):
+    (finished / "seed-0" / "baseline" / "done.json").unlink()
+    path = finished / "seed-0" / ".baseline.lock"
+    with lock.hold(path, what="baseline"):
+        outcome = bsssl("run", "--config", recipe.config, f"output_dir={finished}")
+    assert outcome.status == 1
+    (line,) = outcome.errors
+    assert line.startswith(f"error: baseline in {finished}/seed-0 is being worked on by process {os.getpid()} on ")

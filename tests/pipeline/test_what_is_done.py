@@ -1,0 +1,199 @@
+"""What runs again and why, what is kept aside, and how work of other settings comes back."""
+
+import json
+import re
+import shutil
+
+import pytest
+import yaml
+
+from bsssl.config import Config, load_config
+from bsssl.recipes.runs import all_runs
+
+
+@pytest.fixture
+def again(bsssl, recipe, finished):
+    """Runs a command on the copy of the finished run."""
+
+    def call(command, *overrides):
+        return bsssl(command, "--config", recipe.config, f"output_dir={finished}", *overrides)
+
+    return call
+
+
+def ran(outcome):
+    """The stages that a call ran, in order."""
+    assert outcome.status == 0, outcome.err
+    return re.findall(r"seed \d+: (\S+) \(", outcome.err)
+
+
+def weights(finished, stage):
+    return (finished / "seed-0" / stage / "model.safetensors").read_bytes()
+
+
+def aside(finished, stage):
+    return sorted((finished / "seed-0" / "aside" / stage).glob("*"))
+
+
+# Other settings
+
+
+def test_a_finished_training_of_other_settings_is_kept_and_comes_back(again, finished):
+    before = weights(finished, "baseline")
+    outcome = again("run", "baseline.base_lr=1")
+    (kept,) = aside(finished, "baseline")
+    assert f"baseline: what was there is kept in {kept} (baseline.base_lr: 2.0 -> 1.0); --redo" in outcome.err
+    assert (kept / "model.safetensors").read_bytes() == before != weights(finished, "baseline")
+    back = again("run")
+    assert "baseline: taken back from" in back.err and weights(finished, "baseline") == before
+    assert "step/s" not in back.err and len(aside(finished, "baseline")) == 1
+
+
+def test_redo_replaces_what_was_there(again, finished):
+    outcome = again("run", "baseline.base_lr=1", "--redo")
+    assert "baseline: what was there is replaced (baseline.base_lr: 2.0 -> 1.0)" in outcome.err
+    assert aside(finished, "baseline") == []
+
+
+def test_an_unfinished_training_of_other_settings_is_kept_and_goes_on_later(again, bsssl, recipe, finished):
+    """A training that stops after a checkpoint, another setting, and back: it does not begin anew."""
+    folder, expected = finished / "seed-0" / "baseline", weights(finished, "baseline")
+    (run,) = all_runs(load_config(str(recipe.config), [f"output_dir={finished}"]), config_path="")
+    shutil.rmtree(folder)
+    outcome = again("train", "stage=baseline", "system.checkpoint_steps=3", "data.max_failure_rate=0.05")
+    assert outcome.status == 0
+    # What a kill before the end leaves: the checkpoint of step 6, and what the training was begun with.
+    (folder / "done.json").rename(folder / "begun.json")
+    (folder / "model.safetensors").unlink()
+    checkpoint = folder / f"checkpoint-{run.identity('baseline')}-000000006.pt"
+    checkpoint.write_bytes(b"")
+    other = again("train", "stage=baseline", "baseline.base_lr=1")
+    assert "baseline (not done yet; what was begun differs: baseline.base_lr: 2.0 -> 1.0)" in other.err
+    (kept,) = aside(finished, "baseline")
+    assert (kept / checkpoint.name).exists()
+    back = again("train", "stage=baseline")
+    assert "taken back from" in back.err and f"{folder / checkpoint.name} is damaged" in back.err
+    assert weights(finished, "baseline") == expected
+
+
+# What was read
+
+
+def test_a_test_item_more_runs_evaluations_alone(bsssl, recipe, draw, tmp_path):
+    data = tmp_path / "test"
+    shutil.copytree(recipe.folder / "test", data)
+    arguments = ("run", "--config", recipe.config, f"output_dir={tmp_path / 'run'}", f"data.test.path={data}")
+    assert bsssl(*arguments).status == 0
+    draw("circle", seed=900).save(data / "circle" / "900.png")
+    outcome = bsssl(*arguments)
+    assert ran(outcome) == ["data", *(f"evaluate-{name}" for name in ("teacher", "pretrain", "finetune", "baseline"))]
+    assert json.loads((tmp_path / "run/seed-0/evaluate-finetune/done.json").read_text())["result"]["items"] == 16
+
+
+def test_a_pool_with_more_items_scores_the_shards_that_changed_alone(bsssl, recipe, draw, tmp_path):
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    for number in range(30):
+        draw("square", seed=600 + number).save(pool / f"{number:02d}.png")
+    source = json.dumps([{"dataset": "folder", "path": str(pool)}])
+    arguments = ("run", "--config", recipe.config, f"output_dir={tmp_path / 'run'}", f"data.pool={source}")
+    assert bsssl(*arguments).status == 0
+    scores = tmp_path / "run" / "seed-0" / "score"
+    before = {path.name: path.stat().st_mtime_ns for path in scores.glob("*.scores")}
+    assert len(before) == 3
+    draw("square", seed=700).save(pool / "99.png")
+    assert "score" in ran(bsssl(*arguments))
+    after = {path.name: path.stat().st_mtime_ns for path in scores.glob("*.scores")}
+    assert {name for name in after if after[name] != before.get(name)} == {"000002.scores"}
+    assert json.loads((scores / "done.json").read_text())["result"]["records"] == 31
+
+
+def test_an_input_that_was_made_again_and_is_the_same_runs_nothing(again, finished):
+    (finished / "seed-0" / "teacher" / "done.json").unlink()
+    assert ran(again("run")) == ["teacher"]
+
+
+def test_a_result_that_somebody_changed_is_noticed_and_kept(again, finished):
+    path = finished / "seed-0" / "data" / "labeled.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]))
+    outcome = again("run")
+    assert ran(outcome) == ["data"]
+    assert "data (labeled.csv is not what the stage has left)" in outcome.err
+    (kept,) = aside(finished, "data")
+    assert (kept / "labeled.csv").read_text() == "".join(lines[:-1]) and path.read_text() == "".join(lines)
+
+
+def test_the_plan_says_what_depends_on_what_comes_out(again):
+    outcome = again("run", "teacher.base_lr=1", "--plan")
+    rows = {line.split()[0]: line for line in outcome.out.splitlines() if line}
+    assert "to do (teacher.base_lr: 2.0 -> 1.0)" in rows["teacher"]
+    assert rows["finetune"].endswith("done, unless teacher comes out differently")
+    assert rows["baseline"].endswith("done")
+
+
+# New options, new versions
+
+
+def test_an_option_that_is_new_and_off_runs_nothing(recipe, finished, monkeypatch):
+    """The identity of work leaves out whatever is at its default, in every section."""
+    (run,) = all_runs(load_config(str(recipe.config), [f"output_dir={finished}"]), config_path="")
+    for name, stage in run.stages.items():
+        record = json.loads((run.folder(name) / "done.json").read_text())
+        assert run.work(name).identifying == record["identifying"]
+        assert not _defaults(type(stage.settings), record["identifying"])
+
+
+def _defaults(section, values):
+    """The keys of ``values`` that are at the default of their section."""
+    at_default = []
+    for key, value in values.items():
+        field = section.model_fields[key]
+        inner = field.annotation
+        if isinstance(value, dict) and isinstance(inner, type) and hasattr(inner, "model_fields"):
+            at_default += _defaults(inner, value)
+        elif not field.is_required() and value == json.loads(json.dumps(field.default, default=str)):
+            at_default.append(key)
+    return at_default
+
+
+def test_a_new_version_of_a_kind_runs_its_stages_again(again, monkeypatch):
+    from bsssl.stages.select import SelectStage
+
+    monkeypatch.setattr(SelectStage, "version", 2)
+    outcome = again("run")
+    assert ran(outcome)[0] == "select"
+    assert "select ('select' works differently since it was done (version 1 -> 2))" in outcome.err
+
+
+def test_a_resolved_config_reads_back_as_itself(recipe, tmp_path):
+    for length in ("0.00005 epochs", "20.33333333 epochs", "1e9 samples", "123456789.5 samples"):
+        config = load_config(str(recipe.config), [f"teacher.length={length}", "teacher.warmup=0 epochs"])
+        path = tmp_path / "resolved.yaml"
+        path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+        assert load_config(str(path), [], Config) == config, length
+
+
+# Records that cannot be used
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        ("{", "done.json is not valid JSON ("),
+        ("[]", "done.json is not a record of a stage; delete it, and the stage runs again"),
+        ("{}", "done.json is not a record of a stage; delete it, and the stage runs again"),
+        ('{"format": 2, "stage": "teacher"}', "done.json is not a record of a stage; delete it"),
+        (
+            '{"format": 99}',
+            "has record format 99, this program reads up to 2: it was written by a newer bsssl",
+        ),
+        ('{"format": "x"}', "done.json is not a record of a stage; delete it, and the stage runs again"),
+        ('{"stage": "teacher", "settings": [], "result": {}, "digests": {}, "read": {}}', "is not a record of a stage"),
+    ],
+)
+def test_a_record_that_cannot_be_used_is_one_line(again, finished, content, error):
+    (finished / "seed-0" / "teacher" / "done.json").write_text(content)
+    for arguments in (("run",), ("run", "--plan")):
+        outcome = again(*arguments)
+        assert outcome.status == 1 and len(outcome.errors) == 1 and error in outcome.errors[0], outcome.err
