@@ -12,12 +12,11 @@ from pathlib import Path
 import cloudpickle
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file
 
 from bsssl.config import Config, load_config
 from bsssl.launch.jobs import StageJob
-from bsssl.models import TrainedNetwork, build_model, load_weights
 from bsssl.recipes.runs import all_runs, as_yaml
-from bsssl.registry import EXPORTERS
 from tests.extension.conftest import PACKAGE, ROOT, paths
 from tests.processes import PATIENCE
 
@@ -131,16 +130,18 @@ def test_a_run_with_a_stage_of_a_plugin_is_pickled(finished_example, tmp_path):
     assert done.stdout == "None\n", done.stderr
 
 
-def test_an_exporter(finished_example, tmp_path):
-    folder, model = tmp_path / "run" / "seed-0" / "finetune", finished_example.models.student
-    network = build_model(model.name, num_classes=2, **model.options)
-    load_weights(network, str(folder / "model.safetensors"), classes=["across", "down"])
-    trained = TrainedNetwork(network, model.name, {}, ["across", "down"], (3, 16, 16), (0.5,) * 3, (0.5,) * 3)
-    EXPORTERS.build("example_text", {"decimals": 1}, model=trained, path=str(tmp_path / "weights.json"))
-    written = json.loads((tmp_path / "weights.json").read_text())
-    assert written["classes"] == ["across", "down"]
-    bias = network[-1].bias.tolist()
+def test_an_exporter(finished_example, bsssl, tmp_path):
+    folder, path = tmp_path / "run" / "seed-0" / "finetune", tmp_path / "weights.json"
+    to = ("--to", "example_text", "--path", path, "--plugins", "example_parts")
+    outcome = bsssl("export", folder, *to, "decimals=1")
+    assert outcome.status == 0, outcome.err
+    written, stored = json.loads(path.read_text()), load_file(folder / "model.safetensors")
+    assert written["classes"] == ["across", "down"] and written["weights"].keys() == stored.keys()
+    bias = stored["4.bias"].tolist()
     assert written["weights"]["4.bias"] == pytest.approx(bias, abs=0.051) and written["weights"]["4.bias"] != bias
+    assert bsssl("export", folder, *to, "decimal=1").errors == [
+        "error: exporter 'example_text' has no option 'decimal': did you mean 'decimals'? valid: decimals"
+    ]
 
 
 @pytest.fixture(scope="module")
