@@ -197,7 +197,10 @@ NAMES = (
         ),
         ({"pretrain": sure()}, ["stages.pretrain: the recipe has a stage of that name; rename it"]),
         ({"a/b": sure()}, ["stages.a/b: the name of a stage has letters, digits, - and _ alone; rename it"]),
-        ({"f": "{needs: {}, opts: 1}"}, ["'stages.f.kind' is missing; it must be given", "unknown key 'stages.f.opts': did "]),
+        (
+            {"f": "{needs: {}, opts: 1}"},
+            ["'stages.f.kind' is missing; it must be given", "unknown key 'stages.f.opts': did "],
+        ),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("plan", [True, False])

@@ -61,5 +61,5 @@ def test_the_reader_of_the_page(mine, tmp_path):
 
 
 def test_the_page_names_every_registry():
-    tables = {name for name in re.findall(r"\| `([A-Z_]+)` \|", PAGE)}
+    tables = set(re.findall(r"\| `([A-Z_]+)` \|", PAGE))
     assert tables == {name.upper() for name in REGISTRIES}
