@@ -191,14 +191,14 @@ def _add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     if command == "options":
         parser.add_argument("sort", nargs="?", choices=[*REGISTRIES], metavar="sort", help=", ".join(REGISTRIES))
         parser.add_argument("name", nargs="?", help="one of the parts, of which to show the options")
-        parser.add_argument("--plugins", nargs="+", default=[], metavar="MODULE", help="modules to import first")
+        parser.add_argument("--plugins", action="append", default=[], metavar="MODULE", help="import this first")
         parser.add_argument("--config", help="a YAML file, whose plugins to import first")
         return
     if command == "export":
         parser.add_argument("folder", help="the folder of a trained stage")
         parser.add_argument("--to", required=True, help="the format: a name in `bsssl options exporters`")
         parser.add_argument("--path", required=True, help="the file or folder to write")
-        parser.add_argument("--plugins", nargs="+", default=[], metavar="MODULE", help="modules to import first")
+        parser.add_argument("--plugins", action="append", default=[], metavar="MODULE", help="import this first")
         parser.add_argument("overrides", nargs="*", metavar="option=value", help="options of the format")
         return
     parser.add_argument("--config", required=True, help="a YAML file, e.g. projects/image/quickstart.yaml")

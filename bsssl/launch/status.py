@@ -44,7 +44,7 @@ class JobRow:
 
     @property
     def ids(self) -> list[str]:
-        """As Slurm names each task."""
+        """The names that Slurm has for the tasks."""
         return [self.job_id] if self.tasks is None else [f"{self.job_id}_{task}" for task in range(self.tasks)]
 
     def log(self, task_id: str) -> Path:
@@ -117,7 +117,7 @@ def status(output_dir: str, *, shards: bool = False) -> str:
 
 
 def job_table(jobs: Sequence[JobRow]) -> str:
-    """Ids and logs of submitted jobs, as text."""
+    """Return the ids and logs of submitted jobs, as text."""
     rows = []
     for job in jobs:
         shown = job.job_id if job.tasks is None else f"{job.job_id}_[0-{job.tasks - 1}]"
@@ -186,7 +186,7 @@ class _Stage:
             yield self.run, self.name, str(part), state if state != "ended" else "failed"
 
     def log_lines(self) -> Iterable[str]:
-        """Of failed jobs, and the last line of running ones."""
+        """Yield the last lines of the logs of failed jobs, and the last line of running ones."""
         shown = 0
         for job in self.jobs:
             for task_id in job.ids:
@@ -212,7 +212,7 @@ def _kind(state: str) -> str:
 
 
 def _folders(output_dir: str, jobs: Sequence[JobRow]) -> list[Path]:
-    """Of all stages begun or submitted: by when they were done, then in the order of submission."""
+    """Return the folders of all stages begun or submitted: by when they were done, then in the order of submission."""
     runs = sorted([*Path(output_dir).glob("seed-*"), *Path(output_dir).glob("*/seed-*")])
     # What several runs share is shown once, under the first of them.
     shown: dict[Path, Path] = {}

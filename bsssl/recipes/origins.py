@@ -56,7 +56,7 @@ def _trained_with(path: str) -> dict[str, Any]:
 
 
 def _settings(path: str) -> dict[str, Any]:
-    """Of the stage that left the weights ``path``; empty where that is unknown."""
+    """Return the settings of the stage that left the weights ``path``; nothing where that is unknown."""
     record = storage.join(os.path.dirname(path), DONE)
     if storage.is_remote(path) or not os.path.exists(record):
         return {}
