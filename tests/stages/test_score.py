@@ -17,17 +17,17 @@ def scored(bsssl, recipe, tmp_path):
         assert outcome.status == 0, outcome.err
         paths = selection.score_files(str(folder / "seed-0" / "score"))
         selected = selection.read_selection(str(folder / "seed-0" / "select" / "selection.parquet"))
-        return [(folder / path).stat().st_mtime_ns for path in paths], paths, selected
+        return [(folder / path).stat().st_mtime_ns for path in paths], selected
 
     return run
 
 
 def test_only_the_shards_that_changed_are_scored_again(scored, recipe, bsssl, tmp_path):
     sources = recipe.values["data"]["pool"]
-    few, _, _ = scored(sources[:-1])
-    many, paths, selected = scored(sources)
+    few, _ = scored(sources[:-1])
+    many, selected = scored(sources)
     assert len(many) > len(few) and many[: len(few)] == few
-    less, _, _ = scored(sources[:-1])
+    less, _ = scored(sources[:-1])
     assert len(less) == len(few)
     assert [
         selection.read_header(path).num_shards for path in selection.score_files(str(tmp_path / "run/seed-0/score"))
