@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from bsssl import __version__
 from bsssl.config import TRAIN_STAGES, Config, Experiment, Reproduction, Transfer, load_config, options
-from bsssl.errors import UserError, choices
+from bsssl.errors import UserError
 from bsssl.registry import REGISTRIES
 from bsssl.runtime import console
 from bsssl.runtime.distributed import is_main
@@ -189,15 +189,16 @@ def _add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
             )
         return
     if command == "options":
-        parser.add_argument("part", nargs="*", help=f"a sort of parts ({', '.join(REGISTRIES)}), then a name")
-        parser.add_argument("--plugins", nargs="+", default=[], metavar="MODULE", help="modules to import first")
+        parser.add_argument("sort", nargs="?", choices=[*REGISTRIES], metavar="sort", help=", ".join(REGISTRIES))
+        parser.add_argument("name", nargs="?", help="one of the parts, of which to show the options")
+        parser.add_argument("--plugins", action="append", default=[], metavar="MODULE", help="import this first")
         parser.add_argument("--config", help="a YAML file, whose plugins to import first")
         return
     if command == "export":
         parser.add_argument("folder", help="the folder of a trained stage")
         parser.add_argument("--to", required=True, help="the format: a name in `bsssl options exporters`")
         parser.add_argument("--path", required=True, help="the file or folder to write")
-        parser.add_argument("--plugins", nargs="+", default=[], metavar="MODULE", help="modules to import first")
+        parser.add_argument("--plugins", action="append", default=[], metavar="MODULE", help="import this first")
         parser.add_argument("overrides", nargs="*", metavar="option=value", help="options of the format")
         return
     parser.add_argument("--config", required=True, help="a YAML file, e.g. projects/image/quickstart.yaml")
@@ -373,19 +374,17 @@ def _print_options(command: str, parsed: argparse.Namespace, given: list[str]) -
     from bsssl.config.reading import plugins_of
 
     load_plugins([*parsed.plugins, *(plugins_of(parsed.config) if parsed.config else [])])
-    if not parsed.part:
+    if parsed.sort is None:
         _print_keys()
         return
-    sort, *names = parsed.part
-    if sort not in REGISTRIES:
-        raise UserError(f"unknown sort of parts '{sort}': {choices(sort, REGISTRIES)}")
-    registry = REGISTRIES[sort]
-    for name in names or registry.names():
-        print(name)
-        if names:
-            print(f"    {registry.summary(name)}\n" if registry.summary(name) else "")
-            for option in registry.options(name):
-                _print_key(f"    {option.name}", option.type, option.default, option.meaning)
+    registry = REGISTRIES[parsed.sort]
+    if parsed.name is None:
+        print("\n".join(registry.names()))
+        return
+    print(parsed.name)
+    print(f"    {registry.summary(parsed.name)}\n" if registry.summary(parsed.name) else "")
+    for option in registry.options(parsed.name):
+        _print_key(f"    {option.name}", option.type, option.default, option.meaning)
 
 
 def _print_keys() -> None:

@@ -118,7 +118,7 @@ class Registry:
         try:
             return _validated(part, options, besides=self._given)
         except ValidationError as error:
-            raise UserError(f"{self.sort} '{name}': {self._explain(error, name)}") from None
+            raise UserError(self._explain(error, name)) from None
         except NameError as error:  # an annotation that is imported for type checkers alone
             raise UserError(
                 f"{self.sort} '{name}': its annotations cannot be read ({error}); import their names"
@@ -148,15 +148,15 @@ class Registry:
 
     def _explain(self, error: ValidationError, name: str) -> str:
         """Return everything that is wrong with the options of a part, in one line."""
-        valid, problems = [option.name for option in self.options(name)], []
+        part, valid, problems = f"{self.sort} '{name}'", [option.name for option in self.options(name)], []
         for problem in error.errors(include_url=False):
             option = ".".join(map(str, problem["loc"]))
             if problem["type"] == "unexpected_keyword_argument":
-                problems.append(f"unknown option '{option}': {choices(option, valid)}")
+                problems.append(f"{part} has no option '{option}': {choices(option, valid)}")
             elif problem["type"] == "missing_keyword_only_argument":
-                problems.append(f"the option '{option}' is missing; give it")
+                problems.append(f"{part} needs the option '{option}'; give it under its options")
             else:
-                problems.append(f"{option}={problem['input']!r}: {problem['msg']}")
+                problems.append(f"{part}: {option}={problem['input']!r}: {problem['msg']}")
         return "; ".join(problems)
 
 

@@ -468,7 +468,7 @@ def test_scoring_lists_what_cannot_be_read_and_refuses_too_much_of_it(recipe, fi
             package.score(teacher, loose, to=tmp_path / "none", top_p=top_p)
     with pytest.raises(UserError, match="unknown dataset 'foldr'"):
         package.score(teacher, loose, dataset="foldr", to=tmp_path / "none")
-    with pytest.raises(UserError, match="dataset 'folder' has no option 'exts'"):
+    with pytest.raises(UserError, match="dataset 'folder': unknown option 'exts'"):
         package.score(teacher, loose, to=tmp_path / "none", options={"exts": "any"})
 
 
@@ -487,7 +487,6 @@ def arrays(tmp_path):
         rows = slice(start, end)
         header = selection.ScoreHeader(
             teacher="",
-            pool="",
             class_names=tuple(NAMES),
             top_p=2,
             num_shards=3,

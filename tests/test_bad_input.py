@@ -97,7 +97,7 @@ def test_a_warm_up_that_turns_out_too_long(refused, tmp_path):
     [
         ("models.student.name=small_resnt", "unknown model 'small_resnt': did you mean 'small_resnet'? valid: "),
         ("models.student.name=timm/resnet19", "unknown timm model 'timm/resnet19': nearest: timm/resnet1"),
-        ("models.student.options.widht=3", "model 'small_resnet': unknown option 'widht': did you mean 'width'? "),
+        ("models.student.options.widht=3", "model 'small_resnet' has no option 'widht': did you mean 'width'? "),
         (
             "models.student.weights=resnet18.fb",
             "models.student.weights: unknown released weights 'resnet18.fb': valid: ",

@@ -2,10 +2,8 @@ import re
 import shlex
 
 import pytest
-import torch
 
-from bsssl import __version__, cli
-from bsssl.errors import UserError
+from bsssl import __version__
 
 
 def plan_rows(text):
@@ -26,8 +24,6 @@ def plan_rows(text):
         "reproduce",
         "transfer",
         "evaluate",
-        "status",
-        "options",
     ],
 )
 def test_help(bsssl, command):
@@ -108,7 +104,7 @@ def test_the_command_that_an_error_names_mends_it(bsssl, recipe, tmp_path):
     arguments = ("--config", recipe.config, f"output_dir={output}", "teacher.length=4 steps", "baseline.base_lr=1.0")
     line = bsssl("score", *arguments).errors[0]
     named = shlex.split(line.split("run first: ")[1])
-    assert named[:2] == ["python", "tools/train_net.py"]
+    assert named[:2] == ["bsssl", "train"]
     assert bsssl("train", *named[2:]).status == 0
     assert bsssl("score", *arguments).status == 0
     assert (output / "seed-0" / "score" / "done.json").exists()
@@ -126,20 +122,3 @@ def test_an_interrupt_exits_with_130(bsssl, recipe, tmp_path, monkeypatch):
     monkeypatch.setattr("bsssl.pipeline.runner.execute", interrupted)
     outcome = bsssl("run", "--config", recipe.config, f"output_dir={tmp_path}")
     assert (outcome.status, outcome.err) == (130, "interrupted: the same command goes on from the last checkpoint\n")
-
-
-class Refusing(torch.utils.data.Dataset):
-    """Data that a process of the loader cannot make anything of."""
-
-    def __len__(self):
-        return 1
-
-    def __getitem__(self, index):
-        raise UserError("clip.mp4 is locked; unlock it")
-
-
-def test_an_error_raised_in_a_process_of_the_loader_is_one_line(bsssl, recipe, monkeypatch):
-    loader = torch.utils.data.DataLoader(Refusing(), num_workers=1)
-    monkeypatch.setattr(cli, "_run", lambda *_: next(iter(loader)))
-    outcome = bsssl("run", "--config", recipe.config)
-    assert outcome.status == 1 and outcome.err == "error: clip.mp4 is locked; unlock it\n"

@@ -1,7 +1,7 @@
 import pytest
 
 from bsssl.errors import UserError, choices
-from bsssl.registry import DATASETS, MODELS, Registry
+from bsssl.registry import DATASETS, LOSSES, MODELS, REGISTRIES, PartOption, Registry
 
 
 def test_a_registered_factory_is_found_by_its_name():
@@ -57,6 +57,18 @@ def test_a_name_of_the_project_cannot_be_taken_before_its_part_is_imported():
 
 
 def _part(value: int, *, width: int = 2, mode: str, **others: object) -> tuple[object, ...]:
+    """Return what it was given.
+
+    Args:
+        value: What the program gives.
+        width: How wide it is, and whatever else there is
+            to say: in two lines.
+        mode (str): How it works.
+        **others: Anything else.
+
+    Returns:
+        mode: Not an argument.
+    """
     return value, width, mode, others
 
 
@@ -67,10 +79,11 @@ def _strict_part(*, width: int = 2, mode: str) -> tuple[object, ...]:
 def test_options_are_those_of_the_signature_less_what_the_program_gives():
     registry = Registry("thing", given=("value",))
     registry.register("one")(_part)
-    assert [(o.name, o.type, o.default) for o in registry.options("one")] == [
-        ("width", "int", "2"),
-        ("mode", "str", "(required)"),
+    assert registry.options("one") == [
+        PartOption("width", "int", "2", "How wide it is, and whatever else there is to say: in two lines."),
+        PartOption("mode", "str", "(required)", "How it works."),
     ]
+    assert registry.summary("one") == "Return what it was given."
     assert registry.build("one", {"mode": "a", "more": 1}, value=3) == (3, 2, "a", {"more": 1})
 
 
@@ -96,7 +109,7 @@ def test_a_wrong_value_and_an_unknown_option_are_one_line():
     with pytest.raises(UserError) as caught:
         registry.build("one", {"mode": "a", "width": "wide", "x": 1})
     assert str(caught.value).startswith("thing 'one': width='wide': Input should be a valid integer")
-    assert "unknown option 'x': valid: mode, width" in str(caught.value)
+    assert str(caught.value).endswith("; thing 'one' has no option 'x': valid: mode, width")
 
 
 class Part:
@@ -127,3 +140,27 @@ def test_choices_without_a_near_match_and_with_many():
 def test_the_registries_of_the_project_hold_what_the_docs_name():
     assert {"folder", "manifest", "tars", "digits"} <= set(DATASETS.names())
     assert {"resnet18", "resnet50", "resnext101_32x48d", "small_resnet"} <= set(MODELS.names())
+
+
+@pytest.mark.parametrize("sort", REGISTRIES)
+def test_every_name_of_the_project_is_registered_by_its_module(sort):
+    registry = REGISTRIES[sort]
+    for name in registry._built_in:
+        part = registry.get(name)  # a KeyError where the module does not register it
+        assert part.__module__ == registry._built_in[name] or part.__module__.startswith("bsssl.")
+        assert isinstance(registry.options(name), list)
+
+
+def test_the_options_of_a_loss_say_what_they_mean():
+    assert all(option.meaning for option in LOSSES.options("cross_entropy"))
+
+
+def test_an_annotation_that_is_not_there_is_named():
+    def part(*, width: "Nowhere") -> None: ...  # noqa: F821
+
+    registry = Registry("thing")
+    registry.register("one")(part)
+    with pytest.raises(
+        UserError, match=r"^thing 'one': its annotations cannot be read \(name 'Nowhere' is not defined"
+    ):
+        registry.check("one", {})

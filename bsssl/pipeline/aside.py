@@ -20,7 +20,7 @@ def make_room(run: Run, name: str, *, redo: bool = False) -> None:
     folder = run.folder(name).resolve()  # of a sweep it is a link
     wanted = run.work(name)
     there = _work_in(run, name, folder)
-    edited = run.edited(name, folder) if isinstance(there, Record) else None
+    edited = _edited(run, name, there, folder)
     if there is not None and there.identity == wanted.identity and edited is None:
         return
     if there is not None and (edited or not run.stages[name].continues(run, there)):
@@ -38,7 +38,8 @@ def make_room(run: Run, name: str, *, redo: bool = False) -> None:
         folder.mkdir()
     for place in _kept(folder):
         same = _work_in(run, name, place)
-        if same is not None and same.identity == wanted.identity and not _holds_work(folder):
+        is_wanted = same is not None and same.identity == wanted.identity and not _edited(run, name, same, place)
+        if is_wanted and not _holds_work(folder):
             shutil.rmtree(folder, ignore_errors=True)
             place.rename(folder)
             logger.info("seed %d: %s: taken back from %s", run.seed, name, place)
@@ -50,6 +51,10 @@ def _work_in(run: Run, name: str, folder: Path) -> Work | None:
     if (folder / DONE).exists():
         return run.record(name, folder)
     return read_work(folder) if (folder / BEGUN).exists() else None
+
+
+def _edited(run: Run, name: str, work: Work | None, folder: Path) -> str | None:
+    return run.edited(name, folder) if isinstance(work, Record) else None
 
 
 def _shelf(folder: Path) -> Path:

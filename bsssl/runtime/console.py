@@ -52,10 +52,10 @@ def describe(error: Exception) -> str:
         return "\n".join(f"error: {line}" for line in str(error).splitlines() if line)
     kind = type(error).__name__
     text = " ".join(str(error).split())[:300]
-    if " in DataLoader worker process " in str(error.__cause__):
-        return f"error: a process of the loader failed (run again with --debug for the traceback): {kind}: {text}"
     if kind == "OutOfMemoryError":
         return f"error: the GPU's memory is full ({text[:80]}); lower batch_size or raise accumulate"
     if isinstance(error, OSError):
         return f"error: {text}; check the path, its permissions and the space left"
+    if " in DataLoader worker process " in str(error.__cause__):
+        return f"error: a process of the loader failed (run again with --debug for the traceback): {kind}: {text}"
     return f"error: {kind}: {text} (not an error we foresaw: run again with --debug and report the traceback)"

@@ -169,7 +169,8 @@ def export(model: TrainedNetwork, path: str, *, decimals: int = 4) -> None:
         decimals: The digits that are kept of each number.
     """
     weights = {
-        name: np.round(value.cpu().numpy(), decimals).tolist() for name, value in model.network.named_parameters()
+        name: np.round(value.detach().double().cpu().numpy(), decimals).tolist()
+        for name, value in model.network.named_parameters()
     }
     storage.write_text(path, json.dumps({"classes": model.classes, "weights": weights}))
 

@@ -100,5 +100,5 @@ def test_the_config_names_loggers_and_their_options(remembering):
     assert System(loggers={"remembering": {"prefix": "x"}}).loggers == {"remembering": {"prefix": "x"}}
     with pytest.raises(ValueError, match=r"unknown metric logger 'jsonll': did you mean 'jsonl'\? valid: jsonl, "):
         System(loggers={"jsonll": {}})
-    with pytest.raises(UserError, match=r"'remembering': unknown option 'prefx': did you mean 'prefix'\?"):
+    with pytest.raises(UserError, match=r"'remembering' has no option 'prefx': did you mean 'prefix'\?"):
         Metrics({"remembering": {"prefx": "x"}}, folder="")

@@ -17,16 +17,15 @@ RECIPE = PACKAGE / "recipe.yaml"
 @pytest.fixture
 def guests(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Whatever plugins are imported, the registries and modules are afterwards as they were."""
-    known = set(sys.modules)
-    monkeypatch.setattr(plugins, "_loaded", [])
-    for registry in REGISTRIES.values():
-        monkeypatch.setattr(registry, "_parts", dict(registry._parts))
+    known = {registry: set(registry._parts) for registry in REGISTRIES.values()}
+    loaded: list[str] = []
+    monkeypatch.setattr(plugins, "_loaded", loaded)
     yield
-    for name in set(sys.modules) - known:
-        if not name.startswith("bsssl"):
-            file = getattr(sys.modules[name], "__file__", None) or ""
-            if file.startswith((str(PACKAGE), "/tmp")):
-                del sys.modules[name]
+    for registry, names in known.items():
+        for name in registry._parts.keys() - names - registry._built_in.keys():  # what is built in may stay
+            del registry._parts[name]
+    for name in loaded:
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture

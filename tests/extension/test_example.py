@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +12,11 @@ from pathlib import Path
 import cloudpickle
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file
 
 from bsssl.config import Config, load_config
 from bsssl.launch.jobs import StageJob
-from bsssl.models import TrainedNetwork, build_model, load_weights
 from bsssl.recipes.runs import all_runs, as_yaml
-from bsssl.registry import EXPORTERS
 from tests.extension.conftest import PACKAGE, ROOT, paths
 from tests.processes import PATIENCE
 
@@ -75,10 +75,16 @@ def test_here_it_comes_out_the_same_and_is_done_then(once, example, bsssl, tmp_p
     assert "sure" in bsssl("status", tmp_path / "run").out
 
 
-def test_processes_of_the_loader_that_are_spawned(once, tmp_path):
-    spawned = ("system.start_method=spawn", "system.workers=1")
-    done = python(RUN, "run", "--config", PACKAGE / "recipe.yaml", *paths(tmp_path), *spawned, folder=tmp_path)
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_processes_of_the_loader_that_know_nothing(once, tmp_path, method):
+    shutil.copytree(once, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "run" / "seed-0" / "pretrain")
+    workers = ("stage=pretrain", f"system.start_method={method}", "system.workers=1")
+    done = python(
+        RUN, "train", "--config", PACKAGE / "recipe.yaml", *paths(once)[1:], *workers, f"output_dir={tmp_path / 'run'}"
+    )
     assert done.returncode == 0, done.stderr
+    assert "pretrain (not done yet)" in done.stderr
     assert weights(tmp_path / "run") == weights(once / "run")
 
 
@@ -96,8 +102,6 @@ def test_two_processes_on_this_machine(tmp_path):
 @pytest.fixture
 def finished_example(once, example, tmp_path):
     """The config of the example recipe, and its finished run, copied; the package can be imported here."""
-    import shutil
-
     config = load_config(example[1], example[2:])
     shutil.copytree(once, tmp_path, dirs_exist_ok=True)
     return config
@@ -126,23 +130,23 @@ def test_a_run_with_a_stage_of_a_plugin_is_pickled(finished_example, tmp_path):
     assert done.stdout == "None\n", done.stderr
 
 
-def test_an_exporter(finished_example, tmp_path):
-    folder, model = tmp_path / "run" / "seed-0" / "finetune", finished_example.models.student
-    network = build_model(model.name, num_classes=2, **model.options)
-    load_weights(network, str(folder / "model.safetensors"), classes=["across", "down"])
-    trained = TrainedNetwork(network, model.name, {}, ["across", "down"], (3, 16, 16), (0.5,) * 3, (0.5,) * 3)
-    EXPORTERS.build("example_text", {"decimals": 1}, model=trained, path=str(tmp_path / "weights.json"))
-    written = json.loads((tmp_path / "weights.json").read_text())
-    assert written["classes"] == ["across", "down"]
-    bias = network[-1].bias.tolist()
+def test_an_exporter(finished_example, bsssl, tmp_path):
+    folder, path = tmp_path / "run" / "seed-0" / "finetune", tmp_path / "weights.json"
+    to = ("--to", "example_text", "--path", path, "--plugins", "example_parts")
+    outcome = bsssl("export", folder, *to, "decimals=1")
+    assert outcome.status == 0, outcome.err
+    written, stored = json.loads(path.read_text()), load_file(folder / "model.safetensors")
+    assert written["classes"] == ["across", "down"] and written["weights"].keys() == stored.keys()
+    bias = stored["4.bias"].tolist()
     assert written["weights"]["4.bias"] == pytest.approx(bias, abs=0.051) and written["weights"]["4.bias"] != bias
+    assert bsssl("export", folder, *to, "decimal=1").errors == [
+        "error: exporter 'example_text' has no option 'decimal': did you mean 'decimals'? valid: decimals"
+    ]
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """The example package as pip installs it, in a folder of its own."""
-    import shutil
-
     folder = tmp_path_factory.mktemp("installed")
     source = Path(shutil.copytree(PACKAGE, folder / "source"))  # building leaves files
     pip = [

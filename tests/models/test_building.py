@@ -84,7 +84,7 @@ def test_same_seed_builds_the_same_network() -> None:
         ("timm/resnet_50", {}, "unknown timm model 'timm/resnet_50': nearest: timm/resnet50, "),
         ("timm/resnet18", {"wdith": 2}, "'timm/resnet18' cannot be made with options {'wdith': 2}"),
         ("timm/resnet18.no_such_tag", {}, "'timm/resnet18.no_such_tag' cannot be made"),
-        ("resnet18", {"width": 2}, "'resnet18': unknown option 'width': valid: zero_init_residual"),
+        ("resnet18", {"width": 2}, "'resnet18' has no option 'width': valid: zero_init_residual"),
         ("small_resnet", {"widht": 2}, "'widht': did you mean 'width'. valid: blocks, strides, width, zero_init_resid"),
         ("small_resnet", {"width": 0}, "width=0: Input should be greater than or equal to 1"),
         ("small_resnet", {"width": "wide"}, "width='wide': .*integer"),

@@ -81,7 +81,7 @@ def test_every_result_says_how_it_was_made(finished_once, recipe):
 
 def test_weights_name_their_network_and_classes(finished_once):
     with safetensors.safe_open(finished_once / "seed-0" / "finetune" / "model.safetensors", "np") as file:
-        metadata = json.loads(file.metadata()["bsssl"])
+        metadata = {key: json.loads(value) for key, value in file.metadata().items()}
     assert metadata["model"] == "small_resnet"
     assert metadata["classes"] == ["circle", "square", "triangle"]
 

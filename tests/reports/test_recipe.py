@@ -25,11 +25,17 @@ def made_run(*, seed=0, top1=80.0, gain=5.0, rounds=1, precision=90.0):
         name: value if isinstance(value, dict) else {"top1": value, "top5": 100.0, "ece": 2.5, "items": 500}
         for name, value in results.items()
     }
-    return SimpleNamespace(seed=seed, path=Path("outputs") / f"seed-{seed}", result=figures.__getitem__)
+    stages = {name: SimpleNamespace(name=name, kind="select") for name in results if name.startswith("select")}
+    stages |= {
+        name.replace("select", "pretrain"): SimpleNamespace(needs={"selection": name}, kind="train") for name in stages
+    }
+    path = Path("outputs") / f"seed-{seed}"
+    return SimpleNamespace(seed=seed, path=path, result=figures.__getitem__, stages=stages)
 
 
 def made_config(output=".", *, rounds=1, ceiling=False):
-    return SimpleNamespace(output_dir=str(output), rounds=rounds, ceiling=object() if ceiling else None, weak=None)
+    data, trained = SimpleNamespace(tests={"test": None}), object() if ceiling else None
+    return SimpleNamespace(output_dir=str(output), rounds=rounds, ceiling=trained, weak=None, data=data)
 
 
 def test_one_seed():

@@ -229,7 +229,7 @@ def test_they_end_in_logits(name: str, side: int) -> None:
     ("name", "options", "message"),
     [
         ("r2plus1d_35", {}, "unknown model 'r2plus1d_35': did you mean 'r2plus1d_34'"),
-        ("r2plus1d_34", {"width": 2}, "unknown option 'width': valid: zero_init_residual"),
+        ("r2plus1d_34", {"width": 2}, "has no option 'width': valid: zero_init_residual"),
         ("small_r2plus1d", {"blocks": [1, 1], "strides": [1]}, "'small_r2plus1d': strides=.1. needs one entry per st"),
         ("small_r2plus1d", {"blocks": [1] * 5}, "blocks=.*at most 4"),
         ("small_r2plus1d", {"stem_stride": 0}, "stem_stride=0: "),
