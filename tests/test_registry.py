@@ -160,5 +160,7 @@ def test_an_annotation_that_is_not_there_is_named():
 
     registry = Registry("thing")
     registry.register("one")(part)
-    with pytest.raises(UserError, match=r"^thing 'one': its annotations cannot be read \(name 'Nowhere' is not defined"):
+    with pytest.raises(
+        UserError, match=r"^thing 'one': its annotations cannot be read \(name 'Nowhere' is not defined"
+    ):
         registry.check("one", {})

@@ -167,7 +167,7 @@ class Experiment(Section, ABC):
 
     @abstractmethod
     def eval_batch(self) -> int:
-        """Views of items that a process tests at a time."""
+        """Return how many views of items a process tests at a time."""
 
     def _problems(self) -> list[str]:
         """Return what is wrong with the whole."""

@@ -126,12 +126,12 @@ def read_yaml(path: str) -> dict[str, Any]:
     return values
 
 
-class _NoAliases(yaml.SafeDumper):
+class _NoAliases(yaml.SafeDumper):  # type: ignore[misc]
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
-class _ConfigFile(CfgNode):
+class _ConfigFile(CfgNode):  # type: ignore[misc]
     """fvcore's reader, given every alias written out: what is set in one of two places must not change the other."""
 
     @classmethod
@@ -188,12 +188,12 @@ def _section_of(values: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _as_written(key: str, values: dict[Any, Any]) -> Any:
-    """The key of ``values`` that is ``key`` as text: YAML takes 1000 for a number."""
+    """Return the key of ``values`` that is ``key`` as text: YAML takes 1000 for a number."""
     return next((written for written in values if str(written) == key), key)
 
 
 def _describe(problem: Any, schema: type[Section]) -> list[str]:
-    """A line for each thing that is wrong."""
+    """Return a line for each thing that is wrong."""
     location = tuple(part for part in problem["loc"] if not str(part).startswith("<"))  # a tag of two forms of a key
     path = ".".join(map(str, location))
     given = problem["input"]

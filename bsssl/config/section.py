@@ -19,14 +19,14 @@ class Length(BaseModel):
     unit: Literal["samples", "steps", "epochs"]
 
     def steps(self, *, batch_size: int, rows: int) -> int:
-        """The same length in optimiser steps, rounded to the nearest; at least 1 unless the length is 0."""
+        """Return the same length in optimiser steps, rounded to the nearest; at least 1 unless the length is 0."""
         if self.amount == 0:
             return 0
         per_unit = {"samples": 1 / batch_size, "steps": 1.0, "epochs": rows / batch_size}[self.unit]
         return max(1, round(self.amount * per_unit))
 
     def in_samples(self, batch_size: int) -> "Length":
-        """A length in samples or steps as samples."""
+        """Return a length in samples or steps as one in samples."""
         return Length(amount=self.amount * (batch_size if self.unit == "steps" else 1), unit="samples")
 
     def __str__(self) -> str:

@@ -44,15 +44,15 @@ class JobRow:
 
     @property
     def ids(self) -> list[str]:
-        """As Slurm names each task."""
+        """The names that Slurm has for the tasks."""
         return [self.job_id] if self.tasks is None else [f"{self.job_id}_{task}" for task in range(self.tasks)]
 
     def log(self, task_id: str) -> Path:
-        """What the first process of one of ``ids`` printed."""
+        """Return the file with what the first process of one of ``ids`` printed."""
         return Path(self.folder) / f"{task_id}_0_log.out"
 
     def failed_log(self, task_id: str) -> Path:
-        """What that of its processes printed which ended with an error; else the first."""
+        """Return the log of the process that ended with an error, or else of the first process."""
         logs = sorted(Path(self.folder).glob(f"{task_id}_*_log.out"))
         told = (path for path in logs if any(line.startswith("error: ") for line in _last_lines(path, _LOG_LINES)))
         return next(told, self.log(task_id))
@@ -65,7 +65,7 @@ def save_jobs(folder: str, jobs: Sequence[JobRow]) -> None:
 
 
 def read_jobs(output_dir: str) -> list[JobRow]:
-    """The jobs of the newest submission of a run, in order; none when it was never launched on a cluster."""
+    """Return the jobs of the newest submission of a run, in order; none when it was never launched on a cluster."""
     lists = sorted(Path(output_dir, JOBS).glob(f"*/{_LIST}"))
     return [JobRow(**row, folder=str(lists[-1].parent)) for row in storage.read_json(str(lists[-1]))] if lists else []
 
@@ -97,7 +97,7 @@ def _queue(jobs: Sequence[JobRow]) -> type[QueueLauncher]:
 
 
 def status(output_dir: str, *, shards: bool = False) -> str:
-    """A table of a run's stages, then the last lines of failed and running jobs' logs, as text.
+    """Return a table of the stages of a run, then the last lines of the logs of failed and running jobs.
 
     ``shards``: instead, every shard of the pool and tar of a copied selection. UserError when there is no such run.
     """
@@ -117,7 +117,7 @@ def status(output_dir: str, *, shards: bool = False) -> str:
 
 
 def job_table(jobs: Sequence[JobRow]) -> str:
-    """Ids and logs of submitted jobs, as text."""
+    """Return the ids and logs of submitted jobs, as text."""
     rows = []
     for job in jobs:
         shown = job.job_id if job.tasks is None else f"{job.job_id}_[0-{job.tasks - 1}]"
@@ -151,7 +151,7 @@ class _Stage:
         return "cancelled" if "cancelled" in kinds else "failed" if "ended" in kinds else "not done"
 
     def _work(self) -> dict[str, Any]:
-        """What the stage has written of its work, finished or not."""
+        """Return what the stage has written of its work, finished or not."""
         file = next((name for name in (DONE, BEGUN) if name in self._files), None)
         return storage.read_json(str(self.folder / file)) if file else {}
 
@@ -186,7 +186,7 @@ class _Stage:
             yield self.run, self.name, str(part), state if state != "ended" else "failed"
 
     def log_lines(self) -> Iterable[str]:
-        """Of failed jobs, and the last line of running ones."""
+        """Yield the last lines of the logs of failed jobs, and the last line of running ones."""
         shown = 0
         for job in self.jobs:
             for task_id in job.ids:
@@ -200,7 +200,7 @@ class _Stage:
 
 
 def _kind(state: str) -> str:
-    """running, waiting, failed, cancelled, ended (well or unknown how), or nothing for a job that Slurm forgot."""
+    """Return running, waiting, failed, cancelled, ended (well or unknown how), or nothing for a forgotten job."""
     word = state.split(" ")[0].rstrip("+")
     if word in ("RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED"):
         return "running"
@@ -212,7 +212,7 @@ def _kind(state: str) -> str:
 
 
 def _folders(output_dir: str, jobs: Sequence[JobRow]) -> list[Path]:
-    """Of all stages begun or submitted: by when they were done, then in the order of submission."""
+    """Return the folders of all stages begun or submitted: by when they were done, then in the order of submission."""
     runs = sorted([*Path(output_dir).glob("seed-*"), *Path(output_dir).glob("*/seed-*")])
     # What several runs share is shown once, under the first of them.
     shown: dict[Path, Path] = {}
@@ -227,7 +227,7 @@ def _folders(output_dir: str, jobs: Sequence[JobRow]) -> list[Path]:
 
 
 def _last_lines(path: Path, count: int) -> list[str]:
-    """The last lines of a text file that are not blank, without reading all of it; of progress bars the last state."""
+    """Return the last lines of a text file that are not blank; of a progress bar the last state."""
     try:
         with open(path, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))

@@ -114,7 +114,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _is_alive(owner: dict[str, Any], path: Path) -> bool:
     if owner and owner["machine"] == _machine():
-        return _start_of(owner["pid"]) == owner["started"]
+        return bool(_start_of(owner["pid"]) == owner["started"])
     return _age(path) < STALE
 
 

@@ -83,7 +83,8 @@ def read_record(folder: Path) -> Record | dict[str, Any] | None:
         if not all(isinstance(content.get(key), kind) for key, kind in known.items()):
             raise _unreadable(path)
         return content
-    return _made(Record, content, path)
+    record: Record = _made(Record, content, path)
+    return record
 
 
 def write_begun(folder: Path, work: Work) -> None:

@@ -1,4 +1,4 @@
-"""What can be told to be wrong before anything runs, so that the last stage's mistake does not cost all the others."""
+"""Refusing, before anything runs, what can be known to be wrong: a mistake in the last stage would cost all others."""
 
 from collections.abc import Mapping
 from pathlib import Path

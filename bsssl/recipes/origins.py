@@ -23,7 +23,7 @@ class Origin:
 
 
 def origin(name: str, checkpoint: Checkpoint, *, seed: int) -> Origin:
-    """What ``checkpoint``, called ``name`` in the config, is for ``seed``.
+    """Return what ``checkpoint``, called ``name`` in the config, is for ``seed``.
 
     A path that does not exist is taken as it is when the config says which model it is of, so that a plan needs no
     files. UserError when the network cannot be told.
@@ -56,7 +56,7 @@ def _trained_with(path: str) -> dict[str, Any]:
 
 
 def _settings(path: str) -> dict[str, Any]:
-    """Of the stage that left the weights ``path``; empty where that is unknown."""
+    """Return the settings of the stage that left the weights ``path``; nothing where that is unknown."""
     record = storage.join(os.path.dirname(path), DONE)
     if storage.is_remote(path) or not os.path.exists(record):
         return {}

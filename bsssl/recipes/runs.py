@@ -50,4 +50,5 @@ def all_runs(config: Experiment, *, config_path: str, only: Container[str] = ())
 
 def as_yaml(config: Experiment) -> str:
     """Return the resolved config as YAML."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return text

@@ -33,7 +33,7 @@ class Point:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """The name of the folder of the point."""
         return folder_name(self.values)
 
 
@@ -45,11 +45,11 @@ class Grid(ABC):
 
     @abstractmethod
     def output_dir(self) -> str:
-        """The folder of all points."""
+        """Return the folder of all points."""
 
     @abstractmethod
     def points(self) -> list[Point]:
-        """All of them, in the order in which they are shown."""
+        """Return all points, in the order in which they are shown."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,15 @@ class Sweep(Grid):
     """``key=value``, or ``key=value,value,...`` for a key to vary"""
 
     def output_dir(self) -> str:
-        """The folder of all points."""
+        """Return the folder of all points."""
         return self._load({}).output_dir
 
     def points(self) -> list[Point]:
-        """In the order of the command line, the last key varying fastest; UserError unless some key varies."""
+        """Return all points in the order of the command line, the last key varying fastest.
+
+        Raises:
+            UserError: No key varies.
+        """
         self._load({})  # what is wrong with the rest is told first
         axes = [axis for axis in map(_axis, self.overrides) if len(axis[1]) > 1]
         if not axes:
@@ -94,13 +98,13 @@ class Sweep(Grid):
         return load_config(self.config_path, self._overrides(values))
 
     def _overrides(self, values: dict[str, str]) -> list[str]:
-        """Those that do not vary, then ``values``."""
+        """Return the overrides that do not vary, then ``values``."""
         common = [override for override in self.overrides if len(_axis(override)[1]) == 1]
         return [*common, *(f"{key}={value}" for key, value in values.items())]
 
 
 def folder_name(values: dict[str, str]) -> str:
-    """The folder of a point with these ``values``."""
+    """Return the name of the folder of a point with these ``values``."""
     return ",".join(f"{key}={value}" for key, value in values.items()).replace("/", "-").replace(" ", "_") or "all"
 
 
@@ -145,7 +149,11 @@ def _stages(points: Sequence[Point]) -> Iterator[tuple[Run, str]]:
 
 
 def parted(points: Sequence[Point]) -> tuple[list[Point], list[Point]]:
-    """Those that are finished, with every seed, and the others; UserError when none is finished."""
+    """Return the points that are finished, with every seed, and the others.
+
+    Raises:
+        UserError: None is finished.
+    """
     parts: tuple[list[Point], list[Point]] = [], []
     for point in points:
         done = all(run.pending(name) is None for run in point.runs for name in run.stages)
@@ -156,7 +164,7 @@ def parted(points: Sequence[Point]) -> tuple[list[Point], list[Point]]:
 
 
 def _axis(override: str) -> tuple[str, list[str]]:
-    """The key of an override and its values: those between commas outside brackets, braces and quotes."""
+    """Return the key of an override and its values: those between commas outside brackets, braces and quotes."""
     key, _, text = override.partition("=")
     values, depth, quote = [""], 0, ""
     for letter in text:

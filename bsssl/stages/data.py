@@ -203,7 +203,7 @@ class DataStage(Stage[DataSettings]):
 
     def continues(self, run: Context, there: Work) -> bool:
         """See ``Stage``: a list of files that have changed since has no further use."""
-        return there.identifying == identifying(self.settings)
+        return bool(there.identifying == identifying(self.settings))
 
     def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
         """See ``Stage``."""

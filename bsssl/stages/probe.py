@@ -126,7 +126,7 @@ class ProbeStage(Stage[ProbeSettings]):
 def _fit(
     features: Tensor, targets: Tensor, settings: FcOnly, *, num_classes: int, seed: int, title: str
 ) -> tuple[Logistic, dict[str, Any]]:
-    """The classifier of features as they are, with the best value of C; and the figures to remember."""
+    """Return the classifier of features as they are, with the best value of C; and the figures to remember."""
     tried = _search(features, targets, settings, num_classes=num_classes, seed=seed)
     best = settings.c_values[0]
     if tried:
@@ -178,7 +178,7 @@ def _search(
 
 
 def hold_out(targets: np.ndarray, *, share: float, seed: int) -> np.ndarray:
-    """A random ``share`` of the items of each class, one at least but never all of them: bool (rows,)."""
+    """Return a random ``share`` of the items of each class, one at least but never all: bool (rows,)."""
     generator, held = np.random.default_rng(seed), np.zeros(len(targets), bool)
     for target in np.unique(targets):
         members = np.flatnonzero(targets == target)

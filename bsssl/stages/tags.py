@@ -244,13 +244,13 @@ def _listed(path: Path) -> Iterator[pa.Table]:
 
 
 def _short(found: data.TaggedSamples, tags: Tags, targets: list[str] | None) -> dict[str, int]:
-    """The classes with too few samples, fewest first."""
+    """Return the classes with too few samples, fewest first."""
     counts = found.samples_of(targets or found.classes)
     return {name: counts[name] for name in sorted(counts, key=counts.__getitem__) if counts[name] < tags.min_samples}
 
 
 def _classes(found: data.TaggedSamples, tags: Tags, targets: list[str] | None) -> list[str]:
-    """The classes to train, in the order of the network's outputs."""
+    """Return the classes to train, in the order of the network's outputs."""
     short = _short(found, tags, targets)
     if targets is None:
         classes = sorted(set(found.classes) - set(short))
@@ -279,7 +279,7 @@ def _classes(found: data.TaggedSamples, tags: Tags, targets: list[str] | None) -
 
 
 def _by_samples(found: data.TaggedSamples) -> list[int]:
-    """The tags, most frequent first."""
+    """Return the numbers of the tags, the most frequent first."""
     return sorted(range(len(found.tags)), key=lambda tag: (-found.tag_samples[tag], found.tags[tag]))
 
 
@@ -299,7 +299,7 @@ def _plurals(found: data.TaggedSamples) -> list[tuple[str, int, str, int]]:
 
 
 def _fates(found: data.TaggedSamples, classes: list[str], min_samples: int) -> Iterator[tuple[str, str, str, str]]:
-    """A row for each tag: what it is, samples, class, and what became of it."""
+    """Yield a row for each tag: what it is, samples, class, and what became of it."""
     yield "tag", "samples", "class", "fate"
     kept = set(classes)
     for tag in _by_samples(found):
