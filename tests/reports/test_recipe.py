@@ -22,7 +22,7 @@ def made_run(*, seed=0, top1=80.0, gain=5.0, rounds=1, precision=90.0):
         }
     results |= {"evaluate-teacher": top1 + 3, "evaluate-baseline": top1, "evaluate-ceiling": 99.0}
     figures = {
-        name: value if isinstance(value, dict) else {"top1": value, "top5": 100.0, "ece": 2.5, "items": 500}
+        name: value if isinstance(value, dict) else {"top1": float(value), "top5": 100.0, "ece": 2.5, "items": 500}
         for name, value in results.items()
     }
     stages = {name: SimpleNamespace(name=name, kind="select") for name in results if name.startswith("select")}
