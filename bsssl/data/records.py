@@ -111,13 +111,16 @@ def read_records(path: str) -> pa.Table:
     """What ``write_records`` wrote, paths as they were written; UserError when the file is missing or damaged."""
     try:
         with storage.open_read(path) as file:
+            # Not the file itself: a thread of Arrow's may still let go of it, holding a lock of the interpreter, when a
+            # worker of a loader is forked, which would then wait for that lock for ever.
+            content = pa.BufferReader(file.read())
             if path.endswith(".parquet"):
-                return pq.read_table(file).cast(RECORD_SCHEMA)
+                return pq.read_table(content).cast(RECORD_SCHEMA)
             text = {name: pa.string() for name in ("key", "path", "label", "tags")}
             options = pa.csv.ConvertOptions(
                 column_types=text, strings_can_be_null=True, quoted_strings_can_be_null=False
             )
-            table = pa.csv.read_csv(file, convert_options=options)
+            table = pa.csv.read_csv(content, convert_options=options)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path} is not a readable file of records ({error}); delete it and run again") from None
     position = table.schema.get_field_index("tags")

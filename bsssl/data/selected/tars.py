@@ -152,4 +152,4 @@ def _index_path(folder: str, number: int) -> str:
 
 def _read_index(folder: str, number: int) -> pa.Table:
     with storage.open_read(_index_path(folder, number)) as file:
-        return pq.read_table(file).replace_schema_metadata()
+        return pq.read_table(pa.BufferReader(file.read())).replace_schema_metadata()
