@@ -57,7 +57,7 @@ def plan_tars(selection: str, *, per_tar: int, seed: int) -> TarPlan:
 
 
 def tar_path(folder: str, number: int) -> str:
-    """The tar ``number`` in ``folder``."""
+    """Return the path of the tar ``number`` in ``folder``."""
     return storage.join(folder, f"{number:06d}.tar")
 
 
@@ -133,7 +133,7 @@ def _content(row: dict[str, object]) -> bytes:
 
 
 def _file_name(row: dict[str, object]) -> str:
-    """What tells the kind of file: of a member of a tar its name, which ends its key."""
+    """Return what tells the kind of file: of a member of a tar its name, which ends its key."""
     path = split_segment(str(row["path"]))[0]
     return split_segment(str(row["key"]))[0] if path.endswith(".tar") else path
 
