@@ -112,7 +112,7 @@ def shard_file(number: int) -> str:
 
 
 def read_pool(folder: str) -> Pool:
-    """Return the pool that ``write_pool`` wrote in ``folder``, which may have been moved; UserError if there is none."""
+    """Return the pool that ``write_pool`` wrote in ``folder``, which may have been moved; UserError without one."""
     path = storage.join(folder, "pool.json")
     stored = storage.read_json(path)
     if stored.get("version") != FORMAT_VERSION:
