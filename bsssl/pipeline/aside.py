@@ -83,7 +83,11 @@ def _work_in(run: Run, name: str, folder: Path) -> Work | None:
     """Return what the finished or unfinished work in ``folder`` was made of; None where there is none."""
     if (folder / DONE).exists():
         return run.record(name, folder)
-    return read_work(folder) if (folder / BEGUN).exists() else None
+    work = read_work(folder)
+    if work is not None and [path.name for path in folder.iterdir()] == [BEGUN]:
+        (folder / BEGUN).unlink()  # it was begun and came to nothing
+        return None
+    return work
 
 
 def _edited(run: Run, name: str, work: Work | None, folder: Path) -> str | None:

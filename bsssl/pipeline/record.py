@@ -139,11 +139,13 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
 def _content(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
+    if path.is_dir():
+        raise unreadable(path)
     content = storage.read_json(str(path))
     if not isinstance(content, dict):
         raise unreadable(path)
     written = content.get("format", 1)
-    if not isinstance(written, int):
+    if not isinstance(written, int) or written < 1:
         raise unreadable(path)
     if written > FORMAT:
         raise UserError(

@@ -122,24 +122,27 @@ class Run:
     def awaits(self, name: str) -> str | None:
         """Return the first stage that has to run before it is known whether the finished stage ``name`` has to."""
         for need in self.stages[name].needs.values():
-            if self.pending(need) is not None:
-                return need
-            further = self.awaits(need)
-            if further is not None:
-                return further
+            first = self.awaits(need) or (need if self.pending(need) is not None else None)
+            if first is not None:
+                return first
         return None
 
     def require_inputs(self, name: str, *, besides: Container[str] = ()) -> None:
-        """Refuse to go on while something that stage ``name`` needs is not there, and name the command to run first.
+        """Refuse to go on while something that stage ``name`` depends on is not there.
 
         ``besides``: stages that are on their way.
+
+        Raises:
+            UserError: A stage has to run first; the message names its command.
         """
         for need in reversed([*self.stages[name].needs.values()]):  # the data last: what needs the rest has seen to it
-            reason = None if need in besides else self.pending(need)
-            if reason is not None:
+            if need in besides:
+                continue
+            lacking = need if self.pending(need) is not None else self.awaits(need)
+            if lacking is not None:
                 raise UserError(
-                    f"{name} needs the result of '{need}' in {self.folder(need)} ({reason}); run first: "
-                    f"{self.command(need)}"
+                    f"{name} needs the result of '{lacking}' in {self.folder(lacking)} ({self.pending(lacking)}); run "
+                    f"first: {self.command(lacking)}"
                 )
 
     def command(self, name: str) -> str:
@@ -192,6 +195,8 @@ class Run:
         stage, record = self.stages[name], self.record(name, folder)
         assert record is not None
         for output, names in stage.leaves().items():
+            if any((folder / file).is_dir() for file in names):
+                return f"{' or '.join(names)} is not what the stage has left"
             there = [file for file in names if (folder / file).exists()]
             if any(_stamp(folder / file) != record.files.get(file) for file in there) and (
                 storage.digest(str(folder / file) for file in there) != record.digests.get(output)

@@ -65,7 +65,7 @@ def run_stage(run: Run, name: str, *, redo: bool = False) -> None:
         _work(run, name)
         return
     folder = run.folder(name)
-    folder.resolve().mkdir(parents=True, exist_ok=True)  # of a sweep it is a link
+    _make(folder)
     with hold(_lock_of(folder), what=f"{name} in {run.path}"):
         _work(run, name, redo=redo)
 
@@ -123,13 +123,20 @@ def run_task(run: Run, name: str, task: Task, *, redo: bool = False) -> None:
     run.require_inputs(name)
     logger.info("seed %d: task %d of %d of %s (%s)", run.seed, task.number, task.count, name, reason)
     folder = run.folder(name)
-    folder.resolve().mkdir(parents=True, exist_ok=True)  # of a sweep it is a link
+    _make(folder)
     if not _is_begun(run, name):
         # Only while the folder is made ready, by one of the tasks.
         with hold(_lock_of(folder), what=f"{name} in {run.path}", patience=_PATIENCE):
             if not _is_begun(run, name):
                 _prepare(run, name, redo=redo)
     run.stages[name].work_part(run, task)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.resolve().mkdir(parents=True, exist_ok=True)  # of a sweep it is a link
+    except OSError as error:
+        raise storage.unwritable(str(folder), error) from error
 
 
 def _is_begun(run: Run, name: str) -> bool:

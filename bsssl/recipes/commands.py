@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bsssl.config import Experiment
-from bsssl.errors import UserError, choices
+from bsssl.errors import UserError
 from bsssl.pipeline.stage import Stage
 from bsssl.recipes.runs import stages
 
@@ -43,7 +43,7 @@ def _chosen(command: str, config: Experiment, planned: list[Stage[Any]]) -> list
     """Return the command lines that stand for stages which ``command`` runs."""
     if command in ("train", "evaluate"):
         section = getattr(config, "stage", None) or ("finetune" if command == "evaluate" else None)
-        sections = [stage.section for stage in planned if stage.command[0] == command]
+        sections = list(dict.fromkeys(stage.section for stage in planned if stage.command[0] == command))
         if section not in sections:
             is_trained = any(stage.command == ("train", f"stage={section}") for stage in planned)
             raise UserError(_not_trained(command, section, sections, is_trained=is_trained))
@@ -58,5 +58,4 @@ def _not_trained(command: str, section: str | None, sections: list[str], *, is_t
         return "weak has classes of its own, which data.test has not; set weak.tags.classes=targets"
     if section in _OPTIONAL:
         return f"the config has no {section}{' section' if section == 'weak' else ''}; {_OPTIONAL[section]}"
-    given = f"stage={section}" if section else "none"
-    return f"{command} needs a training stage, not {given}; add stage=NAME: {choices(section or '', set(sections))}"
+    return f"{command} needs a training stage, not stage={section}; add stage=NAME, one of {', '.join(sections)}"
