@@ -57,7 +57,8 @@ _CONTEXT.set_forkserver_preload(
 
 def run_command(arguments: list[str], folder: str, log: str) -> None:
     """`bsssl run` in ``folder``, as the leader of a process group of its own."""
-    from bsssl import cli, retries
+    from bsssl import cli
+    from bsssl.storage import retries
 
     os.setpgid(0, 0)
     os.chdir(folder)

@@ -63,9 +63,11 @@ class Registry:
         """
 
         def decorate(part: Any) -> Any:
+            taken = self._parts.get(name)
+            other = self._built_in.get(name) or (None if taken is None else _module(taken))
             # A module that is imported again changes nothing.
-            other = self._built_in.get(name) or (_module(self._parts[name]) if name in self._parts else None)
-            if other is not None and other != _module(part):
+            is_same = other == _module(part) and (taken is None or _qualname(taken) == _qualname(part))
+            if other is not None and not is_same:
                 raise UserError(
                     f"{self.sort} '{name}' of {_module(part)} has the name of one of {other}; register it under another"
                 )
@@ -225,6 +227,10 @@ def _meanings(docstring: str) -> dict[str, str]:
     lines = textwrap.dedent(section[2])
     entries = re.findall(r"^\*{0,2}(\w+)(?: \([^)]*\))?:(.*(?:\n(?: .*)?)*)", lines, re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in entries}
+
+
+def _qualname(part: Any) -> str:
+    return getattr(part, "__qualname__", type(part).__qualname__)
 
 
 def _module(part: Any) -> str:

@@ -37,7 +37,7 @@ def make_records(
     label: Sequence[str | None] | None = None,
     tags: Sequence[list[str] | None] | None = None,
 ) -> pa.Table:
-    """A table of records from columns of equal length; whole files without a label unless said otherwise."""
+    """Return a table of records from columns of equal length; whole files without a label unless said otherwise."""
     rows = len(key)
     columns = [
         key,
@@ -57,24 +57,24 @@ def concat_records(tables: Sequence[pa.Table]) -> pa.Table:
 
 
 def files_of(records: pa.Table) -> pa.ChunkedArray:
-    """The paths of ``records`` without what may be a segment: more alike than they are, never less."""
+    """Return the paths of ``records`` without what may be a segment: more alike than they are, never less."""
     return pc.replace_substring_regex(records["path"], pattern=r"#t=[0-9.,]*$", replacement="")
 
 
 def tag_lists(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column of tags as lists of strings: of text, what stands between ``;``."""
+    """Return a column of tags as lists of strings: of text, what stands between ``;``."""
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         return pc.split_pattern(column.cast(pa.string()), TAG_SEPARATOR)
     return column.cast(pa.list_(pa.string()))
 
 
 def class_names(records: pa.Table) -> list[str]:
-    """The sorted distinct labels of ``records``; null labels do not count."""
+    """Return the sorted distinct labels of ``records``; null labels do not count."""
     return sorted(pc.unique(records["label"]).drop_null().to_pylist())
 
 
 def class_indices(records: pa.Table, names: Sequence[str], *, what: str) -> np.ndarray:
-    """The class of every record as its index in ``names``: int64 (rows,).
+    """Return the class of every record as its index in ``names``: int64 (rows,).
 
     ``what`` names the set in the UserError for a record without a label or with one that is not in ``names``.
     """
@@ -108,16 +108,19 @@ def write_records(path: str, table: pa.Table) -> None:
 
 
 def read_records(path: str) -> pa.Table:
-    """What ``write_records`` wrote, paths as they were written; UserError when the file is missing or damaged."""
+    """Return what ``write_records`` wrote, paths as they were; UserError when the file is missing or damaged."""
     try:
         with storage.open_read(path) as file:
+            # Not the file itself: a thread of Arrow's may still let go of it, holding a lock of the interpreter, when a
+            # worker of a loader is forked, which would then wait for that lock for ever.
+            content = pa.BufferReader(file.read())
             if path.endswith(".parquet"):
-                return pq.read_table(file).cast(RECORD_SCHEMA)
+                return pq.read_table(content).cast(RECORD_SCHEMA)
             text = {name: pa.string() for name in ("key", "path", "label", "tags")}
             options = pa.csv.ConvertOptions(
                 column_types=text, strings_can_be_null=True, quoted_strings_can_be_null=False
             )
-            table = pa.csv.read_csv(file, convert_options=options)
+            table = pa.csv.read_csv(content, convert_options=options)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path} is not a readable file of records ({error}); delete it and run again") from None
     position = table.schema.get_field_index("tags")

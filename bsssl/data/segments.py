@@ -27,7 +27,7 @@ def with_segment(path: str, start: float | None, end: float | None) -> str:
 
 
 def split_segment(path: str) -> tuple[str, float | None, float | None]:
-    """The path of the file, and the segment's start and end in seconds (None: the video's own).
+    """Return the path of the file, and the segment's start and end in seconds (None: the video's own).
 
     Never an error: what is no valid segment (``#t=20,12``, ``take#t=1.mp4``) is part of the file's name.
     """
@@ -46,5 +46,5 @@ def _is_segment(start: float | None, end: float | None) -> bool:
 
 
 def _text(seconds: float | None) -> str:
-    """The shortest decimal number, without an exponent, that is read as exactly ``seconds``."""
+    """Return the shortest decimal number, without an exponent, that is read as exactly ``seconds``."""
     return "" if seconds is None else np.format_float_positional(abs(seconds) if seconds == 0 else seconds, trim="-")

@@ -28,7 +28,7 @@ def reading_table(path: str) -> Iterator[None]:
 
 
 def read_tables(path: str, *, types: Mapping[str, pa.DataType]) -> Iterator[pa.Table]:
-    """The rows of a file whose name ends in .csv, .jsonl or .parquet, in order, ``BATCH_ROWS`` or so at a time.
+    """Yield the rows of a file whose name ends in .csv, .jsonl or .parquet, in order, ``BATCH_ROWS`` or so at a time.
 
     ``types`` are the types of columns that a CSV file may have. UserError for a missing file and a malformed JSONL
     line, Arrow's own errors for the rest (see ``reading_table``).
@@ -50,7 +50,7 @@ def read_tables(path: str, *, types: Mapping[str, pa.DataType]) -> Iterator[pa.T
 
 
 def column(table: pa.Table, name: str, kind: pa.DataType) -> Any:
-    """The column ``name`` as ``kind``; None if there is none."""
+    """Return the column ``name`` as ``kind``; None if there is none."""
     return table[name].cast(kind) if name in table.column_names else None
 
 

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from bsssl import storage
 from bsssl.config.plugins import load_plugins
@@ -17,7 +16,7 @@ from bsssl.config.reading import plugins_of
 from bsssl.errors import UserError
 from bsssl.launch.base import REPORT, QueueLauncher
 from bsssl.pipeline.aside import ASIDE
-from bsssl.pipeline.record import BEGUN, DONE
+from bsssl.pipeline.record import DONE, Parts, Record, read_record, read_work
 from bsssl.registry import LAUNCHERS
 from bsssl.reports.tables import Table
 
@@ -135,8 +134,10 @@ class _Stage:
         self.jobs = [job for job in jobs if job.stage == self.name and job.run in (self.run, place)]
         self._states = {task_id: states.get(task_id, "") for job in self.jobs for task_id in job.ids}
         self._files = set(os.listdir(folder)) if folder.is_dir() else set()
-        parts = self._work().get("parts") or {"count": 0, "suffix": "", "unit": ""}
-        self._parts, self._ending, self._unit = parts["count"], parts["suffix"], parts["unit"]
+        self._record = read_record(folder)
+        work = self._record if isinstance(self._record, Record) else read_work(folder)
+        parts = (work and work.parts) or Parts(0, "", "")
+        self._parts, self._ending, self._unit = parts.count, parts.suffix, parts.unit
         self.state = self._state()
 
     def _state(self) -> str:
@@ -150,18 +151,16 @@ class _Stage:
             return "done"  # it leaves no record
         return "cancelled" if "cancelled" in kinds else "failed" if "ended" in kinds else "not done"
 
-    def _work(self) -> dict[str, Any]:
-        """Return what the stage has written of its work, finished or not."""
-        file = next((name for name in (DONE, BEGUN) if name in self._files), None)
-        return storage.read_json(str(self.folder / file)) if file else {}
-
     def row(self) -> tuple[str, ...]:
         return self.run, self.name, self.state, " ".join(job.job_id for job in self.jobs), "; ".join(self._details())
 
     def _details(self) -> Iterable[str]:
         if self.state == "done":
-            record = self._work()
-            yield f"finished {record['finished']}, took {record['seconds']:,.0f} s" if record else ""
+            done = self._record
+            if isinstance(done, Record):
+                yield f"finished {done.finished}, took {done.seconds:,.0f} s"
+            elif done is not None:  # of format 1
+                yield f"finished {done.get('finished', '')}"
         if self._parts:
             yield f"{len(self._written()):,} of {self._parts:,} {self._unit}"
         if self.state != "done" and len(self._states) > 1:

@@ -1,7 +1,7 @@
 """Work of other settings: kept aside, taken back when it is asked for again, and never lost in silence."""
 
+import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from bsssl.pipeline.record import BEGUN, DONE, Record, Work, read_work
@@ -15,7 +15,8 @@ def make_room(run: Run, name: str, *, redo: bool = False) -> None:
     """Leave the folder of stage ``name`` fit for the work that is asked for.
 
     What is there of other settings or inputs moves to ``aside/<stage>/<identity>`` beside it, with ``redo`` it is
-    removed; what was kept aside of the very same work comes back.
+    removed; what was kept aside of the very same work comes back. Where the stage goes on with what is there, part by
+    part, finished work stays aside too, as links to the same files.
     """
     folder = run.folder(name).resolve()  # of a sweep it is a link
     wanted = run.work(name)
@@ -23,27 +24,59 @@ def make_room(run: Run, name: str, *, redo: bool = False) -> None:
     edited = _edited(run, name, there, folder)
     if there is not None and there.identity == wanted.identity and edited is None:
         return
-    if there is not None and (edited or not run.stages[name].continues(run, there)):
+    kept = _kept(run, name, folder, wanted)
+    if there is not None:
         reasons = edited or "; ".join(explain(there, wanted, run.stages[name])[:3])
+        goes_on = kept is None and not edited and run.stages[name].continues(run, there)
+        if goes_on and not (isinstance(there, Record) and run.stages[name].in_parts):
+            return
         if redo:
             logger.info("seed %d: %s: what was there is replaced (%s)", run.seed, name, reasons)
-            shutil.rmtree(folder)
+            if not goes_on:
+                shutil.rmtree(folder)
         else:
             place = _free(_shelf(folder) / there.identity)
             place.parent.mkdir(parents=True, exist_ok=True)
-            folder.rename(place)
+            if goes_on:
+                shutil.copytree(folder, place, copy_function=_link)
+            else:
+                folder.rename(place)
             logger.info(
                 "seed %d: %s: what was there is kept in %s (%s); --redo replaces it", run.seed, name, place, reasons
             )
-        folder.mkdir()
-    for place in _kept(folder):
-        same = _work_in(run, name, place)
-        is_wanted = same is not None and same.identity == wanted.identity and not _edited(run, name, same, place)
-        if is_wanted and not _holds_work(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            place.rename(folder)
-            logger.info("seed %d: %s: taken back from %s", run.seed, name, place)
-            return
+        folder.mkdir(exist_ok=True)
+    if kept is not None:
+        _clear(folder)
+        kept.rename(folder)
+        logger.info("seed %d: %s: taken back from %s", run.seed, name, kept)
+
+
+def _kept(run: Run, name: str, folder: Path, wanted: Work) -> Path | None:
+    """Return where the very work that is ``wanted`` is kept, finished or not; None if it is nowhere."""
+    shelf = _shelf(folder)
+    for place in sorted(shelf.iterdir()) if shelf.is_dir() else ():
+        work = _work_in(run, name, place)
+        if work is not None and work.identity == wanted.identity and not _edited(run, name, work, place):
+            return place
+    return None
+
+
+def _link(source: str, target: str) -> None:
+    """Give a file a second name; files of a run are replaced, never changed. Copy it where links cannot be made."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _clear(folder: Path) -> None:
+    """Make way where something may lie that says nothing of what it is, such as checkpoints of an earlier version."""
+    if any(folder.iterdir()):
+        place = _free(_shelf(folder) / "unknown")
+        folder.rename(place)
+        logger.info("%s: what lay there without a record is kept in %s", folder, place)
+    else:
+        folder.rmdir()
 
 
 def _work_in(run: Run, name: str, folder: Path) -> Work | None:
@@ -59,15 +92,6 @@ def _edited(run: Run, name: str, work: Work | None, folder: Path) -> str | None:
 
 def _shelf(folder: Path) -> Path:
     return folder.parent / ASIDE / folder.name
-
-
-def _kept(folder: Path) -> Iterator[Path]:
-    shelf = _shelf(folder)
-    return iter(sorted(shelf.iterdir())) if shelf.is_dir() else iter(())
-
-
-def _holds_work(folder: Path) -> bool:
-    return (folder / DONE).exists() or (folder / BEGUN).exists()
 
 
 def _free(place: Path) -> Path:

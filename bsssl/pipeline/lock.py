@@ -19,6 +19,7 @@ from bsssl.runtime.console import logger
 
 HEARTBEAT = 20.0
 """seconds between signs of life of an owner"""
+_ATTEMPTS = 5  # to take a lock that others take and release meanwhile
 STALE = 180.0
 """seconds without a sign of life after which an owner on another machine counts as dead"""
 
@@ -40,7 +41,7 @@ def hold(path: Path, *, what: str, patience: float = 0.0) -> Iterator[None]:
             raise _busy(path, what)
         time.sleep(0.1)
     stop = threading.Event()
-    beat = threading.Thread(target=_beat, args=(path, stop), daemon=True, name="lock")
+    beat = threading.Thread(target=_beat, args=(path, mine, stop), daemon=True, name="lock")
     beat.start()
     try:
         yield
@@ -52,7 +53,7 @@ def hold(path: Path, *, what: str, patience: float = 0.0) -> Iterator[None]:
                 path.unlink()
 
 
-_FIELDS = {"host", "machine", "pid", "started", "job", "since", "command", "token"}
+_FIELDS = {"host", "machine", "pid", "started", "job", "restarts", "since", "command", "token"}
 
 
 def _own() -> dict[str, Any]:
@@ -62,6 +63,7 @@ def _own() -> dict[str, Any]:
         "pid": os.getpid(),
         "started": _start_of(os.getpid()),
         "job": os.environ.get("SLURM_JOB_ID"),
+        "restarts": int(os.environ.get("SLURM_RESTART_COUNT") or 0),
         "since": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": " ".join(sys.argv)[:200],
         "token": uuid.uuid4().hex,
@@ -69,25 +71,41 @@ def _own() -> dict[str, Any]:
 
 
 def _take(path: Path, mine: dict[str, Any], what: str) -> bool:
-    """Write the lock, over that of a dead owner; return whether it is ours now."""
+    """Write the lock, in the place of a dead owner's; return whether it is ours now."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    for _ in range(_ATTEMPTS):
+        try:
+            with open(path, "x") as file:
+                file.write(json.dumps(mine))
+            return True
+        except FileExistsError:
+            owner = _read(path)
+        except OSError as error:
+            raise storage.unwritable(str(path), error) from error
+        if _is_alive(owner, path) and not _has_replaced(mine, owner):
+            return False
+        if owner:
+            logger.info("%s: process %s on %s is gone; going on", what, owner["pid"], owner["host"])
+        _remove(path, owner)
+    return False
+
+
+def _has_replaced(mine: dict[str, Any], owner: dict[str, Any]) -> bool:
+    """Return whether this process is the same Slurm job as the owner, started again since."""
+    return owner.get("job") is not None and owner["job"] == mine["job"] and mine["restarts"] > owner["restarts"]
+
+
+def _remove(path: Path, owner: dict[str, Any]) -> None:
+    """Remove the lock of ``owner``, but not that of somebody who has been quicker."""
+    away = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        with open(path, "x") as file:
-            file.write(json.dumps(mine))
-        return True
-    except FileExistsError:
-        pass
-    except OSError as error:
-        raise storage.unwritable(str(path), error) from error
-    owner = _read(path)
-    is_ours = owner.get("job") is not None and owner["job"] == mine["job"]
-    if not is_ours and _is_alive(owner, path):
-        return False
-    if owner:
-        logger.info("%s: process %s on %s has died; going on", what, owner["pid"], owner["host"])
-    storage.write_text(str(path), json.dumps(mine))
-    time.sleep(0.05)  # of two that take over at once, the last to write has it
-    return _read(path) == mine
+        path.rename(away)
+    except FileNotFoundError:
+        return
+    if _read(away) != owner:
+        with contextlib.suppress(FileExistsError):
+            os.link(away, path)
+    away.unlink()
 
 
 def _busy(path: Path, what: str) -> UserError:
@@ -155,12 +173,13 @@ def _age(path: Path) -> float:
         probe.touch()
         return probe.stat().st_mtime - path.stat().st_mtime
     except FileNotFoundError:
-        return STALE
+        return 0.0  # it has just been released
     finally:
         probe.unlink(missing_ok=True)
 
 
-def _beat(path: Path, stop: threading.Event) -> None:
+def _beat(path: Path, mine: dict[str, Any], stop: threading.Event) -> None:
     while not stop.wait(HEARTBEAT):
-        with contextlib.suppress(OSError):
-            os.utime(path)
+        if _read(path) == mine:
+            with contextlib.suppress(OSError):
+                os.utime(path)

@@ -1,14 +1,14 @@
 """The records of work: what a finished stage was made of and left, and what an unfinished one was begun with."""
 
-from __future__ import annotations
-
 import datetime
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from bsssl import storage
 from bsssl.errors import UserError
@@ -19,6 +19,16 @@ DONE, BEGUN = "done.json", "begun.json"
 _PACKAGES = ("bsssl", "torch", "torchvision", "timm", "numpy", "pyarrow")
 Digests = Mapping[str, Mapping[str, str]]
 """digests of what was read, by role and output"""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The independent parts of a stage as they can be seen in its folder, each a file ``<number><suffix>``."""
+
+    count: int
+    suffix: str
+    unit: str
+    """what a part is, in the plural"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +45,8 @@ class Work:
     read: Digests
     outside: Mapping[str, Any]
     """what was noted of the files outside the run"""
-    parts: Mapping[str, Any] | None = None
-    """the parts of work that has some, as ``Parts``: for those who look at the folder alone"""
+    parts: Parts | None = None
+    """the parts of work that has some, for those who look at the folder alone"""
 
     @property
     def identity(self) -> str:
@@ -62,6 +72,9 @@ class Record(Work):
     git: str | None = None
 
 
+_NAMES = {kind: {one.name for one in fields(kind)} for kind in (Work, Record)}
+
+
 def read_work(folder: Path) -> Work | None:
     """Return what an unfinished stage in ``folder`` was begun with; None when that is not known."""
     content = _content(folder / BEGUN)
@@ -81,7 +94,7 @@ def read_record(folder: Path) -> Record | dict[str, Any] | None:
     if content.get("format", 1) == 1:
         known = {"stage": str, "settings": dict, "digests": dict, "read": dict, "result": dict}
         if not all(isinstance(content.get(key), kind) for key, kind in known.items()):
-            raise _unreadable(path)
+            raise unreadable(path)
         return content
     record: Record = _made(Record, content, path)
     return record
@@ -89,12 +102,12 @@ def read_record(folder: Path) -> Record | dict[str, Any] | None:
 
 def write_begun(folder: Path, work: Work) -> None:
     """Note what the stage in ``folder`` is begun with."""
-    storage.write_json(str(folder / BEGUN), {"format": FORMAT, **_as_dict(work)})
+    storage.write_json(str(folder / BEGUN), {"format": FORMAT, **_as_json(work)})
 
 
 def write_record(folder: Path, record: Record) -> None:
     """Write the record of a stage that is done; from then on it counts as finished."""
-    storage.write_json(str(folder / DONE), {"format": FORMAT, "identity": record.identity, **_as_dict(record)})
+    storage.write_json(str(folder / DONE), {"format": FORMAT, "identity": record.identity, **_as_json(record)})
     (folder / BEGUN).unlink(missing_ok=True)
 
 
@@ -128,10 +141,10 @@ def _content(path: Path) -> dict[str, Any] | None:
         return None
     content = storage.read_json(str(path))
     if not isinstance(content, dict):
-        raise _unreadable(path)
+        raise unreadable(path)
     written = content.get("format", 1)
     if not isinstance(written, int):
-        raise _unreadable(path)
+        raise unreadable(path)
     if written > FORMAT:
         raise UserError(
             f"{path} has record format {written}, this program reads up to {FORMAT}: it was written by a newer bsssl; "
@@ -142,18 +155,22 @@ def _content(path: Path) -> dict[str, Any] | None:
 
 def _made(kind: Any, content: dict[str, Any], path: Path) -> Any:
     try:
-        made = kind(**{one.name: content[one.name] for one in fields(kind) if one.name in content})
-        return made
-    except (TypeError, AttributeError):
-        raise _unreadable(path) from None
+        return TypeAdapter(kind).validate_python({key: content[key] for key in content if key in _NAMES[kind]})
+    except ValidationError:
+        raise unreadable(path) from None
 
 
-def _unreadable(path: Path) -> UserError:
+def unreadable(path: Path) -> UserError:
+    """Return the error about a record that somebody has damaged."""
     return UserError(f"{path} is not a record of a stage; delete it, and the stage runs again")
 
 
 def _as_dict(work: Work) -> dict[str, Any]:
     return {one.name: getattr(work, one.name) for one in fields(work)}
+
+
+def _as_json(work: Work) -> dict[str, Any]:
+    return {**_as_dict(work), "parts": None if work.parts is None else asdict(work.parts)}
 
 
 def _plain(read: Digests) -> dict[str, dict[str, str]]:

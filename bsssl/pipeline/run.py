@@ -8,7 +8,7 @@ was. How an input was made does not matter: one that was made again and came out
 import os
 import shlex
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from bsssl import storage
 from bsssl.errors import UserError
-from bsssl.pipeline.record import DONE, Record, Work, differences, read_record, read_work
+from bsssl.pipeline.record import DONE, Record, Work, differences, read_record, read_work, unreadable
 from bsssl.pipeline.stage import Stage, identifying
 
 
@@ -81,7 +81,7 @@ class Run:
             identifying=identifying(stage.settings),
             read=self._read(stage),
             outside=self._outside_of(stage),
-            parts=None if parts is None else asdict(parts),
+            parts=parts,
         )
 
     def identity(self, name: str) -> str:
@@ -114,7 +114,7 @@ class Run:
             return self._begun(place, work)
         # What an input held that is gone since cannot have changed.
         gone = {role: record.read.get(role, {}) for role, need in stage.needs.items() if self.record(need) is None}
-        work = _with(work, read={**work.read, **gone})
+        work = replace(work, read={**work.read, **gone})
         if work.identity == record.identity or self._is_unaffected(stage, record, work):
             return self._missing(stage, record, place) or self.edited(name, place)
         return _summary(explain(record, work, stage))
@@ -177,7 +177,7 @@ class Run:
 
     def _is_unaffected(self, stage: Stage[Any], record: Record, work: Work) -> bool:
         """Return whether ``record`` differs from ``work`` in nothing but inputs that the stage knows to be the same."""
-        if _with(record, read=work.read).identity != work.identity:
+        if replace(record, read=work.read).identity != work.identity:
             return False
         changed = [
             (role, output)
@@ -209,23 +209,23 @@ class Run:
 
     def _upgraded(self, stage: Stage[Any], old: dict[str, Any], folder: Path) -> Record:
         """Return a record of format 1 as one of today's, its digests measured anew where its outputs were others."""
-        own, outside = stage.earlier(dict(old["settings"]))
         try:
+            own, outside = stage.earlier(dict(old["settings"]))
             settings = type(stage.settings).model_validate(own)
-            full, distinct = settings.model_dump(mode="json"), identifying(settings)
-        except ValidationError:  # edited by hand
-            full = distinct = own
+        except (ValidationError, KeyError, TypeError, AttributeError, StopIteration):  # edited by hand
+            raise unreadable(folder / DONE) from None
         read = {}
         for role, need in stage.needs.items():
             if need in old["read"]:
                 digests = _regrouped(self.stages[need], old["read"][need], self.folder(need))
                 read[role] = {output: digests.get(output, "") for output in stage.reads(role)}
         return Record(
-            **{key: old[key] for key in ("stage", "result", "seconds", "finished", "processes", "versions", "git")},
+            **{key: old[key] for key in ("stage", "result")},
+            **{key: old[key] for key in ("seconds", "finished", "processes", "versions", "git") if key in old},
             kind=stage.kind,
             version=1,
-            settings=full,
-            identifying=distinct,
+            settings=settings.model_dump(mode="json"),
+            identifying=identifying(settings),
             read=read,
             outside=outside,
             digests=_regrouped(stage, old["digests"], folder),
@@ -267,18 +267,6 @@ def explain(old: Work, new: Work, stage: Stage[Any]) -> list[str]:
 
 def _summary(changes: Sequence[str]) -> str:
     return "; ".join(changes[:3]) + (f"; and {len(changes) - 3} more" if len(changes) > 3 else "")
-
-
-def _with(work: Work, *, read: Mapping[str, Mapping[str, str]]) -> Work:
-    return Work(
-        stage=work.stage,
-        kind=work.kind,
-        version=work.version,
-        settings=work.settings,
-        identifying=work.identifying,
-        read=read,
-        outside=work.outside,
-    )
 
 
 def _stamp(path: Path) -> list[int]:

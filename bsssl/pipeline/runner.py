@@ -1,11 +1,13 @@
 """Doing the stages of runs: those that are done are skipped, those that were interrupted go on where they were."""
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from bsssl import storage
+from bsssl.errors import UserError
 from bsssl.pipeline.aside import make_room
 from bsssl.pipeline.lock import hold
 from bsssl.pipeline.record import DONE, finished_now, read_record, read_work, write_begun, write_record
@@ -63,7 +65,7 @@ def run_stage(run: Run, name: str, *, redo: bool = False) -> None:
         _work(run, name)
         return
     folder = run.folder(name)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.resolve().mkdir(parents=True, exist_ok=True)  # of a sweep it is a link
     with hold(_lock_of(folder), what=f"{name} in {run.path}"):
         _work(run, name, redo=redo)
 
@@ -85,10 +87,13 @@ def _work(run: Run, name: str, *, redo: bool = False) -> None:
     taken_back = distributed.from_main(lambda: _prepare(run, name, redo=redo))
     if taken_back:
         return
+    begun = run.work(name)
     result = stage.work(run) if stage.shared or distributed.is_main() else {}
     if distributed.is_main():
+        if run.identity(name) != begun.identity:
+            raise UserError(f"{name}: what it reads has changed while it was at work; run the same command again")
         digests = {part: stage.digest(run, part) for part in stage.leaves()}
-        record = finished_now(run.work(name), result=result, digests=digests, seconds=time.monotonic() - started)
+        record = finished_now(begun, result=result, digests=digests, seconds=time.monotonic() - started)
         files = [file for files in stage.leaves().values() for file in files]
         write_record(folder, replace(record, files=stamps(folder, files)))
         stage.clean_up(run)
@@ -118,7 +123,7 @@ def run_task(run: Run, name: str, task: Task, *, redo: bool = False) -> None:
     run.require_inputs(name)
     logger.info("seed %d: task %d of %d of %s (%s)", run.seed, task.number, task.count, name, reason)
     folder = run.folder(name)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.resolve().mkdir(parents=True, exist_ok=True)  # of a sweep it is a link
     if not _is_begun(run, name):
         # Only while the folder is made ready, by one of the tasks.
         with hold(_lock_of(folder), what=f"{name} in {run.path}", patience=_PATIENCE):
@@ -133,17 +138,19 @@ def _is_begun(run: Run, name: str) -> bool:
 
 
 def _refresh(run: Run, name: str) -> None:
-    """Bring the record of a finished stage up to date: one of format 1, or of inputs that have changed to no effect."""
+    """Bring the record of a finished stage up to date: of format 1, of inputs that changed to no effect, or copied."""
     if not distributed.is_main():
         return
     folder = run.folder(name)
-    stored, record, work = read_record(folder), run.record(name), run.work(name)
+    stored, record = read_record(folder), run.record(name)
     if record is None:
         return
-    current = replace(record, read={**record.read, **work.read})
+    files = [file for files in run.stages[name].leaves().values() for file in files]
+    current = replace(record, read={**record.read, **run.work(name).read}, files=stamps(folder, files))
     if isinstance(stored, dict) or current != record:
-        files = [file for files in run.stages[name].leaves().values() for file in files]
-        write_record(folder, replace(current, files=stamps(folder, files)))
+        with contextlib.suppress(UserError), hold(_lock_of(folder), what=name):  # whoever is at work there knows better
+            if read_record(folder) == stored:
+                write_record(folder, current)
 
 
 def _lock_of(folder: Path) -> Path:

@@ -11,7 +11,7 @@ from typing_extensions import Self, TypeVar
 from bsssl import storage
 from bsssl.config import Section, validated
 from bsssl.errors import UserError
-from bsssl.pipeline.record import Record, Work
+from bsssl.pipeline.record import Parts, Record, Work
 
 S = TypeVar("S", bound=Section, covariant=True, default=Section)
 
@@ -22,16 +22,6 @@ class Task:
 
     number: int
     count: int
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The independent parts of a stage as they can be seen in its folder, each a file ``<number><suffix>``."""
-
-    count: int
-    suffix: str
-    unit: str
-    """what a part is, in the plural"""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from typing import Any
 
 from bsssl import data, storage
 from bsssl.config import Section
-from bsssl.pipeline.stage import Context, Parts, PlanRow, Stage, Task
+from bsssl.pipeline.record import Parts
+from bsssl.pipeline.stage import Context, PlanRow, Stage, Task
 from bsssl.registry import STAGES
 from bsssl.runtime import distributed
 from bsssl.runtime.console import progress

@@ -14,8 +14,8 @@ from bsssl.config import Model, Section
 from bsssl.engine.predict import predict
 from bsssl.engine.score import EXCLUDED, excludes_the_same, hashes_path, save_shard, score_shard
 from bsssl.errors import UserError
-from bsssl.pipeline.record import Work
-from bsssl.pipeline.stage import Context, Parts, PlanRow, Resources, Stage, Task
+from bsssl.pipeline.record import Parts, Work
+from bsssl.pipeline.stage import Context, PlanRow, Resources, Stage, Task
 from bsssl.registry import STAGES
 from bsssl.runtime import distributed
 from bsssl.runtime.console import logger, progress
@@ -85,7 +85,7 @@ class ScoreStage(Stage[ScoreSettings]):
     def digest(self, run: Context, output: str) -> str:
         """See ``Stage``."""
         work = run.work(self.name)
-        return storage.fingerprint([work.identifying, work.read])
+        return storage.fingerprint([work.kind, work.version, work.identifying, work.read])
 
     def continues(self, run: Context, there: Work) -> bool:
         """See ``Stage``: of a pool that has changed, what is still right is kept, shard by shard."""

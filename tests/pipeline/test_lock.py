@@ -81,6 +81,9 @@ def test_a_number_that_another_process_has_by_now_is_not_the_owner(tmp_path):
 def test_the_same_job_started_again_takes_over(held, monkeypatch):
     change(held, job="77")
     monkeypatch.setenv("SLURM_JOB_ID", "77")
+    with pytest.raises(UserError, match="is being worked on"), lock.hold(held, what="teacher"):
+        pass
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     with lock.hold(held, what="teacher"):
         assert owner(held)["job"] == "77" and owner(held)["pid"] == os.getpid()
 

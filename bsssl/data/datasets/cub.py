@@ -60,7 +60,7 @@ class Cub(Source):
         return storage.join(self.path, name)
 
     def _read(self, name: str) -> dict[str, str]:
-        """The values in a file, by their ids."""
+        """Return the values in a file, by their ids."""
         found: dict[str, str] = {}
         with storage.open_read(self._file(name)) as file:
             for number, line in enumerate(file, start=1):

@@ -90,7 +90,7 @@ class _Written(Source):
             yield labeled
 
     def with_labels(self, records: pa.Table) -> pa.Table:
-        """The tar's records with the labels asked for; by default its outermost folders."""
+        """Return the tar's records with the labels asked for; by default its outermost folders."""
         return records
 
     def _write(self) -> None:
@@ -171,7 +171,7 @@ class MovingDigits(_Written):
             yield f"{digits[row]}/{motion}/{row:04d}.mp4", _encode_video(frames)
 
     def with_labels(self, records: pa.Table) -> pa.Table:
-        """The tar's records with the digit or the motion as their label."""
+        """Return the tar's records with the digit or the motion as their label."""
         folders = pc.split_pattern(records["key"], "/")  # the tar, the digit, the motion, the file
         return _replaced(records, "label", pc.list_element(folders, self._level))
 
@@ -200,7 +200,7 @@ def noisy_tags(label: str, *, generator: np.random.Generator) -> list[str]:
 
 
 def moving_digit(image: np.ndarray, *, motion: str, generator: np.random.Generator) -> np.ndarray:
-    """A digit, 8x8, 0 to 16, moving over noise: uint8 (16, 32, 32)."""
+    """Return a digit, 8x8, 0 to 16, moving over noise: uint8 (16, 32, 32)."""
     from PIL import Image
 
     strokes = np.asarray(
@@ -216,7 +216,7 @@ def moving_digit(image: np.ndarray, *, motion: str, generator: np.random.Generat
 
 
 def _path(motion: str, generator: np.random.Generator) -> np.ndarray:
-    """The place (y, x) in every frame, relative to any origin, y pointing down: float64 (16, 2)."""
+    """Return the place (y, x) in every frame, relative to any origin, y pointing down: float64 (16, 2)."""
     steps = np.arange(_VIDEO_FRAMES)
     if motion in ("clockwise", "anticlockwise"):
         turn = 2 * np.pi * steps / _VIDEO_FRAMES * (1 if motion == "clockwise" else -1)

@@ -40,7 +40,7 @@ class Source(ABC):
 
     @abstractmethod
     def batches(self) -> Iterator[pa.Table]:
-        """The records in order, in tables of bounded size, so that memory does not grow with the source."""
+        """Yield the records in order, in tables of bounded size, so that memory does not grow with the source."""
 
     def records(self) -> pa.Table:
         """All records at once, for labeled and test sets; UserError when there are none."""
@@ -195,7 +195,7 @@ class Tars(Source):
         self._endings = _endings(extensions)
 
     def tars(self) -> list[str]:
-        """The tars' absolute paths or URLs, in order; UserError when nothing matches."""
+        """Return the tars' absolute paths or URLs, in order; UserError when nothing matches."""
         found = []
         for pattern in _expand_braces(self.path):
             matches = storage.glob(pattern) if re.search(r"[*?\[]", pattern) else [pattern]
@@ -205,7 +205,7 @@ class Tars(Source):
         return found
 
     def index(self, tar: str) -> pa.Table:
-        """The records of one of ``tars()``; the last one stands for the cut if the tar is cut short."""
+        """Return the records of one of ``tars()``; the last one stands for the cut if the tar is cut short."""
         return index_tar(tar, endings=self._endings)
 
     def batches(self) -> Iterator[pa.Table]:
@@ -218,7 +218,7 @@ class Tars(Source):
 
 
 def _endings(extensions: str | Sequence[str]) -> tuple[str, ...]:
-    """What the names of the wanted files end in, lower case."""
+    """Return what the names of the wanted files end in, lower case."""
     if not isinstance(extensions, str):
         return tuple(f".{str(extension).lower().lstrip('.')}" for extension in extensions)
     if extensions not in _ENDINGS:

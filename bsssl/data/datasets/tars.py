@@ -19,7 +19,7 @@ _SIDECAR_BYTES = 1 << 20
 
 
 def index_tar(path: str, *, endings: tuple[str, ...]) -> pa.Table:
-    """Records of the members of one tar whose names end in one of ``endings``, in the tar's order.
+    """Return records of the members of one tar whose names end in one of ``endings``, in the tar's order.
 
     An item's label is the content of the member with the same name (up to its first dot) that ends in ``.cls``, else
     ``label`` in its ``.json``, else its ``.txt``, else the name of the folder it lies in, else null. ``tags`` come from
@@ -58,7 +58,7 @@ def is_cut(records: pa.Table) -> bool:
 def _scan(
     path: str, file: IO[bytes], endings: tuple[str, ...]
 ) -> tuple[list[tuple[str, int, int]], dict[str, dict[str, Any]], int | None]:
-    """The items (name, offset, size), what their sidecars say by stem, and the file's length if it is cut."""
+    """Return the items (name, offset, size), what their sidecars say by stem, and the file's length if it is cut."""
     length = file.seek(0, os.SEEK_END)
     file.seek(0)
     items: list[tuple[str, int, int]] = []

@@ -85,7 +85,7 @@ class Kinetics(Source):
             logger.warning("%s: %d of %d videos are not in %s, left out", self.path, rows - found, rows, self._root)
 
     def _to_records(self, table: pa.Table, first_row: int) -> tuple[list[str], pa.Table]:
-        """The videos' paths in ``root``, and the records."""
+        """Return the videos' paths in ``root``, and the records."""
         label, video = (column(table, name, pa.string()) for name in ("label", "youtube_id"))
         start, end = (column(table, name, pa.float64()) for name in ("time_start", "time_end"))
         needed = {"youtube_id": video, "time_start": start, "time_end": end}
@@ -126,7 +126,7 @@ class Kinetics(Source):
 
 
 def _fields(file: str) -> set[str]:
-    """The fields of the format string ``file``; UserError for one that is malformed or has other fields."""
+    """Return the fields of the format string ``file``; UserError for one that is malformed or has other fields."""
     try:
         fields = {field for _, field, _, _ in string.Formatter().parse(file) if field is not None}
         unknown = sorted(fields - set(_KINETICS_FIELDS))
@@ -218,7 +218,7 @@ class Hmdb51(_Listed):
 
 
 def _lines(path: str) -> Iterator[tuple[int, str]]:
-    """Number, from 1, and text of the lines of a file that are not blank."""
+    """Yield number, from 1, and text of the lines of a file that are not blank."""
     with storage.open_read(path) as file:
         for number, line in enumerate(file, start=1):
             text = line.decode(errors="replace").strip()

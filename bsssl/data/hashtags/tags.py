@@ -52,7 +52,9 @@ def _is_selector(character: str) -> bool:
 
 
 def read_pairs(path: str) -> dict[str, str]:
-    """What a file says of each tag: YAML ``tag: meaning``, or CSV, JSONL or Parquet of the columns ``tag`` and another.
+    """Return what a file says of each tag.
+
+    The file is YAML, ``tag: meaning``, or CSV, JSONL or Parquet of the columns ``tag`` and another.
 
     UserError for a file that is neither.
     """
@@ -99,12 +101,12 @@ class TagRules:
     """tag -> class; None: every tag is a class of its own"""
 
     def spell(self, tag: str) -> str:
-        """The tag that ``tag``, as somebody wrote it, stands for; empty when it is none."""
+        """Return the tag that ``tag``, as somebody wrote it, stands for; empty when it is none."""
         name = normalize(tag)
         return self.spelling.get(name, name)
 
     def class_of(self, tag: str) -> str | None:
-        """The class of one of ``spell``'s tags; None when it means none."""
+        """Return the class of one of ``spell``'s tags; None when it means none."""
         return tag if self.meanings is None else self.meanings.get(tag)
 
 
@@ -157,7 +159,7 @@ def _normalize_keys(pairs: Mapping[str, str], name: str) -> dict[str, str]:
 
 
 def tags_from_file(tables: Iterable[pa.Table], path: str) -> Iterator[pa.Table]:
-    """Records with the tags that the file at ``path`` gives their keys, instead of their own.
+    """Yield records with the tags that the file at ``path`` gives their keys, instead of their own.
 
     The file (CSV, JSONL, Parquet) has the columns ``key`` and ``tags``, a list, in CSV joined by ``;``. It is held in
     memory: about 200 bytes a row. A sample without a row has no tags; rows without a sample are counted and warned of.
@@ -226,7 +228,7 @@ class TaggedSamples:
         return {name: found.get(name, 0) for name in names}
 
     def of_classes(self, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The samples with one of the classes ``names`` at least.
+        """Return the samples with one of the classes ``names`` at least.
 
         Returns their numbers in the stream, ascending: int64 (n,); where the classes of each begin and end in the last:
         int64 (n + 1,); and these, as indices in ``names``: int32.
@@ -290,7 +292,7 @@ def read_tags(tables: Iterable[pa.Table], rules: TagRules) -> TaggedSamples:
 
 
 def _tags_of(column: pa.ChunkedArray, rules: TagRules, number: _Numbers) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct (row, tag) pairs of a column of tags, by row: both int64."""
+    """Return the distinct (row, tag) pairs of a column of tags, by row: both int64."""
     lists = column.combine_chunks()
     pieces = pc.split_pattern_regex(lists.flatten(), _HASHES)
     rows = pc.list_parent_indices(lists).take(pc.list_parent_indices(pieces))
@@ -329,7 +331,9 @@ def write_tagged(
 
 
 def tagged_training_set(path: str, *, num_classes: int) -> tuple[pa.Table, SparseTargets]:
-    """Records and targets for training on what ``write_tagged`` wrote; each target spreads evenly over the classes.
+    """Return records and targets for training on what ``write_tagged`` wrote.
+
+    Each target spreads evenly over the classes.
 
     All of it is held in memory by every process of a training: about 60 bytes a sample besides the text of its key and
     path: for the paper's 940 million, with 50 characters each, 150 GB.

@@ -49,7 +49,7 @@ class SparseTargets:
         return len(self.offsets) - 1
 
     def __getitem__(self, row: int) -> Tensor:
-        """The target of one row: float32 (num_classes,)."""
+        """Return the target of one row: float32 (num_classes,)."""
         span = slice(self.offsets[row], self.offsets[row + 1])
         target = torch.zeros(self.num_classes)
         target[torch.from_numpy(self.classes[span].astype(np.int64))] = torch.from_numpy(self.weights[span])
@@ -112,11 +112,11 @@ class ItemDataset(Dataset[list[dict[str, Any] | Failure]]):
         return len(self._path)
 
     def __getitem__(self, item: Item) -> list[dict[str, Any] | Failure]:
-        """The samples of a row, or of (row, draw)."""
+        """Return the samples of a row, or of (row, draw)."""
         return self._samples(item, self._read(item))
 
     def __getitems__(self, items: list[Item]) -> list[list[dict[str, Any] | Failure]]:
-        """The samples of a batch, for which the loader asks; remote files are fetched many at a time."""
+        """Return the samples of a batch, for which the loader asks; remote files are fetched many at a time."""
         if not self._remote:
             return [self[item] for item in items]
         contents = map_ahead(self._read, items, threads=_REMOTE_READS)
@@ -126,7 +126,7 @@ class ItemDataset(Dataset[list[dict[str, Any] | Failure]]):
         return self._path[row].as_py(), self._offset[row].as_py(), self._size[row].as_py()
 
     def _read(self, item: Item) -> bytes | str | OSError:
-        """The item's bytes, or the path of a local file that holds it alone, if the views read files themselves."""
+        """Return the item's bytes, or the path of a local file that holds it alone, if the views read files."""
         path, offset, size = self._place(item[0] if isinstance(item, tuple) else item)
         if self._views.reads_files and not self._hash_content and not offset and size < 0 and not is_remote(path):
             return split_segment(path)[0]
@@ -174,7 +174,7 @@ class ItemDataset(Dataset[list[dict[str, Any] | Failure]]):
 
 
 def content_hash(data: bytes, path: str = "") -> bytes:
-    """The 16 bytes by which the same content is known again under another name.
+    """Return the 16 bytes by which the same content is known again under another name.
 
     Two segments of one file, which ``path`` names, are not the same.
     """
@@ -184,7 +184,7 @@ def content_hash(data: bytes, path: str = "") -> bytes:
 
 
 def collate(items: list[list[dict[str, Any] | Failure]]) -> dict[str, Any]:
-    """A batch: ``{"input": uint8 (B, ...), "target": int64 (B,) or float32 (B, C), "index", "view": int64 (B,),
+    """Return a batch: ``{"input": uint8 (B, ...), "target": int64 (B,) or float32 (B, C), "index", "view": int64 (B,),
     "failures": list[Failure]}``, and ``"hash": list[bytes]`` if the samples have one.
 
     B counts the samples alone, those of one item next to each other; ``input`` lies in memory with its channels last.

@@ -84,7 +84,7 @@ def permutation(
     groups: np.ndarray | None = None,
     weights: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The order of one epoch: uint32 (num_rows,), the same on every machine.
+    """Return the order of one epoch: uint32 (num_rows,), the same on every machine.
 
     With ``groups``, integers (num_rows,) from 0 on, rows of a group stay together: the groups are shuffled, and the
     rows of each. With ``weights`` instead, float (num_rows,) above 0, each row comes as often as its share of the draws

@@ -107,12 +107,12 @@ def write_pool(
 
 
 def shard_file(number: int) -> str:
-    """The name of the file that lists the records of shard ``number``."""
+    """Return the name of the file that lists the records of shard ``number``."""
     return f"shard-{number:06d}.parquet"
 
 
 def read_pool(folder: str) -> Pool:
-    """The pool that ``write_pool`` wrote in ``folder``, which may have been moved since; UserError if there is none."""
+    """Return the pool that ``write_pool`` wrote in ``folder``, which may have been moved; UserError without one."""
     path = storage.join(folder, "pool.json")
     stored = storage.read_json(path)
     if stored.get("version") != FORMAT_VERSION:
@@ -136,7 +136,7 @@ def _shard_tables(sources: Sequence[Source], shard_size: int) -> Iterator[tuple[
 
 
 def _rechunk(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """The same records in tables of ``rows`` each, but for the last."""
+    """Yield the same records in tables of ``rows`` each, but for the last."""
     waiting = RECORD_SCHEMA.empty_table()
     for table in tables:
         waiting = concat_records([waiting, table])

@@ -45,7 +45,7 @@ def _places(records: pa.Table) -> Iterator[tuple[tuple[str, int], tuple[float, f
 
 
 def find_overlap(shards: Iterable[pa.Table], held: pa.Table) -> pa.Table:
-    """The records in ``shards`` (tables, taken one at a time) that lie where one of ``held`` does."""
+    """Return the records in ``shards`` (tables, taken one at a time) that lie where one of ``held`` does."""
     places = Places(held)
     return concat_records([records.filter(pa.array(places.mask(records))) for records in shards])
 
@@ -64,7 +64,7 @@ def check_overlap(
 
 
 def content_hashes(records: pa.Table) -> set[bytes]:
-    """The digests (see ``content_hash``) of the files of ``records``; those that cannot be read have none."""
+    """Return the digests (see ``content_hash``) of the files of ``records``; those that cannot be read have none."""
     places = zip(*(records[name].to_pylist() for name in ("path", "offset", "size")), strict=True)
     hashes = map_ahead(_hash_place, places, threads=_READERS)
     counted = progress(hashes, total=len(records), unit="files", title="hashing labeled and test items")

@@ -57,7 +57,7 @@ def plan_tars(selection: str, *, per_tar: int, seed: int) -> TarPlan:
 
 
 def tar_path(folder: str, number: int) -> str:
-    """The tar ``number`` in ``folder``."""
+    """Return the path of the tar ``number`` in ``folder``."""
     return storage.join(folder, f"{number:06d}.tar")
 
 
@@ -133,7 +133,7 @@ def _content(row: dict[str, object]) -> bytes:
 
 
 def _file_name(row: dict[str, object]) -> str:
-    """What tells the kind of file: of a member of a tar its name, which ends its key."""
+    """Return what tells the kind of file: of a member of a tar its name, which ends its key."""
     path = split_segment(str(row["path"]))[0]
     return split_segment(str(row["key"]))[0] if path.endswith(".tar") else path
 
@@ -152,4 +152,4 @@ def _index_path(folder: str, number: int) -> str:
 
 def _read_index(folder: str, number: int) -> pa.Table:
     with storage.open_read(_index_path(folder, number)) as file:
-        return pq.read_table(file).replace_schema_metadata()
+        return pq.read_table(pa.BufferReader(file.read())).replace_schema_metadata()

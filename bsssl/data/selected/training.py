@@ -24,7 +24,7 @@ def selected_training_set(
     temperature: float = 1.0,
     classes: Sequence[str] | None = None,
 ) -> tuple[pa.Table, Targets]:
-    """Records and targets for training on a selection file; rows in the order of shard and position.
+    """Return records and targets for training on a selection file; rows in the order of shard and position.
 
     ======== ===================================== ==============================================================
     mode     one row per                           target

@@ -32,7 +32,7 @@ class Views(ABC):
 
     @abstractmethod
     def __call__(self, source: bytes | str, segment: Segment) -> list[Tensor]:
-        """The views of the item with the content ``source``, or in the file ``source``; DecodeError if it has none.
+        """Return the views of the item with the content, or in the file, ``source``; DecodeError if it has none.
 
         What is random about them is drawn from torch's default generator.
         """

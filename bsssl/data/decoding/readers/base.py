@@ -39,7 +39,7 @@ class Clock:
         return left
 
     def error(self) -> DecodeError:
-        """What to raise when the time is over."""
+        """Return what to raise when the time is over."""
         return DecodeError(f"decoding took longer than {self.seconds:g} s")
 
 
@@ -57,7 +57,7 @@ class VideoReader(ABC):
         """When each frame is shown, from the first one on: float64 (num_frames,)."""
 
     def get(self, indices: Sequence[int], each: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
-        """The frames with these numbers: uint8 (len(indices), height, width, 3), red, green, blue, upright.
+        """Return the frames with these numbers: uint8 (len(indices), height, width, 3), red, green, blue, upright.
 
         In any order and as often as given; each is decoded once, in one pass. IndexError for numbers out of range.
         What ``each`` makes of some of them at a time, (n, height, width, 3), if given, takes their place, so that large

@@ -44,7 +44,10 @@ class Decord:
         self._video = decord.VideoReader(self._path, num_threads=1, fault_tol=1e-9)
 
     def pictures(self, indices: list[int], times: list[float] | None, seek: bool) -> Iterator[np.ndarray]:
-        """The frames with these ascending numbers; without ``seek`` all that precede the last are decoded for them."""
+        """Yield the frames with these ascending numbers.
+
+        Without ``seek`` all that precede the last are decoded for them.
+        """
         if seek:
             try:
                 for start in range(0, len(indices), _AT_A_TIME):
@@ -65,7 +68,7 @@ class Decord:
 
 
 def _unpadded(picture: np.ndarray) -> np.ndarray:
-    """A picture of decord's without the bytes that fill up its rows; no copy if there are none.
+    """Return a picture of decord's without the bytes that fill up its rows; no copy if there are none.
 
     decord takes the length of a row over the width for the number of channels. Rows of narrow pictures may be filled up
     so far that it finds more than three, 48x36 for one, and its batches, which have three, cannot hold such pictures.
@@ -84,7 +87,7 @@ class Torchcodec:
         self.num_frames = len(self._video)
 
     def pictures(self, indices: list[int], times: list[float] | None, seek: bool) -> Iterator[np.ndarray]:
-        """The frames with these ascending numbers, which are shown at these times."""
+        """Yield the frames with these ascending numbers, which are shown at these times."""
         assert times is not None
         for start in range(0, len(indices), _AT_A_TIME):
             part = slice(start, start + _AT_A_TIME)
@@ -156,7 +159,7 @@ def serve(backend: str, requests: BinaryIO, answers: BinaryIO) -> None:
 
 
 def _line(error: Exception) -> str:
-    """The first line of an error's text, less the time and the place in a source file with which they begin."""
+    """Return the first line of an error's text, less the time and the place in a source file with which they begin."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return _SOURCE.sub("", lines[0]) if lines else type(error).__name__
 

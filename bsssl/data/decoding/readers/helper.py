@@ -153,7 +153,7 @@ class _Helper:
 
     @classmethod
     def take(cls, backend: str) -> "_Helper":
-        """An idle helper, or a new one; UserError when the library is not there or does not work."""
+        """Return an idle helper, or a new one; UserError when the library is not there or does not work."""
         idle = _idle.setdefault(backend, [])
         while idle:
             helper = idle.pop()
@@ -190,7 +190,7 @@ class _Helper:
         return self.answer(clock)
 
     def answer(self, clock: Clock) -> dict[str, Any]:
-        """An answer; DecodeError if it tells of an error, or when the helper had to be ended, or crashed."""
+        """Return an answer; DecodeError if it tells of an error, or when the helper had to be ended, or crashed."""
         try:
             answer = self._receive()
         except EOFError:
@@ -201,7 +201,7 @@ class _Helper:
         return answer
 
     def picture(self, clock: Clock, shape: list[int]) -> np.ndarray:
-        """A picture that follows an answer: uint8 of this shape."""
+        """Return a picture that follows an answer: uint8 of this shape."""
         picture = np.empty(shape, np.uint8)
         try:
             self._fill(picture.data.cast("B"))
@@ -225,7 +225,7 @@ class _Helper:
             buffer = buffer[count:]
 
     def _end(self, clock: Clock) -> DecodeError:
-        """What to raise when the helper has ended."""
+        """Return what to raise when the helper has ended."""
         status = self._process.wait()
         self._kill()
         return clock.error() if status == -signal.SIGALRM else DecodeError("the decoder crashed")

@@ -27,7 +27,10 @@ def _width(first: int) -> int:
 
 
 def _number(content: bytes) -> int | None:
-    """The EBML number at the start of the ``content``; None for the one with all bits set, which stands for unknown."""
+    """Return the EBML number at the start of the ``content``.
+
+    The number with all bits set stands for unknown: None.
+    """
     if not content or not content[0] or len(content) < (width := _width(content[0])):
         return None
     most = (1 << 7 * width) - 1  # the bit that ends the zeros is none of the number's

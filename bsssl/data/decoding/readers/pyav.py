@@ -123,7 +123,7 @@ class PyavReader(VideoReader):
         self._turns: int | None = None
 
     def _find_stream(self) -> Any:
-        """The first video stream, if it can be decoded."""
+        """Return the first video stream, if it can be decoded."""
         from av.stream import Disposition
 
         streams = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
@@ -135,7 +135,7 @@ class PyavReader(VideoReader):
         return streams[0]
 
     def _packets(self) -> "Iterator[Packet[Any]]":
-        """The packets from where the container is, in the order in which they are stored."""
+        """Yield the packets from where the container is, in the order in which they are stored."""
         for packet in self._container.demux(self._stream):
             self._clock.left()
             if packet.size:
@@ -214,7 +214,7 @@ class PyavReader(VideoReader):
         raise DecodeError("the file changed while it was read")
 
     def _stretches(self, indices: list[int]) -> list[tuple[int, dict[int, int]]]:
-        """What to decode without a break: the number of a keyframe, and the wanted frames by their time stamps."""
+        """Return what to decode without a break: a keyframe, and the wanted frames by their time stamps."""
         stretches: list[tuple[int, dict[int, int]]] = []
         end = -1  # position of the last packet of the last stretch
         keyframes = np.searchsorted(self._key_stamps, self._stamps[indices], "right") - 1
@@ -226,7 +226,7 @@ class PyavReader(VideoReader):
         return stretches
 
     def _by_stamp(self, keyframe: int, wanted: dict[int, int]) -> Iterator[tuple[int, np.ndarray]]:
-        """The frames ``wanted``, which is emptied, from a keyframe on, or from an earlier one if they do not come."""
+        """Yield the frames ``wanted``, which is emptied, from a keyframe on, or an earlier one if they do not come."""
         from av.error import FFmpegError
 
         for start in dict.fromkeys((keyframe, max(keyframe - 1, 0))):
@@ -257,7 +257,10 @@ class PyavReader(VideoReader):
         yield from self._codec.decode(None)
 
     def _from_the_start(self, wanted: dict[int, int]) -> Iterator[tuple[int, np.ndarray]]:
-        """The frames ``wanted``; for one that never comes, being hidden or empty, what is on the screen at its time."""
+        """Yield the frames ``wanted``.
+
+        For one that never comes, being hidden or empty, that is what is on the screen at its time.
+        """
         stamps, shown = sorted(wanted), None
         for frame in self._all_frames():
             if frame.pts is None:
@@ -293,7 +296,7 @@ class PyavReader(VideoReader):
 
 
 def _size_and_start(source: str | bytes) -> tuple[int, bytes]:
-    """The size in bytes, and the first of them; DecodeError when the file cannot be read."""
+    """Return the size in bytes, and the first of them; DecodeError when the file cannot be read."""
     if isinstance(source, bytes):
         return len(source), source[:_START]
     try:
