@@ -139,7 +139,7 @@ class Run:
             if need in besides:
                 continue
             lacking = need if self.pending(need) is not None else self.awaits(need)
-            if lacking is not None:
+            if lacking is not None and lacking not in besides:
                 raise UserError(
                     f"{name} needs the result of '{lacking}' in {self.folder(lacking)} ({self.pending(lacking)}); run "
                     f"first: {self.command(lacking)}"
