@@ -178,6 +178,7 @@ def test_help_and_errors_come_before_heavy_imports(arguments):
 def test_the_status_of_a_run_needs_no_heavy_imports(tmp_path):
     folder = tmp_path / "seed-0" / "teacher"
     folder.mkdir(parents=True)
-    (folder / "done.json").write_text(json.dumps({"finished": "2024-01-01T00:00:00+00:00", "seconds": 3}))
+    record = {"stage": "teacher", "settings": {}, "digests": {}, "read": {}, "result": {}, "seconds": 3}
+    (folder / "done.json").write_text(json.dumps(record))
     done = run_python(LATE, "status", tmp_path)
     assert "heavy: []" in done.stderr and "took 3 s" in done.stdout

@@ -160,7 +160,7 @@ class _Stage:
             if isinstance(done, Record):
                 yield f"finished {done.finished}, took {done.seconds:,.0f} s"
             elif done is not None:  # of format 1
-                yield f"finished {done.get('finished', '')}"
+                yield f"finished {done.get('finished', '')}, took {done.get('seconds', 0):,.0f} s"
         if self._parts:
             yield f"{len(self._written()):,} of {self._parts:,} {self._unit}"
         if self.state != "done" and len(self._states) > 1:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
-from bsssl.launch.slurm import GridJob
+from bsssl.launch.jobs import GridJob
 from bsssl.recipes.reproduction.grid import ReproductionGrid
 from bsssl.recipes.reproduction.paper import BALANCED, EXPERIMENTS, RANDOM, UNBALANCED, WITH_TAGS, WITHOUT_TAGS
 from bsssl.recipes.reproduction.verdicts import FAILS, HOLDS, OPEN, judge

@@ -2,7 +2,7 @@ import subprocess
 import sys
 
 from bsssl.errors import UserError
-from bsssl.runtime.console import aligned, describe
+from bsssl.runtime.console import describe
 
 
 def test_import_changes_nothing_and_needs_no_other_room():
@@ -21,7 +21,3 @@ def test_errors_are_a_line_each():
     assert describe(UserError("one\ntwo")) == "error: one\nerror: two"
     assert describe(OSError(28, "No space left on device")).startswith("error: [Errno 28] No space left on device;")
     assert describe(ValueError("what\nnow")).startswith("error: ValueError: what now (not an error we foresaw")
-
-
-def test_columns_are_aligned():
-    assert aligned([["a", "bb"], ["ccc", "d"]]) == ["a    bb", "ccc  d"]

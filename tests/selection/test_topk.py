@@ -260,5 +260,5 @@ def test_options_of_a_rule(tmp_path: Path) -> None:
     paths = write_pool(tmp_path, make_pool(5, records=500), cuts=[100])
     selection = select_samples(paths, top_k=5, variant="worst", options={"above": 0.5})
     assert selection.score.min() >= 0.5 and selection.facts()["variant_options"] == {"above": 0.5}
-    with pytest.raises(UserError, match="selection rule 'worst': unknown option 'abov': did you mean 'above'"):
+    with pytest.raises(UserError, match="selection rule 'worst' has no option 'abov': did you mean 'above'"):
         select_samples(paths, top_k=5, variant="worst", options={"abov": 0.5})
