@@ -5,7 +5,10 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, get_args
+from functools import reduce
+from operator import or_
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from fvcore.common.config import CfgNode
@@ -230,13 +233,25 @@ def _section_in(annotation: Any) -> type[Section] | None:
     return annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None
 
 
+def _bare(annotation: Any) -> Any:
+    """Return a type without the validators that are noted in it."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _bare(parts[0])
+    if not parts or origin is Literal:
+        return annotation
+    inner = tuple(map(_bare, parts))
+    return reduce(or_, inner) if origin in (Union, UnionType) else origin[inner]
+
+
 def _options(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str, str]]:
     for name, field in section.model_fields.items():
         inner = _section_in(field.annotation)
         if inner is not None and not get_args(field.annotation):
             yield from _options(inner, f"{prefix}{name}.")
             continue
-        kind = str(field.annotation) if get_args(field.annotation) else getattr(field.annotation, "__name__", "")
+        bare = _bare(field.annotation)
+        kind = str(bare) if get_args(bare) else getattr(bare, "__name__", "")
         kind = re.sub(r"typing\.|bsssl\.config\.\w+\.|Literal|Optional", "", kind)
         default = "(required)" if field.is_required() else str(field.default)
         # A stage that only changes a default inherits what the key means.

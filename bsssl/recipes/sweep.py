@@ -136,6 +136,8 @@ def _place(run: Run, name: str, shared: Path) -> Path:
     linked = run.folder(name)
     if is_done(wanted):
         return wanted
+    if any(run.pending(need) is not None for need in run.stages[name].needs.values()):
+        return wanted  # another's result may be of other inputs than those to come
     places = [linked.resolve()] if linked.is_symlink() else []
     for place in (*places, *sorted(shared.glob(f"*/{name}"))):
         if is_done(place) and run.pending(name, place) is None:
