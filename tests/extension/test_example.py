@@ -102,7 +102,8 @@ def test_two_processes_on_this_machine(tmp_path):
 @pytest.fixture
 def finished_example(once, example, tmp_path):
     """The config of the example recipe, and its finished run, copied; the package can be imported here."""
-    config = load_config(example[1], example[2:])
+    # The data stay where they are: the run is made of them.
+    config = load_config(example[1], [*paths(once), f"output_dir={tmp_path / 'run'}"])
     shutil.copytree(once, tmp_path, dirs_exist_ok=True)
     return config
 
