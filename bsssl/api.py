@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -400,33 +400,6 @@ def score(
         )
     totals(folder, pool, max_failure_rate=max_failure_rate)
     return [Path(path) for path in selection.score_files(folder)]
-
-
-@overload
-def select(
-    scores: AnyPath | Sequence[AnyPath],
-    *,
-    top_k: int,
-    variant: str = ...,
-    options: Mapping[str, Any] | None = ...,
-    min_score: float = ...,
-    seed: int = ...,
-) -> "Selection": ...
-
-
-@overload
-def select(
-    scores: npt.NDArray[Any],
-    *,
-    keys: Sequence[str],
-    classes: npt.NDArray[Any],
-    class_names: Sequence[str],
-    top_k: int,
-    variant: str = ...,
-    options: Mapping[str, Any] | None = ...,
-    min_score: float = ...,
-    seed: int = ...,
-) -> "Selection": ...
 
 
 def select(
