@@ -124,6 +124,25 @@ def test_a_result_that_somebody_changed_is_noticed_and_kept(again, finished):
     assert (kept / "labeled.csv").read_text() == "".join(lines[:-1]) and path.read_text() == "".join(lines)
 
 
+def test_an_input_that_changes_under_a_stage_is_noticed(again, finished, monkeypatch):
+    """Another process makes the scores anew while the selection is at work."""
+    from bsssl.stages.select import SelectStage
+
+    work, path = SelectStage.work, finished / "seed-0" / "score" / "done.json"
+
+    def disturbed(stage, run):
+        result, record = work(stage, run), json.loads(path.read_text())
+        path.write_text(json.dumps({**record, "digests": {"scores": "0" * 16}}))
+        return result
+
+    monkeypatch.setattr(SelectStage, "work", disturbed)
+    outcome = again("select", "select.top_k=5")
+    assert outcome.errors == [
+        "error: select: what it reads has changed while it was at work; run the same command again"
+    ]
+    assert not (finished / "seed-0" / "select" / "done.json").exists()
+
+
 def test_the_plan_says_what_depends_on_what_comes_out(again):
     outcome = again("run", "teacher.base_lr=1", "--plan")
     rows = {line.split()[0]: line for line in outcome.out.splitlines() if line}
