@@ -3,6 +3,7 @@
 import contextlib
 import io
 import shutil
+import signal
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from bsssl.runtime.console import logger
 from tests.gate import Gate
 
 torch.set_num_threads(1)
+# Who starts the tests in the background of a shell has them ignore Ctrl-C, and with them every process that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHAPES = {"circle": "red", "square": "green", "triangle": "blue"}
 SIDE = 32
