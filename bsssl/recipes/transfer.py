@@ -21,6 +21,7 @@ def stages(config: Transfer, *, seed: int) -> list[Stage[Any]]:
     data, precision = config.data, config.system.precision
     execution = execution_of(config, data, config.batch_size)
     planned: list[Stage[Any]] = [data_stage(data, None, seed=seed)]
+    shared: dict[str, Any] = {"needs": {"data": DATA}, "command": COMMAND, "execution": execution}
     for name, checkpoint in config.checkpoints.items():
         start = origin(name, checkpoint, seed=seed)
         common = {"model": start.model, "seed": seed, "precision": precision}
@@ -28,30 +29,11 @@ def stages(config: Transfer, *, seed: int) -> list[Stage[Any]]:
         if config.full_ft is not None:
             training = config.full_ft.model_copy(update={"init_from": start.path})
             settings = train_settings(training, seen=TrainView.of(start.model, data), new_classifier=True, **common)
-            trained.append(
-                TrainStage(
-                    name=f"full_ft-{name}",
-                    section="full_ft",
-                    settings=settings,
-                    needs={"data": DATA},
-                    command=COMMAND,
-                    execution=execution,
-                )
-            )
+            trained.append(TrainStage(name=f"full_ft-{name}", section="full_ft", settings=settings, **shared))
         if config.fc_only is not None:
-            probe = ProbeSettings(
-                fc_only=config.fc_only, init_from=start.path, seen=TestView.of(start.model, data, "test"), **common
-            )
-            trained.append(
-                ProbeStage(
-                    name=f"fc_only-{name}",
-                    section="fc_only",
-                    settings=probe,
-                    needs={"data": DATA},
-                    command=COMMAND,
-                    execution=execution,
-                )
-            )
+            seen = TestView.of(start.model, data, "test")
+            probe = ProbeSettings(fc_only=config.fc_only, init_from=start.path, seen=seen, **common)
+            trained.append(ProbeStage(name=f"fc_only-{name}", section="fc_only", settings=probe, **shared))
         for stage in trained:
             tested = evaluations(stage, start.model, config, execution=execution, runs_alone=False)
             planned += [stage, *tested]
