@@ -266,8 +266,7 @@ def _run(command: str, parsed: argparse.Namespace, given: list[str]) -> None:
     wanted = wanted_by(command, config)
     if parsed.plan:
         if is_main():
-            processes = config.launcher.all_processes if parsed.launch else None
-            print(plan(config, config_path=parsed.config, wanted=wanted, processes=processes))
+            print(plan(config, config_path=parsed.config, wanted=wanted, launched=parsed.launch))
         return
     console.setup(debug=parsed.debug)
     # The commands that errors name must lead to the same run, so they carry the overrides too.

@@ -100,27 +100,16 @@ class Launcher(Section):
         for kind in self.stages:
             if kind not in STAGES and kind != "report":
                 problems.append(f"stages: unknown stage '{kind}': {choices(kind, [*STAGES.names(), 'report'])}")
-        if self.kind == "local" and self.nodes > 1:
-            problems.append(f"kind is local, which has one node, not {self.nodes}; set kind=slurm or nodes=1")
-        cpus = self._training.cpus_per_node or self.cpus_per_node
-        if cpus is not None and cpus < self.processes:
-            problems.append(f"cpus_per_node ({cpus}) is below the {self.processes} processes of a training's node")
         return without(problems, self)
 
-    @property
-    def processes(self) -> int:
-        """Of a training, on each node."""
-        gpus = self._training.gpus_per_node
+    def own(self, kind: str) -> StageResources:
+        """Return what jobs of one kind of stage have instead."""
+        return self.stages.get(kind, StageResources())
+
+    def processes(self, kind: str = "") -> int:
+        """Return how many processes a stage of a ``kind`` that takes whole nodes has on each."""
+        gpus = self.own(kind).gpus_per_node
         return self.processes_per_node or max(1, self.gpus_per_node if gpus is None else gpus)
-
-    @property
-    def all_processes(self) -> int:
-        """Of a training, on all nodes."""
-        return self.nodes * self.processes
-
-    @property
-    def _training(self) -> StageResources:
-        return self.stages.get("train", StageResources())
 
 
 class ExtraStage(Section):

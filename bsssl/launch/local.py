@@ -5,6 +5,8 @@ import sys
 import uuid
 from collections.abc import Sequence
 
+from bsssl.config import Launcher
+from bsssl.errors import UserError
 from bsssl.launch.base import Order, ProcessLauncher
 from bsssl.registry import LAUNCHERS
 
@@ -13,10 +15,20 @@ from bsssl.registry import LAUNCHERS
 class LocalLauncher(ProcessLauncher):
     """Several processes on this machine that share each stage, one stage after the other."""
 
+    def __init__(self, settings: Launcher) -> None:
+        super().__init__(settings)
+        if settings.nodes > 1:
+            raise UserError(
+                f"launcher: kind is local, which has one node, not {settings.nodes}; set kind=slurm or nodes=1"
+            )
+
     def start(self, order: Order) -> None:
         """See ``ProcessLauncher``."""
-        if self.settings.processes > 1:
-            sys.exit(run_together(order.command, processes=self.settings.processes))
+        stages = (stage for _, run in order.runs for stage in run.stages.values())
+        kinds = {stage.kind for stage in stages if stage.resources.whole_nodes}
+        processes = max(map(self.settings.processes, kinds), default=self.settings.processes())
+        if processes > 1:
+            sys.exit(run_together(order.command, processes=processes))
 
 
 def run_together(command: Sequence[str], *, processes: int) -> int:

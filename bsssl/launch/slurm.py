@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bsssl.config import StageResources
 from bsssl.errors import UserError
 from bsssl.launch.base import Job, QueueLauncher
 from bsssl.pipeline.stage import Resources
@@ -77,10 +76,10 @@ class SlurmLauncher(QueueLauncher):
     def _parameters(self, kind: str, resources: Resources, *, name: str, after: Sequence[str]) -> dict[str, Any]:
         """Return submitit's parameters of a job: whole nodes, or one process on a share of a node."""
         launcher = self.settings
-        own = launcher.stages.get(kind, StageResources())
+        own = launcher.own(kind)
         whole = resources.whole_nodes
         shares = 1 if whole else max(1, launcher.gpus_per_node)
-        processes = launcher.processes if whole else 1
+        processes = launcher.processes(kind) if whole else 1
         gpus = launcher.gpus_per_node if whole else min(1, launcher.gpus_per_node) if resources.gpu else 0
         if own.gpus_per_node is not None:
             gpus = own.gpus_per_node

@@ -50,7 +50,7 @@ def submit(launcher: QueueLauncher, order: Order) -> str:
     from bsssl.recipes.check import check  # imports torch
 
     for config in {id(config): config for config, _ in order.runs}.values():
-        check(config, processes=config.launcher.all_processes)
+        check(config, launched=True)
     with _Submission(launcher, order) as submission:
         order.prepare()
         for config, run in order.runs:

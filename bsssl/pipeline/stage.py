@@ -100,6 +100,10 @@ class Stage(ABC, Generic[S]):
     """whether every process of a run takes part in the work; otherwise the main process works alone"""
     prepares: ClassVar[bool] = False
     """whether the stage is cheap and runs together with any stage that needs it"""
+    follows: ClassVar[bool] = False
+    """whether the stage is cheap and runs together with any stage whose result it tests"""
+    copies: ClassVar[str | None] = None
+    """the role of the stage whose result this one leaves in another form, so that its figures are of both"""
     resources: ClassVar[Resources] = Resources()
     earlier_outputs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """the outputs as records of format 1 have them, where they are others"""
@@ -201,6 +205,17 @@ class Stage(ABC, Generic[S]):
     def num_parts(self, run: Context) -> Parts | None:
         """Return the parts of the work, once they are known; None for work in one piece."""
         return None
+
+    def check_processes(self, count: int) -> None:
+        """Refuse to share the work among ``count`` processes.
+
+        Raises:
+            UserError: They cannot share it evenly.
+        """
+
+    def sizes(self, run: Context) -> tuple[Mapping[str, int], str]:
+        """Return what the stage tells of the size of the data, for ``plan_row``, and why it cannot tell more yet."""
+        return {}, ""
 
     def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
         """Return the row of ``--plan``, ``sizes`` being what is known of the data (labeled, rest, test, pool, ...)."""

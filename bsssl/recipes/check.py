@@ -11,17 +11,17 @@ from bsssl import data, storage
 from bsssl.errors import UserError, choices
 from bsssl.models import RELEASED, build_model, classifier, profile
 from bsssl.recipes.origins import origin
-from bsssl.recipes.runs import networks
+from bsssl.recipes.runs import networks, stages
 from bsssl.registry import AUGMENTATIONS, DATASETS, LAUNCHERS, LOGGERS, METRICS, SELECTION_RULES, Registry
 from bsssl.runtime import distributed
 from bsssl.runtime.console import logger
 
 
-def check(config: configs.Experiment, *, processes: int | None = None) -> None:
+def check(config: configs.Experiment, *, launched: bool = False) -> None:
     """UserError for what ``check_settings`` refuses, an ``init_from`` or a checkpoint that is not there, or an output
     folder inside a data folder, which every run would change. Warns of checkpoints that saw other colours.
     """
-    check_settings(config, processes=processes)
+    check_settings(config, launched=launched)
     for section, settings in config.trainings().items():
         start = settings.init_from
         if start is not None and start not in configs.TRAIN_STAGES and not storage.exists(start):
@@ -84,10 +84,10 @@ def _check_options(config: configs.Experiment) -> None:
         raise UserError("\n".join(dict.fromkeys(problems)))
 
 
-def check_settings(config: configs.Experiment, *, processes: int | None = None) -> None:
+def check_settings(config: configs.Experiment, *, launched: bool = False) -> None:
     """UserError for networks that cannot be made or, in a transfer, have no classifier whose inputs are the features,
-    unknown released weights, a batch that the processes of a training
-    (default: those of this run) cannot share, or a reader of videos that is not installed.
+    unknown released weights, work that the processes of a stage (those of this run or, if it is ``launched``, of its
+    jobs) cannot share, or a reader of videos that is not installed.
     """
     _check_options(config)
     if config.data.clips is not None:
@@ -105,11 +105,20 @@ def check_settings(config: configs.Experiment, *, processes: int | None = None) 
             raise UserError(
                 f"{key}.weights: unknown released weights '{model.weights}': {choices(model.weights, RELEASED)}"
             )
-    processes = processes or distributed.world_size()
     for section, settings in config.trainings().items():
         settings.check_parts(section)
-        if settings.batch_size % (settings.accumulate * processes):
-            raise UserError(
-                f"{section}.batch_size ({settings.batch_size}) does not divide evenly over {processes} processes with "
-                f"accumulate={settings.accumulate}; make it a multiple of {settings.accumulate * processes}"
-            )
+    for stage in stages(config, seed=config.seed):
+        if stage.resources.whole_nodes:
+            stage.check_processes(_processes(config.launcher, stage.kind) if launched else distributed.world_size())
+
+
+def _processes(launcher: configs.Launcher, kind: str) -> int:
+    """Return how many processes the job of a stage that takes whole nodes has.
+
+    Raises:
+        UserError: A node has fewer CPU cores than processes.
+    """
+    processes, cpus = launcher.processes(kind), launcher.own(kind).cpus_per_node or launcher.cpus_per_node
+    if cpus is not None and cpus < processes:
+        raise UserError(f"launcher: cpus_per_node ({cpus}) is below the {processes} processes of a {kind} job's node")
+    return launcher.nodes * processes

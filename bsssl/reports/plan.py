@@ -6,7 +6,6 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 from bsssl.config import Experiment
-from bsssl.errors import UserError
 from bsssl.pipeline.run import Run
 from bsssl.pipeline.stage import Stage
 from bsssl.recipes.runs import all_runs, networks
@@ -34,9 +33,7 @@ class Plan:
         return "\n".join(filter(None, [title, self.networks.html(), self.stages.html(), remark]))
 
 
-def plan(
-    config: Experiment, *, config_path: str, wanted: Callable[[Stage[Any]], bool], processes: int | None = None
-) -> Plan:
+def plan(config: Experiment, *, config_path: str, wanted: Callable[[Stage[Any]], bool], launched: bool = False) -> Plan:
     """Return what ``config`` would do.
 
     Data that is not there yet does not hinder the plan when the config says ``data.num_classes``; what depends on the
@@ -46,13 +43,14 @@ def plan(
         config: The recipe or the transfer.
         config_path: The file of the config, as the plan shows it.
         wanted: Whether to show a stage.
-        processes: The number that a training will have; by default those of this run.
+        launched: Whether the stages will have the processes of the `launcher` section, not those of this run.
     """
     from bsssl.recipes.check import check_settings  # imports torch
 
-    check_settings(config, processes=processes)
+    check_settings(config, launched=launched)
     runs = all_runs(config, config_path=config_path)
-    sizes, remark = _sizes(runs[0])
+    told = [stage.sizes(runs[0]) for stage in runs[0].stages.values()]
+    sizes = {name: size for sizes, _ in told for name, size in sizes.items()}
     classes = sizes.get("classes", config.data.num_classes)
     known = sizes if classes is None else {"classes": classes, **sizes}
     header = ["stage", "rows", "batch", "steps", "samples processed", "highest rate", "state"]
@@ -63,7 +61,8 @@ def plan(
     ]
     title = f"{config_path} -> {config.output_dir}, seeds {', '.join(str(run.seed) for run in runs)}"
     costs = Table(["network", "name", "parameters", "multiply-adds"], [*_networks(config, classes)])
-    return Plan(title=title, networks=costs, stages=Table(header, rows), remark=remark)
+    remarks = "\n".join(remark for _, remark in told if remark)
+    return Plan(title=title, networks=costs, stages=Table(header, rows), remark=remarks)
 
 
 def _networks(config: Experiment, classes: int | None) -> Iterable[tuple[str, ...]]:
@@ -77,19 +76,6 @@ def _networks(config: Experiment, classes: int | None) -> Iterable[tuple[str, ..
         shape = model.view_of(config.data).input_shape
         cost = profile(model.name, num_classes=classes, input_shape=shape, **model.options)
         yield role, model.name, f"{cost.parameters:,}", f"{cost.multiply_adds:,} at {'x'.join(map(str, shape[1:]))}"
-
-
-def _sizes(run: Run) -> tuple[dict[str, int], str]:
-    """Return how many items there are, and a remark when that cannot be told yet."""
-    from bsssl.stages.data import DataStage, sources_are_there  # imports torch
-
-    stage = next(stage for stage in run.stages.values() if isinstance(stage, DataStage))
-    try:
-        return stage.sizes(run), ""
-    except (UserError, OSError) as error:
-        if sources_are_there(stage.sources()):
-            raise  # the data is there: something else is wrong
-        return {}, f"sizes are unknown until the data is there: {error}"
 
 
 def _state(runs: Sequence[Run], name: str) -> str:

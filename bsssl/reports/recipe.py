@@ -176,8 +176,9 @@ def _selection(runs: Sequence[Run], suffix: str) -> Selection:
     """Return what the student of a round is pre-trained on: the result of `select`, or of a stage in its place."""
     stages = runs[0].stages
     stage = stages[stages[f"pretrain{suffix}"].needs["selection"]]
-    name = stage.needs["selection"] if stage.kind == "materialise" else stage.name
-    results = [run.result(name) for run in runs]
+    while stage.copies is not None:
+        stage = stages[stage.needs[stage.copies]]
+    results = [run.result(stage.name) for run in runs]
     precisions = [result["precision"] for result in results if result.get("precision") is not None]
     return Selection(
         pairs=round(float(np.mean([result["pairs"] for result in results]))),

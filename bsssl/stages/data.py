@@ -169,20 +169,22 @@ class DataStage(Stage[DataSettings]):
         videos = self.settings.items.videos
         return [*sources, *(open_source(source, videos=videos) for source in settings.pool)]
 
-    def sizes(self, run: Context) -> dict[str, int]:
-        """Return how many items there are: from the stage's result, else by looking."""
+    def sizes(self, run: Context) -> tuple[Mapping[str, int], str]:
+        """See ``Stage``: from the stage's result, else by looking, where the data is there already."""
         if run.pending(self.name) is None:
-            return run.result(self.name)
-        counts, pool = self._counts(self.split), self.settings.pool
-        if pool is not None:
-            listed = sum(len(records) for source in self.pool_sources(None) for records in source.batches())
-            counts["pool"] = round((listed + (counts["rest"] if pool.rest_in_pool else 0)) * pool.fraction)
-        return counts
-
-    def sources(self) -> list[Source]:
-        """Return all that is read."""
-        pool = [] if self.settings.pool is None else self.settings.pool.pool
-        return [self.settings.items.train, *self.settings.items.tests.values(), *pool]
+            return run.result(self.name), ""
+        items, pool = self.settings.items, self.settings.pool
+        try:
+            counts = self._counts(self.split)
+            if pool is not None:
+                listed = sum(len(records) for source in self.pool_sources(None) for records in source.batches())
+                counts["pool"] = round((listed + (counts["rest"] if pool.rest_in_pool else 0)) * pool.fraction)
+        except (UserError, OSError) as error:
+            sources = [items.train, *items.tests.values(), *([] if pool is None else pool.pool)]
+            if all(makes_files(source) or storage.exists(source.path) for source in sources):
+                raise  # the data is there: something else is wrong
+            return {}, f"sizes are unknown until the data is there: {error}"
+        return counts, ""
 
     def files(self, run: Context, result: Mapping[str, Any]) -> Iterable[str]:
         """See ``Stage``."""
@@ -247,8 +249,3 @@ def _warn_of_shared_items(train: Sequence[pa.Table], test: pa.Table, name: str) 
             name.replace("-", ".", 1),
             shared["key"][0].as_py(),
         )
-
-
-def sources_are_there(sources: Iterable[Source]) -> bool:
-    """Return whether everything that is read is there, or makes itself."""
-    return all(makes_files(source) or storage.exists(source.path) for source in sources)

@@ -39,6 +39,7 @@ class EvaluateStage(Stage[EvaluateSettings]):
 
     kind = "evaluate"
     outputs = {"figures": ("metrics.json", "predictions.parquet")}
+    follows = True
     resources = Resources(gpu=True)
 
     execution: Execution

@@ -30,6 +30,7 @@ class MaterialiseStage(Stage[MaterialiseSettings]):
     kind = "materialise"
     outputs = {"selection": (SELECTION,)}  # and the tars that it names
     inputs = {"selection": ("selection",)}
+    copies = "selection"
     in_parts = True
     shared = True
 

@@ -18,6 +18,7 @@ from bsssl.config import Model, Pretrain, Section, Train, WeakTraining, check_wa
 from bsssl.engine.checkpoints import Checkpoints
 from bsssl.engine.metrics import Metrics
 from bsssl.engine.train import Failures, train
+from bsssl.errors import UserError
 from bsssl.models import WEIGHTS, build_model, has_classes, load_released, load_weights, save_model
 from bsssl.optim import build_loss, build_optimizer, build_schedule, mixing
 from bsssl.pipeline.stage import Context, PlanRow, Resources, Stage
@@ -155,6 +156,15 @@ class TrainStage(Stage[TrainSettings[Any]]):
     def key_of(self, setting: str) -> str:
         """See ``Stage``."""
         return re.sub("^training", self.section, setting)
+
+    def check_processes(self, count: int) -> None:
+        """See ``Stage``."""
+        training = self.settings.training
+        if training.batch_size % (training.accumulate * count):
+            raise UserError(
+                f"{self.section}.batch_size ({training.batch_size}) does not divide evenly over {count} processes with "
+                f"accumulate={training.accumulate}; make it a multiple of {training.accumulate * count}"
+            )
 
     def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
         """See ``Stage``; UserError for a warm-up that is longer than the training."""

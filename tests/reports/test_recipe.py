@@ -25,10 +25,8 @@ def made_run(*, seed=0, top1=80.0, gain=5.0, rounds=1, precision=90.0):
         name: value if isinstance(value, dict) else {"top1": float(value), "top5": 100.0, "ece": 2.5, "items": 500}
         for name, value in results.items()
     }
-    stages = {name: SimpleNamespace(name=name, kind="select") for name in results if name.startswith("select")}
-    stages |= {
-        name.replace("select", "pretrain"): SimpleNamespace(needs={"selection": name}, kind="train") for name in stages
-    }
+    stages = {name: SimpleNamespace(name=name, copies=None) for name in results if name.startswith("select")}
+    stages |= {name.replace("select", "pretrain"): SimpleNamespace(needs={"selection": name}) for name in stages}
     path = Path("outputs") / f"seed-{seed}"
     return SimpleNamespace(seed=seed, path=path, result=figures.__getitem__, stages=stages)
 
