@@ -11,6 +11,7 @@ import numpy as np
 from bsssl import storage
 from bsssl.config import Config
 from bsssl.pipeline.run import Run
+from bsssl.recipes.names import evaluation, numbered
 from bsssl.reports.accuracy import Accuracy, measured
 from bsssl.reports.plots import picture
 from bsssl.reports.tables import Table
@@ -29,6 +30,7 @@ TITLES = {
 }
 _TOP = ("_top1", "_top5")
 _STAGES = {"supervised": "baseline", "pretrained": "pretrain", "finetuned": "finetune"}  # where the name is another
+_OF_A_ROUND = ("pretrained", "finetuned")
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Results:
     def labelled(self) -> Iterator[tuple[str, Accuracy]]:
         """Yield the accuracy of every network of every round with its title."""
         for role, accuracy in self.networks.items():
-            if len(self.rounds) > 1 and role in ("pretrained", "finetuned"):
+            if len(self.rounds) > 1 and role in _OF_A_ROUND:
                 for number, one in enumerate(self.rounds, start=1):
                     yield f"{TITLES[role]}, round {number}", getattr(one, role)
             else:
@@ -132,22 +134,17 @@ class Results:
 def collect(config: Config, runs: Sequence[Run]) -> Results:
     """Return the results of the finished ``runs`` of ``config``, one for each seed."""
     tests = tuple(config.data.tests)
-    suffixes = ["", *(f"-{number}" for number in range(2, config.rounds + 1))]
     rounds = [
         Round(
-            pretrained=measured(runs, f"pretrain{suffix}", tests),
-            finetuned=measured(runs, f"finetune{suffix}", tests),
-            selection=_selection(runs, suffix),
+            pretrained=measured(runs, numbered("pretrain", number), tests),
+            finetuned=measured(runs, numbered("finetune", number), tests),
+            selection=_selection(runs, number),
         )
-        for suffix in suffixes
+        for number in range(1, config.rounds + 1)
     ]
-    networks = {"weak": measured(runs, "weak", tests)} if config.weak is not None and config.weak.is_tested else {}
-    networks |= {"teacher": measured(runs, "teacher", tests), "supervised": measured(runs, "baseline", tests)}
-    networks |= {"pretrained": rounds[-1].pretrained, "finetuned": rounds[-1].finetuned}
-    if config.ceiling is not None:
-        networks["ceiling"] = measured(runs, "ceiling", tests)
-    stages = {role: _STAGES.get(role, role) for role in networks}
-    stages |= {role: f"{stages[role]}{suffixes[-1]}" for role in ("pretrained", "finetuned")}
+    stages = {role: numbered(_STAGES.get(role, role), config.rounds if role in _OF_A_ROUND else 1) for role in TITLES}
+    stages = {role: stage for role, stage in stages.items() if evaluation(stage, tests[0]) in runs[0].stages}
+    networks = {role: measured(runs, stage, tests) for role, stage in stages.items()}
     return Results(
         networks=networks,
         gain=networks["finetuned"].minus(networks["supervised"]),
@@ -172,10 +169,10 @@ def write(config: Config, runs: Sequence[Run]) -> str:
     return results.table.text()
 
 
-def _selection(runs: Sequence[Run], suffix: str) -> Selection:
+def _selection(runs: Sequence[Run], number: int) -> Selection:
     """Return what the student of a round is pre-trained on: the result of `select`, or of a stage in its place."""
     stages = runs[0].stages
-    stage = stages[stages[f"pretrain{suffix}"].needs["selection"]]
+    stage = stages[stages[numbered("pretrain", number)].needs["selection"]]
     while stage.copies is not None:
         stage = stages[stage.needs[stage.copies]]
     results = [run.result(stage.name) for run in runs]
