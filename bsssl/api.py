@@ -23,8 +23,8 @@ from bsssl.config import Model as ModelSection
 from bsssl.config.plugins import load_plugins
 from bsssl.config.reading import check_kind, checked, lay_over, read_yaml
 from bsssl.errors import UserError
-from bsssl.reports import recipe as recipe_report
 from bsssl.reports.recipe import Results
+from bsssl.reports.runs import collect_results, write_results
 from bsssl.runtime import distributed
 
 if TYPE_CHECKING:
@@ -120,7 +120,9 @@ class Recipe:
             check(config)
             runs = self._runs(config)
             execute(runs, wanted=lambda stage: True, device=config.system.device, redo=redo)
-        return _report(config, runs, write=distributed.is_main())
+        if distributed.is_main():
+            write_results(config, runs)
+        return collect_results(config, runs)
 
     def results(self, *, seeds: int | None = None) -> "Results | TransferResults":
         """Return the results of a run that is finished, without running anything.
@@ -137,7 +139,7 @@ class Recipe:
             for name in run.stages:
                 if (reason := run.pending(name)) is not None:
                     raise UserError(f"there are no results yet: {name} in {run.path} is to do ({reason}); call run()")
-        return _report(config, runs, write=False)
+        return collect_results(config, runs)
 
     def _of(self, seeds: int | None) -> Config | Transfer:
         if seeds is None:
@@ -467,19 +469,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     return os.fspath(value) if isinstance(value, os.PathLike) else copy.deepcopy(value)
-
-
-def _report(config: Config | Transfer, runs: "list[Run]", *, write: bool) -> "Results | TransferResults":
-    """Return the results of finished runs; ``write``: leave the tables in the output folder too."""
-    if isinstance(config, Transfer):
-        from bsssl.reports import transfer as transfer_report
-
-        if write:
-            transfer_report.write(config, runs)
-        return transfer_report.collect(config, runs)
-    if write:
-        recipe_report.write(config, runs)
-    return recipe_report.collect(config, runs)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -18,7 +18,8 @@ from bsssl.runtime import console
 from bsssl.runtime.distributed import is_main
 
 if TYPE_CHECKING:
-    from bsssl.pipeline.run import Run
+    from bsssl.launch.base import Order
+    from bsssl.pipeline.stage import Stage, Task
     from bsssl.recipes.sweep import Grid
 
 
@@ -28,8 +29,11 @@ class Command:
 
     title: str
     text: str
-    run: Callable[[str, argparse.Namespace, list[str]], None]
-    """given the name of the command, the parsed arguments, and the arguments as they were"""
+    run: Callable[[argparse.Namespace, list[str]], None]
+    """given the parsed arguments and the arguments as they were"""
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    is_of_tags: bool = False
+    """whether it is an action of `bsssl tags`"""
 
 
 EPILOG = """several GPUs of one machine:
@@ -41,10 +45,6 @@ a Slurm cluster:
 `bsssl options` lists the keys of a config.
 A command that was interrupted goes on where it stopped when it is given again.
 """
-_TABLES = {
-    "run": "results.json, results.md and results.png",
-    "transfer": "transfer.json, transfer.csv, transfer.md and transfer.png",
-}
 _MOST = 20  # rows of each table of `tags inspect`
 
 
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None, *, command: str | None = None) -> N
     parsed = _parse(_parser(command), given)
     name = command or getattr(parsed, "action", None) or parsed.command
     try:
-        _commands()[name].run(name, parsed, given)
+        _commands()[name].run(parsed, given)
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
@@ -74,75 +74,86 @@ def main(arguments: list[str] | None = None, *, command: str | None = None) -> N
 
 
 def _commands() -> dict[str, Command]:
-    trained = ", ".join(TRAIN_STAGES)
+    on_one_stage = {
+        "train": (
+            "one training stage",
+            f"Trains and evaluates the stage named by the config's `stage`: {', '.join(TRAIN_STAGES)}.",
+        ),
+        "score": (
+            "score the pool with the teacher",
+            "Writes one score file per pool shard; shards that are done are left alone.",
+        ),
+        "select": ("choose the student's training set", "Reads the score files and writes the selection."),
+        "materialise": (
+            "copy the selected samples into tars",
+            "Writes them shuffled; tars that are done are left alone. The config needs a `materialise` section.",
+        ),
+        "evaluate": (
+            "test a trained stage",
+            f"Tests the stage named by the config's `stage` (default: {Config.result}) on data.test.",
+        ),
+    }
     return {
         "run": Command(
             "the whole recipe",
             "Runs every stage that is not done yet, for every seed, and prints the table of results.",
-            _run,
+            partial(_run_all, Config),
+            _add_work_arguments,
         ),
-        "train": Command(
-            "one training stage", f"Trains and evaluates the stage named by the config's `stage`: {trained}.", _run
-        ),
-        "score": Command(
-            "score the pool with the teacher",
-            "Writes one score file per pool shard; shards that are done are left alone.",
-            _run,
-        ),
-        "select": Command("choose the student's training set", "Reads the score files and writes the selection.", _run),
-        "materialise": Command(
-            "copy the selected samples into tars",
-            "Writes them shuffled; tars that are done are left alone. The config needs a `materialise` section.",
-            _run,
-        ),
+        **{
+            name: Command(title, text, partial(_run_stage, name), partial(_add_work_arguments, tasks=True))
+            for name, (title, text) in on_one_stage.items()
+        },
         "sweep": Command(
             "a grid of settings",
             "Runs the recipe for every combination of the keys that have several values (select.top_k=1000,2000 "
             "seed=0,1,2), what they share once, and prints one table.",
-            _run_grid,
+            _sweep,
+            partial(_add_work_arguments, points=True),
         ),
         "reproduce": Command(
             "the paper's tables and figures",
             "Runs the recipe for every point of the config's experiments, what they share once, and writes one page: "
             "our figures beside the paper's, and which of its recommendations hold.",
-            _run_grid,
+            _reproduce,
+            partial(_add_work_arguments, points=True),
         ),
         "transfer": Command(
             "compare checkpoints on another labeled set",
             "Fine-tunes every checkpoint and fits logistic regression to its features, and prints one table.",
-            _run,
-        ),
-        "evaluate": Command(
-            "test a trained stage",
-            "Tests the stage named by the config's `stage` (default: finetune) on data.test.",
-            _run,
+            partial(_run_all, Transfer),
+            _add_work_arguments,
         ),
         "status": Command(
             "what a launched run is doing",
             "Shows what is done, running, waiting and failed, with the last lines of the logs.",
-            _look_after,
+            _status,
+            _add_status_arguments,
         ),
-        "cancel": Command("end a launched run", "Cancels the jobs of a run that are waiting or running.", _look_after),
+        "cancel": Command(
+            "end a launched run", "Cancels the jobs of a run that are waiting or running.", _cancel, _add_folder
+        ),
         "inspect": Command(
             "what the hashtags of a config's `weak` section mean",
             "Reads weak.sources and prints counts, samples per class, unmapped tags and what is dropped; writes "
             "nothing.",
             _inspect,
+            _add_inspect_arguments,
+            is_of_tags=True,
         ),
         "export": Command(
             "write a trained network for another program",
             "Writes the network in the folder of a trained stage in another format, and checks what was written.",
             _export,
+            _add_export_arguments,
         ),
         "options": Command(
             "every key of a config, its default and what it means",
             "With the name of a sort of parts, such as models or losses, or of one part: its names or options.",
             _print_options,
+            _add_options_arguments,
         ),
     }
-
-
-_OF_A_FOLDER, _OF_TAGS, _OTHERS = ("status", "cancel"), ("inspect",), ("export", "options")
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
@@ -159,9 +170,11 @@ def _parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argp
 def _parser(command: str | None) -> argparse.ArgumentParser:
     commands = _commands()
     if command is not None:
-        title, text = commands[command].title, commands[command].text
-        parser = argparse.ArgumentParser(allow_abbrev=False, description=f"{title[0].upper()}{title[1:]}. {text}")
-        _add_arguments(parser, command)
+        one = commands[command]
+        parser = argparse.ArgumentParser(
+            allow_abbrev=False, description=f"{one.title[0].upper()}{one.title[1:]}. {one.text}"
+        )
+        _add_arguments(parser, one)
         return parser
     parser = argparse.ArgumentParser(
         prog="bsssl", allow_abbrev=False, description="A few labels and a very large pool make a better small model."
@@ -171,61 +184,79 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     of_tags = listed.add_parser("tags", help="the hashtags of a config", description="The hashtags of a config.")
     actions = of_tags.add_subparsers(dest="action", required=True, metavar="action")
     for name, one in commands.items():
-        group = actions if name in _OF_TAGS else listed
-        _add_arguments(group.add_parser(name, help=one.title, description=one.text, allow_abbrev=False), name)
+        group = actions if one.is_of_tags else listed
+        _add_arguments(group.add_parser(name, help=one.title, description=one.text, allow_abbrev=False), one)
     return parser
 
 
-def _add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
+def _add_arguments(parser: argparse.ArgumentParser, command: Command) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    if command in _OF_A_FOLDER:
-        parser.epilog = "For runs on a Slurm cluster: call it where Slurm's commands work, such as a login node."
-        parser.add_argument("output_dir", help="the run's folder, the config's output_dir")
-        if command == "status":
-            parser.add_argument(
-                "--shards",
-                action="store_true",
-                help="every shard of the pool, and every tar of the copied selection, instead",
-            )
-        return
-    if command == "options":
-        parser.add_argument("sort", nargs="?", choices=[*REGISTRIES], metavar="sort", help=", ".join(REGISTRIES))
-        parser.add_argument("name", nargs="?", help="one of the parts, of which to show the options")
-        parser.add_argument("--plugins", action="append", default=[], metavar="MODULE", help="import this first")
-        parser.add_argument("--config", help="a YAML file, whose plugins to import first")
-        return
-    if command == "export":
-        parser.add_argument("folder", help="the folder of a trained stage")
-        parser.add_argument("--to", required=True, help="the format: a name in `bsssl options exporters`")
-        parser.add_argument("--path", required=True, help="the file or folder to write")
-        parser.add_argument("--plugins", action="append", default=[], metavar="MODULE", help="import this first")
-        parser.add_argument("overrides", nargs="*", metavar="option=value", help="options of the format")
-        return
+    command.add_arguments(parser)
+
+
+def _add_folder(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "For runs on a Slurm cluster: call it where Slurm's commands work, such as a login node."
+    parser.add_argument("output_dir", help="the run's folder, the config's output_dir")
+
+
+def _add_status_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_folder(parser)
+    parser.add_argument(
+        "--shards", action="store_true", help="every shard of the pool, and every tar of the copied selection, instead"
+    )
+
+
+def _add_options_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sort", nargs="?", choices=[*REGISTRIES], metavar="sort", help=", ".join(REGISTRIES))
+    parser.add_argument("name", nargs="?", help="one of the parts, of which to show the options")
+    _add_plugins(parser)
+    parser.add_argument("--config", help="a YAML file, whose plugins to import first")
+
+
+def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", help="the folder of a trained stage")
+    parser.add_argument("--to", required=True, help="the format: a name in `bsssl options exporters`")
+    parser.add_argument("--path", required=True, help="the file or folder to write")
+    _add_plugins(parser)
+    parser.add_argument("overrides", nargs="*", metavar="option=value", help="options of the format")
+
+
+def _add_plugins(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--plugins", action="append", default=[], metavar="MODULE", help="import this first")
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="a YAML file, e.g. projects/image/quickstart.yaml")
-    if command in _OF_TAGS:
-        parser.epilog = "It reads text alone, in one process: no cluster is needed, a login node will do."
-        parser.add_argument("--all", action="store_true", help="every class and tag, not the most frequent alone")
-    else:
-        _add_work_arguments(parser, command)
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="e.g. output_dir=outputs/try finetune.base_lr=0.001"
     )
 
 
-def _add_work_arguments(parser: argparse.ArgumentParser, command: str) -> None:
+def _add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "It reads text alone, in one process: no cluster is needed, a login node will do."
+    parser.add_argument("--all", action="store_true", help="every class and tag, not the most frequent alone")
+    _add_config(parser)
+
+
+def _add_work_arguments(parser: argparse.ArgumentParser, *, tasks: bool = False, points: bool = False) -> None:
+    """Add the arguments of a command that runs stages, of which ``tasks`` may each do a share, or runs ``points``."""
     parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, EPILOG
+    _add_config(parser)
     parser.add_argument("--plan", action="store_true", help="print what would run, and run nothing")
     parser.add_argument("--launch", action="store_true", help="start processes or submit jobs as `launcher` says")
     parser.add_argument(
         "--redo", action="store_true", help="replace work of other settings instead of keeping it aside"
     )
-    if command in ("sweep", "reproduce"):
+    if points:
         parser.add_argument(
             "--finished", action="store_true", help="run nothing; write the results of the points that are done"
         )
-    if command in ("score", "materialise"):
+    if tasks:
         parser.add_argument(
-            "--task", metavar="I/N", type=_task, help="do the I-th of N shares of the work (from 0), no more"
+            "--task",
+            metavar="I/N",
+            type=_task,
+            help="do the I-th of N shares of the work (from 0), no more, where it has parts such as shards",
         )
 
 
@@ -236,85 +267,97 @@ def _task(text: str) -> tuple[int, int]:
     return int(number), int(count)
 
 
-def _look_after(command: str, parsed: argparse.Namespace, given: list[str]) -> None:
-    from bsssl.launch.status import cancel, status
+def _status(parsed: argparse.Namespace, given: list[str]) -> None:
+    from bsssl.launch.status import status
 
-    print(cancel(parsed.output_dir) if command == "cancel" else status(parsed.output_dir, shards=parsed.shards))
+    print(status(parsed.output_dir, shards=parsed.shards))
 
 
-def _inspect(command: str, parsed: argparse.Namespace, given: list[str]) -> None:
+def _cancel(parsed: argparse.Namespace, given: list[str]) -> None:
+    from bsssl.launch.status import cancel
+
+    print(cancel(parsed.output_dir))
+
+
+def _inspect(parsed: argparse.Namespace, given: list[str]) -> None:
     from bsssl.reports.tags import inspect_tags
 
     console.setup(debug=parsed.debug)
     print(inspect_tags(load_config(parsed.config, parsed.overrides), most=None if parsed.all else _MOST))
 
 
-def _run(command: str, parsed: argparse.Namespace, given: list[str]) -> None:
-    schema: type[Experiment] = Transfer if command == "transfer" else Config
-    config = load_config(parsed.config, parsed.overrides, schema)
-    task = getattr(parsed, "task", None)
-    if task and parsed.launch:
+def _run_stage(command: str, parsed: argparse.Namespace, given: list[str]) -> None:
+    """Do what a command does that is about one stage of a recipe."""
+    config: Config = load_config(parsed.config, parsed.overrides)
+    if parsed.task and parsed.launch:
         raise UserError("--task is for schedulers of your own; with --launch set launcher.array_tasks instead")
-    from bsssl.pipeline.runner import execute
     from bsssl.pipeline.stage import Task
-    from bsssl.recipes.check import check
     from bsssl.recipes.commands import wanted_by
-    from bsssl.recipes.runs import all_runs
-    from bsssl.reports import recipe, transfer
-    from bsssl.reports.plan import plan
 
-    wanted = wanted_by(command, config)
+    wanted, task = wanted_by(command, config), Task(*parsed.task) if parsed.task else None
+    _run(config, parsed, given, wanted=wanted, task=task)
+
+
+def _run_all(schema: type[Experiment], parsed: argparse.Namespace, given: list[str]) -> None:
+    _run(load_config(parsed.config, parsed.overrides, schema), parsed, given)
+
+
+def _run(
+    config: Experiment,
+    parsed: argparse.Namespace,
+    given: list[str],
+    *,
+    wanted: "Callable[[Stage[Any]], bool] | None" = None,
+    task: "Task | None" = None,
+) -> None:
+    """Run the stages that are ``wanted``; where none are named, run all and print the results."""
+    from bsssl.launch.base import Order
+    from bsssl.launch.jobs import ReportJob
+    from bsssl.recipes.runs import all_runs
+    from bsssl.reports.plan import plan
+    from bsssl.reports.runs import write_results
+
     if parsed.plan:
         if is_main():
-            print(plan(config, config_path=parsed.config, wanted=wanted, launched=parsed.launch))
+            chosen = wanted or (lambda stage: True)
+            print(plan(config, config_path=parsed.config, wanted=chosen, launched=parsed.launch))
         return
     console.setup(debug=parsed.debug)
     # The commands that errors name must lead to the same run, so they carry the overrides too.
     kept = [override for override in parsed.overrides if not override.startswith("stage=")]
     runs = all_runs(config, config_path=shlex.join([parsed.config, *kept]))
-    writers: dict[str, Callable[[Any, Sequence[Run]], str]] = {"run": recipe.write, "transfer": transfer.write}
-    write = writers.get(command)
-    if parsed.launch:
-        from bsssl.launch.base import Order
-        from bsssl.launch.jobs import ReportJob
-        from bsssl.launch.submission import launch
-
-        order = Order(
-            command=_again(given),
-            output_dir=config.output_dir,
-            runs=[(config, run) for run in runs],
-            wanted=wanted,
-            last=None if write is None else partial(ReportJob, write=write, schema=schema),
-            leaves=config.leaves,
-            redo=parsed.redo,
-            debug=parsed.debug,
-        )
-        outcome = launch(config.launcher, order)
-        if outcome is not None:
-            print(outcome)
-            return
-    check(config)
-    execute(
-        runs,
-        wanted=wanted,
-        device=config.system.device,
-        task=Task(*task) if task else None,
+    order = Order(
+        command=_again(given),
+        output_dir=config.output_dir,
+        runs=[(config, run) for run in runs],
+        wanted=wanted or (lambda stage: True),
+        last=partial(ReportJob, schema=type(config)) if wanted is None else None,
+        leaves=config.leaves,
         redo=parsed.redo,
+        debug=parsed.debug,
     )
-    if write is not None and is_main():
-        print(write(config, runs))
-        print(f"{_TABLES[command]} are in {config.output_dir}")
+    if _carry_out(order, launched=parsed.launch, task=task) and wanted is None:
+        print(write_results(config, runs))
 
 
-def _run_grid(command: str, parsed: argparse.Namespace, given: list[str]) -> None:
-    from bsssl.pipeline.runner import execute
-    from bsssl.recipes import sweep
-    from bsssl.recipes.check import check
+def _sweep(parsed: argparse.Namespace, given: list[str]) -> None:
+    from bsssl.recipes.sweep import Sweep
+
+    _run_grid(Sweep(parsed.config, tuple(parsed.overrides)), parsed, given)
+
+
+def _reproduce(parsed: argparse.Namespace, given: list[str]) -> None:
     from bsssl.recipes.reproduction.grid import ReproductionGrid
+
+    _run_grid(ReproductionGrid(parsed.config, tuple(parsed.overrides)), parsed, given)
+
+
+def _run_grid(grid: "Grid", parsed: argparse.Namespace, given: list[str]) -> None:
+    from bsssl.launch.base import Order
+    from bsssl.launch.jobs import GridJob
+    from bsssl.recipes import sweep
     from bsssl.reports.grids import plan_grid, write_grid
 
-    kind: Callable[[str, tuple[str, ...]], Grid] = sweep.Sweep if command == "sweep" else ReproductionGrid
-    grid = kind(parsed.config, tuple(parsed.overrides))
     points = grid.points()
     if parsed.plan:
         if is_main():
@@ -327,38 +370,41 @@ def _run_grid(command: str, parsed: argparse.Namespace, given: list[str]) -> Non
         print(write_grid(grid, done, unfinished=unfinished))
         print(f"{len(done)} of {len(points)} points are done")
         return
-    pairs = [(point.config, run) for point in points for run in point.runs]
-    if parsed.launch:
-        from bsssl.launch.base import Order
-        from bsssl.launch.jobs import GridJob
-        from bsssl.launch.submission import launch
-
-        order = Order(
-            command=_again(given),
-            output_dir=os.path.abspath(grid.output_dir()),
-            runs=pairs,
-            wanted=lambda stage: True,
-            prepare=lambda: sweep.share(points),
-            last=lambda path: GridJob(grid, points),
-            leaves=grid.leaves,
-            redo=parsed.redo,
-            debug=parsed.debug,
-        )
-        outcome = launch(points[0].config.launcher, order)
-        if outcome is not None:
-            print(outcome)
-            return
-    for point in points:
-        check(point.config)
-    if is_main():
-        sweep.share(points)
-    runs = [run for _, run in pairs]
-    execute(runs, wanted=lambda stage: True, device=points[0].config.system.device, redo=parsed.redo)
-    if is_main():
+    order = Order(
+        command=_again(given),
+        output_dir=os.path.abspath(grid.output_dir()),
+        runs=[(point.config, run) for point in points for run in point.runs],
+        wanted=lambda stage: True,
+        prepare=lambda: sweep.share(points),
+        last=lambda path: GridJob(grid, points),
+        leaves=grid.leaves,
+        redo=parsed.redo,
+        debug=parsed.debug,
+    )
+    if _carry_out(order, launched=parsed.launch):
         print(write_grid(grid, points))
 
 
-def _export(command: str, parsed: argparse.Namespace, given: list[str]) -> None:
+def _carry_out(order: "Order", *, launched: bool, task: "Task | None" = None) -> bool:
+    """Have an order done, by a launcher if it is to be ``launched``; return whether this process is to tell of it."""
+    from bsssl.launch.submission import launch
+    from bsssl.pipeline.runner import execute
+    from bsssl.recipes.check import check
+
+    outcome = launch(order) if launched else None
+    if outcome is not None:
+        print(outcome)
+        return False
+    for config in order.configs:
+        check(config)
+    if is_main():
+        order.prepare()
+    runs, device = [run for _, run in order.runs], order.configs[0].system.device
+    execute(runs, wanted=order.wanted, device=device, task=task, redo=order.redo)
+    return is_main()
+
+
+def _export(parsed: argparse.Namespace, given: list[str]) -> None:
     from bsssl.api import load
     from bsssl.config.plugins import load_plugins
     from bsssl.config.reading import parse_overrides
@@ -368,7 +414,7 @@ def _export(command: str, parsed: argparse.Namespace, given: list[str]) -> None:
     print(f"{parsed.path} has been written")
 
 
-def _print_options(command: str, parsed: argparse.Namespace, given: list[str]) -> None:
+def _print_options(parsed: argparse.Namespace, given: list[str]) -> None:
     from bsssl.config.plugins import load_plugins
     from bsssl.config.reading import plugins_of
 

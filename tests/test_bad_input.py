@@ -138,8 +138,8 @@ def test_no_gpu(refused, monkeypatch):
     [
         (["train"], "train needs a training stage, not stage=None; add stage=NAME, one of teacher, pretrain, "),
         (["train", "stage=select"], "train needs a training stage, not stage=select; "),
-        (["train", "stage=ceiling"], "the config has no ceiling; add for example ceiling.length='90 epochs'"),
-        (["evaluate", "stage=ceiling"], "the config has no ceiling; add for example ceiling.length='90 epochs'"),
+        (["train", "stage=ceiling"], "the config has no ceiling section; add for example ceiling.length='90 epochs'"),
+        (["evaluate", "stage=ceiling"], "the config has no ceiling section; add for example ceiling.length="),
     ],
 )
 def test_a_command_without_its_stage(refused, arguments, message):

@@ -1,6 +1,6 @@
 """The recipe: data, two networks, and the settings of each stage."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
@@ -57,11 +57,21 @@ class Materialise(Section):
     """samples of each tar; one is read from end to end before the next"""
 
 
+_ADDED_BY = {
+    "weak": "add weak.sources and teacher.init_from=weak",
+    "ceiling": "add for example ceiling.length='90 epochs'",
+    "materialise": "add for example materialise.samples_per_tar=10000",
+}
+"""what adds the sections that may be left out"""
+
+
 class Config(Experiment):
     """A recipe: data, two networks, and the settings of each stage."""
 
     tool = "run_recipe.py"
     leaves = "results.md"
+    result: ClassVar[str] = "finetune"
+    """the section of the network that it all is about, which is tested where none is named"""
 
     stage: (
         Literal["weak", "teacher", "score", "select", "materialise", "pretrain", "finetune", "baseline", "ceiling"]
@@ -91,6 +101,12 @@ class Config(Experiment):
         """See ``Experiment``."""
         sections = {section: getattr(self, section) for section in TRAIN_STAGES}
         return {section: settings for section, settings in sections.items() if settings is not None}
+
+    def left_out(self, section: str | None) -> str | None:
+        """Return that a section is left out and what adds it; None where it is there, or there is no such section."""
+        if section not in _ADDED_BY or getattr(self, section) is not None:
+            return None
+        return f"the config has no {section} section; {_ADDED_BY[section]}"
 
     def eval_batch(self) -> int:
         """See ``Experiment``."""

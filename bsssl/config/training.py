@@ -121,6 +121,11 @@ class Train(Section):
             if getattr(self, key) != fields[key].default
         ]
 
+    @property
+    def untested(self) -> str | None:
+        """Why the network has nothing to be tested on; None where it has the classes of the test set."""
+        return None
+
     def options_of(self, part: Part) -> dict[str, Any]:
         """Return the options of the loss, the optimiser or the schedule, wherever they are given."""
         keys = _KEYS[part].get(getattr(self, part), ())
@@ -196,9 +201,11 @@ class Weak(WeakTraining):
     tags: Tags = Tags()
 
     @property
-    def is_tested(self) -> bool:
-        """Whether the network has the classes of the test set."""
-        return self.tags.classes == "targets"
+    def untested(self) -> str | None:
+        """Why the network has nothing to be tested on; None where it has the classes of the test set."""
+        if self.tags.classes == "targets":
+            return None
+        return "weak has classes of its own, which data.test has not; set weak.tags.classes=targets"
 
 
 class Pretrain(Train):

@@ -33,6 +33,11 @@ class Order:
     redo: bool = False
     debug: bool = False
 
+    @property
+    def configs(self) -> list[Experiment]:
+        """The configs of the runs, each once."""
+        return [*{id(config): config for config, _ in self.runs}.values()]
+
 
 class Job(ABC):
     """Something to do in processes of its own; it is pickled, and started again as often as it takes."""

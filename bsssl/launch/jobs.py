@@ -4,18 +4,16 @@ whatever node, does what is still missing."""
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from bsssl.config import Config, Experiment, load_config
 from bsssl.launch.base import REPORT, Job
-from bsssl.pipeline.run import Run
 from bsssl.pipeline.runner import execute
 from bsssl.pipeline.stage import Task
 from bsssl.recipes.runs import all_runs
 from bsssl.recipes.sweep import Grid, Point
 from bsssl.reports.grids import write_grid
+from bsssl.reports.runs import write_results
 from bsssl.runtime import console
 
 
@@ -66,7 +64,6 @@ class ReportJob(Job):
     """Makes the table of results of finished runs."""
 
     config: str
-    write: Callable[[Any, Sequence[Run]], str]
     schema: type[Experiment]
 
     @property
@@ -77,7 +74,7 @@ class ReportJob(Job):
     def __call__(self) -> None:
         """See ``Job``."""
         config = load_config(self.config, [], self.schema)
-        print(self.write(config, all_runs(config, config_path=self.config)))
+        print(write_results(config, all_runs(config, config_path=self.config)))
 
 
 @dataclass(frozen=True)

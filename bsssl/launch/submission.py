@@ -17,7 +17,7 @@ from typing import Any
 from typing_extensions import Self
 
 from bsssl import storage
-from bsssl.config import Experiment, Launcher
+from bsssl.config import Experiment
 from bsssl.errors import UserError
 from bsssl.launch.base import REPORT, Job, Order, QueueLauncher
 from bsssl.launch.jobs import StageJob
@@ -28,11 +28,12 @@ from bsssl.recipes.runs import as_yaml
 from bsssl.registry import LAUNCHERS
 
 
-def launch(settings: Launcher, order: Order) -> str | None:
-    """Have an order done as the `launcher` section says; return what to tell the user.
+def launch(order: Order) -> str | None:
+    """Have an order done as the `launcher` section of its first config says; return what to tell the user.
 
     None means that it is left to this very process. What a launcher refuses is a UserError.
     """
+    settings = order.configs[0].launcher
     launcher = LAUNCHERS.build(settings.kind, settings.options, settings=settings)
     if isinstance(launcher, QueueLauncher):
         return submit(launcher, order)
@@ -49,7 +50,7 @@ def submit(launcher: QueueLauncher, order: Order) -> str:
     """
     from bsssl.recipes.check import check  # imports torch
 
-    for config in {id(config): config for config, _ in order.runs}.values():
+    for config in order.configs:
         check(config, launched=True)
     with _Submission(launcher, order) as submission:
         order.prepare()

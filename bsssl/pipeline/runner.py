@@ -16,7 +16,7 @@ from bsssl.pipeline.stage import Stage, Task
 from bsssl.runtime import distributed
 from bsssl.runtime.console import logger
 
-_PATIENCE = 600.0  # seconds that a task waits for another that makes the folder ready
+_PATIENCE = 600.0  # seconds that a task waits for another that makes the folder ready, or does work without parts
 _OTHERS_AT_WORK = 3600.0  # seconds after which what a writer of a part has left unfinished is no longer being written
 
 
@@ -36,27 +36,35 @@ def execute(
         runs: What may be run.
         wanted: Whether a stage is to run, if it is not done.
         device: The device of the process group: ``cpu``, ``cuda`` or ``auto``.
-        task: When given, only its share of these stages is done, whose work has parts.
+        task: When given, of work that has parts only its share is done.
         redo: Whether work of other settings is replaced, not kept aside.
 
     Raises:
-        UserError: Something that a stage needs is not there, or another process is at work.
+        UserError: Something that a stage needs is not there, another process is at work, or no work has parts for
+            ``task`` to share.
     """
     distributed.init(device)
     for run in runs:
         names = [name for name, stage in run.stages.items() if wanted(stage)]
+        if task is not None and not any(run.stages[name].in_parts for name in names):
+            raise UserError(f"the work of {', '.join(names)} has no parts that tasks could share; leave --task out")
         for name in names:
             run.require_inputs(name, besides=names)
         for name in names:
             if task is None:
                 run_stage(run, name, redo=redo)
-            else:
+            elif run.stages[name].in_parts:
                 run_task(run, name, _share(task), redo=redo)
+            else:
+                run_stage(run, name, redo=redo, patience=_PATIENCE)
     distributed.shutdown()  # not after an error: the others may be waiting for this process, which torchrun ends
 
 
-def run_stage(run: Run, name: str, *, redo: bool = False) -> None:
-    """Run stage ``name`` unless it is done; all it needs must be there."""
+def run_stage(run: Run, name: str, *, redo: bool = False, patience: float = 0.0) -> None:
+    """Run stage ``name`` unless it is done; all it needs must be there.
+
+    ``patience``: the seconds for which to wait while another process is at work on it.
+    """
     # One answer for all: nobody may look after somebody has begun to write, or see less of a network's file system.
     if distributed.from_main(lambda: _is_done(run, name)):
         return
@@ -66,7 +74,7 @@ def run_stage(run: Run, name: str, *, redo: bool = False) -> None:
         return
     folder = run.folder(name)
     _make(folder)
-    with hold(_lock_of(folder), what=f"{name} in {run.path}"):
+    with hold(_lock_of(folder), what=f"{name} in {run.path}", patience=patience):
         _work(run, name, redo=redo)
 
 

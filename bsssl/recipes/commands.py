@@ -1,61 +1,48 @@
-"""Which stages of a config a command runs."""
+"""Which stages of a recipe a command runs that is about one of them."""
 
 from collections.abc import Callable
 from typing import Any
 
-from bsssl.config import Experiment
+from bsssl.config import Config
 from bsssl.errors import UserError
 from bsssl.pipeline.stage import Stage
 from bsssl.recipes.runs import stages
 
-_SINGLE = ("train", "score", "select", "materialise", "evaluate")
-"""the commands that run a single stage; the others run a whole recipe or transfer"""
-_OPTIONAL = {
-    "weak": "add weak.sources and teacher.init_from=weak",
-    "ceiling": "add for example ceiling.length='90 epochs'",
-    "materialise": "add for example materialise.samples_per_tar=10000",
-}
-"""what turns on the sections of a config that may be left out"""
 
+def wanted_by(command: str, config: Config) -> Callable[[Stage[Any]], bool]:
+    """Return whether ``command``, such as ``train`` or ``score``, runs a stage of ``config``.
 
-def wanted_by(command: str, config: Experiment) -> Callable[[Stage[Any]], bool]:
-    """Return whether ``command`` runs a stage of ``config``.
-
-    A command that runs a single stage runs what prepares it too, and after a training its evaluation; one that tests
-    a network runs that test alone.
+    It runs what prepares its stage too, and what tests its result; one that tests a network runs that test alone.
 
     Raises:
         UserError: The config has no such stage, or does not say which.
     """
-    if command not in _SINGLE:
-        return lambda stage: True
     planned = stages(config, seed=config.seed)
-    named = _chosen(command, config, planned)
-    targets = [stage for stage in planned if stage.command in named]
-    needed = {need for stage in targets for need in stage.needs.values()}
+    targets = _targets(command, config, planned)
     names = {stage.name for stage in targets}
-    if command != "evaluate":
-        names |= {stage.name for stage in planned if stage.prepares and stage.name in needed}
-    return lambda stage: stage.name in names
+    needed = {need for stage in targets if not stage.follows for need in stage.needs.values()}
+    beside = {
+        stage.name
+        for stage in planned
+        if (stage.prepares and stage.name in needed) or (stage.follows and names & {*stage.needs.values()})
+    }
+    return lambda stage: stage.name in names | beside
 
 
-def _chosen(command: str, config: Experiment, planned: list[Stage[Any]]) -> list[tuple[str, ...]]:
-    """Return the command lines that stand for stages which ``command`` runs."""
-    if command in ("train", "evaluate"):
-        section = getattr(config, "stage", None) or ("finetune" if command == "evaluate" else None)
-        sections = list(dict.fromkeys(stage.section for stage in planned if stage.command[0] == command))
-        if section not in sections:
-            is_trained = any(stage.command == ("train", f"stage={section}") for stage in planned)
-            raise UserError(_not_trained(command, section, sections, is_trained=is_trained))
-        return [(verb, f"stage={section}") for verb in ("train", "evaluate") if verb != "train" or command == "train"]
-    if not any(stage.command == (command,) for stage in planned):
-        raise UserError(f"the config has no {command} section; {_OPTIONAL[command]}")
-    return [(command,)]
-
-
-def _not_trained(command: str, section: str | None, sections: list[str], *, is_trained: bool) -> str:
-    if section == "weak" and command == "evaluate" and is_trained:
-        return "weak has classes of its own, which data.test has not; set weak.tags.classes=targets"
-    if section in _OPTIONAL:
-        return f"the config has no {section}{' section' if section == 'weak' else ''}; {_OPTIONAL[section]}"
-    return f"{command} needs a training stage, not stage={section}; add stage=NAME, one of {', '.join(sections)}"
+def _targets(command: str, config: Config, planned: list[Stage[Any]]) -> list[Stage[Any]]:
+    """Return the stages that are run alone by ``command``: all such, or those of the section that the config names."""
+    own = [stage for stage in planned if stage.command[0] == command]
+    if not own:
+        raise UserError(config.left_out(command))
+    if all(stage.command == (command,) for stage in own):
+        return own
+    section = config.stage or (config.result if all(stage.follows for stage in own) else None)
+    targets = [stage for stage in own if stage.section == section]
+    if not targets:
+        training, sections = config.trainings().get(section or ""), dict.fromkeys(stage.section for stage in own)
+        raise UserError(
+            config.left_out(section)
+            or (training and training.untested)
+            or f"{command} needs a training stage, not stage={section}; add stage=NAME, one of {', '.join(sections)}"
+        )
+    return targets

@@ -183,7 +183,7 @@ def _trained(
         execution=execution,
         in_tars=config.materialise is not None and "selection" in (needs or {}),
     )
-    if isinstance(training, Weak) and not training.is_tested:
+    if training.untested is not None:
         return [stage]
     return [stage, *evaluations(stage, model, config, execution=execution, runs_alone=number == 1)]
 

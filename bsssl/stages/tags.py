@@ -130,7 +130,9 @@ class TagSummary:
 
 def summarise_tags(config: Config) -> TagSummary:
     """Return what the hashtags mean, by the sources themselves; writes nothing."""
-    weak, videos = _weak(config), config.data.clips is not None
+    weak, videos = config.weak, config.data.clips is not None
+    if weak is None:
+        raise UserError(config.left_out("weak"))
     settings = tags_settings(weak, config.data)
     targets = None
     if settings.tags.classes == "targets":
@@ -172,12 +174,6 @@ def tags_settings(weak: Weak, settings: Data) -> TagsSettings:
     """Return what decides the tags stage of a recipe with these sections."""
     videos, overlap = settings.clips is not None, settings.pool_overlap
     return TagsSettings(sources=weak.sources, tags=weak.tags, videos=videos, overlap=overlap)
-
-
-def _weak(config: Config) -> Weak:
-    if config.weak is None:
-        raise UserError("the config has no weak section; add weak.sources and teacher.init_from=weak")
-    return config.weak
 
 
 def _rules(tags: Tags, targets: list[str] | None) -> data.TagRules:

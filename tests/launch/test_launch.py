@@ -96,6 +96,20 @@ def test_shares_within_a_group_of_processes(recipe, finished):
     )
 
 
+def test_a_task_lists_a_pool_that_has_changed(bsssl, finished, recipe):
+    common = ("--config", recipe.config, f"output_dir={finished}", "data.pool_fraction=0.5")
+    for task in ("0/2", "1/2"):
+        outcome = bsssl("score", *common, "--task", task)
+        assert outcome.status == 0, outcome.err
+    assert not (finished / "seed-0" / "score" / "done.json").exists()
+    assert bsssl("score", *common).status == 0
+
+
+def test_a_task_of_work_without_parts_is_refused(bsssl, finished, recipe):
+    outcome = bsssl("select", "--config", recipe.config, f"output_dir={finished}", "--task", "0/2")
+    assert outcome.errors == ["error: the work of select has no parts that tasks could share; leave --task out"]
+
+
 def test_a_task_is_not_launched(bsssl, recipe):
     outcome = bsssl("score", "--config", recipe.config, "--task", "0/2", "--launch")
     assert outcome.status == 1 and "set launcher.array_tasks instead" in outcome.errors[0]
