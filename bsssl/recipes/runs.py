@@ -1,6 +1,6 @@
 """From a config to its runs: one for each seed, with the stages that the kind of config asks for."""
 
-from collections.abc import Container
+from collections.abc import Collection
 from typing import Any, cast
 
 import yaml
@@ -31,14 +31,14 @@ def networks(config: Experiment, *, seed: int) -> dict[str, Model]:
     return teacher_student.networks(cast(Config, config))
 
 
-def all_runs(config: Experiment, *, config_path: str, only: Container[str] = ()) -> list[Run]:
-    """Return one run per seed of ``config``, of the stages that ``only`` names, or of all.
+def all_runs(config: Experiment, *, config_path: str, only: Collection[str] = ()) -> list[Run]:
+    """Return one run per seed of ``config``, of the stages that ``only`` names and those that they need, or of all.
 
     ``config_path``: the file the config came from and its overrides, as in the commands that errors name.
     """
     return [
         Run(
-            [stage for stage in stages(config, seed=seed) if not only or stage.name in only],
+            _needed(stages(config, seed=seed), only),
             seed=seed,
             output_dir=config.output_dir,
             config_path=config_path,
@@ -46,6 +46,14 @@ def all_runs(config: Experiment, *, config_path: str, only: Container[str] = ())
         )
         for seed in range(config.seed, config.seed + config.seeds)
     ]
+
+
+def _needed(planned: list[Stage[Any]], only: Collection[str]) -> list[Stage[Any]]:
+    needed = {*only}
+    for stage in reversed(planned):  # each comes after those it needs
+        if stage.name in needed:
+            needed |= {*stage.needs.values()}
+    return [stage for stage in planned if not only or stage.name in needed]
 
 
 def as_yaml(config: Experiment) -> str:

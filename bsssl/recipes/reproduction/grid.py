@@ -7,6 +7,7 @@ import math
 import os
 import shlex
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -91,11 +92,10 @@ class ReproductionGrid(Grid):
         student = self._config({name: label}, values).models.student.model_dump()
         others = {key: value for key, value in values.items() if not key.startswith("models.teacher")}
         swapped = {**others, **self.settings.weak, **{f"models.teacher.{key}": student[key] for key in student}}
-        tests = (evaluation("teacher", test) for test in self._config({name: label}, values).data.tests)
-        only = ("data", "tags", "weak", "teacher", *tests)
-        return self._point({name: f"{label}, {WEAK}"}, swapped, only=only)
+        tests = [evaluation("teacher", test) for test in self._config({name: label}, values).data.tests]
+        return self._point({name: f"{label}, {WEAK}"}, swapped, only=tests)
 
-    def _point(self, name: dict[str, str], values: Values, *, only: tuple[str, ...] = ()) -> Point:
+    def _point(self, name: dict[str, str], values: Values, *, only: Collection[str] = ()) -> Point:
         config = self._config(name, values)
         command = shlex.join([self._recipe, *self._recipe_overrides(name, values)])
         return Point(name, config, all_runs(config, config_path=command, only=only))
