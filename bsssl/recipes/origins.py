@@ -2,13 +2,14 @@
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bsssl import storage
 from bsssl.config import Checkpoint, Model
 from bsssl.errors import UserError
 from bsssl.models import WEIGHTS, saved_facts
-from bsssl.pipeline.record import DONE
+from bsssl.stages.seen import recorded_settings
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,11 @@ def origin(name: str, checkpoint: Checkpoint, *, seed: int) -> Origin:
 
 
 def _trained_with(path: str) -> dict[str, Any]:
-    settings = _settings(path)
-    transforms: dict[str, Any] = settings.get("seen", settings).get("transforms", {})  # format 1 has no `seen`
+    transforms: dict[str, Any] = _settings(path).get("seen", {}).get("transforms", {})
     return transforms
 
 
 def _settings(path: str) -> dict[str, Any]:
     """Return the settings of the stage that left the weights ``path``; nothing where that is unknown."""
-    record = storage.join(os.path.dirname(path), DONE)
-    if storage.is_remote(path) or not os.path.exists(record):
-        return {}
-    found: dict[str, Any] = storage.read_json(record).get("settings", {})
-    return found
+    recorded = None if storage.is_remote(path) else recorded_settings(Path(path).parent)
+    return {} if recorded is None else recorded[1]

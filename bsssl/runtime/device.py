@@ -1,5 +1,7 @@
 """Where and how the forward and backward passes run."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -67,6 +69,18 @@ def make_compute(
     torch.set_num_threads(threads or _free_threads(on_gpu=on_gpu, workers=workers))
     place = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
     return Compute(device=place, precision=precision, channels_last=channels_last, compile=compile)
+
+
+@contextlib.contextmanager
+def torch_as_it_was(device: str) -> Iterator[None]:
+    """Give torch its number of threads and its random state back afterwards; ``device``: where there is work."""
+    gpus = [torch.cuda.current_device()] if device != "cpu" and torch.cuda.is_available() else []
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=gpus):
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 def _free_threads(*, on_gpu: bool, workers: int) -> int:

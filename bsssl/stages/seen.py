@@ -1,11 +1,14 @@
 """How the network of a stage sees items: a part of the settings of every stage that has a network."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from typing_extensions import Self
 
 from bsssl import data
-from bsssl.config import LabeledData, Model, Purpose, Section, Transforms
+from bsssl.config import Clips, LabeledData, Model, Purpose, Section, Transforms
+from bsssl.pipeline.record import read_record
 
 
 class ClipView(Section):
@@ -90,6 +93,43 @@ def _common(model: Model, settings: LabeledData, purpose: Purpose) -> dict[str, 
     if clips is not None:
         clips.pop("deadline")  # it decides nothing
     return {"max_pixels": settings.max_pixels, "clips": clips}
+
+
+def recorded_settings(folder: Path) -> tuple[str, dict[str, Any]] | None:
+    """Return the name and the settings of the finished stage with a network in ``folder``; None if none has finished.
+
+    Settings of a record of format 1 come with ``seen`` as it is now.
+    """
+    record = read_record(folder)
+    if isinstance(record, dict):
+        settings = dict(record["settings"])
+        return record["stage"], {"seen": earlier_view(settings), **settings}
+    return None if record is None else (record.stage, dict(record.settings))
+
+
+def recorded_test_view(stage: str, settings: Mapping[str, Any], run: Path) -> TestView:
+    """Return how the network of a trained ``stage``, with these recorded settings, sees items when it is tested.
+
+    Args:
+        stage: The name of the stage.
+        settings: Its settings, see ``recorded_settings``.
+        run: The folder of its run, where its test says how many clips of a video it took.
+    """
+    seen = dict(settings["seen"])
+    if "resize" not in seen["transforms"]:  # as in training
+        seen["transforms"] = Transforms.model_validate(seen["transforms"]).for_testing()
+    if seen["clips"] is not None:
+        count = seen["clips"]["count"] or _test_clips(stage, run)
+        seen["clips"] = {**seen["clips"], "count": count, "stride_jitter": 0}
+    return TestView.model_validate(seen)
+
+
+def _test_clips(stage: str, run: Path) -> int:
+    """Return how many clips of a video a test of ``stage`` took, in the folder of its run, or else the default."""
+    for folder in (run / f"evaluate-{stage}", *sorted(run.glob(f"evaluate-{stage}.*"))):
+        if (recorded := recorded_settings(folder)) is not None:
+            return int(recorded[1]["seen"]["clips"]["count"])
+    return Clips().test_clips
 
 
 def earlier_view(settings: dict[str, Any]) -> dict[str, Any]:
