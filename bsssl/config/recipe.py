@@ -3,7 +3,7 @@
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
-from typing_extensions import Self
+from typing_extensions import Self, override
 
 from bsssl.config.data import Data, Model
 from bsssl.config.experiment import Experiment
@@ -97,8 +97,8 @@ class Config(Experiment):
     materialise: Materialise | None = None
     """off when not given; worth it where the pool lies on slow or distant storage"""
 
+    @override
     def trainings(self) -> dict[str, Train]:
-        """See ``Experiment``."""
         sections = {section: getattr(self, section) for section in TRAIN_STAGES}
         return {section: settings for section, settings in sections.items() if settings is not None}
 
@@ -108,8 +108,8 @@ class Config(Experiment):
             return None
         return f"the config has no {section} section; {_ADDED_BY[section]}"
 
+    @override
     def eval_batch(self) -> int:
-        """See ``Experiment``."""
         return self.score.batch_size
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 from pydantic.functional_validators import BeforeValidator
-from typing_extensions import Annotated, Self  # noqa: UP035 - with the rest of pydantic's
+from typing_extensions import Annotated, Self, override  # noqa: UP035 - with the rest of pydantic's
 
 from bsssl.config.data import Model
 from bsssl.config.experiment import Experiment
@@ -89,12 +89,12 @@ class Transfer(Experiment):
     batch_size: int = Field(256, ge=1)
     """samples per forward pass and process in testing and for features, of videos clips; at least those of one video"""
 
+    @override
     def trainings(self) -> dict[str, Train]:
-        """See ``Experiment``."""
         return {} if self.full_ft is None else {"full_ft": self.full_ft}
 
+    @override
     def eval_batch(self) -> int:
-        """See ``Experiment``."""
         return self.batch_size
 
     @model_validator(mode="after")

@@ -6,6 +6,8 @@ import sys
 import traceback
 from dataclasses import dataclass
 
+from typing_extensions import override
+
 from bsssl.config import Config, Experiment, load_config
 from bsssl.launch.base import REPORT, Job
 from bsssl.pipeline.runner import execute
@@ -33,12 +35,13 @@ class StageJob(Job):
     schema: type[Experiment] = Config
 
     @property
+    @override
     def name(self) -> str:
-        """See ``Job``."""
         return self.stage
 
+    @override
     def __call__(self) -> None:
-        """See ``Job``; the last line of the log says what is wrong."""
+        # The last line of the log says what is wrong.
         from bsssl.recipes.check import check  # imports torch
 
         console.setup(debug=self.debug)
@@ -67,12 +70,12 @@ class ReportJob(Job):
     schema: type[Experiment]
 
     @property
+    @override
     def name(self) -> str:
-        """See ``Job``."""
         return REPORT
 
+    @override
     def __call__(self) -> None:
-        """See ``Job``."""
         config = load_config(self.config, [], self.schema)
         print(write_results(config, all_runs(config, config_path=self.config)))
 
@@ -86,12 +89,12 @@ class GridJob(Job):
     """as they were submitted, whatever becomes of the config"""
 
     @property
+    @override
     def name(self) -> str:
-        """See ``Job``."""
         return REPORT
 
+    @override
     def __call__(self) -> None:
-        """See ``Job``."""
         print(write_grid(self.grid, self.points))
 
 

@@ -5,6 +5,8 @@ import sys
 import uuid
 from collections.abc import Sequence
 
+from typing_extensions import override
+
 from bsssl.config import Launcher
 from bsssl.errors import UserError
 from bsssl.launch.base import Order, ProcessLauncher
@@ -22,8 +24,8 @@ class LocalLauncher(ProcessLauncher):
                 f"launcher: kind is local, which has one node, not {settings.nodes}; set kind=slurm or nodes=1"
             )
 
+    @override
     def start(self, order: Order) -> None:
-        """See ``ProcessLauncher``."""
         stages = (stage for _, run in order.runs for stage in run.stages.values())
         kinds = {stage.kind for stage in stages if stage.resources.whole_nodes}
         processes = max(map(self.settings.processes, kinds), default=self.settings.processes())

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from typing_extensions import override
+
 from bsssl.errors import UserError
 from bsssl.launch.base import Job, QueueLauncher
 from bsssl.pipeline.stage import Resources
@@ -26,8 +28,8 @@ _KILL_SECONDS = (
 class SlurmLauncher(QueueLauncher):
     """A chain of Slurm jobs, one per stage and seed; a stage whose work has parts is an array."""
 
+    @override
     def submit(self, jobs: Sequence[Job], *, kind: str, resources: Resources, folder: str, after: Sequence[str]) -> str:
-        """See ``QueueLauncher``."""
         import submitit
 
         resumable = [_Resumable(job) for job in jobs]
@@ -45,8 +47,9 @@ class SlurmLauncher(QueueLauncher):
         return str(submitted[0].job_id).split("_")[0]
 
     @classmethod
+    @override
     def active(cls) -> Mapping[str, str]:
-        """See ``QueueLauncher``; a state that waits says why."""
+        # A state that waits says why.
         lines = _ask(["squeue", "--me", "--array", "--noheader", "--format=%i|%T|%r"])
         if lines is None:
             raise UserError(
@@ -59,16 +62,17 @@ class SlurmLauncher(QueueLauncher):
         return states
 
     @classmethod
+    @override
     def states(cls, job_ids: Sequence[str]) -> Mapping[str, str]:
-        """See ``QueueLauncher``: how jobs ended, by Slurm's accounting; nothing where there is none."""
+        # How jobs ended, by Slurm's accounting; nothing where there is none.
         columns = ["--allocations", "--noheader", "--parsable2", "--format=JobID,State"]
         lines = _ask(["sacct", *columns, f"--jobs={','.join(job_ids)}"]) if job_ids else None
         pairs = (line.partition("|") for line in lines or [])
         return {task_id: state for ids, _, state in pairs for task_id in _each(ids)}
 
     @classmethod
+    @override
     def cancel(cls, job_ids: Sequence[str]) -> None:
-        """See ``QueueLauncher``."""
         done = subprocess.run(["scancel", *job_ids], capture_output=True, text=True)
         if done.returncode:
             raise UserError(f"scancel: {' '.join(done.stderr.split())}")

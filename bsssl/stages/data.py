@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from typing_extensions import override
 
 from bsssl import data, storage
 from bsssl.config import Section, Source, Tests, tests_of
@@ -96,14 +97,14 @@ class DataStage(Stage[DataSettings]):
     top_p: int | None = None
     """P, which must not be above the number of classes"""
 
+    @override
     def leaves(self) -> Mapping[str, tuple[str, ...]]:
-        """See ``Stage``."""
         names = ("labeled", "rest", *self.settings.items.tests)
         pool = {} if self.settings.pool is None else {"pool": (f"{POOL}/pool.json",), "held": (HELD,)}
         return {"classes": (CLASSES,), **{name: (f"{name}.csv",) for name in names}, **pool}
 
+    @override
     def work(self, run: Context) -> dict[str, Any]:
-        """See ``Stage``."""
         folder, split = run.folder(self.name), self.split
         self._check_classes(split)
         for name, records in split.tests.items():
@@ -169,8 +170,9 @@ class DataStage(Stage[DataSettings]):
         videos = self.settings.items.videos
         return [*sources, *(open_source(source, videos=videos) for source in settings.pool)]
 
+    @override
     def sizes(self, run: Context) -> tuple[Mapping[str, int], str]:
-        """See ``Stage``: from the stage's result, else by looking, where the data is there already."""
+        # From the stage's result, else by looking, where the data is there already.
         if run.pending(self.name) is None:
             return run.result(self.name), ""
         items, pool = self.settings.items, self.settings.pool
@@ -186,36 +188,38 @@ class DataStage(Stage[DataSettings]):
             return {}, f"sizes are unknown until the data is there: {error}"
         return counts, ""
 
+    @override
     def files(self, run: Context, result: Mapping[str, Any]) -> Iterable[str]:
-        """See ``Stage``."""
         shards = range(result.get("pool_shards", 0))
         return [*super().files(run, result), *(f"{POOL}/{data.shard_file(number)}" for number in shards)]
 
+    @override
     def outside(self) -> dict[str, Any]:
-        """See ``Stage``."""
         items, pool = self.settings.items, self.settings.pool
         labeled = {"data.train or data.test": files_state([items.train, *items.tests.values()])}
         return labeled | ({} if pool is None else {"data.pool": files_state(pool.pool)})
 
+    @override
     def settings_of(self, outputs: Iterable[str]) -> Any:
-        """See ``Stage``: another pool does not change the teacher, nor other labels what tags have taught."""
+        # Another pool does not change the teacher, nor other labels what tags have taught.
         wanted, settings = set(outputs), identifying(self.settings)
         groups = ["items"] + (["labels"] if wanted & {"labeled", "rest", "pool", "held"} else [])
         return {group: settings.get(group) for group in groups + (["pool"] if wanted & {"pool", "held"} else [])}
 
+    @override
     def continues(self, run: Context, there: Work) -> bool:
-        """See ``Stage``: a list of files that have changed since has no further use."""
+        # A list of files that have changed since has no further use.
         return bool(there.identifying == identifying(self.settings))
 
+    @override
     def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
-        """See ``Stage``."""
         tests = self.settings.items.tests
         known = sizes.get("labeled", 0) + sum(sizes.get(name, 0) for name in tests) + sizes.get("pool", 0)
         return PlanRow(rows=f"{known:,}" if known else "unknown")
 
     @classmethod
+    @override
     def earlier(cls, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """See ``Stage``."""
         items, pool = dict(settings["items"]), settings.get("pool")
         outside = {"data.train or data.test": items.pop("files")}
         if pool is not None:

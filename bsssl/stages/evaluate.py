@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from typing_extensions import override
 
 from bsssl import data, storage
 from bsssl.config import Model, Section
@@ -44,12 +45,12 @@ class EvaluateStage(Stage[EvaluateSettings]):
 
     execution: Execution
 
+    @override
     def reads(self, role: str) -> tuple[str, ...]:
-        """See ``Stage``."""
         return {"data": ("classes", self.settings.test), "network": ("weights",)}[role]
 
+    @override
     def work(self, run: Context) -> dict[str, Any]:
-        """See ``Stage``."""
         settings, execution = self.settings, self.execution
         compute = execution.compute(settings.precision)
         classes, records = class_list(run.input(self, "data")), split_records(run.input(self, "data"), settings.test)
@@ -81,13 +82,13 @@ class EvaluateStage(Stage[EvaluateSettings]):
         logger.info("seed %d: %s: top-1 %.2f %%, top-5 %.2f %%", run.seed, network, summary["top1"], summary["top5"])
         return summary
 
+    @override
     def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
-        """See ``Stage``."""
         return PlanRow(rows=f"{sizes[self.settings.test]:,}" if self.settings.test in sizes else "unknown")
 
     @classmethod
+    @override
     def earlier(cls, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """See ``Stage``."""
         seen = earlier_view(settings)
         return {**settings, "seen": seen}, {}
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from bsssl import data, storage
 from bsssl.config import Section
 from bsssl.pipeline.record import Parts
@@ -34,8 +36,8 @@ class MaterialiseStage(Stage[MaterialiseSettings]):
     in_parts = True
     shared = True
 
+    @override
     def work(self, run: Context) -> dict[str, Any]:
-        """See ``Stage``."""
         self.work_part(run, Task(distributed.rank(), distributed.world_size()))
         distributed.barrier()
         plan = self._plan(run)
@@ -44,6 +46,7 @@ class MaterialiseStage(Stage[MaterialiseSettings]):
             data.write_places(plan, folder=folder, path=storage.join(folder, SELECTION))
         return {"pairs": len(plan.sample), "samples": len(plan.rows), "tars": plan.num_tars}
 
+    @override
     def work_part(self, run: Context, task: Task) -> None:
         """Write the tars of the task that are not there yet."""
         plan, folder, identity = self._plan(run), str(run.folder(self.name)), run.identity(self.name)
@@ -52,19 +55,19 @@ class MaterialiseStage(Stage[MaterialiseSettings]):
         for number in progress(missing, unit="tar", title=f"seed {run.seed}: {self.name}"):
             data.write_tar(plan, number, folder=folder, identity=identity)
 
+    @override
     def files(self, run: Context, result: Mapping[str, Any]) -> Iterable[str]:
-        """See ``Stage``."""
         return [SELECTION, *(Path(data.tar_path("", number)).name for number in range(result["tars"]))]
 
+    @override
     def num_parts(self, run: Context) -> Parts | None:
-        """See ``Stage``."""
         record = run.record(self.needs["selection"])
         if record is None:
             return None
         return Parts(-(-int(record.result["samples"]) // self.settings.samples_per_tar), ".tar", "tars")
 
+    @override
     def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
-        """See ``Stage``."""
         return PlanRow(rows=selected(run, self.name, sizes))
 
     def _plan(self, run: Context) -> data.TarPlan:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from bsssl import data
 from bsssl.config import FcOnly, Model, Section
@@ -50,8 +51,8 @@ class ProbeStage(Stage[ProbeSettings]):
 
     execution: Execution
 
+    @override
     def work(self, run: Context) -> dict[str, Any]:
-        """See ``Stage``."""
         settings, folder = self.settings, run.input(self, "data")
         classes, records = class_list(folder), split_records(folder, "labeled")
         compute = self.execution.compute(settings.precision)
@@ -83,17 +84,17 @@ class ProbeStage(Stage[ProbeSettings]):
         save_model(path, model.state_dict(), name=name, classes=classes, options=options)
         return {"rows": len(rows), "features": features.shape[1], **figures, "unreadable": len(failures.reasons)}
 
+    @override
     def outside(self) -> dict[str, Any]:
-        """See ``Stage``."""
         return start_state(self, self.settings.init_from)
 
+    @override
     def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
-        """See ``Stage``."""
         return PlanRow(rows=f"{sizes['labeled']:,}" if "labeled" in sizes else "unknown")
 
     @classmethod
+    @override
     def earlier(cls, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """See ``Stage``."""
         state, fc_only = settings.pop("init_from", None), dict(settings.pop("fc_only"))
         init_from, seen = fc_only.pop("init_from"), earlier_view(settings)
         today = {**settings, "fc_only": fc_only, "init_from": init_from, "seen": seen}

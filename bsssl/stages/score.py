@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 from torch import nn
+from typing_extensions import override
 
 from bsssl import data, selection, storage
 from bsssl.config import Model, Section
@@ -50,8 +51,9 @@ class ScoreStage(Stage[ScoreSettings]):
 
     execution: Execution
 
+    @override
     def work(self, run: Context) -> dict[str, Any]:
-        """See ``Stage``: what no task has scored yet, processes sharing the shards; then the ledgers are added up."""
+        # What no task has scored yet, processes sharing the shards; then the ledgers are added up.
         pool, folder = self._pool(run), str(run.folder(self.name))
         if distributed.is_main():
             remove_surplus(folder, pool)
@@ -61,6 +63,7 @@ class ScoreStage(Stage[ScoreSettings]):
             return {}
         return totals(folder, pool, max_failure_rate=self.execution.max_failure_rate)
 
+    @override
     def work_part(self, run: Context, task: Task) -> None:
         """Score the shards of the task that have no score file of this teacher and pool yet."""
         pool, settings, folder = self._pool(run), self.settings, run.input(self, "data")
@@ -77,42 +80,44 @@ class ScoreStage(Stage[ScoreSettings]):
             task=task,
         )
 
+    @override
     def files(self, run: Context, result: Mapping[str, Any]) -> Iterable[str]:
-        """See ``Stage``."""
         count = result.get("shards") or _pool_shards(run, self)
         return [Path(selection.score_path("", number)).name for number in range(count)]
 
+    @override
     def digest(self, run: Context, output: str) -> str:
-        """See ``Stage``."""
         work = run.work(self.name)
         return storage.fingerprint([work.kind, work.version, work.identifying, work.read])
 
+    @override
     def continues(self, run: Context, there: Work) -> bool:
-        """See ``Stage``: of a pool that has changed, what is still right is kept, shard by shard."""
+        # Of a pool that has changed, what is still right is kept, shard by shard.
         wanted = run.work(self.name)
         return there.identifying == wanted.identifying and there.read.get("teacher") == wanted.read.get("teacher")
 
+    @override
     def is_unaffected(self, run: Context, role: str, output: str) -> bool:
-        """See ``Stage``: other labeled or test items change nothing as long as the same items are excluded."""
+        # Other labeled or test items change nothing as long as the same items are excluded.
         if output != "held":
             return False
         held, folder = _held_hashes(run.input(self, "data")), str(run.folder(self.name))
         shards = range(_pool_shards(run, self))
         return all(excludes_the_same(selection.score_path(folder, number), held) for number in shards)
 
+    @override
     def num_parts(self, run: Context) -> Parts | None:
-        """See ``Stage``."""
         count = _pool_shards(run, self)
         return Parts(count, SUFFIX, "shards") if count else None
 
+    @override
     def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
-        """See ``Stage``."""
         rows = f"{sizes['pool']:,}" if "pool" in sizes else "unknown"
         return PlanRow(rows=rows, batch=str(self.execution.batch), samples=rows)
 
     @classmethod
+    @override
     def earlier(cls, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """See ``Stage``."""
         seen = earlier_view(settings)
         return {**settings, "seen": seen}, {}
 

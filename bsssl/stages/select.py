@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from typing_extensions import override
 
 from bsssl import selection
 from bsssl.config import Section
@@ -41,8 +42,8 @@ class SelectStage(Stage[SelectSettings]):
     knows_truth: str | None = None
     """the data stage, where every item of the pool has a label that was set aside: its precision is then reported"""
 
+    @override
     def work(self, run: Context) -> dict[str, Any]:
-        """See ``Stage``."""
         settings, path = self.settings, str(run.folder(self.name) / SELECTION)
         chosen = selection.select_samples(
             selection.score_files(str(run.input(self, "scores"))),
@@ -68,8 +69,8 @@ class SelectStage(Stage[SelectSettings]):
             "precision": None if truth is None else _precision(selection.read_selection(path), truth),
         }
 
+    @override
     def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
-        """See ``Stage``."""
         return PlanRow(rows=selected(run, self.name, sizes))
 
 

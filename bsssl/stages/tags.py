@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from typing_extensions import override
 
 from bsssl import data, storage
 from bsssl.config import Config, Data, Section, Source, Tags, Weak
@@ -48,13 +49,13 @@ class TagsStage(Stage[TagsSettings]):
     tests: tuple[str, ...] = ("test",)
     """the outputs of the data stage that hold test items"""
 
+    @override
     def reads(self, role: str) -> tuple[str, ...]:
-        """See ``Stage``."""
         tests = self.tests if self.settings.overlap != "allow" else ()
         return tests + (("classes",) if self.settings.tags.classes == "targets" else ())
 
+    @override
     def work(self, run: Context) -> dict[str, Any]:
-        """See ``Stage``."""
         settings, folder, source = self.settings, run.folder(self.name), run.input(self, "data")
         test = None
         if settings.overlap != "allow":
@@ -82,19 +83,19 @@ class TagsStage(Stage[TagsSettings]):
             "tags": len(found.tags),
         }
 
+    @override
     def outside(self) -> dict[str, Any]:
-        """See ``Stage``."""
         tags = self.settings.tags
         named = [path for path in (tags.file, tags.map, tags.spelling) if isinstance(path, str)]
         return {"weak.sources": [*files_state(self.settings.sources), *map(storage.state, named)]}
 
+    @override
     def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
-        """See ``Stage``."""
         return PlanRow(rows=f"{run.result(self.name)['samples']:,}" if run.pending(self.name) is None else "unknown")
 
     @classmethod
+    @override
     def earlier(cls, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """See ``Stage``."""
         return settings, {"weak.sources": settings.pop("files")}
 
 

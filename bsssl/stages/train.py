@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import nn
-from typing_extensions import TypeVar
+from typing_extensions import TypeVar, override
 
 from bsssl import data, selection, storage
 from bsssl.config import Model, Pretrain, Section, Train, WeakTraining, check_warmup
@@ -70,15 +70,15 @@ class TrainStage(Stage[TrainSettings[Any]]):
     in_tars: bool = False
     """whether the selection lies in tars that are read from one end to the other"""
 
+    @override
     def reads(self, role: str) -> tuple[str, ...]:
-        """See ``Stage``."""
         if role == "data":
             on_labels = not {"selection", "tags"} & self.needs.keys()
             return ("classes", *(["labeled"] if on_labels else []), *(["rest"] if self.settings.with_rest else []))
         return {"tags": ("tagged",), "selection": ("selection",), "scores": ("scores",), "start": ("weights",)}[role]
 
+    @override
     def work(self, run: Context) -> dict[str, Any]:
-        """See ``Stage``."""
         settings, training, folder = self.settings, self.settings.training, run.folder(self.name)
         classes = class_list(run.input(self, "tags" if "tags" in self.needs else "data"))
         records, targets = self._training_set(run, classes)
@@ -145,20 +145,20 @@ class TrainStage(Stage[TrainSettings[Any]]):
             "unreadable": len(failures.reasons),
         }
 
+    @override
     def clean_up(self, run: Context) -> None:
-        """See ``Stage``."""
         self._checkpoints(run).clear()
 
+    @override
     def outside(self) -> dict[str, Any]:
-        """See ``Stage``."""
         return start_state(self, self.settings.training.init_from)
 
+    @override
     def key_of(self, setting: str) -> str:
-        """See ``Stage``."""
         return re.sub("^training", self.section, setting)
 
+    @override
     def check_processes(self, count: int) -> None:
-        """See ``Stage``."""
         training = self.settings.training
         if training.batch_size % (training.accumulate * count):
             raise UserError(
@@ -166,8 +166,9 @@ class TrainStage(Stage[TrainSettings[Any]]):
                 f"accumulate={training.accumulate}; make it a multiple of {training.accumulate * count}"
             )
 
+    @override
     def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
-        """See ``Stage``; UserError for a warm-up that is longer than the training."""
+        # It refuses a warm-up that is longer than the training.
         training = self.settings.training
         rows, shown = self._rows(run, sizes)
         rate = f"{training.base_lr * training.batch_size / 256:g}"
@@ -181,8 +182,8 @@ class TrainStage(Stage[TrainSettings[Any]]):
         return PlanRow(shown, batch, f"{steps:,}", f"{steps * training.batch_size:,}", rate)
 
     @classmethod
+    @override
     def earlier(cls, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """See ``Stage``."""
         outside = {"init_from": settings.pop("init_from")} if settings.get("init_from") else {}
         settings.pop("init_from", None)
         seen = earlier_view(settings)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bsssl.data.decoding.pictures import MAX_ASPECT, MAX_PIXELS, DecodeError, decode_image
 from bsssl.data.decoding.readers import open_video
@@ -44,8 +45,9 @@ class ImageViews(Views):
     def __init__(self, transform: Transform, *, max_pixels: int = MAX_PIXELS, max_aspect: float = MAX_ASPECT) -> None:
         self._transform, self._max_pixels, self._max_aspect = transform, max_pixels, max_aspect
 
+    @override
     def __call__(self, source: bytes | str, segment: Segment) -> list[Tensor]:
-        """See ``Views``; pictures have no segments."""
+        # Pictures have no segments.
         assert isinstance(source, bytes)
         return [self._transform(decode_image(source, max_pixels=self._max_pixels, max_aspect=self._max_aspect))]
 
@@ -95,8 +97,8 @@ class ClipViews(Views):
             open_video, backend=reader, options=reader_options, deadline=deadline, max_pixels=max_pixels
         )
 
+    @override
     def __call__(self, source: bytes | str, segment: Segment) -> list[Tensor]:
-        """See ``Views``."""
         with self._open(source) as video:
             first, end = _frame_range(video.seconds(), segment) if segment != (None, None) else (0, video.num_frames)
             clips = first + (self._random_clip(end - first) if self._random else self._even_clips(end - first))

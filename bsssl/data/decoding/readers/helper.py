@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 import numpy as np
+from typing_extensions import override
 
 from bsssl.data.decoding.pictures import MAX_PIXELS, DecodeError
 from bsssl.data.decoding.readers import child
@@ -79,8 +80,8 @@ class HelperReader(VideoReader):
             raise UserError(f"cannot write to {folder}: {error.strerror}; free space or set TMPDIR") from None
         return self._file.name
 
+    @override
     def seconds(self) -> np.ndarray:
-        """See ``VideoReader``."""
         return self._seconds
 
     def _pictures(self, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]:
@@ -96,8 +97,8 @@ class HelperReader(VideoReader):
                 yield index, self._helper.picture(self._clock, shape)
             self._helper.answer(self._clock)
 
+    @override
     def close(self) -> None:
-        """See ``VideoReader``."""
         if self._helper is not None:
             self._helper.give_back()
             self._helper = None

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from typing_extensions import override
 
 from bsssl.data.decoding.pictures import MAX_ASPECT, MAX_PIXELS, DecodeError, check_size
 from bsssl.data.decoding.readers.base import Clock, VideoReader
@@ -73,12 +74,13 @@ class PyavReader(VideoReader):
         """When each frame is shown by the file's own clock: float64 (num_frames,), in seconds; None if made up."""
         return None if self._counted else self._stamps * float(self._stream.time_base)
 
+    @override
     def seconds(self) -> np.ndarray:
-        """See ``VideoReader``; counted frames without times are evenly spaced."""
+        # Counted frames without times are evenly spaced.
         return np.asarray(self._seconds)
 
+    @override
     def close(self) -> None:
-        """See ``VideoReader``."""
         self._container.close()
 
     @contextlib.contextmanager
