@@ -1,8 +1,8 @@
 """Image networks: the paper's ResNets and ResNeXts (torchvision's), and small ones for small images."""
 
 import math
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -29,32 +29,40 @@ _RESNETS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int], int, int]] =
 }
 
 
-def _register_resnet(name: str) -> None:
-    block, layers, groups, width = _RESNETS[name]
+def register_sizes(sizes: Mapping[str, Any]) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
+    """Return a decorator that registers a residual network under the names of ``sizes``, its first argument."""
 
-    @MODELS.register(name)
-    def resnet(*, num_classes: Count, zero_init_residual: bool = False) -> nn.Module:
-        """Return a network of He et al. 2016 or Xie et al. 2017, for inputs of about 224.
+    def register(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        for name, size in sizes.items():
+            MODELS.register(name)(_of_size(build, size))
+        return build
 
-        Stride 2 is in the 3x3 convolution, as in torchvision's.
-
-        Args:
-            num_classes: The number of classes.
-            zero_init_residual: Start each residual branch at zero (Goyal et al. 2017).
-        """
-        model: nn.Module = ResNet(
-            block,
-            layers,
-            num_classes=num_classes,
-            groups=groups,
-            width_per_group=width,
-            zero_init_residual=zero_init_residual,
-        )
-        return model
+    return register
 
 
-for _name in _RESNETS:
-    _register_resnet(_name)
+def _of_size(build: Callable[..., nn.Module], size: Any) -> Callable[..., nn.Module]:
+    def network(*, num_classes: Count, zero_init_residual: bool = False) -> nn.Module:
+        return build(size, num_classes=num_classes, zero_init_residual=zero_init_residual)
+
+    network.__doc__, network.__module__ = build.__doc__, build.__module__
+    return network
+
+
+@register_sizes(_RESNETS)
+def _resnet(size: Any, *, num_classes: int, zero_init_residual: bool) -> nn.Module:
+    """Return a network of He et al. 2016 or Xie et al. 2017, for inputs of about 224.
+
+    Stride 2 is in the 3x3 convolution, as in torchvision's.
+
+    Args:
+        size: A value of ``_RESNETS``.
+        num_classes: The number of classes.
+        zero_init_residual: Start each residual branch at zero (Goyal et al. 2017).
+    """
+    block, layers, groups, width = size
+    options = {"num_classes": num_classes, "zero_init_residual": zero_init_residual}
+    model: nn.Module = ResNet(block, layers, groups=groups, width_per_group=width, **options)
+    return model
 
 
 @MODELS.register("small_resnet")

@@ -14,41 +14,27 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from bsssl.errors import UserError
-from bsssl.models.zoo.image import Count, stage_strides
+from bsssl.models.zoo.image import Count, register_sizes, stage_strides
 from bsssl.registry import MODELS
 
 # Caffe2's epsilon, with which R(2+1)D was published; PyTorch's own is 1e-5.
 _EPS = 1e-3
 _RELU = partial(nn.ReLU, inplace=True)
 
-_R2PLUS1D = {"r2plus1d_18": [2, 2, 2, 2], "r2plus1d_34": [3, 4, 6, 3]}
 
+@register_sizes({"r2plus1d_18": [2, 2, 2, 2], "r2plus1d_34": [3, 4, 6, 3]})
+def _r2plus1d(blocks: list[int], *, num_classes: int, zero_init_residual: bool) -> nn.Module:
+    """Return the R(2+1)D of table 1 and section 3.5 of Tran et al. 2018, for clips of any length.
 
-def _register_r2plus1d(name: str) -> None:
-    blocks = _R2PLUS1D[name]
+    The paper's clips have 8 to 32 frames of 112x112.
 
-    @MODELS.register(name)
-    def r2plus1d(*, num_classes: Count, zero_init_residual: bool = False) -> nn.Module:
-        """Return the R(2+1)D of table 1 and section 3.5 of Tran et al. 2018, for clips of any length.
-
-        The paper's clips have 8 to 32 frames of 112x112.
-
-        Args:
-            num_classes: The number of classes.
-            zero_init_residual: Start each residual branch at zero (Goyal et al. 2017).
-        """
-        return _build_r2plus1d(
-            num_classes=num_classes,
-            width=64,
-            blocks=blocks,
-            strides=[1, 2, 2, 2],
-            stem_stride=2,
-            zero_init_residual=zero_init_residual,
-        )
-
-
-for _name in _R2PLUS1D:
-    _register_r2plus1d(_name)
+    Args:
+        blocks: The number of blocks of each stage.
+        num_classes: The number of classes.
+        zero_init_residual: Start each residual branch at zero (Goyal et al. 2017).
+    """
+    options: dict[str, Any] = {"num_classes": num_classes, "zero_init_residual": zero_init_residual}
+    return _build_r2plus1d(width=64, blocks=blocks, strides=[1, 2, 2, 2], stem_stride=2, **options)
 
 
 @MODELS.register("small_r2plus1d")
