@@ -10,7 +10,8 @@ from torch import nn
 
 from bsssl import data, storage
 from bsssl.config import Model, System
-from bsssl.models import WEIGHTS, build_model, load_weights
+from bsssl.models import WEIGHTS, build_model, load_weights, save_model
+from bsssl.runtime.console import progress
 from bsssl.runtime.device import Compute, make_compute
 
 CLASSES = "classes.json"
@@ -50,9 +51,16 @@ class Execution:
             context=self.system.start_method,
         )
 
-    def eval_batches(self, dataset: data.ItemDataset, views: data.Views) -> data.EvalBatches:
-        """Return batches of every item once, as many at a time as make ``batch`` views; processes share them."""
-        return data.EvalBatches(len(dataset), batch_size=max(1, self.batch // views.count))
+    def eval_loader(
+        self, dataset: data.ItemDataset, views: data.Views, compute: Compute, *, title: str | None = None
+    ) -> Any:
+        """Return a loader of every item once, as many at a time as make ``batch`` views; processes share them.
+
+        ``title``: what a progress bar calls the work; None for no bar.
+        """
+        batches = data.EvalBatches(len(dataset), batch_size=max(1, self.batch // views.count))
+        loader = self.loader(dataset, batches, compute)
+        return loader if title is None else progress(loader, total=len(batches), unit="batch", title=title)
 
 
 def class_list(folder: Path) -> list[str]:
@@ -71,6 +79,12 @@ def trained_model(folder: Path, model: Model, classes: list[str]) -> nn.Module:
     network = build_model(model.name, num_classes=len(classes), **model.options)
     load_weights(network, str(folder / WEIGHTS), classes=classes)
     return network
+
+
+def leave_model(folder: Path, network: nn.Module, model: Model, classes: list[str]) -> None:
+    """Leave a trained network in ``folder``, as ``trained_model`` returns it."""
+    path, state = str(folder / WEIGHTS), network.state_dict()
+    save_model(path, state, name=model.name, classes=classes, options=model.options)
 
 
 def normalize(transforms: Any, compute: Compute) -> data.Normalize:

@@ -15,7 +15,7 @@ from bsssl.engine.evaluate import Evaluation, evaluate
 from bsssl.engine.predict import predict
 from bsssl.pipeline.stage import Context, PlanRow, Resources, Stage
 from bsssl.registry import STAGES
-from bsssl.runtime.console import logger, progress
+from bsssl.runtime.console import logger
 from bsssl.stages.computing import Execution, class_list, normalize, split_records, trained_model
 from bsssl.stages.seen import TestView, earlier_view
 
@@ -56,10 +56,8 @@ class EvaluateStage(Stage[EvaluateSettings]):
         classes, records = class_list(run.input(self, "data")), split_records(run.input(self, "data"), settings.test)
         targets = data.class_indices(records, classes, what="the test set")
         views = settings.seen.views(deadline=execution.deadline)
-        dataset = data.ItemDataset(records, views=views)
-        batches = execution.eval_batches(dataset, views)
-        loader = execution.loader(dataset, batches, compute)
-        loader = progress(loader, total=len(batches), unit="batch", title=f"seed {run.seed}: {self.name}")
+        dataset, title = data.ItemDataset(records, views=views), f"seed {run.seed}: {self.name}"
+        loader = execution.eval_loader(dataset, views, compute, title=title)
         model = compute.place_model(trained_model(run.input(self, "network"), settings.model, classes))
         found = evaluate(
             predict(model, loader, normalize=normalize(settings.seen.transforms, compute), compute=compute),

@@ -15,12 +15,12 @@ from bsssl.engine.features import extract
 from bsssl.engine.logistic import Logistic, fit, standardisation
 from bsssl.engine.train import Failures
 from bsssl.errors import UserError
-from bsssl.models import WEIGHTS, classifier, save_model
+from bsssl.models import WEIGHTS, classifier
 from bsssl.pipeline.stage import Context, PlanRow, Resources, Stage
 from bsssl.registry import STAGES
-from bsssl.runtime.console import logger, progress
+from bsssl.runtime.console import logger
 from bsssl.runtime.device import Compute
-from bsssl.stages.computing import Execution, class_list, normalize, split_records
+from bsssl.stages.computing import Execution, class_list, leave_model, normalize, split_records
 from bsssl.stages.seen import TestView, earlier_view
 from bsssl.stages.train import initial_model, start_state
 
@@ -56,15 +56,7 @@ class ProbeStage(Stage[ProbeSettings]):
         settings, folder = self.settings, run.input(self, "data")
         classes, records = class_list(folder), split_records(folder, "labeled")
         compute = self.execution.compute(settings.precision)
-        network = initial_model(
-            run,
-            self,
-            settings.model,
-            classes,
-            init_from=settings.init_from,
-            new_classifier=True,
-            seed=settings.seed,
-        )
+        network = initial_model(run, self, classes, init_from=settings.init_from, new_classifier=True)
         model = compute.place_model(network)
         layer = classifier(model)[1]
         if layer.bias is None:
@@ -80,8 +72,7 @@ class ProbeStage(Stage[ProbeSettings]):
         with torch.no_grad():
             layer.weight.copy_(fitted.weight.reshape(layer.weight.shape))
             layer.bias.copy_(fitted.bias)
-        path, name, options = str(run.folder(self.name) / WEIGHTS), settings.model.name, settings.model.options
-        save_model(path, model.state_dict(), name=name, classes=classes, options=options)
+        leave_model(run.folder(self.name), model, settings.model, classes)
         return {"rows": len(rows), "features": features.shape[1], **figures, "unreadable": len(failures.reasons)}
 
     @override
@@ -105,13 +96,11 @@ class ProbeStage(Stage[ProbeSettings]):
     ) -> tuple[Tensor, Tensor]:
         """Return the features of ``records`` as they are seen in testing, and the rows that could be read."""
         views = self.settings.seen.views(deadline=self.execution.deadline)
-        dataset = data.ItemDataset(records, views=views)
-        batches = self.execution.eval_batches(dataset, views)
-        loader = self.execution.loader(dataset, batches, compute)
+        dataset, title = data.ItemDataset(records, views=views), f"seed {run.seed}: {self.name}"
         features, rows = extract(
             model,
             layer,
-            progress(loader, total=len(batches), unit="batch", title=f"seed {run.seed}: {self.name}"),
+            self.execution.eval_loader(dataset, views, compute, title=title),
             rows=len(records),
             normalize=normalize(self.settings.seen.transforms, compute),
             compute=compute,

@@ -165,7 +165,7 @@ def score_pool(
     for number, shard in progress(missing, unit="shard", title=title):
         records = shard.records()
         dataset = data.ItemDataset(records, views=views, hash_content=bool(held))
-        loader = execution.loader(dataset, execution.eval_batches(dataset, views), compute)
+        loader = execution.eval_loader(dataset, views, compute)
         to_floats = normalize(settings.seen.transforms, compute)
         predictions = predict(model, loader, normalize=to_floats, compute=compute)
         scores = score_shard(predictions, top_p=settings.top_p, held_hashes=held, views=views.count)

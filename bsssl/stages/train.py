@@ -19,14 +19,14 @@ from bsssl.engine.checkpoints import Checkpoints
 from bsssl.engine.metrics import Metrics
 from bsssl.engine.train import Failures, train
 from bsssl.errors import UserError
-from bsssl.models import WEIGHTS, build_model, has_classes, load_released, load_weights, save_model
+from bsssl.models import WEIGHTS, build_model, has_classes, load_released, load_weights
 from bsssl.optim import build_loss, build_optimizer, build_schedule, mixing
 from bsssl.pipeline.stage import Context, PlanRow, Resources, Stage
 from bsssl.registry import STAGES
 from bsssl.runtime import distributed
 from bsssl.runtime.console import logger
 from bsssl.runtime.device import Compute
-from bsssl.stages.computing import Execution, class_list, normalize, split_records
+from bsssl.stages.computing import Execution, class_list, leave_model, normalize, split_records
 from bsssl.stages.seen import TrainView, earlier_view
 from bsssl.stages.select import SELECTION, selected
 from bsssl.stages.tags import TAGGED
@@ -88,13 +88,7 @@ class TrainStage(Stage[TrainSettings[Any]]):
             weights = data.resampling(targets, power=training.resample)
         compute = self.execution.compute(settings.precision)
         network = initial_model(
-            run,
-            self,
-            settings.model,
-            classes,
-            init_from=training.init_from,
-            new_classifier=settings.new_classifier,
-            seed=settings.seed,
+            run, self, classes, init_from=training.init_from, new_classifier=settings.new_classifier
         )
         model = compute.place_model(network)
         seed = stage_seed(settings.seed, self.name)
@@ -135,8 +129,7 @@ class TrainStage(Stage[TrainSettings[Any]]):
             title=f"seed {run.seed}: {self.name}",
         )
         if distributed.is_main():
-            name, options = settings.model.name, settings.model.options
-            save_model(str(folder / WEIGHTS), trained.state_dict(), name=name, classes=classes, options=options)
+            leave_model(folder, trained, settings.model, classes)
             _write_ledger(str(folder / "unreadable.jsonl"), records, failures)
         return {
             "rows": len(records),
@@ -275,22 +268,17 @@ def start_state(stage: Stage[Any], init_from: str | None) -> dict[str, Any]:
 
 
 def initial_model(
-    run: Context,
-    stage: Stage[Any],
-    model: Model,
-    classes: list[str],
-    *,
-    init_from: str | None,
-    new_classifier: bool,
-    seed: int,
+    run: Context, stage: Stage[Any], classes: list[str], *, init_from: str | None, new_classifier: bool
 ) -> nn.Module:
-    """Return the network of a stage before its first step: from ``init_from``, else released weights, else scratch.
+    """Return the network that the settings of a stage name before its first step: from ``init_from``, else released
+    weights, else scratch.
 
     (A resumed run then replaces it by its checkpoint: resuming comes first.) The classifier starts afresh where
     ``new_classifier`` says so, and when a file's classes are others; from any other stage of the run they must be the
     same.
     """
-    torch.manual_seed(stage_seed(seed, stage.section))
+    model: Model = stage.settings.model
+    torch.manual_seed(stage_seed(stage.settings.seed, stage.section))
     network = build_model(model.name, num_classes=len(classes), **model.options)
     if "start" in stage.needs:
         load_weights(network, str(run.input(stage, "start") / WEIGHTS), new_head=new_classifier, classes=classes)
