@@ -6,11 +6,11 @@ Everything that is wrong with it is reported at once, each line with the key's p
 """
 
 from bsssl.config.data import Clips, Data, LabeledData, Model, Purpose, Source, Tests, Transforms, tests_of
-from bsssl.config.experiment import Experiment, ExtraStage, Launcher, StageResources, System
+from bsssl.config.experiment import Experiment, ExtraStage, Launcher, System
 from bsssl.config.reading import load_config, options, validated
-from bsssl.config.recipe import Config, Materialise, Models, Score, Select
+from bsssl.config.recipe import Config, Score, Select
 from bsssl.config.reproduction import Reproduction
-from bsssl.config.section import Length, LengthField, Section
+from bsssl.config.section import Length, Section
 from bsssl.config.training import (
     TRAIN_STAGES,
     Finetune,
@@ -22,7 +22,7 @@ from bsssl.config.training import (
     WeakTraining,
     check_warmup,
 )
-from bsssl.config.transfer import Checkpoint, FcOnly, FullFt, Transfer
+from bsssl.config.transfer import Checkpoint, FcOnly, Transfer
 
 __all__ = [
     "TRAIN_STAGES",
@@ -34,14 +34,10 @@ __all__ = [
     "ExtraStage",
     "FcOnly",
     "Finetune",
-    "FullFt",
     "LabeledData",
     "Launcher",
     "Length",
-    "LengthField",
-    "Materialise",
     "Model",
-    "Models",
     "Pretrain",
     "Purpose",
     "Reproduction",
@@ -49,7 +45,6 @@ __all__ = [
     "Section",
     "Select",
     "Source",
-    "StageResources",
     "Supervised",
     "System",
     "Tags",

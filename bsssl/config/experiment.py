@@ -129,8 +129,6 @@ class ExtraStage(Section):
 class Experiment(Section, ABC):
     """What a recipe and a transfer have in common."""
 
-    tool: ClassVar[str]
-    """the script that runs all of it"""
     leaves: ClassVar[str]
     """the file with its table of results"""
 

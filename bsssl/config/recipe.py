@@ -68,7 +68,6 @@ _ADDED_BY = {
 class Config(Experiment):
     """A recipe: data, two networks, and the settings of each stage."""
 
-    tool = "run_recipe.py"
     leaves = "results.md"
     result: ClassVar[str] = "finetune"
     """the section of the network that it all is about, which is tested where none is named"""

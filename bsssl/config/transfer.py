@@ -77,7 +77,6 @@ def _without_nulls(checkpoints: Any) -> Any:
 class Transfer(Experiment):
     """Several checkpoints on another labeled set, each fine-tuned (full_ft) and as fixed features (fc_only)."""
 
-    tool = "transfer_net.py"
     leaves = "transfer.md"
 
     checkpoints: Annotated[dict[str, Checkpoint], BeforeValidator(_without_nulls)] = Field(min_length=1)

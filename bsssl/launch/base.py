@@ -42,10 +42,8 @@ class Order:
 class Job(ABC):
     """Something to do in processes of its own; it is pickled, and started again as often as it takes."""
 
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """The name by which people find the job."""
+    name: str
+    """the name by which people find the job"""
 
     @abstractmethod
     def __call__(self) -> None:

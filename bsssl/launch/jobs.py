@@ -28,16 +28,12 @@ class StageJob(Job):
     config_path: str
     """the user's config and overrides, as in the commands that errors name"""
     seed: int
-    stage: str
+    name: str
+    """that of the stage"""
     task: Task | None = None
     redo: bool = False
     debug: bool = False
     schema: type[Experiment] = Config
-
-    @property
-    @override
-    def name(self) -> str:
-        return self.stage
 
     @override
     def __call__(self) -> None:
@@ -51,7 +47,7 @@ class StageJob(Job):
             run = next(run for run in all_runs(config, config_path=self.config_path) if run.seed == self.seed)
             execute(
                 [run],
-                wanted=lambda stage: stage.name == self.stage,
+                wanted=lambda stage: stage.name == self.name,
                 device=config.system.device,
                 task=self.task,
                 redo=self.redo,
@@ -66,13 +62,9 @@ class StageJob(Job):
 class ReportJob(Job):
     """Makes the table of results of finished runs."""
 
+    name = REPORT
     config: str
     schema: type[Experiment]
-
-    @property
-    @override
-    def name(self) -> str:
-        return REPORT
 
     @override
     def __call__(self) -> None:
@@ -84,14 +76,10 @@ class ReportJob(Job):
 class GridJob(Job):
     """Writes the results of finished points."""
 
+    name = REPORT
     grid: Grid
     points: list[Point]
     """as they were submitted, whatever becomes of the config"""
-
-    @property
-    @override
-    def name(self) -> str:
-        return REPORT
 
     @override
     def __call__(self) -> None:

@@ -4,7 +4,7 @@ from bsssl.models.building import Profile, build_model, profile
 from bsssl.models.heads import classifier
 from bsssl.models.trained import TrainedNetwork
 from bsssl.models.weights.files import WEIGHTS, Checkpoint, read_checkpoint, save_model, saved_facts
-from bsssl.models.weights.loading import LoadReport, has_classes, load_weights
+from bsssl.models.weights.loading import has_classes, load_weights
 from bsssl.models.weights.released import RELEASED, load_released
 from bsssl.models.zoo import image, video  # noqa: F401 - registers the networks
 
@@ -12,7 +12,6 @@ __all__ = [
     "RELEASED",
     "WEIGHTS",
     "Checkpoint",
-    "LoadReport",
     "Profile",
     "TrainedNetwork",
     "build_model",

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from typing_extensions import override
+
 from bsssl import storage
 from bsssl.config import Config, load_config
 from bsssl.errors import UserError
@@ -37,11 +39,15 @@ class Point:
         return folder_name(self.values)
 
 
+@dataclass(frozen=True)
 class Grid(ABC):
-    """Points that are run together, what they share once."""
+    """Points that are run together, what they share once; made anew from the command line wherever they are needed."""
 
     leaves: ClassVar[str]
     """a file that the report leaves in ``output_dir``"""
+    config_path: str
+    overrides: tuple[str, ...]
+    """``key=value``; of a sweep ``key=value,value,...`` for a key to vary"""
 
     @abstractmethod
     def output_dir(self) -> str:
@@ -52,19 +58,16 @@ class Grid(ABC):
         """Return all points, in the order in which they are shown."""
 
 
-@dataclass(frozen=True)
 class Sweep(Grid):
-    """The combinations of some keys' values, made anew from the command line wherever they are needed."""
+    """The combinations of some keys' values."""
 
     leaves = "sweep.md"
-    config_path: str
-    overrides: tuple[str, ...]
-    """``key=value``, or ``key=value,value,...`` for a key to vary"""
 
+    @override
     def output_dir(self) -> str:
-        """Return the folder of all points."""
         return self._load({}).output_dir
 
+    @override
     def points(self) -> list[Point]:
         """Return all points in the order of the command line, the last key varying fastest.
 

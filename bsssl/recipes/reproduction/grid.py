@@ -8,11 +8,11 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import yaml
+from typing_extensions import override
 
 from bsssl import config as configs
 from bsssl.config import Config, load_config
@@ -34,13 +34,10 @@ from bsssl.recipes.sweep import Grid, Point, folder_name
 OPTIONS = "options"
 
 
-@dataclass(frozen=True)
 class ReproductionGrid(Grid):
-    """All runs of a reproduction, made anew from the command line wherever they are needed."""
+    """All runs of a reproduction."""
 
     leaves = "reproduce.md"
-    config_path: str
-    overrides: tuple[str, ...]
 
     @cached_property
     def settings(self) -> configs.Reproduction:
@@ -60,10 +57,11 @@ class ReproductionGrid(Grid):
                 )
         return settings
 
+    @override
     def output_dir(self) -> str:
-        """Return the folder of all points and of the page."""
         return self.settings.output_dir
 
+    @override
     def points(self) -> list[Point]:
         """Return the points of every experiment, then the options; several may be the same runs under other names."""
         points: list[Point] = []
