@@ -49,8 +49,8 @@ def plan(config: Experiment, *, config_path: str, wanted: Callable[[Stage[Any]],
 
     check_settings(config, launched=launched)
     runs = all_runs(config, config_path=config_path)
-    told = [stage.sizes(runs[0]) for stage in runs[0].stages.values()]
-    sizes = {name: size for sizes, _ in told for name, size in sizes.items()}
+    answers = [stage.sizes(runs[0]) for stage in runs[0].stages.values()]
+    sizes = {name: size for sizes, _ in answers for name, size in sizes.items()}
     classes = sizes.get("classes", config.data.num_classes)
     known = sizes if classes is None else {"classes": classes, **sizes}
     header = ["stage", "rows", "batch", "steps", "samples processed", "highest rate", "state"]
@@ -61,7 +61,7 @@ def plan(config: Experiment, *, config_path: str, wanted: Callable[[Stage[Any]],
     ]
     title = f"{config_path} -> {config.output_dir}, seeds {', '.join(str(run.seed) for run in runs)}"
     costs = Table(["network", "name", "parameters", "multiply-adds"], [*_networks(config, classes)])
-    remarks = "\n".join(remark for _, remark in told if remark)
+    remarks = "\n".join(remark for _, remark in answers if remark)
     return Plan(title=title, networks=costs, stages=Table(header, rows), remark=remarks)
 
 

@@ -92,7 +92,7 @@ def normalize(transforms: Any, compute: Compute) -> data.Normalize:
     return data.Normalize(mean=transforms.mean, std=transforms.std).to(compute.device)
 
 
-def some(counts: Mapping[str, int], most: int = 5) -> str:
-    """Return the first of some counted names, for a message."""
-    shown = ", ".join(f"{name} ({count})" for name, count in list(counts.items())[:most])
-    return shown + (", ..." if len(counts) > most else "")
+def first_counts(counts: Mapping[str, int]) -> str:
+    """Return the first five of counted names, for a message."""
+    shown = ", ".join(f"{name} ({count})" for name, count in list(counts.items())[:5])
+    return shown + (", ..." if len(counts) > 5 else "")

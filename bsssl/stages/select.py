@@ -14,7 +14,7 @@ from bsssl.config import Section
 from bsssl.pipeline.stage import Context, PlanRow, Stage
 from bsssl.registry import STAGES
 from bsssl.runtime.console import logger, progress
-from bsssl.stages.computing import class_list, some, split_records
+from bsssl.stages.computing import class_list, first_counts, split_records
 
 SELECTION = "selection.parquet"
 
@@ -57,7 +57,9 @@ class SelectStage(Stage[SelectSettings]):
         selection.write_selection(path, chosen, progress=progress)
         summary, short = chosen.summary(), chosen.short_classes()
         if short:
-            logger.warning("%d classes have fewer than K = %d samples: %s", len(short), settings.top_k, some(short))
+            logger.warning(
+                "%d classes have fewer than K = %d samples: %s", len(short), settings.top_k, first_counts(short)
+            )
         if chosen.dropped:
             logger.info("%d pairs fewer than without select.min_score = %g", chosen.dropped, settings.min_score)
         truth = None if self.knows_truth is None else run.folder(self.knows_truth)

@@ -16,7 +16,7 @@ from bsssl.errors import UserError
 from bsssl.pipeline.stage import Context, PlanRow, Stage
 from bsssl.registry import STAGES
 from bsssl.runtime.console import logger, progress
-from bsssl.stages.computing import CLASSES, class_list, some, split_records
+from bsssl.stages.computing import CLASSES, class_list, first_counts, split_records
 from bsssl.stages.sources import OVERLAP_REMEDY, files_state, open_source
 
 _LISTED = pa.schema([field for field in data.RECORD_SCHEMA if field.name not in ("label", "tags")])
@@ -254,7 +254,7 @@ def _classes(found: data.TaggedSamples, tags: Tags, targets: list[str] | None) -
         if short:
             logger.warning(
                 "%d of %d classes have fewer than weak.tags.min_samples = %d samples and are left out: %s (all: "
-                "tags.csv)", len(short), len(found.classes), tags.min_samples, some(short),
+                "tags.csv)", len(short), len(found.classes), tags.min_samples, first_counts(short),
             )  # fmt: skip
         if len(classes) < 2:
             raise UserError(
@@ -265,13 +265,13 @@ def _classes(found: data.TaggedSamples, tags: Tags, targets: list[str] | None) -
     if short:
         raise UserError(
             f"weak: {len(short)} of {len(targets)} classes have fewer than weak.tags.min_samples = {tags.min_samples} "
-            f"tagged samples: {some(short)}; map more tags to them or lower it, to 0 for none at all ({_HINT})"
+            f"tagged samples: {first_counts(short)}; map more tags to them or lower it, to 0 for none at all ({_HINT})"
         )
     empty = {name: 0 for name, count in found.samples_of(targets).items() if not count}
     if len(empty) == len(targets):
         raise UserError(f"weak: no tag means a class of data.train; set weak.tags.map ({_HINT})")
     if empty:
-        logger.warning("%d classes have no tagged sample: %s", len(empty), some(empty))
+        logger.warning("%d classes have no tagged sample: %s", len(empty), first_counts(empty))
     return targets
 
 

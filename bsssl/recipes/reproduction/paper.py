@@ -53,14 +53,9 @@ FIGURES = {
 }
 
 
-def _within(better: str, worse: str) -> Callable[[Top1], np.ndarray]:
-    """Return the difference of two figures of the same point, averaged over the points."""
-
-    def difference(top1: Top1) -> np.ndarray:
-        each = [point[better] - point[worse] for point in top1.values()]
-        return np.asarray(np.mean(each, axis=0))
-
-    return difference
+def _over(worse: str) -> Callable[[Top1], np.ndarray]:
+    """Return the difference of fine-tuned to another figure of the same point, averaged over the points."""
+    return lambda top1: np.asarray(np.mean([point["finetuned"] - point[worse] for point in top1.values()], axis=0))
 
 
 def _last_over_first(top1: Top1) -> np.ndarray:
@@ -91,7 +86,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         advice=Advice(
             "Fine-tune the student, on true labels only.",
             "fine-tuned over pre-trained, mean over the students",
-            _within("finetuned", "pretrained"),
+            _over("pretrained"),
         ),
     ),
     "teachers": Experiment(
@@ -123,7 +118,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         advice=Advice(
             "Use the teacher/student pipeline, even when both have the same architecture.",
             "fine-tuned student over the same network trained on the labels alone, mean over the architectures",
-            _within("finetuned", "supervised"),
+            _over("supervised"),
         ),
     ),
     "pool_size": Experiment(
