@@ -153,7 +153,7 @@ def _top1(point: Point) -> dict[str, list[float]]:
 
 def _is_whole(point: Point) -> bool:
     """Return whether the whole recipe is run, not a teacher alone."""
-    return "finetune" in point.runs[0].stages
+    return point.config.result in point.runs[0].stages
 
 
 def _one_item(point: Point) -> float:
