@@ -521,7 +521,7 @@ def test_a_selection_is_written_as_by_the_command(finished_once, tmp_path):
     chosen.write(tmp_path / "selection.parquet")
     for name in ("selection.parquet", "selection.json"):
         assert (tmp_path / name).read_bytes() == (finished_once / "seed-0" / "select" / name).read_bytes()
-    table = selection.read_selection(str(tmp_path / "selection.parquet"))
+    table = selection.read_selection(str(tmp_path / "selection.parquet")).table
     assert chosen.to_table().equals(table) and chosen.to_table().schema.metadata == table.schema.metadata
 
 
@@ -529,8 +529,8 @@ def test_a_selection_in_memory_is_written_too(arrays, tmp_path):
     keys, classes, scores, _ = arrays
     chosen = package.select(scores, keys=keys, classes=classes, class_names=NAMES, top_k=2)
     chosen.write(tmp_path / "new" / "selection.parquet")
-    table = selection.read_selection(str(tmp_path / "new" / "selection.parquet"))
-    assert table.equals(chosen.to_table()) and selection.selection_facts(table)["class_names"] == NAMES
+    written = selection.read_selection(str(tmp_path / "new" / "selection.parquet"))
+    assert written.table.equals(chosen.to_table()) and written.facts["class_names"] == NAMES
 
 
 def test_a_selection_as_a_frame(arrays):

@@ -2,9 +2,9 @@
 
 from bsssl.selection.picks import (
     SELECTION_SCHEMA,
+    Selected,
     Selection,
     read_selection,
-    selection_facts,
     summary_path,
     write_selection,
 )
@@ -29,6 +29,7 @@ __all__ = [
     "Picks",
     "PoolScores",
     "ScoreHeader",
+    "Selected",
     "Selection",
     "ShardRows",
     "has_scores",
@@ -40,7 +41,6 @@ __all__ = [
     "score_files",
     "score_path",
     "select_samples",
-    "selection_facts",
     "summary_path",
     "write_scores",
     "write_selection",

@@ -23,6 +23,7 @@ from bsssl.errors import UserError
 from bsssl.runtime.frames import import_pandas
 from bsssl.selection.rows import Array, Float32, Int64, UInt32, ranges
 from bsssl.selection.scores import ScoreFile, ScoreHeader, pool_fingerprint
+from bsssl.storage.columns import Column
 
 if TYPE_CHECKING:
     import pandas
@@ -241,11 +242,48 @@ def _find_samples(files: Iterable[ScoreFile], samples: Array) -> pa.Table:
     return pa.concat_tables([table.cast(roomy) for table in tables]).unify_dictionaries().combine_chunks()
 
 
-def read_selection(path: str) -> pa.Table:
+@dataclass(frozen=True)
+class Selected:
+    """What a selection file holds: picks by class, then rank, and where the bytes of their samples are."""
+
+    table: pa.Table
+    """``SELECTION_SCHEMA`` with the facts as metadata"""
+
+    key = Column[str]("key")
+    shard = Column[int]("shard")
+    position = Column[int]("position")
+    class_index = Column[int]("class")
+    score = Column[float]("score")
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What ``Selection.facts()`` returned when the file was written."""
+        facts: dict[str, Any] = json.loads(self.table.schema.metadata[_METADATA_KEY])
+        return facts
+
+    @property
+    def num_samples(self) -> int:
+        """The number of distinct samples."""
+        return len(self.table.group_by(["shard", "position"]).aggregate([]))
+
+    def filter(self, mask: Array) -> "Selected":
+        """Return the picks where ``mask``, bool (M,), is true."""
+        return Selected(self.table.filter(mask))
+
+    def write(self, path: str) -> None:
+        """Write the picks as a selection file, complete or not at all."""
+        with storage.atomic_write(path) as file:
+            pq.write_table(self.table, file, compression="zstd")
+
+
+def read_selection(path: str) -> Selected:
     """Read a selection file.
 
     Returns:
-        ``SELECTION_SCHEMA`` with its metadata (see ``selection_facts``), by class, then rank; at least one row.
+        At least one pick.
 
     Raises:
         UserError: The file is missing, damaged, or not a selection.
@@ -260,28 +298,18 @@ def read_selection(path: str) -> pa.Table:
         raise UserError(f"{path} is damaged ({reason}); delete it and run `bsssl select` again") from None
     if not table.schema.equals(SELECTION_SCHEMA) or not len(table):
         raise UserError(f"{path} is not a selection file; delete it and run `bsssl select` again")
-    facts = selection_facts(table, path=path)
-    bounds = pc.min_max(table["class"]).as_py()
-    if any(table[name].null_count for name in table.column_names) or not (
-        bounds["min"] >= 0 and bounds["max"] < len(facts["class_names"])
-    ):
-        raise UserError(f"{path} is damaged (values out of range); delete it and run `bsssl select` again")
-    return table
-
-
-def selection_facts(table: pa.Table, *, path: str = "the selection") -> dict[str, Any]:
-    """Return ``Selection.facts()`` of a table that ``read_selection`` returned.
-
-    Raises:
-        UserError: It has none; the message names ``path``.
-    """
     try:
-        facts = json.loads((table.schema.metadata or {})[_METADATA_KEY])
-    except (KeyError, ValueError):
+        facts = Selected(table).facts
+    except (KeyError, TypeError, ValueError):
         raise UserError(f"{path} is not a selection file; delete it and run `bsssl select` again") from None
     if facts.get("version") != FORMAT_VERSION:
         raise UserError(
             f"{path} has selection format version {facts.get('version')}, this program reads {FORMAT_VERSION}; "
             "run `bsssl select` again"
         )
-    return dict(facts)
+    bounds = pc.min_max(table["class"]).as_py()
+    if any(table[name].null_count for name in table.column_names) or not (
+        bounds["min"] >= 0 and bounds["max"] < len(facts["class_names"])
+    ):
+        raise UserError(f"{path} is damaged (values out of range); delete it and run `bsssl select` again")
+    return Selected(table)

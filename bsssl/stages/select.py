@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from typing_extensions import override
 
 from bsssl import selection
@@ -89,13 +88,10 @@ def selected(run: Context, name: str, sizes: Mapping[str, int]) -> str:
     return f"at most {sizes['classes'] * chosen.settings.top_k:,}"
 
 
-def _precision(chosen: pa.Table, data_folder: Path) -> float:
+def _precision(chosen: selection.Selected, data_folder: Path) -> float:
     """Return the percentage of the pairs whose class is the true one, for reporting alone."""
     rest = split_records(data_folder, "rest")
     truth = dict(zip(rest["key"].to_pylist(), rest["label"].to_pylist(), strict=True))
     classes = class_list(data_folder)
-    right = [
-        truth[key] == classes[index]
-        for key, index in zip(chosen["key"].to_pylist(), chosen["class"].to_pylist(), strict=True)
-    ]
-    return 100 * float(np.mean(right))
+    pairs = zip(chosen.key.to_pylist(), chosen.class_index.to_pylist(), strict=True)
+    return 100 * float(np.mean([truth[key] == classes[index] for key, index in pairs]))

@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
@@ -148,15 +146,14 @@ class SureStage(Stage[SureSettings]):
 
     def work(self, run: Context) -> dict[str, Any]:
         """Write the part of the selection that is good enough, and return what is worth remembering."""
-        table = selection.read_selection(str(run.input(self, "selection") / "selection.parquet"))
-        table = table.filter(pc.greater_equal(table["score"], self.settings.min_score))
-        if not len(table):
+        chosen = selection.read_selection(str(run.input(self, "selection") / "selection.parquet"))
+        sure = chosen.filter(chosen.score.to_numpy() >= self.settings.min_score)
+        if not len(sure):
             raise UserError(
                 f"{self.name}: no selected sample has a score of {self.settings.min_score:g}; lower min_score"
             )
-        with storage.atomic_write(str(run.folder(self.name) / "selection.parquet")) as file:
-            pq.write_table(table, file)
-        return {"pairs": len(table), "samples": len(table.group_by(["shard", "position"]).aggregate([]))}
+        sure.write(str(run.folder(self.name) / "selection.parquet"))
+        return {"pairs": len(sure), "samples": sure.num_samples}
 
 
 @EXPORTERS.register("example_text")

@@ -35,7 +35,7 @@ def record(output, stage, seed=0):
 
 
 def selected(output, stage="select"):
-    return selection.read_selection(str(output / "seed-0" / stage / "selection.parquet"))
+    return selection.read_selection(str(output / "seed-0" / stage / "selection.parquet")).table
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from bsssl.selection import (
     picks,
     read_selection,
     select_samples,
-    selection_facts,
     summary_path,
     write_selection,
 )
@@ -27,8 +26,8 @@ def test_what_is_written_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     paths = write_pool(tmp_path, pool, cuts=[100, 101, 250])
     path = str(tmp_path / "out" / "selection.parquet")
     write_selection(path, select_samples(paths, top_k=20))
-    table = read_selection(path)
-    assert table.schema.equals(SELECTION_SCHEMA)
+    chosen = read_selection(path)
+    assert chosen.table.schema.equals(SELECTION_SCHEMA)
     bases = np.array([0, 100, 101, 250])
     expected = [
         {
@@ -38,8 +37,8 @@ def test_what_is_written_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         }
         for label, rank, index, score in oracle(pool, top_k=20)
     ]  # fmt: skip
-    assert table.to_pylist() == expected
-    facts = selection_facts(table)
+    assert chosen.table.to_pylist() == expected
+    facts = chosen.facts
     assert facts["class_names"] == [f"c{i}" for i in range(7)]
     assert facts["teacher"] == "teacher" and facts["top_k"] == 20 and facts["variant"] == "balanced"
     summary = json.loads(Path(summary_path(path)).read_text())
@@ -61,8 +60,8 @@ def test_a_sample_of_several_classes_appears_under_each(tmp_path: Path) -> None:
     pool = make_pool(2, records=5, top_p=3, num_classes=3, unreadable=0)
     path = str(tmp_path / "selection.parquet")
     write_selection(path, select_samples(write_pool(tmp_path, pool), top_k=5))
-    table = read_selection(path)
-    assert len(table) == 15 and len(set(table["key"].to_pylist())) == 5
+    chosen = read_selection(path)
+    assert len(chosen) == 15 and len(set(chosen.key.to_pylist())) == chosen.num_samples == 5
     assert json.loads(Path(summary_path(path)).read_text())["samples"] == 5
 
 

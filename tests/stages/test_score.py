@@ -40,4 +40,4 @@ def test_only_the_shards_that_changed_are_scored_again(scored, recipe, bsssl, tm
         assert outcome.status == 0, outcome.err
         return selection.read_selection(str(tmp_path / "new" / "seed-0" / "select" / "selection.parquet"))
 
-    assert anew().equals(selected)
+    assert anew() == selected

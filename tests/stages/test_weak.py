@@ -203,7 +203,7 @@ def test_the_student_never_sees_a_tag(call, rows, tmp_path):
         output = tmp_path / name
         outcome = call("run", f"data.pool={sources['p']}", f"weak.sources={sources['w']}", *none, output=output)
         assert outcome.status == 0, outcome.err
-        chosen = selection.read_selection(str(output / "seed-0/select/selection.parquet"))
+        chosen = selection.read_selection(str(output / "seed-0/select/selection.parquet")).table
         trained = {stage: weights(output, stage) for stage in ("teacher", "pretrain", "finetune", "baseline")}
         found.append((trained, chosen.drop_columns(["key"]).to_pydict()))
         assert not any("tag" in column for column in chosen.column_names)

@@ -21,7 +21,7 @@ from bsssl.data.records import read_bytes
 from bsssl.data.segments import split_segment, with_segment
 from bsssl.errors import UserError
 from bsssl.runtime.threads import map_ahead
-from bsssl.selection import read_selection
+from bsssl.selection import Selected, read_selection
 
 _READERS = 16  # at a time: from a network's file system nearly all of reading is waiting
 _IDENTITY = b"bsssl"
@@ -31,8 +31,7 @@ _IDENTITY = b"bsssl"
 class TarPlan:
     """Which samples go into which tar."""
 
-    table: pa.Table
-    """the selection"""
+    selected: Selected
     rows: np.ndarray
     """of the selection, one per distinct sample in shuffled order: int64 (samples,)"""
     sample: np.ndarray
@@ -47,13 +46,13 @@ class TarPlan:
 
 def plan_tars(selection: str, *, per_tar: int, seed: int) -> TarPlan:
     """Shuffle the distinct samples of the selection file ``selection`` into tars of ``per_tar``; a function of both."""
-    table = read_selection(selection)
-    places = table["shard"].to_numpy().astype(np.int64) << 40 | table["position"].to_numpy()
+    selected = read_selection(selection)
+    places = selected.shard.to_numpy().astype(np.int64) << 40 | selected.position.to_numpy()
     _, first, inverse = np.unique(places, return_index=True, return_inverse=True)
     order = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(first))
     place_of = np.empty(len(order), np.int64)
     place_of[order] = np.arange(len(order))
-    return TarPlan(table=table, rows=first[order], sample=place_of[inverse], per_tar=per_tar)
+    return TarPlan(selected=selected, rows=first[order], sample=place_of[inverse], per_tar=per_tar)
 
 
 def tar_path(folder: str, number: int) -> str:
@@ -80,7 +79,7 @@ def write_tar(plan: TarPlan, number: int, *, folder: str, identity: str) -> None
     selected with.
     """
     numbers = range(number * plan.per_tar, min((number + 1) * plan.per_tar, len(plan.rows)))
-    rows = plan.table.take(pa.array(plan.rows[numbers.start : numbers.stop])).to_pylist()
+    rows = plan.selected.table.take(pa.array(plan.rows[numbers.start : numbers.stop])).to_pylist()
     notes = _notes(plan, numbers)
     contents = map_ahead(_content, rows, threads=_READERS)
     offsets, sizes = [], []
@@ -101,24 +100,23 @@ def write_places(plan: TarPlan, *, folder: str, path: str) -> None:
     """Write the selection file ``path`` with the samples' places in the tars, whose paths are relative to it."""
     tables = [_read_index(folder, number) for number in range(plan.num_tars)]
     places = pa.concat_tables(tables).take(pa.array(plan.sample))
-    table = plan.table
+    table = plan.selected.table
     tars = [os.path.basename(tar_path(folder, number)) for number in (plan.sample // plan.per_tar).tolist()]
     segments = (split_segment(place)[1:] for place in table["path"].to_pylist())
     paths = [with_segment(tar, *segment) for tar, segment in zip(tars, segments, strict=True)]
     for name, values in (("path", pa.array(paths)), ("offset", places["offset"]), ("size", places["size"])):
         table = table.set_column(table.schema.get_field_index(name), name, values)
-    with storage.atomic_write(path) as file:
-        pq.write_table(table.cast(plan.table.schema), file, compression="zstd")
+    Selected(table.cast(plan.selected.table.schema)).write(path)
 
 
 def _notes(plan: TarPlan, numbers: range) -> dict[int, dict[str, list[float]]]:
     """Classes and scores that each of the samples was selected with."""
     found: dict[int, dict[str, list[float]]] = {number: {"classes": [], "scores": []} for number in numbers}
     mine = np.flatnonzero((plan.sample >= numbers.start) & (plan.sample < numbers.stop))
-    pairs = plan.table.select(["class", "score"]).take(pa.array(mine)).to_pylist()
-    for sample, pair in zip(plan.sample[mine].tolist(), pairs, strict=True):
-        found[sample]["classes"].append(pair["class"])
-        found[sample]["scores"].append(round(pair["score"], 6))
+    classes, scores = (column.take(mine).to_pylist() for column in (plan.selected.class_index, plan.selected.score))
+    for sample, index, score in zip(plan.sample[mine].tolist(), classes, scores, strict=True):
+        found[sample]["classes"].append(index)
+        found[sample]["scores"].append(round(score, 6))
     return found
 
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from bsssl import storage
 from bsssl.data.loading.dataset import SparseTargets, Targets
 from bsssl.errors import UserError
-from bsssl.selection import read_sample_scores, read_selection, selection_facts
+from bsssl.selection import read_sample_scores, read_selection
 
 Mode = Literal["per_pair", "multi", "soft"]
 
@@ -38,8 +38,8 @@ def selected_training_set(
     those of shards that hold selected samples). UserError for a missing or damaged file, scores that lack a sample, or
     a selection for other classes than ``classes``, where given.
     """
-    table = read_selection(selection)
-    class_names = list(selection_facts(table, path=selection)["class_names"])
+    selected = read_selection(selection)
+    class_names, class_index = selected.facts["class_names"], selected.class_index.to_numpy()
     num_classes = len(class_names)
     if classes is not None and class_names != list(classes):
         other = sorted(set(class_names) ^ set(classes))
@@ -47,11 +47,11 @@ def selected_training_set(
             f"{selection} and the data have different classes ({', '.join(other[:5]) or 'in another order'}); use the "
             "same class list, or score and select again"
         )
-    table = table.set_column(1, "path", _from_folder(table["path"], os.path.dirname(selection)))
+    table = selected.table.set_column(1, "path", _from_folder(selected.table["path"], os.path.dirname(selection)))
     if mode == "per_pair":
-        return _places(table), table["class"].to_numpy().astype(np.int64)
-    shard, position = table["shard"].to_numpy(), table["position"].to_numpy()
-    order = np.lexsort((table["class"].to_numpy(), position, shard))
+        return _places(table), class_index.astype(np.int64)
+    shard, position = selected.shard.to_numpy(), selected.position.to_numpy()
+    order = np.lexsort((class_index, position, shard))
     shard, position = shard[order], position[order]
     starts = np.flatnonzero(np.diff(shard, prepend=-1) | np.diff(position, prepend=-1))
     places = _places(table).take(pa.array(order[starts]))
@@ -59,7 +59,7 @@ def selected_training_set(
         offsets = np.append(starts, len(order)).astype(np.int64)
         counts = np.diff(offsets)
         weights = np.repeat(1 / counts, counts).astype(np.float32)
-        return places, SparseTargets(offsets, table["class"].to_numpy()[order], weights, num_classes)
+        return places, SparseTargets(offsets, class_index[order], weights, num_classes)
     if mode == "soft":
         return places, _soft_targets(list(scores), shard[starts], position[starts], temperature, num_classes)
     raise UserError(f"unknown targets '{mode}'; valid: multi, per_pair, soft")

@@ -87,7 +87,7 @@ def test_a_student_sees_exactly_the_selection(selection, tmp_path, mode):
     ]
     segments = [path.partition("#")[2] for path in before["path"].to_pylist()]
     assert any(segments) and [path.partition("#")[2] for path in after["path"].to_pylist()] == segments
-    assert len(plan.rows) == len({(row["shard"], row["position"]) for row in read_selection(selection).to_pylist()})
+    assert len(plan.rows) == read_selection(selection).num_samples
 
 
 def test_the_tars_are_webdatasets_in_shuffled_order(selection, tmp_path):
@@ -114,7 +114,7 @@ def test_equal_selections_make_equal_files(selection, tmp_path):
 
 def test_a_sample_that_is_gone(selection, tmp_path):
     plan = plan_tars(selection, per_tar=100, seed=0)
-    gone = next(row for row in plan.table.to_pylist() if row["shard"] == 0)
+    gone = next(row for row in plan.selected.table.to_pylist() if row["shard"] == 0)
     (tmp_path / "pool" / gone["key"]).unlink()
     with pytest.raises(UserError, match=f"the selected sample {gone['key']} cannot be read any more"):
         write_tar(plan, 0, folder=str(tmp_path / "tars"), identity="i")
@@ -149,7 +149,7 @@ def test_the_student_reads_tar_by_tar(bsssl, finished, recipe, monkeypatch):
     monkeypatch.setattr(data, "TrainBatches", Recorded)
     on = ("--config", recipe.config, f"output_dir={finished}", "materialise.samples_per_tar=4")
     assert bsssl("run", *on).status == 0
-    copied = read_selection(str(finished / "seed-0" / "materialise" / "selection.parquet"))["path"].to_pylist()
+    copied = read_selection(str(finished / "seed-0" / "materialise" / "selection.parquet")).table["path"].to_pylist()
     [groups] = [groups for groups in given if groups is not None]  # of pre-training alone
     assert len(set(zip(copied, groups.tolist(), strict=True))) == len(set(copied)) > 2
 
@@ -161,7 +161,7 @@ def test_the_recipe_with_materialised_samples(bsssl, finished, recipe):
     assert bsssl("materialise", *on, "--task", "1/3").status == 0
     folder = finished / "seed-0" / "materialise"
     pairs = read_selection(str(finished / "seed-0" / "select" / "selection.parquet"))
-    samples = len({(row["shard"], row["position"]) for row in pairs.to_pylist()})
+    samples = len({(row["shard"], row["position"]) for row in pairs.table.to_pylist()})
     assert [path.name for path in sorted(folder.glob("*.tar"))] == [
         f"{number:06d}.tar" for number in range(1, -(-samples // 4), 3)
     ]
@@ -169,7 +169,7 @@ def test_the_recipe_with_materialised_samples(bsssl, finished, recipe):
     assert bsssl("run", *on).status == 0
     assert len(list(folder.glob("*.tar"))) == -(-samples // 4)
     copied = read_selection(str(folder / "selection.parquet"))
-    assert copied.drop(["path", "offset", "size"]).equals(pairs.drop(["path", "offset", "size"]))
+    assert copied.table.drop(["path", "offset", "size"]).equals(pairs.table.drop(["path", "offset", "size"]))
     assert len(read_pool(str(finished / "seed-0" / "data" / "pool")).shards) == 6
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert bsssl("run", *on).status == 0

@@ -50,7 +50,7 @@ def scored(tmp_path):
 def test_per_pair(scored):
     selection, _, _ = scored
     records, targets = selected_training_set(selection, mode="per_pair")
-    table = read_selection(selection)
+    table = read_selection(selection).table
     assert len(records) == len(table) and targets.dtype == np.int64
     assert targets.tolist() == table["class"].to_pylist()
     for name in ("key", "path", "offset", "size"):
@@ -61,7 +61,7 @@ def test_multi(scored):
     selection, _, _ = scored
     records, targets = selected_training_set(selection, mode="multi")
     expected = {}
-    for row in read_selection(selection).to_pylist():
+    for row in read_selection(selection).table.to_pylist():
         expected.setdefault((row["path"], row["offset"]), set()).add(row["class"])
     assert max(len(classes) for classes in expected.values()) > 1
     assert len(records) == len(targets) == len(expected)
