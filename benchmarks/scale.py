@@ -83,7 +83,7 @@ def score(folder: Path, pool: Any) -> float:
         records = shard.records()
         classes = np.argsort(random.random((len(records), CLASSES), np.float32), axis=1)[:, :TOP_P]
         scores = np.sort(random.random((len(records), TOP_P), np.float32), axis=1)[:, ::-1] / TOP_P
-        samples = records.select(["key", "path", "offset", "size"])
+        samples = records.table.select(["key", "path", "offset", "size"])
         samples = samples.add_column(0, "position", [np.arange(len(records))]).cast(SAMPLES_SCHEMA)
         path = score_path(str(folder), shard.number)
         header = ScoreHeader(

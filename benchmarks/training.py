@@ -134,7 +134,7 @@ def pipeline_sides(folder: str, compute: Compute, args: argparse.Namespace) -> d
     steps = args.images // args.batch_size
     network = compute.place_model(build_model(args.model, num_classes=CLASSES))
     records = Folder(path=folder).records()
-    targets = data.class_indices(records, data.class_names(records), what="the photographs")
+    targets = records.class_indices(records.class_names(), what="the photographs")
 
     def ours() -> int:
         dataset = data.ItemDataset(

@@ -271,7 +271,7 @@ DATASETS = Registry(
     },
 )
 """Factories ``(*, path: str, **options) -> Source`` (``bsssl.data.datasets.sources``): where the records of a labeled
-set, a test set or a pool come from."""
+set, a test set or a pool come from, in batches (``bsssl.data.Records``, which ``Records.from_columns`` makes)."""
 
 LOSSES = Registry(
     "loss", given=("num_classes", "rows", "class_counts"), built_in={"bsssl.optim.losses": ("cross_entropy",)}

@@ -358,7 +358,7 @@ def test_a_network_for_videos_averages_clips(finished, video_stage, tmp_path):
     assert model.preprocessing.clips.count == 3 and model.preprocessing.clips.stride_jitter == 0
     assert "inputs 3x4x16x16" in repr(model)
     views = data.make_views(data.test_transform(size=16), max_pixels=10**6, clips={**CLIPS, "count": 3})
-    records = data.make_records(key=["a", "b"], path=list(map(str, videos)))
+    records = data.Records.from_columns(key=["a", "b"], path=list(map(str, videos)))
     dataset = data.ItemDataset(records, views=views)
     loader = data.make_loader(dataset, data.EvalBatches(2, batch_size=2), workers=0)
     normalize = data.Normalize(mean=model.preprocessing.mean, std=model.preprocessing.std)
@@ -495,7 +495,9 @@ def arrays(tmp_path):
             base=start,
             num_records=end - start,
         )
-        samples = data.make_records(key=keys[rows], path=keys[rows]).select(["key", "path", "offset", "size"])
+        samples = data.Records.from_columns(key=keys[rows], path=keys[rows]).table.select(
+            ["key", "path", "offset", "size"]
+        )
         samples = samples.add_column(0, "position", [list(range(end - start))])
         path = selection.score_path(str(folder), number)
         selection.write_scores(path, header=header, samples=samples, classes=classes[rows], scores=scores[rows])

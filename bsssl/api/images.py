@@ -22,7 +22,7 @@ def samples_of(image: Any, index: int, seen: TestView, views: data.Views) -> lis
     """
     if isinstance(image, str | os.PathLike):
         path = os.fspath(image)
-        samples = data.ItemDataset(data.make_records(key=[path], path=[path]), views=views)[0]
+        samples = data.ItemDataset(data.Records.from_columns(key=[path], path=[path]), views=views)[0]
         if isinstance(samples[-1], data.Failure):
             raise UserError(f"image {index} cannot be read: {samples[-1].reason}")
         return [{**sample, "index": index} for sample in samples if isinstance(sample, dict)]

@@ -9,6 +9,8 @@ from bsssl.data.decoding.readers import check_backend
 from bsssl.data.hashtags.tags import (
     TaggedSamples,
     TagRules,
+    copy_batches,
+    read_copy,
     read_pairs,
     read_tags,
     resampling,
@@ -21,16 +23,7 @@ from bsssl.data.loading.dataset import HASH_BYTES, Failure, ItemDataset, SparseT
 from bsssl.data.loading.loader import EvalBatches, TrainBatches, make_loader
 from bsssl.data.pool.listing import Pool, Shard, read_pool, shard_file, write_pool
 from bsssl.data.pool.overlap import Places, check_overlap, content_hashes, find_overlap
-from bsssl.data.records import (
-    RECORD_SCHEMA,
-    class_indices,
-    class_names,
-    concat_records,
-    files_of,
-    make_records,
-    read_records,
-    write_records,
-)
+from bsssl.data.records import Record, Records
 from bsssl.data.selected.tars import TarPlan, is_written, plan_tars, tar_path, write_places, write_tar
 from bsssl.data.selected.training import selected_training_set
 from bsssl.data.splits import split_labels
@@ -39,7 +32,6 @@ from bsssl.data.views.views import ClipViews, ImageViews, Views, make_views
 
 __all__ = [
     "HASH_BYTES",
-    "RECORD_SCHEMA",
     "VIDEO_EXTENSIONS",
     "ClipViews",
     "Cub",
@@ -55,6 +47,8 @@ __all__ = [
     "Normalize",
     "Places",
     "Pool",
+    "Record",
+    "Records",
     "Shard",
     "Source",
     "SparseTargets",
@@ -69,22 +63,18 @@ __all__ = [
     "check_backend",
     "check_overlap",
     "class_counts",
-    "class_indices",
-    "class_names",
     "collate",
-    "concat_records",
     "content_hashes",
-    "files_of",
+    "copy_batches",
     "find_overlap",
     "is_written",
     "make_loader",
-    "make_records",
     "make_views",
     "open_source",
     "plan_tars",
+    "read_copy",
     "read_pairs",
     "read_pool",
-    "read_records",
     "read_tags",
     "resampling",
     "selected_training_set",
@@ -98,7 +88,6 @@ __all__ = [
     "train_transform",
     "write_places",
     "write_pool",
-    "write_records",
     "write_tagged",
     "write_tar",
 ]

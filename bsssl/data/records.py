@@ -1,10 +1,13 @@
-"""Records: one row per item, with everything needed to read its bytes. Every source yields tables of them."""
+"""Records: what is known of each item, with everything needed to read its bytes. Every source yields them."""
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -13,52 +16,198 @@ import pyarrow.parquet as pq
 from bsssl import storage
 from bsssl.data.segments import split_segment
 from bsssl.errors import UserError, choices
+from bsssl.storage.columns import Column, Values
 
-RECORD_SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),  # unique in its source
-        ("path", pa.string()),  # file or URL; the tar, for a member of a tar
-        ("offset", pa.int64()),  # first byte
-        ("size", pa.int64()),  # bytes, or -1: to the end of the file
-        ("label", pa.string()),  # class name or null
-        ("tags", pa.list_(pa.string())),  # weak labels or null
-    ]
+PLACE_SCHEMA = pa.schema([("key", pa.string()), ("path", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
+LARGE_SCHEMA = pa.schema(
+    [("key", pa.large_string()), ("path", pa.large_string()), ("offset", pa.int64()), ("size", pa.int64())]
 )
+"""``PLACE_SCHEMA`` for many millions of rows: one array of plain strings holds 2 GiB at most."""
+RECORD_SCHEMA = pa.schema([*PLACE_SCHEMA, ("label", pa.string()), ("tags", pa.list_(pa.string()))])
 TAG_SEPARATOR = ";"  # between the tags of one row in CSV files
 _OPEN_FILES = 64  # descriptors kept per process; a tar is then opened once and read many times
 
 
-def make_records(
-    *,
-    key: Sequence[str],
-    path: Sequence[str],
-    offset: Sequence[int] | None = None,
-    size: Sequence[int] | None = None,
-    label: Sequence[str | None] | None = None,
-    tags: Sequence[list[str] | None] | None = None,
-) -> pa.Table:
-    """Return a table of records from columns of equal length; whole files without a label unless said otherwise."""
-    rows = len(key)
-    columns = [
-        key,
-        path,
-        np.zeros(rows, np.int64) if offset is None else offset,
-        np.full(rows, -1, np.int64) if size is None else size,
-        [None] * rows if label is None else label,
-        [None] * rows if tags is None else tags,
-    ]
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, RECORD_SCHEMA, strict=True)]
-    return pa.table(arrays, schema=RECORD_SCHEMA)
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is known of one item."""
+
+    key: str  # unique in its source
+    path: str  # file or URL, with the segment of a video; the tar, for a member of a tar
+    offset: int  # first byte
+    size: int  # bytes, or -1: to the end of the file
+    label: str | None  # class name
+    tags: list[str] | None  # weak labels
+
+    def read(self) -> bytes:
+        """Return the item's bytes; errors as of ``read_bytes``."""
+        return read_bytes(self.path, offset=self.offset, size=self.size)
 
 
-def concat_records(tables: Sequence[pa.Table]) -> pa.Table:
-    """All rows of ``tables``, in order; an empty table of records for none."""
-    return pa.concat_tables(tables) if tables else RECORD_SCHEMA.empty_table()
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The records of some items, in order, in the columns of an Arrow table; a row of it is a ``Record``."""
+
+    table: pa.Table
+    """``RECORD_SCHEMA``; what ``unlabeled`` returns has large strings, and columns of nulls alone"""
+
+    key = Column[str]("key")
+    path = Column[str]("path")
+    offset = Column[int]("offset")
+    size = Column[int]("size")
+    label = Column[str | None]("label")
+    tags = Column[list[str] | None]("tags")
+
+    @classmethod
+    def from_columns(
+        cls,
+        *,
+        key: Sequence[str] | Values[str],
+        path: Sequence[str] | Values[str],
+        offset: Sequence[int] | Values[int] | None = None,
+        size: Sequence[int] | Values[int] | None = None,
+        label: Sequence[str | None] | Values[str | None] | None = None,
+        tags: Sequence[list[str] | None] | Values[list[str] | None] | None = None,
+    ) -> "Records":
+        """Return records from columns of equal length, Python's or Arrow's: whole files, unlabeled, by default."""
+        rows = len(key)
+        columns = [
+            key,
+            path,
+            np.zeros(rows, np.int64) if offset is None else offset,
+            np.full(rows, -1, np.int64) if size is None else size,
+            pa.nulls(rows) if label is None else label,
+            pa.nulls(rows) if tags is None else tags,
+        ]
+        arrays = [_array(column, field.type) for column, field in zip(columns, RECORD_SCHEMA, strict=True)]
+        return cls(pa.table(arrays, schema=RECORD_SCHEMA))
+
+    @classmethod
+    def unlabeled(cls, table: pa.Table) -> "Records":
+        """Return records without labels and tags from the columns key, path, offset and size of ``table``."""
+        nothing = pa.nulls(len(table))  # takes no memory, however many rows there are
+        return cls(table.select(PLACE_SCHEMA.names).append_column("label", nothing).append_column("tags", nothing))
+
+    @classmethod
+    def concat(cls, parts: Iterable["Records"]) -> "Records":
+        """Return the records of all ``parts``, in order."""
+        tables = [part.table for part in parts]
+        return cls(pa.concat_tables(tables) if tables else RECORD_SCHEMA.empty_table())
+
+    @classmethod
+    def read(cls, path: str) -> "Records":
+        """Return what ``write`` wrote, paths as they were; UserError when the file is missing or damaged."""
+        try:
+            with storage.open_read(path) as file:
+                # Not the file itself: a thread of Arrow's may still let go of it, holding a lock of the interpreter,
+                # when a worker of a loader is forked, which would then wait for that lock for ever.
+                content = pa.BufferReader(file.read())
+                if path.endswith(".parquet"):
+                    return cls(pq.read_table(content).cast(RECORD_SCHEMA))
+                text = {name: pa.string() for name in ("key", "path", "label", "tags")}
+                options = pa.csv.ConvertOptions(
+                    column_types=text, strings_can_be_null=True, quoted_strings_can_be_null=False
+                )
+                table = pa.csv.read_csv(content, convert_options=options)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise UserError(f"{path} is not a readable file of records ({error}); delete it and run again") from None
+        position = table.schema.get_field_index("tags")
+        tags = pc.split_pattern(table["tags"], TAG_SEPARATOR)
+        return cls(table.set_column(position, "tags", tags).cast(RECORD_SCHEMA))
+
+    def write(self, path: str) -> None:
+        """Write a file, complete or not at all: as CSV (tags joined by ``;``) or Parquet, by its suffix."""
+        # In one chunk, however the source came in batches: equal records make equal files.
+        table = self.table.cast(RECORD_SCHEMA).combine_chunks()
+        if path.endswith(".parquet"):
+            with storage.atomic_write(path) as file:
+                pq.write_table(table, file)
+        elif path.endswith(".csv"):
+            position = table.schema.get_field_index("tags")
+            table = table.set_column(position, "tags", pc.binary_join(table["tags"].combine_chunks(), TAG_SEPARATOR))
+            with storage.atomic_write(path) as file:
+                pa.csv.write_csv(table, file)
+        else:
+            raise UserError(f"cannot write records to {path}: the name must end in .csv or .parquet")
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __iter__(self) -> Iterator[Record]:
+        for batch in self.table.to_batches():
+            yield from map(Record, *(column.to_pylist() for column in batch.columns))
+
+    @overload
+    def __getitem__(self, rows: int) -> Record: ...
+    @overload
+    def __getitem__(self, rows: slice) -> "Records": ...
+    def __getitem__(self, rows: int | slice) -> "Record | Records":
+        if isinstance(rows, slice):
+            return Records(self.table[rows])
+        row = range(len(self))[rows]
+        return next(iter(self[row : row + 1]))
+
+    def take(self, rows: npt.ArrayLike) -> "Records":
+        """Return the records at ``rows``, in that order."""
+        return Records(self.table.take(np.asarray(rows, np.int64)))
+
+    def filter(self, mask: npt.ArrayLike) -> "Records":
+        """Return the records where ``mask``, bool (rows,), is true."""
+        return Records(self.table.filter(np.asarray(mask, bool)))
+
+    def with_labels(self, labels: Sequence[str | None] | Values[str | None]) -> "Records":
+        """Return the same records with other labels."""
+        return self._with("label", labels)
+
+    def with_tags(self, tags: Sequence[list[str] | None] | Values[list[str] | None]) -> "Records":
+        """Return the same records with other tags."""
+        return self._with("tags", tags)
+
+    def _with(self, name: str, values: Any) -> "Records":
+        field, place = RECORD_SCHEMA.field(name), RECORD_SCHEMA.get_field_index(name)
+        return Records(self.table.set_column(place, field, _array(values, field.type)))
+
+    def files(self) -> Values[str]:
+        """Return the paths without what may be a segment: more alike than they are, never less."""
+        files: Values[str] = pc.replace_substring_regex(self.path, pattern=r"#t=[0-9.,]*$", replacement="")
+        return files
+
+    def file_numbers(self) -> npt.NDArray[np.int32]:
+        """Return a number of the file of each record: int32 (rows,)."""
+        files = self.files()
+        return np.asarray(pc.index_in(files, value_set=pc.unique(files)).to_numpy(), np.int32)
+
+    def class_names(self) -> list[str]:
+        """Return the sorted distinct labels; null labels do not count."""
+        return sorted(pc.unique(self.label).drop_null().to_pylist())
+
+    def class_indices(self, names: Sequence[str], *, what: str) -> npt.NDArray[np.int64]:
+        """Return the class of every record as its index in ``names``: int64 (rows,).
+
+        ``what`` names the set in the UserError for a record without a label or with one that is not in ``names``.
+        """
+        if self.label.null_count:
+            first = self.filter(pc.is_null(self.label))[0]
+            raise UserError(
+                f"{what}: {self.label.null_count} of {len(self)} items have no label (first: {first.path}); "
+                f"put each in its class's folder or give the manifest a label column"
+            )
+        found = pc.index_in(self.label, value_set=pa.array(names, pa.string()))
+        if found.null_count:
+            unknown = self.filter(pc.is_null(found))[0].label
+            raise UserError(f"{what}: unknown class '{unknown}': {choices(str(unknown), names)}")
+        return np.asarray(found.to_numpy(), np.int64)
+
+    def write_ledger(self, path: str, reasons: Mapping[int, str]) -> None:
+        """Write why items could not be used, by row, as a ledger: see ``storage.write_ledger``."""
+        rows = sorted(reasons)
+        keys = self.key.take(np.array(rows, np.int64)).to_pylist()
+        storage.write_ledger(path, zip(keys, (reasons[row] for row in rows), strict=True))
 
 
-def files_of(records: pa.Table) -> pa.ChunkedArray:
-    """Return the paths of ``records`` without what may be a segment: more alike than they are, never less."""
-    return pc.replace_substring_regex(records["path"], pattern=r"#t=[0-9.,]*$", replacement="")
+def _array(values: Any, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
+    """Return the values of a sequence, or of an array of Arrow's, as ``kind``."""
+    return values.cast(kind) if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, kind)
 
 
 def tag_lists(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -66,65 +215,6 @@ def tag_lists(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         return pc.split_pattern(column.cast(pa.string()), TAG_SEPARATOR)
     return column.cast(pa.list_(pa.string()))
-
-
-def class_names(records: pa.Table) -> list[str]:
-    """Return the sorted distinct labels of ``records``; null labels do not count."""
-    return sorted(pc.unique(records["label"]).drop_null().to_pylist())
-
-
-def class_indices(records: pa.Table, names: Sequence[str], *, what: str) -> np.ndarray:
-    """Return the class of every record as its index in ``names``: int64 (rows,).
-
-    ``what`` names the set in the UserError for a record without a label or with one that is not in ``names``.
-    """
-    column = records["label"]
-    if column.null_count:
-        first = records.filter(pc.is_null(column)).slice(0, 1).to_pylist()[0]
-        raise UserError(
-            f"{what}: {column.null_count} of {len(records)} items have no label (first: {first['path']}); "
-            f"put each in its class's folder or give the manifest a label column"
-        )
-    found = pc.index_in(column, value_set=pa.array(names, pa.string()))
-    if found.null_count:
-        unknown = column.filter(pc.is_null(found))[0].as_py()
-        raise UserError(f"{what}: unknown class '{unknown}': {choices(unknown, names)}")
-    return np.asarray(found.to_numpy(), np.int64)
-
-
-def write_records(path: str, table: pa.Table) -> None:
-    """Write records, complete or not at all: CSV (tags joined by ``;``) or Parquet, as the suffix of ``path`` says."""
-    table = table.select(RECORD_SCHEMA.names).cast(RECORD_SCHEMA)
-    if path.endswith(".parquet"):
-        with storage.atomic_write(path) as file:
-            pq.write_table(table, file)
-    elif path.endswith(".csv"):
-        position = table.schema.get_field_index("tags")
-        table = table.set_column(position, "tags", pc.binary_join(table["tags"].combine_chunks(), TAG_SEPARATOR))
-        with storage.atomic_write(path) as file:
-            pa.csv.write_csv(table, file)
-    else:
-        raise UserError(f"cannot write records to {path}: the name must end in .csv or .parquet")
-
-
-def read_records(path: str) -> pa.Table:
-    """Return what ``write_records`` wrote, paths as they were; UserError when the file is missing or damaged."""
-    try:
-        with storage.open_read(path) as file:
-            # Not the file itself: a thread of Arrow's may still let go of it, holding a lock of the interpreter, when a
-            # worker of a loader is forked, which would then wait for that lock for ever.
-            content = pa.BufferReader(file.read())
-            if path.endswith(".parquet"):
-                return pq.read_table(content).cast(RECORD_SCHEMA)
-            text = {name: pa.string() for name in ("key", "path", "label", "tags")}
-            options = pa.csv.ConvertOptions(
-                column_types=text, strings_can_be_null=True, quoted_strings_can_be_null=False
-            )
-            table = pa.csv.read_csv(content, convert_options=options)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} is not a readable file of records ({error}); delete it and run again") from None
-    position = table.schema.get_field_index("tags")
-    return table.set_column(position, "tags", pc.split_pattern(table["tags"], TAG_SEPARATOR)).cast(RECORD_SCHEMA)
 
 
 def read_bytes(path: str, *, offset: int = 0, size: int = -1) -> bytes:

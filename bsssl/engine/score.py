@@ -8,7 +8,7 @@ import pyarrow as pa
 import torch
 
 from bsssl import storage
-from bsssl.data import HASH_BYTES
+from bsssl.data import HASH_BYTES, Records
 from bsssl.engine.predict import Prediction
 from bsssl.selection import SAMPLES_SCHEMA, ScoreHeader, ledger_path, write_scores
 from bsssl.selection.scores import SUFFIX, ScoreFile
@@ -80,19 +80,18 @@ def score_shard(
     )
 
 
-def save_shard(path: str, scored: ShardScores, *, header: ScoreHeader, records: pa.Table) -> None:
+def save_shard(path: str, scored: ShardScores, *, header: ScoreHeader, records: Records) -> None:
     """Write the ledger of what has no score and the hashes of what was looked at, then the score file.
 
     The presence of the score file means that the shard is done.
     """
     reasons = scored.failures | dict.fromkeys(scored.held, EXCLUDED)
-    keys = records["key"].take(pa.array(sorted(reasons), pa.int64())).to_pylist()
-    storage.write_ledger(ledger_path(path), zip(keys, (reasons[position] for position in sorted(reasons)), strict=True))
+    records.write_ledger(ledger_path(path), reasons)
     with storage.atomic_write(hashes_path(path)) as file:
         file.write(b"".join([*sorted(scored.hashes), *sorted(scored.held_hashes)]))
     order = np.argsort(scored.positions)
-    rows = pa.array(scored.positions[order])
-    samples = records.select(["key", "path", "offset", "size"]).take(rows).add_column(0, "position", rows)
+    rows = scored.positions[order]
+    samples = records.take(rows).table.append_column("position", pa.array(rows)).select(SAMPLES_SCHEMA.names)
     write_scores(
         path,
         header=header,

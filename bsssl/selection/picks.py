@@ -292,7 +292,7 @@ def read_selection(path: str) -> Selected:
         raise UserError(f"no selection at {path}; run `bsssl select` to write it, or check the path")
     try:
         with storage.open_read(path) as file:
-            table = pq.read_table(pa.BufferReader(file.read()))  # see bsssl.data.records.read_records
+            table = pq.read_table(pa.BufferReader(file.read()))  # see bsssl.data.records.Records.read
     except (pa.ArrowInvalid, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} is damaged ({reason}); delete it and run `bsssl select` again") from None

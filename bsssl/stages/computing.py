@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from torch import nn
 
 from bsssl import data, storage
@@ -69,9 +68,9 @@ def class_list(folder: Path) -> list[str]:
     return classes
 
 
-def split_records(folder: Path, name: str) -> pa.Table:
+def split_records(folder: Path, name: str) -> data.Records:
     """Return a part of the split that the data stage left in ``folder``: labeled, rest or a test set."""
-    return data.read_records(str(folder / f"{name}.csv"))
+    return data.Records.read(str(folder / f"{name}.csv"))
 
 
 def trained_model(folder: Path, model: Model, classes: list[str]) -> nn.Module:

@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from typing_extensions import override
 
 from bsssl import data, storage
@@ -73,10 +72,10 @@ class DataSettings(Section):
 class Split:
     """The records of a labeled set, in the parts that stages read."""
 
-    labeled: pa.Table
-    rest: pa.Table
+    labeled: data.Records
+    rest: data.Records
     """those whose labels are set aside"""
-    tests: dict[str, pa.Table]
+    tests: dict[str, data.Records]
     """by the output of the data stage that holds them"""
     classes: list[str]
 
@@ -110,7 +109,7 @@ class DataStage(Stage[DataSettings]):
         for name, records in split.tests.items():
             _warn_of_shared_items([split.labeled, split.rest], records, name)
         for name, records in {"labeled": split.labeled, "rest": split.rest, **split.tests}.items():
-            data.write_records(str(folder / f"{name}.csv"), records)
+            records.write(str(folder / f"{name}.csv"))
         storage.write_json(str(folder / CLASSES), split.classes)
         rest_path = str(folder / "rest.csv") if len(split.rest) else None
         return self._counts(split) | ({} if self.settings.pool is None else self._write_pool(rest_path, folder, split))
@@ -119,7 +118,7 @@ class DataStage(Stage[DataSettings]):
         """Write the list of the pool, which must not hold labeled and test items."""
         settings = self.settings.pool
         assert settings is not None
-        held = data.concat_records([split.labeled, *split.tests.values()])
+        held = data.Records.concat([split.labeled, *split.tests.values()])
         pool = data.write_pool(
             self.pool_sources(rest),
             folder=str(folder / POOL),
@@ -143,16 +142,16 @@ class DataStage(Stage[DataSettings]):
         items, labels = self.settings.items, self.settings.labels
         train = open_source(items.train, videos=items.videos).records()
         tests = {name: open_source(source, videos=items.videos).records() for name, source in items.tests.items()}
-        classes = data.class_names(train)
-        data.class_indices(train, classes, what="data.train")
+        classes = train.class_names()
+        train.class_indices(classes, what="data.train")
         if len(classes) == 1:
             raise UserError(
                 f"data.train has a single class ({classes[0]}), two at least are needed; give each its own folder or "
                 "label"
             )
         for name, records in tests.items():
-            data.class_indices(records, classes, what=f"data.{name.replace('-', '.', 1)}")
-        labeled, rest = train, train.slice(0, 0)
+            records.class_indices(classes, what=f"data.{name.replace('-', '.', 1)}")
+        labeled, rest = train, train[:0]
         if labels.labels_per_class is not None:
             labeled, rest = data.split_labels(
                 train, labels_per_class=labels.labels_per_class, imbalance=labels.imbalance, seed=labels.seed or 0
@@ -234,7 +233,7 @@ class DataStage(Stage[DataSettings]):
     def _check_classes(self, split: Split) -> None:
         expected, classes = self.settings.items.num_classes, split.classes
         if expected is not None and expected != len(classes):
-            counts = Counter(data.concat_records([split.labeled, split.rest])["label"].to_pylist())
+            counts = Counter(data.Records.concat([split.labeled, split.rest]).label.to_pylist())
             rarest = ", ".join(f"{name} ({counts[name]})" for name in sorted(classes, key=counts.__getitem__)[:3])
             raise UserError(
                 f"data.train has {len(classes)} classes, but data.num_classes says {expected}; correct one of them "
@@ -244,12 +243,12 @@ class DataStage(Stage[DataSettings]):
             raise UserError(f"score.top_p ({self.top_p}) is above the {len(classes)} classes of data.train; lower it")
 
 
-def _warn_of_shared_items(train: Sequence[pa.Table], test: pa.Table, name: str) -> None:
+def _warn_of_shared_items(train: Sequence[data.Records], test: data.Records, name: str) -> None:
     shared = data.find_overlap(train, test)
     if len(shared):
         logger.warning(
             "%d items of data.%s are in data.train too (such as %s): the accuracies will be too high",
             len(shared),
             name.replace("-", ".", 1),
-            shared["key"][0].as_py(),
+            shared[0].key,
         )

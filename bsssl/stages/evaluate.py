@@ -54,7 +54,7 @@ class EvaluateStage(Stage[EvaluateSettings]):
         settings, execution = self.settings, self.execution
         compute = execution.compute(settings.precision)
         classes, records = class_list(run.input(self, "data")), split_records(run.input(self, "data"), settings.test)
-        targets = data.class_indices(records, classes, what="the test set")
+        targets = records.class_indices(classes, what="the test set")
         views = settings.seen.views(deadline=execution.deadline)
         dataset, title = data.ItemDataset(records, views=views), f"seed {run.seed}: {self.name}"
         loader = execution.eval_loader(dataset, views, compute, title=title)
@@ -64,7 +64,7 @@ class EvaluateStage(Stage[EvaluateSettings]):
             targets=targets,
             num_classes=len(classes),
             views=views.count,
-            keys=records["key"].to_pylist(),
+            keys=records.key.to_pylist(),
             max_missing_rate=settings.max_missing_rate,
             metrics=settings.metrics,
         )
@@ -94,22 +94,20 @@ class EvaluateStage(Stage[EvaluateSettings]):
 def _write(
     folder: str,
     found: Evaluation,
-    records: pa.Table,
+    records: data.Records,
     targets: np.ndarray,
     classes: list[str],
     summary: dict[str, Any],
 ) -> None:
     storage.write_json(storage.join(folder, "metrics.json"), summary)
-    keys = records["key"].take(pa.array(sorted(found.missing), pa.int64())).to_pylist()
-    reasons = (found.missing[row] for row in sorted(found.missing))
-    storage.write_ledger(storage.join(folder, "missing.jsonl"), zip(keys, reasons, strict=True))
+    records.write_ledger(storage.join(folder, "missing.jsonl"), found.missing)
     names = pa.array(classes)
     best = np.argsort(-found.probabilities, axis=1, kind="stable")[:, :5]
     missing = np.isin(np.arange(len(records)), list(found.missing))
     predictions = pa.table(
         {
-            "key": records["key"],
-            "label": records["label"],
+            "key": records.key,
+            "label": records.label,
             "predicted": names.take(pa.array(best[:, 0], mask=missing)),
             "confidence": pa.array(found.probabilities.max(1), mask=missing),
             "top_classes": _lists([[classes[index] for index in row] for row in best], missing),

@@ -64,8 +64,8 @@ class ProbeStage(Stage[ProbeSettings]):
                 f"the classifier of {settings.model.name} has no bias, which fc_only needs; choose another model"
             )
         failures = Failures(rows=len(records), max_rate=self.execution.max_failure_rate)
-        features, rows = self._features(run, model, layer, records, compute=compute, failures=failures)
-        targets = torch.from_numpy(data.class_indices(records, classes, what="data.train"))[rows].to(features.device)
+        features, rows = self._features(run, model, records, compute=compute, failures=failures)
+        targets = torch.from_numpy(records.class_indices(classes, what="data.train"))[rows].to(features.device)
         fitted, figures = _fit(
             features, targets, settings.fc_only, num_classes=len(classes), seed=settings.seed, title=self.name
         )
@@ -92,14 +92,14 @@ class ProbeStage(Stage[ProbeSettings]):
         return today, {"init_from": state} if state else {}
 
     def _features(
-        self, run: Context, model: nn.Module, layer: nn.Module, records: Any, *, compute: Compute, failures: Failures
+        self, run: Context, model: nn.Module, records: data.Records, *, compute: Compute, failures: Failures
     ) -> tuple[Tensor, Tensor]:
         """Return the features of ``records`` as they are seen in testing, and the rows that could be read."""
         views = self.settings.seen.views(deadline=self.execution.deadline)
         dataset, title = data.ItemDataset(records, views=views), f"seed {run.seed}: {self.name}"
         features, rows = extract(
             model,
-            layer,
+            classifier(model)[1],
             self.execution.eval_loader(dataset, views, compute, title=title),
             rows=len(records),
             normalize=normalize(self.settings.seen.transforms, compute),

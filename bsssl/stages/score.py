@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import torch
 from torch import nn
 from typing_extensions import override
@@ -280,8 +279,8 @@ def _held_hashes(data_folder: Path) -> frozenset[bytes]:
     return frozenset(content[start : start + data.HASH_BYTES] for start in range(0, len(content), data.HASH_BYTES))
 
 
-def _refuse_held(records: pa.Table, held: list[int]) -> None:
-    keys = records["key"].take(pa.array(held[:5])).to_pylist()
+def _refuse_held(records: data.Records, held: list[int]) -> None:
+    keys = records.take(held[:5]).key.to_pylist()
     raise UserError(
         f"the pool holds {len(held)} copies of labeled or test items (such as {', '.join(keys)}); {OVERLAP_REMEDY}"
     )

@@ -91,7 +91,7 @@ def selected(run: Context, name: str, sizes: Mapping[str, int]) -> str:
 def _precision(chosen: selection.Selected, data_folder: Path) -> float:
     """Return the percentage of the pairs whose class is the true one, for reporting alone."""
     rest = split_records(data_folder, "rest")
-    truth = dict(zip(rest["key"].to_pylist(), rest["label"].to_pylist(), strict=True))
+    truth = dict(zip(rest.key.to_pylist(), rest.label.to_pylist(), strict=True))
     classes = class_list(data_folder)
     pairs = zip(chosen.key.to_pylist(), chosen.class_index.to_pylist(), strict=True)
     return 100 * float(np.mean([truth[key] == classes[index] for key, index in pairs]))

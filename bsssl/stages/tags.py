@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from typing_extensions import override
 
 from bsssl import data, storage
@@ -19,7 +17,6 @@ from bsssl.runtime.console import logger, progress
 from bsssl.stages.computing import CLASSES, class_list, first_counts, split_records
 from bsssl.stages.sources import OVERLAP_REMEDY, files_state, open_source
 
-_LISTED = pa.schema([field for field in data.RECORD_SCHEMA if field.name not in ("label", "tags")])
 TAGGED = "tagged.parquet"
 _HINT = "`bsssl tags inspect` shows the tags"
 
@@ -59,19 +56,21 @@ class TagsStage(Stage[TagsSettings]):
         settings, folder, source = self.settings, run.folder(self.name), run.input(self, "data")
         test = None
         if settings.overlap != "allow":
-            test = data.concat_records([split_records(source, name) for name in self.tests])
+            test = data.Records.concat([split_records(source, name) for name in self.tests])
         targets = class_list(source) if settings.tags.classes == "targets" else None
-        listed = folder / "listed.tmp"  # a name that is cleared away when the stage is killed
+        listed = str(folder / "listed.tmp")  # a name that is cleared away when the stage is killed
         try:
             samples = _samples(settings, test if settings.overlap == "exclude" else None)
-            found = data.read_tags(_copied(samples, listed), _rules(settings.tags, targets))
+            found = data.read_tags(data.copy_batches(samples, listed), _rules(settings.tags, targets))
             if settings.overlap == "refuse" and test is not None:
-                data.check_overlap(_listed(listed), test, remedy=OVERLAP_REMEDY, what="weak.sources", holds="test")
+                batches = data.read_copy(listed)
+                data.check_overlap(batches, test, remedy=OVERLAP_REMEDY, what="weak.sources", holds="test")
             classes = _classes(found, settings.tags, targets)
             rows, offsets, members = found.of_classes(classes)
-            data.write_tagged(str(folder / TAGGED), _listed(listed), rows=rows, offsets=offsets, classes=members)
+            batches = data.read_copy(listed)
+            data.write_tagged(str(folder / TAGGED), batches, rows=rows, offsets=offsets, classes=members)
         finally:
-            listed.unlink(missing_ok=True)
+            Path(listed).unlink(missing_ok=True)
         storage.write_json(str(folder / CLASSES), classes)
         storage.write_csv(str(folder / "tags.csv"), _fates(found, classes, settings.tags.min_samples))
         return {
@@ -137,11 +136,11 @@ def summarise_tags(config: Config) -> TagSummary:
     settings = tags_settings(weak, config.data)
     targets = None
     if settings.tags.classes == "targets":
-        targets = data.class_names(open_source(config.data.train, videos=videos).records())
+        targets = open_source(config.data.train, videos=videos).records().class_names()
     overlap, tested = settings.overlap, [0]
     test = None
     if overlap != "allow":
-        test = data.concat_records([open_source(one, videos=videos).records() for one in config.data.tests.values()])
+        test = data.Records.concat([open_source(one, videos=videos).records() for one in config.data.tests.values()])
     samples = _samples(settings, test if overlap == "exclude" else None)
     if test is not None:
         samples = _counting(samples, data.Places(test), tested)
@@ -191,53 +190,40 @@ def _pairs(given: Mapping[str, str] | str) -> Mapping[str, str]:
     return data.read_pairs(given) if isinstance(given, str) else given
 
 
-def _samples(settings: TagsSettings, exclude: pa.Table | None) -> Iterator[pa.Table]:
+def _samples(settings: TagsSettings, exclude: data.Records | None) -> Iterator[data.Records]:
     """Yield the records of all sources with their tags, without those of ``exclude``."""
-    tables: Iterable[pa.Table] = _sources(settings)
+    batches = _sources(settings)
     if settings.tags.file is not None:
-        tables = data.tags_from_file(tables, settings.tags.file)
+        batches = data.tags_from_file(batches, settings.tags.file)
     places, left_out = None if exclude is None else data.Places(exclude), 0
-    for table in progress(tables, unit="tables", title="reading tags"):
+    for records in progress(batches, unit="tables", title="reading tags"):
         if places is not None:
-            kept = table.filter(pa.array(~places.mask(table)))
-            left_out += len(table) - len(kept)
-            table = kept
-        yield table
+            kept = records.filter(~places.mask(records))
+            left_out += len(records) - len(kept)
+            records = kept
+        yield records
     if left_out:
         logger.info("%d test items left out of weak.sources", left_out)
 
 
-def _counting(tables: Iterable[pa.Table], places: data.Places, counts: list[int]) -> Iterator[pa.Table]:
-    """``tables``, with how many of each one's records lie at ``places`` added to ``counts``."""
-    for table in tables:
-        counts.append(int(places.mask(table).sum()))
-        yield table
+def _counting(batches: Iterable[data.Records], places: data.Places, counts: list[int]) -> Iterator[data.Records]:
+    """Yield ``batches``; how many records of each lie at ``places`` is added to ``counts``."""
+    for records in batches:
+        counts.append(int(places.mask(records).sum()))
+        yield records
 
 
-def _sources(settings: TagsSettings) -> Iterator[pa.Table]:
+def _sources(settings: TagsSettings) -> Iterator[data.Records]:
     for number, source in enumerate(settings.sources):
         tagged = settings.tags.file is not None
-        for table in open_source(source, videos=settings.videos).batches():
-            tagged = tagged or table["tags"].null_count < len(table)
-            yield table
+        for records in open_source(source, videos=settings.videos).batches():
+            tagged = tagged or records.tags.null_count < len(records)
+            yield records
         if not tagged:
             raise UserError(
                 f"weak.sources.{number}: no sample of {source.path} has tags; give it a column of tags, or set "
                 "weak.tags.file"
             )
-
-
-def _copied(tables: Iterable[pa.Table], path: Path) -> Iterator[pa.Table]:
-    """``tables``, which are written to ``path`` without their tags as they pass."""
-    with pq.ParquetWriter(path, _LISTED) as writer:
-        for table in tables:
-            writer.write_table(table.select(_LISTED.names))
-            yield table
-
-
-def _listed(path: Path) -> Iterator[pa.Table]:
-    for batch in pq.ParquetFile(path).iter_batches():
-        yield pa.Table.from_batches([batch])
 
 
 def _short(found: data.TaggedSamples, tags: Tags, targets: list[str] | None) -> dict[str, int]:

@@ -7,8 +7,6 @@ from functools import partial
 from typing import Any, Generic, cast
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import nn
 from typing_extensions import TypeVar, override
@@ -95,7 +93,7 @@ class TrainStage(Stage[TrainSettings[Any]]):
         views = settings.seen.views(randaugment=training.randaugment, deadline=self.execution.deadline)
         dataset = data.ItemDataset(records, targets=targets, views=views, seed=seed)
         failures = Failures(rows=len(records), max_rate=self.execution.max_failure_rate)
-        groups = _files(records) if self.in_tars else None
+        groups = records.file_numbers() if self.in_tars else None
         loggers = self.execution.system.loggers if distributed.is_main() else {}
         checkpoints = self._checkpoints(run)
         if checkpoints.others():
@@ -130,7 +128,7 @@ class TrainStage(Stage[TrainSettings[Any]]):
         )
         if distributed.is_main():
             leave_model(folder, trained, settings.model, classes)
-            _write_ledger(str(folder / "unreadable.jsonl"), records, failures)
+            records.write_ledger(str(folder / "unreadable.jsonl"), failures.reasons)
         return {
             "rows": len(records),
             "steps": steps,
@@ -214,7 +212,7 @@ class TrainStage(Stage[TrainSettings[Any]]):
         check_warmup(self.section, training, steps=steps, warmup_steps=warmup_steps)
         return steps, warmup_steps
 
-    def _training_set(self, run: Context, classes: list[str]) -> tuple[pa.Table, data.Targets]:
+    def _training_set(self, run: Context, classes: list[str]) -> tuple[data.Records, data.Targets]:
         if "tags" in self.needs:
             return data.tagged_training_set(str(run.input(self, "tags") / TAGGED), num_classes=len(classes))
         if "selection" in self.needs:
@@ -230,8 +228,8 @@ class TrainStage(Stage[TrainSettings[Any]]):
         folder = run.input(self, "data")
         records = split_records(folder, "labeled")
         if self.settings.with_rest:
-            records = data.concat_records([records, split_records(folder, "rest")])
-        return records, data.class_indices(records, classes, what=f"the labels of {self.name}")
+            records = data.Records.concat([records, split_records(folder, "rest")])
+        return records, records.class_indices(classes, what=f"the labels of {self.name}")
 
     def _loader(
         self,
@@ -293,16 +291,3 @@ def initial_model(
 def stage_seed(seed: int, name: str) -> int:
     """Return a seed of a stage's own: stages of one seed draw different random numbers."""
     return int(storage.fingerprint([seed, name]), 16) % 2**62
-
-
-def _files(records: pa.Table) -> np.ndarray:
-    """Return the number of each record's file, int32 (rows,)."""
-    files = data.files_of(records)
-    numbers: np.ndarray = pc.index_in(files, value_set=pc.unique(files)).to_numpy()
-    return numbers
-
-
-def _write_ledger(path: str, records: pa.Table, failures: Failures) -> None:
-    rows = sorted(failures.reasons)
-    keys = records["key"].take(pa.array(rows, pa.int64())).to_pylist()
-    storage.write_ledger(path, zip(keys, (failures.reasons[row] for row in rows), strict=True))

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
 from bsssl import selection, storage
 from bsssl.config import Section
-from bsssl.data import Source
+from bsssl.data import Records, Source
 from bsssl.data.datasets.sources import Folder
 from bsssl.errors import UserError
 from bsssl.models import TrainedNetwork
@@ -64,7 +63,7 @@ class Stripes(Source):
     def __init__(self, *, path: str, count: int = 20, seed: int = 0) -> None:
         self.path, self.count, self.seed = path, count, seed
 
-    def batches(self) -> Iterator[pa.Table]:
+    def batches(self) -> Iterator[Records]:
         """Yield the records of the pictures: a folder of folders that are named as the classes are."""
         stripes = np.indices((16, 16))[0] // 2 % 2 * 60
         for label, pattern in (("across", stripes), ("down", stripes.T)):

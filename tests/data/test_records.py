@@ -3,19 +3,10 @@ import os
 import numpy as np
 import pytest
 
-from bsssl.data.records import (
-    RECORD_SCHEMA,
-    class_indices,
-    class_names,
-    concat_records,
-    make_records,
-    read_bytes,
-    read_records,
-    write_records,
-)
+from bsssl.data.records import RECORD_SCHEMA, Record, Records, read_bytes
 from bsssl.errors import UserError
 
-TABLE = make_records(
+RECORDS = Records.from_columns(
     key=["a", "b, c", "007"],
     path=["/x/a.jpg", 'with "quotes".png', "s3://bucket/t.tar"],
     offset=[0, 0, 1536],
@@ -28,42 +19,58 @@ TABLE = make_records(
 @pytest.mark.parametrize("name", ["records.csv", "records.parquet"])
 def test_what_is_written_is_read(tmp_path, name):
     path = str(tmp_path / name)
-    write_records(path, TABLE)
-    assert read_records(path).equals(TABLE)
-    assert read_records(path).schema.equals(RECORD_SCHEMA)
+    RECORDS.write(path)
+    assert Records.read(path) == RECORDS
+    assert Records.read(path).table.schema.equals(RECORD_SCHEMA)
+
+
+def test_rows():
+    assert RECORDS[2] == RECORDS[-1] == list(RECORDS)[2] == Record("007", "s3://bucket/t.tar", 1536, 20, "007", ["one"])
+    assert RECORDS[1:].key.to_pylist() == ["b, c", "007"] and len(RECORDS[:0]) == 0
+    assert RECORDS.take([2, 0]) == Records.concat([RECORDS[2:], RECORDS[:1]]) and len(RECORDS.take([])) == 0
+    assert RECORDS.filter([True, False, False]) == RECORDS[:1]
+    with pytest.raises(IndexError):
+        RECORDS[3]
+
+
+def test_columns():
+    again = Records.from_columns(key=RECORDS.key, path=RECORDS.path, offset=RECORDS.offset, size=RECORDS.size)
+    assert again.label.null_count == again.tags.null_count == 3
+    assert again.with_labels(RECORDS.label).with_tags([["sun", "sea"], None, ["one"]]) == RECORDS
+    assert list(Records.unlabeled(RECORDS.table)) == list(again)
 
 
 def test_records_in_memory(memory):
-    write_records("memory://folder/records.parquet", TABLE)
-    assert read_records("memory://folder/records.parquet").equals(TABLE)
+    RECORDS.write("memory://folder/records.parquet")
+    assert Records.read("memory://folder/records.parquet") == RECORDS
 
 
 @pytest.mark.parametrize("name", ["records.csv", "records.parquet"])
 def test_no_rows(tmp_path, name):
     path = str(tmp_path / name)
-    write_records(path, concat_records([]))
-    assert read_records(path).equals(RECORD_SCHEMA.empty_table())
+    Records.concat([]).write(path)
+    assert Records.read(path).table.equals(RECORD_SCHEMA.empty_table())
 
 
 def test_refused_files(tmp_path):
     with pytest.raises(UserError, match=r"\.csv or \.parquet"):
-        write_records(str(tmp_path / "records.txt"), TABLE)
+        RECORDS.write(str(tmp_path / "records.txt"))
     with pytest.raises(UserError, match="no such file"):
-        read_records(str(tmp_path / "missing.parquet"))
+        Records.read(str(tmp_path / "missing.parquet"))
     (tmp_path / "damaged.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(UserError, match=r"damaged\.parquet is not a readable file"):
-        read_records(str(tmp_path / "damaged.parquet"))
+        Records.read(str(tmp_path / "damaged.parquet"))
 
 
 def test_classes():
-    labeled = make_records(key=["1", "2", "3"], path=["1", "2", "3"], label=["b", "a", "b"])
-    assert class_names(labeled) == ["a", "b"]
-    indices = class_indices(labeled, ["a", "b"], what="test set")
+    labeled = Records.from_columns(key=["1", "2", "3"], path=["1", "2", "3"], label=["b", "a", "b"])
+    assert labeled.class_names() == ["a", "b"]
+    indices = labeled.class_indices(["a", "b"], what="test set")
     assert indices.dtype == np.int64 and indices.tolist() == [1, 0, 1]
     with pytest.raises(UserError, match="test set: unknown class 'b': did you mean 'bb'"):
-        class_indices(labeled, ["a", "bb"], what="test set")
+        labeled.class_indices(["a", "bb"], what="test set")
     with pytest.raises(UserError, match=r"1 of 3 items have no label \(first: with "):
-        class_indices(TABLE, ["cat", "007"], what="test set")
+        RECORDS.class_indices(["cat", "007"], what="test set")
 
 
 def test_read_local_ranges(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from bsssl import storage
 from bsssl.data.loading.dataset import Failure
-from bsssl.data.records import make_records
+from bsssl.data.records import Records
 from bsssl.engine.predict import Prediction
 from bsssl.engine.score import EXCLUDED, excludes_the_same, hashes_path, save_shard, score_shard
 from bsssl.errors import UserError
@@ -36,7 +36,7 @@ def probabilities():
 @pytest.fixture
 def records():
     keys = [f"k{row}" for row in range(ROWS)]
-    return make_records(key=keys, path=[f"/pool/{key}" for key in keys])
+    return Records.from_columns(key=keys, path=[f"/pool/{key}" for key in keys])
 
 
 def content_of(row):

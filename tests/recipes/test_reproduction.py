@@ -229,7 +229,7 @@ def test_a_larger_share_of_the_pool_holds_the_smaller(bsssl, recipe, tmp_path):
         from bsssl.data import read_pool
 
         pool = read_pool(str(output / "seed-0" / "data" / "pool"))
-        keys[share] = {(shard.name, key) for shard in pool.shards for key in shard.records()["key"].to_pylist()}
+        keys[share] = {(shard.name, key) for shard in pool.shards for key in shard.records().key.to_pylist()}
     keys = {share: {key for _, key in found} for share, found in keys.items()}
     assert keys[0.3] < keys[0.6] < keys[1.0]
 

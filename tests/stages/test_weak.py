@@ -110,8 +110,8 @@ def test_tags_that_mean_the_classes(call, tmp_path):
         ]
     assert "teacher's network, on tags alone" in outcome.out
     assert "top1" in json.loads((tmp_path / "run/results.json").read_text())["weak"]
-    table, targets = data.tagged_training_set(str(tmp_path / "run/seed-0/tags/tagged.parquet"), num_classes=3)
-    shapes = [re.search(r"\d\d-(\w+)\.jpg", path)[1] for path in table["path"].to_pylist()]
+    records, targets = data.tagged_training_set(str(tmp_path / "run/seed-0/tags/tagged.parquet"), num_classes=3)
+    shapes = [re.search(r"\d\d-(\w+)\.jpg", path)[1] for path in records.path.to_pylist()]
     classes = ["circle", "square", "triangle"]
     assert [classes[int(targets[row].argmax())] for row in range(18)] == shapes
 
@@ -207,9 +207,8 @@ def test_the_student_never_sees_a_tag(call, rows, tmp_path):
         trained = {stage: weights(output, stage) for stage in ("teacher", "pretrain", "finetune", "baseline")}
         found.append((trained, chosen.drop_columns(["key"]).to_pydict()))
         assert not any("tag" in column for column in chosen.column_names)
-        assert data.selected_training_set(str(output / "seed-0/select/selection.parquet"), mode="per_pair")[
-            0
-        ].column_names == ["key", "path", "offset", "size"]
+        trained_on, _ = data.selected_training_set(str(output / "seed-0/select/selection.parquet"), mode="per_pair")
+        assert trained_on.tags.null_count == trained_on.label.null_count == len(trained_on)
     assert found[0] == found[1] == found[2]
 
 

@@ -21,7 +21,7 @@ from bsssl import selection, storage
 from bsssl.data.datasets.sources import Folder, Manifest, Tars
 from bsssl.data.loading.dataset import ItemDataset
 from bsssl.data.loading.loader import make_loader
-from bsssl.data.records import make_records, read_bytes
+from bsssl.data.records import Records, read_bytes
 from bsssl.data.views.transforms import train_transform
 from bsssl.data.views.views import ImageViews
 from bsssl.errors import UserError
@@ -307,7 +307,7 @@ def image_views():
 def test_an_item_that_cannot_be_reached_stops_one_that_is_not_there_fails(s3, faults, recipe, workers):
     s3.put(str(recipe.folder / "test" / "circle"), "bucket/circle", recursive=True)
     names = ["0.jpg", "1.jpg", "none.jpg", "2.jpg"]
-    records = make_records(key=names, path=[f"s3://bucket/circle/{name}" for name in names])
+    records = Records.from_columns(key=names, path=[f"s3://bucket/circle/{name}" for name in names])
     dataset = ItemDataset(records, views=image_views())
 
     def load():
@@ -372,9 +372,9 @@ def test_sources(s3, faults, recipe):
     ]:
         there = source(path=f"s3://bucket/{options['path']}").records()
         here = source(path=f"{recipe.folder}/{options['path']}").records()
-        paths = [path.replace(str(recipe.folder), "s3://bucket") for path in here["path"].to_pylist()]
-        assert there["path"].to_pylist() == paths
-        assert there.drop_columns("path").equals(here.drop_columns("path"))
+        paths = [path.replace(str(recipe.folder), "s3://bucket") for path in here.path.to_pylist()]
+        assert there.path.to_pylist() == paths
+        assert there.table.drop_columns("path").equals(here.table.drop_columns("path"))
     assert faults.given.total() > 3
 
 

@@ -3,11 +3,9 @@
 import re
 from collections.abc import Container, Iterator
 
-import pyarrow as pa
-
 from bsssl import storage
 from bsssl.data.datasets.sources import Source
-from bsssl.data.records import make_records
+from bsssl.data.records import Records
 from bsssl.errors import UserError
 from bsssl.registry import DATASETS
 
@@ -29,7 +27,7 @@ class Cub(Source):
         self.path = storage.absolute(path)
         self._part = part
 
-    def batches(self) -> Iterator[pa.Table]:
+    def batches(self) -> Iterator[Records]:
         """See ``Source``, all at once; UserError for files that are missing, malformed or disagree about the ids."""
         images = self._read("images.txt")
         if not images:
@@ -54,7 +52,7 @@ class Cub(Source):
             )
         keys = [images[number] for number in chosen]
         labels = [names[classes[number]] for number in chosen]
-        yield make_records(key=keys, path=[storage.join(root, key) for key in keys], label=labels)
+        yield Records.from_columns(key=keys, path=[storage.join(root, key) for key in keys], label=labels)
 
     def _file(self, name: str) -> str:
         return storage.join(self.path, name)

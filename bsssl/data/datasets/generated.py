@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from bsssl import storage
 from bsssl.data.datasets.sources import Source, Tars
+from bsssl.data.records import Records
 from bsssl.errors import UserError, choices
 from bsssl.registry import DATASETS
 from bsssl.runtime.console import progress
@@ -76,20 +77,21 @@ class _Written(Source):
             digits: what they show, int64 (1797,).
         """
 
-    def batches(self) -> Iterator[pa.Table]:
+    def batches(self) -> Iterator[Records]:
         """See ``Source``; writes the tar first if it is not there."""
         if not storage.exists(self._tar):
             self._write()
         for records in Tars(path=self._tar, extensions="any").batches():
             labeled = self.with_labels(records)
             if self._tags:
-                names = [key.rsplit("/", 1)[-1].split(".")[0] for key in labeled["key"].to_pylist()]
-                pairs = zip(labeled["label"].to_pylist(), names, strict=True)
-                tags = [noisy_tags(label, generator=np.random.default_rng([2, int(name)])) for label, name in pairs]
-                labeled = _replaced(labeled, "tags", pa.array(tags, pa.list_(pa.string())))
+                names = [key.rsplit("/", 1)[-1].split(".")[0] for key in labeled.key.to_pylist()]
+                pairs = zip(labeled.label.to_pylist(), names, strict=True)
+                labeled = labeled.with_tags(
+                    [noisy_tags(str(label), generator=np.random.default_rng([2, int(name)])) for label, name in pairs]
+                )
             yield labeled
 
-    def with_labels(self, records: pa.Table) -> pa.Table:
+    def with_labels(self, records: Records) -> Records:
         """Return the tar's records with the labels asked for; by default its outermost folders."""
         return records
 
@@ -125,10 +127,10 @@ class Digits(_Written):
         super().__init__(path=path, split=split, tags=tags)
         self._labels = pa.array([str(digit) for digit in classes])
 
-    def batches(self) -> Iterator[pa.Table]:
+    def batches(self) -> Iterator[Records]:
         """See ``Source``; writes the tar first if it is not there."""
         for records in super().batches():
-            yield records.filter(pc.is_in(records["label"], value_set=self._labels))
+            yield records.filter(pc.is_in(records.label, value_set=self._labels))
 
     def members(self, rows: np.ndarray, images: np.ndarray, digits: np.ndarray) -> Iterator[tuple[str, bytes]]:
         """``<digit>/<row>.png``, 8x8, 256 grey levels."""
@@ -170,15 +172,10 @@ class MovingDigits(_Written):
             frames = moving_digit(images[row], motion=motion, generator=np.random.default_rng([1, row]))
             yield f"{digits[row]}/{motion}/{row:04d}.mp4", _encode_video(frames)
 
-    def with_labels(self, records: pa.Table) -> pa.Table:
+    def with_labels(self, records: Records) -> Records:
         """Return the tar's records with the digit or the motion as their label."""
-        folders = pc.split_pattern(records["key"], "/")  # the tar, the digit, the motion, the file
-        return _replaced(records, "label", pc.list_element(folders, self._level))
-
-
-def _replaced(records: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
-    column = records.schema.get_field_index(name)
-    return records.set_column(column, records.schema.field(column), values)
+        folders = pc.split_pattern(records.key, "/")  # the tar, the digit, the motion, the file
+        return records.with_labels(pc.list_element(folders, self._level))
 
 
 def noisy_tags(label: str, *, generator: np.random.Generator) -> list[str]:

@@ -7,13 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from bsssl import storage
 from bsssl.data.datasets.tars import index_tar, is_cut
-from bsssl.data.records import RECORD_SCHEMA, concat_records, make_records, tag_lists
+from bsssl.data.records import Records, tag_lists
 from bsssl.data.segments import with_segment
 from bsssl.data.tables import BATCH_ROWS, column, read_tables, reading_table
 from bsssl.errors import UserError, choices
@@ -39,12 +38,12 @@ class Source(ABC):
     """whether the files at its path are of its own making: they then say nothing about the data"""
 
     @abstractmethod
-    def batches(self) -> Iterator[pa.Table]:
-        """Yield the records in order, in tables of bounded size, so that memory does not grow with the source."""
+    def batches(self) -> Iterator[Records]:
+        """Yield the records in order, in batches of bounded size, so that memory does not grow with the source."""
 
-    def records(self) -> pa.Table:
+    def records(self) -> Records:
         """All records at once, for labeled and test sets; UserError when there are none."""
-        return concat_records(list(self.batches()))
+        return Records.concat(self.batches())
 
 
 @DATASETS.register("folder")
@@ -60,7 +59,7 @@ class Folder(Source):
         self.path = storage.absolute(path)
         self._endings = _endings(extensions)
 
-    def batches(self) -> Iterator[pa.Table]:
+    def batches(self) -> Iterator[Records]:
         """See ``Source``; UserError when the folder is missing or holds no file with one of the extensions."""
         if not storage.exists(self.path):
             raise UserError(f"no such folder: {self.path}; check the path")
@@ -71,7 +70,8 @@ class Folder(Source):
             found += len(keys)
             if keys:
                 labels = [name.split("/", 1)[0] if "/" in name else None for name in keys]
-                yield make_records(key=keys, path=[storage.join(self.path, name) for name in keys], label=labels)
+                paths = [storage.join(self.path, name) for name in keys]
+                yield Records.from_columns(key=keys, path=paths, label=labels)
         if not found:
             raise UserError(
                 f"nothing to read in {self.path}: none of its {skipped} files ends in {', '.join(self._endings)}; "
@@ -110,7 +110,7 @@ class Manifest(Source):
         self._types = {name: pa.string() for name in ("key", path_column, label_column, tags_column)}
         self._types |= {"offset": pa.int64(), "size": pa.int64(), start_column: pa.float64(), end_column: pa.float64()}
 
-    def batches(self) -> Iterator[pa.Table]:
+    def batches(self) -> Iterator[Records]:
         """See ``Source``; UserError for a missing file or column, a malformed row, a row without a path, no row."""
         rows = 0
         with reading_table(self.path):
@@ -121,7 +121,7 @@ class Manifest(Source):
         if not rows:
             raise UserError(f"{self.path} has no rows; a manifest needs one row per item")
 
-    def _to_records(self, table: pa.Table, first_row: int) -> pa.Table:
+    def _to_records(self, table: pa.Table, first_row: int) -> Records:
         for role, name in self._columns.items():
             if name not in table.column_names and (role == "path" or name != role):
                 raise UserError(
@@ -132,7 +132,7 @@ class Manifest(Source):
         if written.null_count:
             row = first_row + pc.index(pc.is_null(written), True).as_py() + 1
             raise UserError(f"{self.path}: row {row} has no path; every row needs one")
-        offset = self._numbers(table, "offset", missing=0)
+        offset = _numbers(table, "offset", missing=0)
         key = column(table, "key", pa.string())
         if key is None:
             key = written
@@ -140,19 +140,14 @@ class Manifest(Source):
                 key = pc.binary_join_element_wise(written, offset.cast(pa.string()), "@")
             key = self._with_segments(key, table, first_row)
         paths = [self._resolve(name) for name in self._with_segments(written, table, first_row).to_pylist()]
-        columns = {
-            "key": key,
-            "path": pa.array(paths, pa.string()),
-            "offset": offset,
-            "size": self._numbers(table, "size", missing=-1),
-            "label": column(table, self._columns["label"], pa.string()),
-            "tags": tag_lists(table[tags]) if (tags := self._columns["tags"]) in table.column_names else None,
-        }
-        empty = pa.nulls(len(table))
-        arrays = [
-            empty.cast(field.type) if columns[field.name] is None else columns[field.name] for field in RECORD_SCHEMA
-        ]
-        return pa.table(arrays, schema=RECORD_SCHEMA)
+        return Records.from_columns(
+            key=key,
+            path=paths,
+            offset=offset,
+            size=_numbers(table, "size", missing=-1),
+            label=column(table, self._columns["label"], pa.string()),
+            tags=tag_lists(table[tags]) if (tags := self._columns["tags"]) in table.column_names else None,
+        )
 
     def _with_segments(self, names: Any, table: pa.Table, first_row: int) -> Any:
         """``names`` (strings, one per row) with the rows' segments, if the table has any."""
@@ -168,10 +163,6 @@ class Manifest(Source):
             except UserError as error:
                 raise UserError(f"{self.path}: row {row}: {error}") from None
         return pa.array(named, pa.string())
-
-    def _numbers(self, table: pa.Table, name: str, *, missing: int) -> Any:
-        values = column(table, name, pa.int64())
-        return pa.array(np.full(len(table), missing)) if values is None else pc.fill_null(values, missing)
 
     def _resolve(self, name: str) -> str:
         if storage.is_remote(name) or os.path.isabs(name):
@@ -204,17 +195,23 @@ class Tars(Source):
             raise UserError(f"no tar matches {self.path}; check the pattern")
         return found
 
-    def index(self, tar: str) -> pa.Table:
+    def index(self, tar: str) -> Records:
         """Return the records of one of ``tars()``; the last one stands for the cut if the tar is cut short."""
         return index_tar(tar, endings=self._endings)
 
-    def batches(self) -> Iterator[pa.Table]:
-        """See ``Source``; one table per tar; UserError for a tar that is missing or cut short."""
+    def batches(self) -> Iterator[Records]:
+        """See ``Source``; one batch per tar; UserError for a tar that is missing or cut short."""
         for tar in self.tars():
             records = self.index(tar)
             if is_cut(records):
                 raise UserError(f"{tar} is cut short; download or write it again")
             yield records
+
+
+def _numbers(table: pa.Table, name: str, *, missing: int) -> Any:
+    """Return a column of numbers, ``missing`` where there is none; None if the table has no such column."""
+    values = column(table, name, pa.int64())
+    return None if values is None else pc.fill_null(values, missing)
 
 
 def _endings(extensions: str | Sequence[str]) -> tuple[str, ...]:

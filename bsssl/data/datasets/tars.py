@@ -6,10 +6,8 @@ import tarfile
 from collections.abc import Iterator
 from typing import IO, Any
 
-import pyarrow as pa
-
 from bsssl import storage
-from bsssl.data.records import make_records
+from bsssl.data.records import Records
 from bsssl.errors import UserError
 
 CUT_KEY = "(end of the tar)"  # the member name of the record that stands for what a cut tar lacks
@@ -18,7 +16,7 @@ _SIDECARS = (".cls", ".json", ".txt")
 _SIDECAR_BYTES = 1 << 20
 
 
-def index_tar(path: str, *, endings: tuple[str, ...]) -> pa.Table:
+def index_tar(path: str, *, endings: tuple[str, ...]) -> Records:
     """Return records of the members of one tar whose names end in one of ``endings``, in the tar's order.
 
     An item's label is the content of the member with the same name (up to its first dot) that ends in ``.cls``, else
@@ -40,7 +38,7 @@ def index_tar(path: str, *, endings: tuple[str, ...]) -> pa.Table:
         items.append((CUT_KEY, missing_from, _BLOCK))
         label.append(None)
         notes.append({})
-    return make_records(
+    return Records.from_columns(
         key=[f"{shard}/{name}" for name, _, _ in items],
         path=[path] * len(items),
         offset=[offset for _, offset, _ in items],
@@ -50,9 +48,9 @@ def index_tar(path: str, *, endings: tuple[str, ...]) -> pa.Table:
     )
 
 
-def is_cut(records: pa.Table) -> bool:
+def is_cut(records: Records) -> bool:
     """Whether ``index_tar`` found that the tar is cut short."""
-    return len(records) > 0 and records["key"][-1].as_py().endswith(f"/{CUT_KEY}")
+    return len(records) > 0 and records[-1].key.endswith(f"/{CUT_KEY}")
 
 
 def _scan(

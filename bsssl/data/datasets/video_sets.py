@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from bsssl import storage
 from bsssl.data.datasets.sources import Source
-from bsssl.data.records import make_records
+from bsssl.data.records import Records
 from bsssl.data.segments import with_segment
 from bsssl.data.tables import column, read_tables, reading_table
 from bsssl.errors import UserError, choices
@@ -57,7 +57,7 @@ class Kinetics(Source):
         self._segments = "start" not in self._fields if segments is None else segments
         self._skip = missing == "skip"
 
-    def batches(self) -> Iterator[pa.Table]:
+    def batches(self) -> Iterator[Records]:
         """See ``Source``; UserError for a missing or malformed CSV, and when none of its videos is there."""
         # One walk instead of a question per row: hundreds of thousands of those take long on a network's file system.
         present = set(storage.walk(self._root)) if self._skip else None
@@ -70,7 +70,7 @@ class Kinetics(Source):
                 rows += len(table)
                 first = first or next(iter(names), None)
                 if present is not None:
-                    records = records.filter(pa.array([name in present for name in names], pa.bool_()))
+                    records = records.filter([name in present for name in names])
                 found += len(records)
                 if len(records):
                     yield records
@@ -84,7 +84,7 @@ class Kinetics(Source):
         if found < rows:
             logger.warning("%s: %d of %d videos are not in %s, left out", self.path, rows - found, rows, self._root)
 
-    def _to_records(self, table: pa.Table, first_row: int) -> tuple[list[str], pa.Table]:
+    def _to_records(self, table: pa.Table, first_row: int) -> tuple[list[str], Records]:
         """Return the videos' paths in ``root``, and the records."""
         label, video = (column(table, name, pa.string()) for name in ("label", "youtube_id"))
         start, end = (column(table, name, pa.float64()) for name in ("time_start", "time_end"))
@@ -110,9 +110,8 @@ class Kinetics(Source):
             except (UserError, ValueError) as error:
                 raise UserError(f"{self.path}: row {row}: {error}") from None
             names.append(name)
-        return names, make_records(
-            key=segments, path=[storage.join(self._root, name) for name in segments], label=labels
-        )
+        paths = [storage.join(self._root, name) for name in segments]
+        return names, Records.from_columns(key=segments, path=paths, label=labels)
 
     def _name(self, label: str | None, video: str, start: float, end: float) -> str:
         label = label or ""
@@ -150,7 +149,7 @@ class _Listed(Source):
     def names(self) -> Iterator[str]:
         """``class/file`` of every video, in order; UserError for a list that is missing or malformed."""
 
-    def batches(self) -> Iterator[pa.Table]:
+    def batches(self) -> Iterator[Records]:
         """See ``Source``, all at once; UserError for a missing or malformed list and for videos that are missing."""
         names = list(self.names())
         present = set(storage.walk(self.path))
@@ -163,7 +162,7 @@ class _Listed(Source):
         if not names:
             raise UserError(f"{self._lists} lists no videos; check the path")
         paths = [storage.join(self.path, name) for name in names]
-        yield make_records(key=names, path=paths, label=[name.split("/")[0] for name in names])
+        yield Records.from_columns(key=names, path=paths, label=[name.split("/")[0] for name in names])
 
 
 @DATASETS.register("ucf101")

@@ -14,23 +14,15 @@ import yaml
 
 from bsssl import storage
 from bsssl.data.loading.dataset import SparseTargets
-from bsssl.data.records import RECORD_SCHEMA, tag_lists
+from bsssl.data.records import LARGE_SCHEMA, PLACE_SCHEMA, Records, tag_lists
 from bsssl.data.tables import read_tables, reading_table
 from bsssl.errors import UserError, choices
 from bsssl.runtime.console import logger
 
-TAGGED_SCHEMA = pa.schema(
-    [
-        ("key", pa.large_string()),
-        ("path", pa.large_string()),
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
-        ("classes", pa.large_list(pa.int32())),  # of the sample, ascending, at least one
-    ]
-)
+# The classes of a sample are ascending, one at least.
+TAGGED_SCHEMA = pa.schema([*LARGE_SCHEMA, ("classes", pa.large_list(pa.int32()))])
 _SEPARATING = {"Cc", "Cf", "Pc", "Pd", "Zl", "Zp", "Zs"}  # controls, invisible marks, underscores, dashes, blanks
 _HASHES = "[#\uff03]"  # a new tag begins there, as in "#sea#sun"
-_TAGS = RECORD_SCHEMA.field("tags")
 
 
 @functools.lru_cache(maxsize=2**20)
@@ -158,7 +150,7 @@ def _normalize_keys(pairs: Mapping[str, str], name: str) -> dict[str, str]:
     return found
 
 
-def tags_from_file(tables: Iterable[pa.Table], path: str) -> Iterator[pa.Table]:
+def tags_from_file(batches: Iterable[Records], path: str) -> Iterator[Records]:
     """Yield records with the tags that the file at ``path`` gives their keys, instead of their own.
 
     The file (CSV, JSONL, Parquet) has the columns ``key`` and ``tags``, a list, in CSV joined by ``;``. It is held in
@@ -168,13 +160,12 @@ def tags_from_file(tables: Iterable[pa.Table], path: str) -> Iterator[pa.Table]:
     places, tags = _read_tag_file(path)
     used = np.zeros(len(tags), bool)
     first_key = None
-    for table in tables:
-        keys = table["key"].to_pylist()
+    for records in batches:
+        keys = records.key.to_pylist()
         first_key = first_key or next(iter(keys), None)
         rows = pa.array([places.get(key) for key in keys], pa.int64())
         used[rows.drop_null().to_numpy()] = True
-        column = table.schema.get_field_index("tags")
-        yield table.set_column(column, _TAGS, tags.take(rows).cast(_TAGS.type))
+        yield records.with_tags(tags.take(rows))
     if not used.any():
         raise UserError(
             f"{path}: none of its {len(used)} keys is a sample's (the file has '{next(iter(places), '')}', the samples "
@@ -255,8 +246,8 @@ class _Numbers:
         return number
 
 
-def read_tags(tables: Iterable[pa.Table], rules: TagRules) -> TaggedSamples:
-    """Go once through tables of records and see what their tags mean.
+def read_tags(batches: Iterable[Records], rules: TagRules) -> TaggedSamples:
+    """Go once through a stream of records and see what their tags mean.
 
     A ``#`` inside a tag begins another; a tag that a sample has twice counts once. Memory grows with the samples, by
     about 30 bytes each at the end, and with the distinct tags, by about 200 bytes each.
@@ -265,18 +256,18 @@ def read_tags(tables: Iterable[pa.Table], rules: TagRules) -> TaggedSamples:
     tag_classes: list[int] = []
     tag_samples = np.zeros(0, np.int64)
     counts, sample_classes, untagged = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)], 0
-    for table in tables:
-        rows, tags = _tags_of(table["tags"], rules, tag_number)
+    for records in batches:
+        rows, tags = _tags_of(records.tags, rules, tag_number)
         for name in tag_number.names[len(tag_classes) :]:
             meaning = rules.class_of(name)
             tag_classes.append(-1 if meaning is None else class_number(meaning))
         seen = np.bincount(tags, minlength=len(tag_classes))
         seen[: len(tag_samples)] += tag_samples
         tag_samples = seen
-        untagged += len(table) - int(np.count_nonzero(np.diff(rows, prepend=-1)))
+        untagged += len(records) - int(np.count_nonzero(np.diff(rows, prepend=-1)))
         classes = np.array(tag_classes, np.int64)[tags]
         rows, classes = _distinct(rows[classes >= 0], classes[classes >= 0])
-        counts.append(np.bincount(rows, minlength=len(table)).astype(np.int32))
+        counts.append(np.bincount(rows, minlength=len(records)).astype(np.int32))
         sample_classes.append(classes.astype(np.int32))
     classes = np.concatenate(sample_classes)
     return TaggedSamples(
@@ -311,8 +302,22 @@ def _distinct(rows: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndar
     return rows, values
 
 
+def copy_batches(batches: Iterable[Records], path: str) -> Iterator[Records]:
+    """Yield ``batches``, which are written to ``path`` without their labels and tags as they pass."""
+    with pq.ParquetWriter(path, PLACE_SCHEMA) as writer:
+        for records in batches:
+            writer.write_table(records.table.select(PLACE_SCHEMA.names))
+            yield records
+
+
+def read_copy(path: str) -> Iterator[Records]:
+    """Yield what ``copy_batches`` has written."""
+    for batch in pq.ParquetFile(path).iter_batches():
+        yield Records.unlabeled(pa.Table.from_batches([batch]))
+
+
 def write_tagged(
-    path: str, tables: Iterable[pa.Table], *, rows: np.ndarray, offsets: np.ndarray, classes: np.ndarray
+    path: str, batches: Iterable[Records], *, rows: np.ndarray, offsets: np.ndarray, classes: np.ndarray
 ) -> None:
     """Write those of a stream of records that have a class, with their classes, as Parquet, complete or not at all.
 
@@ -320,17 +325,17 @@ def write_tagged(
     """
     first = 0
     with storage.atomic_write(path) as file, pq.ParquetWriter(file, TAGGED_SCHEMA) as writer:
-        for table in tables:
-            start, end = np.searchsorted(rows, [first, first + len(table)])
-            records = table.take(pa.array(rows[start:end] - first))
+        for records in batches:
+            start, end = np.searchsorted(rows, [first, first + len(records)])
+            table = records.take(rows[start:end] - first).table
             span = offsets[start : end + 1]
             lists = pa.LargeListArray.from_arrays(span - span[0], pa.array(classes[span[0] : span[-1]], pa.int32()))
-            columns = [records[name].cast(TAGGED_SCHEMA.field(name).type) for name in TAGGED_SCHEMA.names[:-1]]
-            writer.write_table(pa.table([*columns, lists], schema=TAGGED_SCHEMA))
-            first += len(table)
+            places = table.select(LARGE_SCHEMA.names).cast(LARGE_SCHEMA)
+            writer.write_table(places.append_column(TAGGED_SCHEMA.field("classes"), lists))
+            first += len(records)
 
 
-def tagged_training_set(path: str, *, num_classes: int) -> tuple[pa.Table, SparseTargets]:
+def tagged_training_set(path: str, *, num_classes: int) -> tuple[Records, SparseTargets]:
     """Return records and targets for training on what ``write_tagged`` wrote.
 
     Each target spreads evenly over the classes.
@@ -343,7 +348,7 @@ def tagged_training_set(path: str, *, num_classes: int) -> tuple[pa.Table, Spars
     offsets = classes.offsets.to_numpy().astype(np.int64)
     counts = np.diff(offsets)
     weights = np.repeat(1 / counts, counts).astype(np.float32)
-    return table.drop_columns(["classes"]), SparseTargets(offsets, classes.values.to_numpy(), weights, num_classes)
+    return Records.unlabeled(table), SparseTargets(offsets, classes.values.to_numpy(), weights, num_classes)
 
 
 def resampling(targets: SparseTargets, *, power: float) -> np.ndarray:

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from bsssl.data.decoding.pictures import DecodeError
-from bsssl.data.records import read_bytes
+from bsssl.data.records import Records, read_bytes
 from bsssl.data.segments import split_segment
 from bsssl.data.views.views import Views
 from bsssl.runtime.threads import map_ahead
@@ -74,7 +73,7 @@ def class_counts(targets: Targets, *, num_classes: int, weights: np.ndarray | No
 
 
 class ItemDataset(Dataset[list[dict[str, Any] | Failure]]):
-    """The items of a table of records, as the samples that ``views`` makes of each.
+    """The items of some records, as the samples that ``views`` makes of each.
 
     An item is asked for by its row, or by (row, draw): the random numbers of its views then depend on ``seed`` and
     ``draw`` alone, so that a sample is augmented alike whatever the number of workers and wherever a run resumed.
@@ -90,7 +89,7 @@ class ItemDataset(Dataset[list[dict[str, Any] | Failure]]):
 
     def __init__(
         self,
-        records: pa.Table,
+        records: Records,
         *,
         views: Views,
         targets: Targets | None = None,
@@ -100,8 +99,8 @@ class ItemDataset(Dataset[list[dict[str, Any] | Failure]]):
         if targets is not None and len(targets) != len(records):
             raise ValueError(f"{len(targets)} targets for {len(records)} records")
         # One chunk per column where it fits: looking a row up takes longer the more chunks there are.
-        records = records.select(["path", "offset", "size"]).combine_chunks()
-        self._path, self._offset, self._size = records.columns
+        places = records.table.select(["path", "offset", "size"]).combine_chunks()
+        self._path, self._offset, self._size = places.columns
         self._remote = bool(pc.any(pc.match_substring(self._path, "://")).as_py())
         self._views = views
         self._targets = targets

@@ -5,12 +5,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import pyarrow as pa
+import numpy.typing as npt
 
 from bsssl import storage
 from bsssl.data.datasets.sources import Source, Tars
 from bsssl.data.pool.overlap import Places
-from bsssl.data.records import RECORD_SCHEMA, concat_records, read_records, write_records
+from bsssl.data.records import Records
 from bsssl.errors import UserError
 from bsssl.runtime.console import logger, progress
 from bsssl.runtime.threads import map_ahead
@@ -35,9 +35,9 @@ class Shard:
     digest: str = ""
     """SHA-256 of the records, hexadecimal; empty in lists of an earlier format"""
 
-    def records(self) -> pa.Table:
+    def records(self) -> Records:
         """Return the shard's records, in order."""
-        return read_records(self.path)
+        return Records.read(self.path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ def write_pool(
     *,
     folder: str,
     shard_size: int = 10_000,
-    exclude: pa.Table | None = None,
+    exclude: Records | None = None,
     fraction: float = 1.0,
     seed: int = 0,
 ) -> Pool:
@@ -75,17 +75,16 @@ def write_pool(
     shards: list[Shard] = []
     digest = hashlib.sha256()
     base = left_out = 0
-    for name, records in progress(_shard_tables(sources, shard_size), unit="shards", title="listing the pool"):
+    for name, records in progress(_shard_records(sources, shard_size), unit="shards", title="listing the pool"):
         if excluded is not None:
-            kept = records.filter(pa.array(~excluded.mask(records)))
+            kept = records.filter(~excluded.mask(records))
             left_out += len(records) - len(kept)
             records = kept
         if fraction < 1:
             records = records.filter(_chosen(records, fraction, seed))
         number = len(shards)
         path = storage.join(folder, shard_file(number))
-        # In one chunk, however the source came in tables: equal records make equal files.
-        write_records(path, records.combine_chunks())
+        records.write(path)
         own = _digest(records)
         digest.update(own)
         name = name or f"shard-{number:06d}"
@@ -123,7 +122,7 @@ def read_pool(folder: str) -> Pool:
     return Pool(fingerprint=stored["fingerprint"], shards=shards)
 
 
-def _shard_tables(sources: Sequence[Source], shard_size: int) -> Iterator[tuple[str | None, pa.Table]]:
+def _shard_records(sources: Sequence[Source], shard_size: int) -> Iterator[tuple[str | None, Records]]:
     """Name (None: by number) and records of every shard, in order."""
     for source in sources:
         if isinstance(source, Tars):
@@ -135,29 +134,29 @@ def _shard_tables(sources: Sequence[Source], shard_size: int) -> Iterator[tuple[
                 yield None, records
 
 
-def _rechunk(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """Yield the same records in tables of ``rows`` each, but for the last."""
-    waiting = RECORD_SCHEMA.empty_table()
-    for table in tables:
-        waiting = concat_records([waiting, table])
+def _rechunk(batches: Iterable[Records], rows: int) -> Iterator[Records]:
+    """Yield the same records in batches of ``rows`` each, but for the last."""
+    waiting = Records.concat([])
+    for batch in batches:
+        waiting = Records.concat([waiting, batch])
         while len(waiting) >= rows:
-            yield waiting.slice(0, rows)
-            waiting = waiting.slice(rows)
+            yield waiting[:rows]
+            waiting = waiting[rows:]
     if len(waiting):
         yield waiting
 
 
-def _chosen(records: pa.Table, fraction: float, seed: int) -> pa.Array:
+def _chosen(records: Records, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
     """Whether each item is of a random ``fraction`` of all there are: bool (rows,)."""
     limit, salt = int(fraction * 2**64), seed.to_bytes(16, "little")
-    digests = (hashlib.blake2b(key.encode(), digest_size=8, salt=salt).digest() for key in records["key"].to_pylist())
-    return pa.array([int.from_bytes(digest, "little") < limit for digest in digests], pa.bool_())
+    digests = (hashlib.blake2b(key.encode(), digest_size=8, salt=salt).digest() for key in records.key.to_pylist())
+    return np.array([int.from_bytes(digest, "little") < limit for digest in digests], bool)
 
 
-def _digest(records: pa.Table) -> bytes:
+def _digest(records: Records) -> bytes:
     digest = hashlib.sha256()
-    for name in ("key", "path"):
-        digest.update("\0".join(records[name].to_pylist()).encode() + b"\0\0")
-    for name in ("offset", "size"):
-        digest.update(records[name].to_numpy().astype(np.int64).tobytes())
+    for text in (records.key, records.path):
+        digest.update("\0".join(text.to_pylist()).encode() + b"\0\0")
+    for numbers in (records.offset, records.size):
+        digest.update(numbers.to_numpy().astype(np.int64).tobytes())
     return digest.digest()

@@ -4,11 +4,10 @@ import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from bsssl.data.loading.dataset import content_hash
-from bsssl.data.records import concat_records, files_of, read_bytes
+from bsssl.data.records import Record, Records
 from bsssl.data.segments import split_segment
 from bsssl.errors import UserError
 from bsssl.runtime.console import progress
@@ -20,38 +19,38 @@ _READERS = 8
 class Places:
     """The set of places of some records: file and offset, and of a video the seconds from start to end."""
 
-    def __init__(self, records: pa.Table) -> None:
-        self._files = pc.unique(files_of(records))
+    def __init__(self, records: Records) -> None:
+        self._files = pc.unique(records.files())
         self._places: dict[tuple[str, int], list[tuple[float, float]]] = {}
         for place, seconds in _places(records):
             self._places.setdefault(place, []).append(seconds)
 
-    def mask(self, records: pa.Table) -> np.ndarray:
+    def mask(self, records: Records) -> np.ndarray:
         """Which of ``records`` lie at one of the places, or overlap it in time: bool (rows,)."""
-        mask: np.ndarray = pc.is_in(files_of(records), value_set=self._files).to_numpy(zero_copy_only=False).copy()
+        mask: np.ndarray = pc.is_in(records.files(), value_set=self._files).to_numpy(zero_copy_only=False).copy()
         rows = np.flatnonzero(mask)  # few, unless the pool is a split of the very tars that the labels are in
         if len(rows):
             mask[rows] = [
                 any(start < held_end and held_start < end for held_start, held_end in self._places.get(place, ()))
-                for place, (start, end) in _places(records.take(pa.array(rows)))
+                for place, (start, end) in _places(records.take(rows))
             ]
         return mask
 
 
-def _places(records: pa.Table) -> Iterator[tuple[tuple[str, int], tuple[float, float]]]:
-    for path, offset in zip(records["path"].to_pylist(), records["offset"].to_pylist(), strict=True):
+def _places(records: Records) -> Iterator[tuple[tuple[str, int], tuple[float, float]]]:
+    for path, offset in zip(records.path.to_pylist(), records.offset.to_pylist(), strict=True):
         file, start, end = split_segment(path)
         yield (file, offset), (start or 0.0, math.inf if end is None else end)
 
 
-def find_overlap(shards: Iterable[pa.Table], held: pa.Table) -> pa.Table:
-    """Return the records in ``shards`` (tables, taken one at a time) that lie where one of ``held`` does."""
+def find_overlap(shards: Iterable[Records], held: Records) -> Records:
+    """Return the records in ``shards`` (taken one at a time) that lie where one of ``held`` does."""
     places = Places(held)
-    return concat_records([records.filter(pa.array(places.mask(records))) for records in shards])
+    return Records.concat(records.filter(places.mask(records)) for records in shards)
 
 
 def check_overlap(
-    shards: Iterable[pa.Table], held: pa.Table, *, remedy: str, what: str = "the pool", holds: str = "labeled or test"
+    shards: Iterable[Records], held: Records, *, remedy: str, what: str = "the pool", holds: str = "labeled or test"
 ) -> None:
     """UserError, ending in ``remedy``, when a record in ``shards`` lies where one of the ``held`` records does.
 
@@ -59,21 +58,19 @@ def check_overlap(
     """
     overlap = find_overlap(shards, held)
     if len(overlap):
-        keys = ", ".join(overlap["key"].slice(0, 3).to_pylist())
+        keys = ", ".join(overlap[:3].key.to_pylist())
         raise UserError(f"{what} contains {len(overlap)} {holds} items (such as {keys}); {remedy}")
 
 
-def content_hashes(records: pa.Table) -> set[bytes]:
+def content_hashes(records: Records) -> set[bytes]:
     """Return the digests (see ``content_hash``) of the files of ``records``; those that cannot be read have none."""
-    places = zip(*(records[name].to_pylist() for name in ("path", "offset", "size")), strict=True)
-    hashes = map_ahead(_hash_place, places, threads=_READERS)
+    hashes = map_ahead(_hash, records, threads=_READERS)
     counted = progress(hashes, total=len(records), unit="files", title="hashing labeled and test items")
     return {digest for digest in counted if digest is not None}
 
 
-def _hash_place(place: tuple[str, int, int]) -> bytes | None:
-    path, offset, size = place
+def _hash(record: Record) -> bytes | None:
     try:
-        return content_hash(read_bytes(path, offset=offset, size=size), path)
+        return content_hash(record.read(), record.path)
     except OSError:
         return None

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bsssl import storage
-from bsssl.data.records import read_bytes
+from bsssl.data.records import Record, Records
 from bsssl.data.segments import split_segment, with_segment
 from bsssl.errors import UserError
 from bsssl.runtime.threads import map_ahead
@@ -79,16 +79,16 @@ def write_tar(plan: TarPlan, number: int, *, folder: str, identity: str) -> None
     selected with.
     """
     numbers = range(number * plan.per_tar, min((number + 1) * plan.per_tar, len(plan.rows)))
-    rows = plan.selected.table.take(pa.array(plan.rows[numbers.start : numbers.stop])).to_pylist()
+    records = Records.unlabeled(plan.selected.table.take(plan.rows[numbers.start : numbers.stop]))
     notes = _notes(plan, numbers)
-    contents = map_ahead(_content, rows, threads=_READERS)
+    contents = map_ahead(_content, records, threads=_READERS)
     offsets, sizes = [], []
     Path(_index_path(folder, number)).unlink(missing_ok=True)  # another selection's must not vouch for this tar
     with storage.atomic_write(tar_path(folder, number)) as file, tarfile.open(fileobj=file, mode="w|") as tar:
-        for sample, row, content in zip(numbers, rows, contents, strict=True):
+        for sample, record, content in zip(numbers, records, contents, strict=True):
             name = f"{sample:09d}"
-            _add(tar, f"{name}.json", json.dumps({"key": row["key"], **notes[sample]}).encode())
-            ending = os.path.splitext(_file_name(row))[1].lower()
+            _add(tar, f"{name}.json", json.dumps({"key": record.key, **notes[sample]}).encode())
+            ending = os.path.splitext(_file_name(record))[1].lower()
             offsets.append(_add(tar, f"{name}{ending or '.bin'}", content))
             sizes.append(len(content))
     index = pa.table({"offset": pa.array(offsets, pa.int64()), "size": pa.array(sizes, pa.int64())})
@@ -120,20 +120,20 @@ def _notes(plan: TarPlan, numbers: range) -> dict[int, dict[str, list[float]]]:
     return found
 
 
-def _content(row: dict[str, object]) -> bytes:
-    """Return the bytes of the sample in a row of the selection; UserError when they cannot be read."""
+def _content(record: Record) -> bytes:
+    """Return the bytes of a selected sample; UserError when they cannot be read."""
     try:
-        return read_bytes(str(row["path"]), offset=int(str(row["offset"])), size=int(str(row["size"])))
+        return record.read()
     except OSError as error:
         raise UserError(
-            f"the selected sample {row['key']} cannot be read any more ({error}); bring it back, or score again"
+            f"the selected sample {record.key} cannot be read any more ({error}); bring it back, or score again"
         ) from None
 
 
-def _file_name(row: dict[str, object]) -> str:
+def _file_name(record: Record) -> str:
     """Return what tells the kind of file: of a member of a tar its name, which ends its key."""
-    path = split_segment(str(row["path"]))[0]
-    return split_segment(str(row["key"]))[0] if path.endswith(".tar") else path
+    path = split_segment(record.path)[0]
+    return split_segment(record.key)[0] if path.endswith(".tar") else path
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> int:

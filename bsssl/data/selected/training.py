@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from bsssl import storage
 from bsssl.data.loading.dataset import SparseTargets, Targets
+from bsssl.data.records import LARGE_SCHEMA, Records
 from bsssl.errors import UserError
 from bsssl.selection import read_sample_scores, read_selection
 
@@ -23,7 +24,7 @@ def selected_training_set(
     scores: Iterable[str] = (),
     temperature: float = 1.0,
     classes: Sequence[str] | None = None,
-) -> tuple[pa.Table, Targets]:
+) -> tuple[Records, Targets]:
     """Return records and targets for training on a selection file; rows in the order of shard and position.
 
     ======== ===================================== ==============================================================
@@ -48,20 +49,21 @@ def selected_training_set(
             "same class list, or score and select again"
         )
     table = selected.table.set_column(1, "path", _from_folder(selected.table["path"], os.path.dirname(selection)))
+    records = Records.unlabeled(table.select(LARGE_SCHEMA.names).replace_schema_metadata().cast(LARGE_SCHEMA))
     if mode == "per_pair":
-        return _places(table), class_index.astype(np.int64)
+        return records, class_index.astype(np.int64)
     shard, position = selected.shard.to_numpy(), selected.position.to_numpy()
     order = np.lexsort((class_index, position, shard))
     shard, position = shard[order], position[order]
     starts = np.flatnonzero(np.diff(shard, prepend=-1) | np.diff(position, prepend=-1))
-    places = _places(table).take(pa.array(order[starts]))
+    samples = records.take(order[starts])
     if mode == "multi":
         offsets = np.append(starts, len(order)).astype(np.int64)
         counts = np.diff(offsets)
         weights = np.repeat(1 / counts, counts).astype(np.float32)
-        return places, SparseTargets(offsets, class_index[order], weights, num_classes)
+        return samples, SparseTargets(offsets, class_index[order], weights, num_classes)
     if mode == "soft":
-        return places, _soft_targets(list(scores), shard[starts], position[starts], temperature, num_classes)
+        return samples, _soft_targets(list(scores), shard[starts], position[starts], temperature, num_classes)
     raise UserError(f"unknown targets '{mode}'; valid: multi, per_pair, soft")
 
 
@@ -71,14 +73,6 @@ def _from_folder(paths: pa.ChunkedArray, folder: str) -> pa.ChunkedArray:
     if not pc.any(relative).as_py():
         return paths
     return pc.if_else(relative, pc.binary_join_element_wise(storage.join(folder, ""), paths, ""), paths)
-
-
-def _places(table: pa.Table) -> pa.Table:
-    # The strings of many millions of rows are more than the 2 GiB that one array of plain strings holds.
-    roomy = pa.schema(
-        [("key", pa.large_string()), ("path", pa.large_string()), ("offset", pa.int64()), ("size", pa.int64())]
-    )
-    return table.select(roomy.names).replace_schema_metadata().cast(roomy)
 
 
 def _soft_targets(

@@ -35,13 +35,11 @@ def cub(tmp_path):
 
 def test_the_two_parts(cub, tmp_path):
     assert DATASETS.get("cub") is Cub
-    train = cub().records().to_pylist()
-    assert [record["key"] for record in train] == ["001.Wren/a.jpg", "002.Tern/a.jpg"]
-    assert [record["label"] for record in train] == ["001.Wren", "002.Tern"]
-    assert train[0]["path"] == os.path.join(tmp_path, "images", "001.Wren/a.jpg")
-    assert [(record["key"], record["label"]) for record in cub("test").records().to_pylist()] == [
-        ("001.Wren/b c.jpg", "001.Wren")
-    ]
+    train = list(cub().records())
+    assert [record.key for record in train] == ["001.Wren/a.jpg", "002.Tern/a.jpg"]
+    assert [record.label for record in train] == ["001.Wren", "002.Tern"]
+    assert train[0].path == os.path.join(tmp_path, "images", "001.Wren/a.jpg")
+    assert [(record.key, record.label) for record in cub("test").records()] == [("001.Wren/b c.jpg", "001.Wren")]
 
 
 @pytest.mark.parametrize("name", ["images", "image_class_labels", "classes", "train_test_split"])

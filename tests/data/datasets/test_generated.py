@@ -8,17 +8,12 @@ from bsssl.data.datasets import generated
 from bsssl.data.datasets.generated import MOTIONS, Digits, MovingDigits, moving_digit
 from bsssl.data.decoding.pictures import decode_image
 from bsssl.data.hashtags.tags import normalize
-from bsssl.data.records import class_names, read_bytes
 from bsssl.errors import UserError
 from bsssl.registry import DATASETS
 
 
-def _content(record):
-    return read_bytes(record["path"], offset=record["offset"], size=record["size"])
-
-
 def _rows(records):
-    return [key.rsplit("/")[-1].split(".")[0] for key in records["key"].to_pylist()]
+    return [key.rsplit("/")[-1].split(".")[0] for key in records.key.to_pylist()]
 
 
 def test_registered():
@@ -32,15 +27,15 @@ def test_digits(tmp_path):
     Digits(path=str(tmp_path), split="train").records()
     assert os.stat(tmp_path / "digits-train.tar").st_mtime_ns == stamp
     assert (len(train), len(test)) == (1297, 500)
-    assert class_names(train) == class_names(test) == list("0123456789")
-    assert np.unique(test["label"].to_numpy(), return_counts=True)[1].min() >= 48
+    assert train.class_names() == test.class_names() == list("0123456789")
+    assert np.unique(test.label.to_numpy(), return_counts=True)[1].min() >= 48
     assert len(set(_rows(train) + _rows(test))) == 1797
-    image = decode_image(_content(train.slice(0, 1).to_pylist()[0]))
+    image = decode_image(train[0].read())
     assert image.shape == (3, 8, 8) and image.max() == 239  # 15 of 16 grey levels
     Digits(path=str(tmp_path / "again"), split="test").records()
     assert (tmp_path / "again/digits-test.tar").read_bytes() == (tmp_path / "digits-test.tar").read_bytes()
     some = Digits(path=str(tmp_path), split="train", classes=[7, 3]).records()
-    assert some.equals(train.filter([label in "37" for label in train["label"].to_pylist()]))
+    assert some == train.filter([label in "37" for label in train.label.to_pylist()])
     with pytest.raises(UserError, match="digits has no split 'val'; valid: test, train"):
         Digits(path=str(tmp_path), split="val")
 
@@ -48,11 +43,11 @@ def test_digits(tmp_path):
 def test_tags_of_digits(tmp_path):
     plain = Digits(path=str(tmp_path), split="train").records()
     tagged = Digits(path=str(tmp_path), split="train", tags=True).records()
-    assert plain["tags"].null_count == len(plain) and tagged.drop(["tags"]).equals(plain.drop(["tags"]))
-    assert tagged.equals(Digits(path=str(tmp_path), split="train", tags=True).records())
-    tags = [[normalize(tag) for tag in row] for row in tagged["tags"].to_pylist()]
+    assert plain.tags.null_count == len(plain) and tagged.with_tags([None] * len(tagged)) == plain
+    assert tagged == Digits(path=str(tmp_path), split="train", tags=True).records()
+    tags = [[normalize(tag) for tag in row] for row in tagged.tags.to_pylist()]
     assert sum(not row for row in tags) / len(tags) == pytest.approx(0.1, abs=0.03)
-    sevens = [row for row, label in zip(tags, tagged["label"].to_pylist(), strict=True) if label == "7" and row]
+    sevens = [row for row, label in zip(tags, tagged.label.to_pylist(), strict=True) if label == "7" and row]
     named = [bool({"seven", "sieben", "siete", "sevens"} & set(row)) for row in sevens]
     assert np.mean(named) == pytest.approx(0.82, abs=0.1)  # 0.8, and one in ten of the wrong ones by chance
 
@@ -72,16 +67,16 @@ def test_moving_digits(moving, tmp_path):
     by_motion = MovingDigits(path=str(moving), split="test", label="motion").records()
     assert os.stat(moving / "moving_digits-test.tar").st_mtime_ns == stamp
     assert len(by_digit) == 500
-    assert by_digit.drop(["label"]).equals(by_motion.drop(["label"]))
-    assert class_names(by_digit) == list("0123456789") and class_names(by_motion) == sorted(MOTIONS)
-    assert np.unique(by_motion["label"].to_numpy(), return_counts=True)[1].min() >= 65
+    assert by_digit.with_labels(by_motion.label) == by_motion
+    assert by_digit.class_names() == list("0123456789") and by_motion.class_names() == sorted(MOTIONS)
+    assert np.unique(by_motion.label.to_numpy(), return_counts=True)[1].min() >= 65
     still = Digits(path=str(tmp_path), split="test").records()
-    assert _rows(by_digit) == _rows(still) and by_digit["label"].equals(still["label"])
+    assert _rows(by_digit) == _rows(still) and by_digit.label == still.label
 
 
 def test_motion_does_not_tell_the_digit(moving):
     digits, motions = (
-        MovingDigits(path=str(moving), split="test", label=label).records()["label"].to_numpy()
+        MovingDigits(path=str(moving), split="test", label=label).records().label.to_numpy()
         for label in ("digit", "motion")
     )
     together = np.array([[np.sum((digits == d) & (motions == m)) for m in MOTIONS] for d in "0123456789"])
@@ -91,13 +86,13 @@ def test_motion_does_not_tell_the_digit(moving):
 def test_moving_digits_as_videos(moving):
     import av
 
-    record = MovingDigits(path=str(moving), split="test").records().slice(7, 1).to_pylist()[0]
-    with av.open(io.BytesIO(_content(record))) as container:
+    record = MovingDigits(path=str(moving), split="test").records()[7]
+    with av.open(io.BytesIO(record.read())) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
         assert (stream.frames, float(stream.average_rate)) == (16, 15.0)
         decoded = np.stack([frame.to_ndarray(format="gray") for frame in container.decode(stream)])
-    tar, _digit, motion, name = record["key"].split("/")
+    tar, _digit, motion, name = record.key.split("/")
     row = int(name.removesuffix(".mp4"))
     from sklearn.datasets import load_digits
 

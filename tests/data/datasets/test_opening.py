@@ -21,7 +21,7 @@ def folder(tmp_path):
 )
 def test_what_a_source_holds(folder, options, videos, keys):
     source = open_source("folder", path=folder, options=options, videos=videos)
-    assert source.records()["key"].to_pylist() == keys
+    assert source.records().key.to_pylist() == keys
 
 
 def test_datasets_without_extensions(folder):

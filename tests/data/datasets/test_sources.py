@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bsssl.data.datasets.sources import VIDEO_EXTENSIONS, Folder, Manifest, Tars
-from bsssl.data.records import class_names, read_bytes, write_records
+from bsssl.data.records import Record
 from bsssl.errors import UserError
 from bsssl.registry import DATASETS
 
@@ -22,11 +22,11 @@ def test_folder(picture_folder):
     (picture_folder / "top.JPG").write_bytes(b"")
     records = Folder(path=str(picture_folder)).records()
     assert len(records) == 16
-    assert records["key"].to_pylist()[:4] == ["top.JPG", "ant/1.jpg", "ant/2.jpg", "ant/3.jpg"]
-    assert records["label"].to_pylist()[:5] == [None] + ["ant"] * 4
-    assert records["key"][4].as_py() == "ant/deep/0.jpg"
-    assert records["path"][1].as_py() == str(picture_folder / "ant" / "1.jpg")
-    assert class_names(records) == ["ant", "bee", "cat"]
+    assert records.key.to_pylist()[:4] == ["top.JPG", "ant/1.jpg", "ant/2.jpg", "ant/3.jpg"]
+    assert records.label.to_pylist()[:5] == [None] + ["ant"] * 4
+    assert records[4].key == "ant/deep/0.jpg"
+    assert records[1].path == str(picture_folder / "ant" / "1.jpg")
+    assert records.class_names() == ["ant", "bee", "cat"]
     assert len(Folder(path=str(picture_folder), extensions=["md"]).records()) == 1
     assert len(Folder(path=str(picture_folder), extensions="any").records()) == 17
 
@@ -44,7 +44,7 @@ def test_extensions(tmp_path, make_tar, factory):
             (path / name).touch()
 
     def found(**options):
-        keys = factory(path=str(path), **options).records()["key"].to_pylist()
+        keys = factory(path=str(path), **options).records().key.to_pylist()
         return [key.removeprefix("t.tar/") for key in keys]
 
     assert found() == found(extensions="images") == names[:2]
@@ -66,9 +66,9 @@ def test_remote_folder(memory):
     for name in ("b/2.jpg", "b/1.jpg", "a/x/3.png", "0.jpg"):
         memory.pipe(f"/pool/{name}", name.encode())
     records = Folder(path="memory://pool").records()
-    assert records["key"].to_pylist() == ["0.jpg", "a/x/3.png", "b/1.jpg", "b/2.jpg"]
-    assert records["label"].to_pylist() == [None, "a", "b", "b"]
-    assert read_bytes(records["path"][2].as_py()) == b"b/1.jpg"
+    assert records.key.to_pylist() == ["0.jpg", "a/x/3.png", "b/1.jpg", "b/2.jpg"]
+    assert records.label.to_pylist() == [None, "a", "b", "b"]
+    assert records[2].read() == b"b/1.jpg"
 
 
 def test_folder_refused(tmp_path):
@@ -96,13 +96,11 @@ def _write_manifest(path, rows):
 def test_manifest(tmp_path, suffix):
     path = tmp_path / f"list.{suffix}"
     _write_manifest(path, ROWS)
-    records = Manifest(path=str(path)).records().to_pylist()
-    assert [record["key"] for record in records] == ["a/1.jpg", "/abs/2.jpg"]
-    assert [record["path"] for record in records] == [str(tmp_path / "a/1.jpg"), "/abs/2.jpg"]
-    assert [record["label"] for record in records] == ["007", None]
-    assert [record["tags"] for record in records] == [["x", "y"], None]
-    assert {(record["offset"], record["size"]) for record in records} == {(0, -1)}
-    rooted = Manifest(path=str(path), root="s3://bucket/x").records()["path"].to_pylist()
+    assert list(Manifest(path=str(path)).records()) == [
+        Record("a/1.jpg", str(tmp_path / "a/1.jpg"), 0, -1, "007", ["x", "y"]),
+        Record("/abs/2.jpg", "/abs/2.jpg", 0, -1, None, None),
+    ]
+    rooted = Manifest(path=str(path), root="s3://bucket/x").records().path.to_pylist()
     assert rooted == ["s3://bucket/x/a/1.jpg", "/abs/2.jpg"]
 
 
@@ -110,9 +108,9 @@ def test_manifest(tmp_path, suffix):
 def test_manifest_without_labels_or_with_other_columns(tmp_path, suffix):
     path = tmp_path / f"list.{suffix}"
     _write_manifest(path, [{"file": "1.jpg", "kind": 3}, {"file": "2.jpg", "kind": 4}])
-    assert Manifest(path=str(path), path_column="file").records()["label"].to_pylist() == [None, None]
+    assert Manifest(path=str(path), path_column="file").records().label.to_pylist() == [None, None]
     named = Manifest(path=str(path), path_column="file", label_column="kind").records()
-    assert named["label"].to_pylist() == ["3", "4"]
+    assert named.label.to_pylist() == ["3", "4"]
     with pytest.raises(UserError, match=rf"list\.{suffix} has no column 'path'; columns found: file, kind; "):
         Manifest(path=str(path)).records()
     with pytest.raises(UserError, match=r"has no column 'klass'.*set label_column"):
@@ -133,20 +131,20 @@ def test_manifest_with_segments(tmp_path, suffix):
     _write_manifest(path, SEGMENTS)
     records = Manifest(path=str(path)).records()
     names = ["v.mp4#t=12.5,20", "v.mp4#t=,12.5", "v.mp4#t=20", "w.mp4"]
-    assert records["key"].to_pylist() == names
-    assert records["path"].to_pylist() == [str(tmp_path / name) for name in names]
-    write_records(str(tmp_path / "split.csv"), records)
-    assert Manifest(path=str(tmp_path / "split.csv")).records().equals(records)
+    assert records.key.to_pylist() == names
+    assert records.path.to_pylist() == [str(tmp_path / name) for name in names]
+    records.write(str(tmp_path / "split.csv"))
+    assert Manifest(path=str(tmp_path / "split.csv")).records() == records
 
 
 def test_manifest_with_segments_in_other_columns(tmp_path):
     (tmp_path / "list.csv").write_text("path,from,key,offset\nv.tar,3,one,512\nv.tar,4.5,two,512\n")
     manifest = Manifest(path=str(tmp_path / "list.csv"), start_column="from")
-    assert manifest.records()["key"].to_pylist() == ["one", "two"]
-    assert manifest.records()["path"].to_pylist() == [str(tmp_path / "v.tar#t=3"), str(tmp_path / "v.tar#t=4.5")]
+    assert manifest.records().key.to_pylist() == ["one", "two"]
+    assert manifest.records().path.to_pylist() == [str(tmp_path / "v.tar#t=3"), str(tmp_path / "v.tar#t=4.5")]
     (tmp_path / "keyless.csv").write_text("path,to,offset\nv.tar,3,512\n")
     keyless = Manifest(path=str(tmp_path / "keyless.csv"), end_column="to").records()
-    assert keyless["key"].to_pylist() == ["v.tar@512#t=,3"]
+    assert keyless.key.to_pylist() == ["v.tar@512#t=,3"]
     with pytest.raises(UserError, match=r"has no column 'till'.*set end_column"):
         Manifest(path=str(tmp_path / "list.csv"), end_column="till").records()
 
@@ -169,8 +167,8 @@ def test_manifest_with_bad_segments(tmp_path):
 def test_written_records_are_a_manifest(tmp_path, make_tar, suffix):
     (tmp_path / "t.tar").write_bytes(make_tar({"a/1.jpg": b"1", "b/2.jpg": b"22"}))
     records = Tars(path=str(tmp_path / "t.tar")).records()
-    write_records(str(tmp_path / f"split.{suffix}"), records)
-    assert Manifest(path=str(tmp_path / f"split.{suffix}")).records().equals(records)
+    records.write(str(tmp_path / f"split.{suffix}"))
+    assert Manifest(path=str(tmp_path / f"split.{suffix}")).records() == records
 
 
 def test_manifest_refused(tmp_path):
@@ -213,9 +211,9 @@ def test_tars(tmp_path, memory, make_tar, kind):
     for pattern, count in (("t-{000..002}.tar", 3), ("t-00[01].tar", 2), ("t-*.tar", 3), ("t-00{0,2}.tar", 2)):
         source = Tars(path=f"{root}/{pattern}")
         assert len(source.tars()) == count and len(source.records()) == 2 * count
-    record = source.records().to_pylist()[-1]
-    assert record["key"] == "t-002.tar/x/8.png" and record["label"] == "x"
-    assert read_bytes(record["path"], offset=record["offset"], size=record["size"]) == b"eight" * 300
+    record = source.records()[-1]
+    assert record.key == "t-002.tar/x/8.png" and record.label == "x"
+    assert record.read() == b"eight" * 300
 
 
 def test_tars_refused(tmp_path):

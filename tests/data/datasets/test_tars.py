@@ -5,7 +5,6 @@ import pytest
 from bsssl.data.datasets.sources import IMAGE_EXTENSIONS, Tars
 from bsssl.data.datasets.tars import index_tar, is_cut
 from bsssl.data.loading.dataset import Failure, ItemDataset
-from bsssl.data.records import read_bytes
 from bsssl.data.views.transforms import test_transform as make_test_transform
 from bsssl.data.views.views import ImageViews
 from bsssl.errors import UserError
@@ -37,20 +36,19 @@ def test_labels(tmp_path, make_tar):
             }
         ),
     )
-    assert records["key"].to_pylist() == [
+    assert records.key.to_pylist() == [
         f"t.tar/{n}" for n in ("a.jpg", "b.jpg", "c.jpg", "deep/er/d.seg.jpg", "e.jpg", "dog/f.PNG")
     ]
-    assert records["label"].to_pylist() == ["12", "3", "cat", "er", None, "dog"]
-    assert records["tags"].to_pylist() == [["x"], None, None, None, None, None]
-    read = [read_bytes(r["path"], offset=r["offset"], size=r["size"]) for r in records.to_pylist()]
-    assert read == [b"0", b"1", b"2", b"3", b"4", b"5"]
+    assert records.label.to_pylist() == ["12", "3", "cat", "er", None, "dog"]
+    assert records.tags.to_pylist() == [["x"], None, None, None, None, None]
+    assert [record.read() for record in records] == [b"0", b"1", b"2", b"3", b"4", b"5"]
     assert not is_cut(records)
 
 
 def test_long_names(tmp_path, make_tar):
     name = "folder/" * 40 + "ü.jpg"
     records = _index(tmp_path, make_tar({name: b"content"}))
-    assert records["key"].to_pylist() == [f"t.tar/{name}"]
+    assert records.key.to_pylist() == [f"t.tar/{name}"]
 
 
 @pytest.mark.parametrize("cut", [700, 512 + 600 + 424, 1024 + 512 + 100, 1024 + 1024 + 10, 4 * 1024, -10240])

@@ -4,7 +4,6 @@ import os
 import pytest
 
 from bsssl.data.datasets.video_sets import Hmdb51, Kinetics, Ucf101
-from bsssl.data.records import class_names, read_bytes
 from bsssl.errors import UserError
 from bsssl.registry import DATASETS
 
@@ -45,12 +44,12 @@ def test_registered():
 
 def test_kinetics(touch, kinetics):
     root = touch(*TRIMMED, "shaking hands/other_000001_000011.mp4")
-    records = kinetics(root=root).records().to_pylist()
-    assert [record["key"] for record in records] == TRIMMED
-    assert [record["path"] for record in records] == [os.path.join(root, name) for name in TRIMMED]
-    assert [record["label"] for record in records] == ["shaking hands", "tying knot (not on a tie)"]
-    assert {(record["offset"], record["size"], record["tags"]) for record in records} == {(0, -1, None)}
-    assert read_bytes(records[0]["path"]) == TRIMMED[0].encode()
+    records = list(kinetics(root=root).records())
+    assert [record.key for record in records] == TRIMMED
+    assert [record.path for record in records] == [os.path.join(root, name) for name in TRIMMED]
+    assert [record.label for record in records] == ["shaking hands", "tying knot (not on a tie)"]
+    assert {(record.offset, record.size, record.tags) for record in records} == {(0, -1, None)}
+    assert records[0].read() == TRIMMED[0].encode()
 
 
 def test_kinetics_beside_its_videos(tmp_path):
@@ -67,20 +66,20 @@ def test_kinetics_beside_its_videos(tmp_path):
     ],
 )
 def test_kinetics_in_other_places(touch, kinetics, file, names):
-    assert kinetics(root=touch(*names), file=file).records()["key"].to_pylist() == names
+    assert kinetics(root=touch(*names), file=file).records().key.to_pylist() == names
 
 
 def test_kinetics_untrimmed(touch, kinetics):
     rows = ROWS + "yawning,0012345,20.5,30.5,train\n"
     root = touch("0012345.mp4")
-    records = kinetics(rows, root=root, file="{id}.mp4").records().to_pylist()
-    assert [record["key"] for record in records] == ["0012345.mp4#t=107,117", "0012345.mp4#t=20.5,30.5"]
-    assert [record["path"] for record in records] == [f"{root}/{record['key']}" for record in records]
-    assert [record["label"] for record in records] == ["tying knot (not on a tie)", "yawning"]
+    records = list(kinetics(rows, root=root, file="{id}.mp4").records())
+    assert [record.key for record in records] == ["0012345.mp4#t=107,117", "0012345.mp4#t=20.5,30.5"]
+    assert [record.path for record in records] == [f"{root}/{record.key}" for record in records]
+    assert [record.label for record in records] == ["tying knot (not on a tie)", "yawning"]
     whole = kinetics(rows, root=root, file="{id}.mp4", segments=False).records()
-    assert whole["key"].to_pylist() == ["0012345.mp4"] * 2
+    assert whole.key.to_pylist() == ["0012345.mp4"] * 2
     root = touch("0012345_107.mp4")
-    assert kinetics(root=root, file="{id}_{start}.mp4", segments=True).records()["key"].to_pylist() == [
+    assert kinetics(root=root, file="{id}_{start}.mp4", segments=True).records().key.to_pylist() == [
         "0012345_107.mp4#t=107,117"
     ]
 
@@ -88,10 +87,10 @@ def test_kinetics_untrimmed(touch, kinetics):
 def test_kinetics_videos_that_are_gone(touch, kinetics, caplog):
     root = touch(TRIMMED[1])
     caplog.set_level(logging.INFO, logger="bsssl")
-    assert kinetics(root=root).records()["key"].to_pylist() == TRIMMED[1:]
+    assert kinetics(root=root).records().key.to_pylist() == TRIMMED[1:]
     [line] = caplog.messages
     assert line.endswith(f"train.csv: 1 of 2 videos are not in {root}, left out")
-    assert kinetics(root=root, missing="keep").records()["key"].to_pylist() == TRIMMED
+    assert kinetics(root=root, missing="keep").records().key.to_pylist() == TRIMMED
     assert len(caplog.messages) == 1
 
 
@@ -109,7 +108,7 @@ def test_kinetics_without_labels(touch, kinetics):
     header, row = "youtube_id,time_start,time_end,split\n", "0012345,107,117,test\n"
     root = touch("0012345_000107_000117.mp4")
     records = kinetics(row, header, root=root, file="{id}_{start:06d}_{end:06d}.mp4").records()
-    assert records["label"].to_pylist() == [None]
+    assert records.label.to_pylist() == [None]
     with pytest.raises(UserError, match=r"no column 'label'; columns found: youtube_id, .*without \{label\}"):
         kinetics(row, header, root=root).records()
 
@@ -117,8 +116,8 @@ def test_kinetics_without_labels(touch, kinetics):
 def test_kinetics_on_a_remote_root(memory, kinetics):
     memory.pipe(f"/kinetics/{TRIMMED[0]}", b"video")
     records = kinetics(root="memory://kinetics").records()
-    assert records["path"].to_pylist() == [f"memory://kinetics/{TRIMMED[0]}"]
-    assert read_bytes(records["path"][0].as_py()) == b"video"
+    assert records.path.to_pylist() == [f"memory://kinetics/{TRIMMED[0]}"]
+    assert records[0].read() == b"video"
 
 
 def test_kinetics_is_streamed(kinetics):
@@ -179,9 +178,9 @@ def test_ucf101(tmp_path, touch, numbers):
     root = touch(*UCF, "YoYo/v_YoYo_g09_c01.avi")
     (tmp_path / "trainlist01.txt").write_bytes("".join(f"{name}{numbers}\r\n" for name in UCF).encode() + b"\n")
     records = Ucf101(path=root, split_file=str(tmp_path / "trainlist01.txt")).records()
-    assert records["key"].to_pylist() == UCF
-    assert records["path"].to_pylist() == [f"{root}/{name}" for name in UCF]
-    assert class_names(records) == ["Archery", "YoYo"]
+    assert records.key.to_pylist() == UCF
+    assert records.path.to_pylist() == [f"{root}/{name}" for name in UCF]
+    assert records.class_names() == ["Archery", "YoYo"]
 
 
 def test_ucf101_refused(tmp_path, touch):
@@ -214,10 +213,10 @@ def splits(tmp_path):
 def test_hmdb51(touch, splits):
     root = touch("clap/#20_clap_u_0.avi", "clap/b_clap_1.avi", "clap/c_clap_2.avi", "brush_hair/d_0.avi")
     source = Hmdb51(path=root, splits=str(splits), part="train")
-    assert source.records()["key"].to_pylist() == ["brush_hair/d_0.avi", "clap/#20_clap_u_0.avi"]
-    assert class_names(source.records()) == ["brush_hair", "clap"]
+    assert source.records().key.to_pylist() == ["brush_hair/d_0.avi", "clap/#20_clap_u_0.avi"]
+    assert source.records().class_names() == ["brush_hair", "clap"]
     second = Hmdb51(path=root, splits=str(splits), part="train", split=2).records()
-    assert second["path"].to_pylist() == [f"{root}/clap/b_clap_1.avi"]
+    assert second.path.to_pylist() == [f"{root}/clap/b_clap_1.avi"]
     with pytest.raises(UserError, match=r"1 of the 2 videos .* \(such as brush_hair/e_1\.avi\)"):
         Hmdb51(path=root, splits=str(splits), part="test").records()
 

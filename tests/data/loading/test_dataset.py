@@ -6,7 +6,7 @@ import torch
 
 from bsssl.data.datasets.sources import Folder
 from bsssl.data.loading.dataset import Failure, ItemDataset, SparseTargets, class_counts, collate, content_hash
-from bsssl.data.records import class_indices, class_names, make_records
+from bsssl.data.records import Records
 from bsssl.data.views.transforms import test_transform as make_test_transform
 from bsssl.data.views.transforms import train_transform
 from bsssl.data.views.views import ImageViews
@@ -18,7 +18,7 @@ def records(picture_folder):
 
 
 def test_sample(records):
-    targets = class_indices(records, class_names(records), what="set")
+    targets = records.class_indices(records.class_names(), what="set")
     dataset = ItemDataset(records, targets=targets, views=ImageViews(make_test_transform(size=32)))
     [sample] = dataset[5]
     assert set(sample) == {"input", "target", "index", "view"}
@@ -62,11 +62,9 @@ def test_content_hash(records, picture_folder):
 def test_failures(tmp_path, records):
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "html.jpg").write_bytes(b"<html>")
-    paths = [str(tmp_path / name) for name in ("empty.jpg", "html.jpg", "missing.jpg")] + records["path"].to_pylist()[
-        :1
-    ]
+    paths = [str(tmp_path / name) for name in ("empty.jpg", "html.jpg", "missing.jpg")] + records.path.to_pylist()[:1]
     dataset = ItemDataset(
-        make_records(key=paths, path=paths, size=[-1, 6, -1, -1]), views=ImageViews(make_test_transform(size=8))
+        Records.from_columns(key=paths, path=paths, size=[-1, 6, -1, -1]), views=ImageViews(make_test_transform(size=8))
     )
     items = [dataset[row] for row in range(4)]
     assert items[0] == [Failure(0, f"{paths[0]}: empty file")]
@@ -98,7 +96,7 @@ def test_sparse_targets():
 
 
 def test_collate_targets(records):
-    records = records.slice(0, 2)
+    records = records[:2]
     sparse = SparseTargets(np.arange(3), np.array([2, 0], np.int32), np.ones(2, np.float32), 4)
     expected = torch.eye(4)[[2, 0]]
     for targets in (sparse, expected.numpy()):

@@ -15,7 +15,7 @@ from bsssl.data.datasets.sources import Folder
 from bsssl.data.loading import loader as loader_module
 from bsssl.data.loading.dataset import Failure, ItemDataset
 from bsssl.data.loading.loader import EvalBatches, TrainBatches, make_loader, permutation
-from bsssl.data.records import concat_records, make_records
+from bsssl.data.records import Records
 from bsssl.data.views.transforms import test_transform as make_test_transform
 from bsssl.data.views.transforms import train_transform
 from bsssl.data.views.views import ClipViews, ImageViews
@@ -101,8 +101,8 @@ def test_eval_batches():
 
 @pytest.mark.parametrize(("workers", "context"), [(2, "fork"), (1, "spawn")])
 def test_workers_change_nothing(picture_folder, workers, context):
-    missing = make_records(key=["gone"], path=[str(picture_folder / "gone.jpg")])
-    records = concat_records([Folder(path=str(picture_folder)).records(), missing])
+    missing = Records.from_columns(key=["gone"], path=[str(picture_folder / "gone.jpg")])
+    records = Records.concat([Folder(path=str(picture_folder)).records(), missing])
     dataset = ItemDataset(
         records, targets=np.arange(16), views=ImageViews(train_transform(size=16)), seed=5, hash_content=True
     )
@@ -123,12 +123,12 @@ def test_workers_change_nothing(picture_folder, workers, context):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_remote_files(picture_folder, memory, workers):
     local = Folder(path=str(picture_folder)).records()
-    for key, path in zip(local["key"].to_pylist(), local["path"].to_pylist(), strict=True):
+    for key, path in zip(local.key.to_pylist(), local.path.to_pylist(), strict=True):
         with open(path, "rb") as file:
             memory.pipe(f"/pictures/{key}", file.read())
     remote = Folder(path="memory://pictures").records()
-    assert remote["key"].equals(local["key"])
-    remote = concat_records([remote, make_records(key=["gone"], path=["memory://pictures/gone.jpg"])])
+    assert remote.key == local.key
+    remote = Records.concat([remote, Records.from_columns(key=["gone"], path=["memory://pictures/gone.jpg"])])
 
     def load(records, context=None):
         dataset = ItemDataset(records, views=ImageViews(train_transform(size=16)))
@@ -263,7 +263,7 @@ def test_spawned_workers_know_the_parts_of_plugins(tmp_path, monkeypatch):
         views = ClipViews(
             make_test_transform(size=4), frames=2, stride=1, count=1, reader="still", reader_options={"level": level}
         )
-        dataset = ItemDataset(make_records(key=["a"], path=[str(tmp_path / "a.mp4")]), views=views)
+        dataset = ItemDataset(Records.from_columns(key=["a"], path=[str(tmp_path / "a.mp4")]), views=views)
         return list(make_loader(dataset, EvalBatches(1, batch_size=1), workers=1, context="spawn"))
 
     assert load(level=9)[0]["input"].unique().tolist() == [9]

@@ -7,7 +7,7 @@ from bsssl.data.datasets.sources import Folder, Manifest, Source, Tars
 from bsssl.data.loading.dataset import content_hash
 from bsssl.data.pool.listing import read_pool, write_pool
 from bsssl.data.pool.overlap import check_overlap, content_hashes, find_overlap
-from bsssl.data.records import concat_records, make_records
+from bsssl.data.records import Records
 from bsssl.errors import UserError
 
 
@@ -28,8 +28,8 @@ def test_pool_of_a_folder_and_tars(tmp_path, picture_folder, tars):
     assert [shard.number for shard in pool.shards] == list(range(6))
     assert [shard.name for shard in pool.shards][2:4] == ["shard-000002", "t0.tar"]
     assert pool.num_records == 23
-    records = concat_records([shard.records() for shard in pool.shards])
-    assert records.equals(concat_records([Folder(path=str(picture_folder)).records(), tars.records()]))
+    records = Records.concat([shard.records() for shard in pool.shards])
+    assert records == Records.concat([Folder(path=str(picture_folder)).records(), tars.records()])
 
 
 def test_fingerprint(tmp_path, picture_folder):
@@ -46,7 +46,7 @@ def test_fingerprint(tmp_path, picture_folder):
 def test_a_pool_can_be_moved(tmp_path, picture_folder):
     pool = write_pool([Folder(path=str(picture_folder))], folder=str(tmp_path / "a"))
     (tmp_path / "a").rename(tmp_path / "b")
-    assert read_pool(str(tmp_path / "b")).shards[0].records().num_rows == pool.num_records
+    assert len(read_pool(str(tmp_path / "b")).shards[0].records()) == pool.num_records
 
 
 def test_remote_pool(memory, picture_folder):
@@ -58,7 +58,7 @@ def test_remote_pool(memory, picture_folder):
 def test_exclude(tmp_path, picture_folder, tars):
     folder = Folder(path=str(picture_folder)).records()
     tarred = tars.records()
-    held = concat_records([folder.slice(3, 2), tarred.slice(1, 1)])
+    held = Records.concat([folder[3:5], tarred[1:2]])
     pool = write_pool([Folder(path=str(picture_folder)), tars], folder=str(tmp_path / "pool"), exclude=held)
     assert pool.num_records == 15 - 2 + 8 - 1
     tables = [shard.records() for shard in pool.shards]
@@ -69,11 +69,11 @@ def test_exclude(tmp_path, picture_folder, tars):
 def test_overlap(tmp_path, picture_folder, tars):
     pool = write_pool([Folder(path=str(picture_folder)), tars], folder=str(tmp_path / "pool"), shard_size=4)
     tables = [shard.records() for shard in pool.shards]
-    held = concat_records([Folder(path=str(picture_folder)).records().slice(0, 4), tars.records().slice(7, 1)])
-    assert find_overlap(tables, held)["key"].to_pylist() == held["key"].to_pylist()
+    held = Records.concat([Folder(path=str(picture_folder)).records()[:4], tars.records()[7:8]])
+    assert find_overlap(tables, held).key.to_pylist() == held.key.to_pylist()
     with pytest.raises(UserError, match=r"contains 5 labeled or test items \(such as ant/1\.jpg, .*; remove them"):
         check_overlap(tables, held, remedy="remove them")
-    other = make_records(key=["a"], path=[tars.tars()[0]], offset=[100_000], size=[3])
+    other = Records.from_columns(key=["a"], path=[tars.tars()[0]], offset=[100_000], size=[3])
     assert len(find_overlap(tables, other)) == 0
 
 
@@ -96,22 +96,22 @@ def test_cut_tar_stays_in_the_pool(tmp_path, make_tar):
     whole = make_tar({f"{n}.jpg": bytes(400) for n in range(4)})
     (tmp_path / "cut.tar").write_bytes(whole[:1700])
     pool = write_pool([Tars(path=str(tmp_path / "cut.tar"))], folder=str(tmp_path / "pool"))
-    assert pool.shards[0].records()["key"].to_pylist() == ["cut.tar/0.jpg", "cut.tar/1.jpg", "cut.tar/(end of the tar)"]
+    assert pool.shards[0].records().key.to_pylist() == ["cut.tar/0.jpg", "cut.tar/1.jpg", "cut.tar/(end of the tar)"]
 
 
 def test_long_manifest(tmp_path):
     (tmp_path / "list.csv").write_text("path\n" + "".join(f"{n}.jpg\n" for n in range(70_001)))
     pool = write_pool([Manifest(path=str(tmp_path / "list.csv"))], folder=str(tmp_path / "pool"), shard_size=10_000)
     assert [shard.num_records for shard in pool.shards] == [10_000] * 7 + [1]
-    keys = np.concatenate([shard.records()["key"].to_numpy() for shard in pool.shards])
+    keys = np.concatenate([shard.records().key.to_numpy() for shard in pool.shards])
     assert keys.tolist() == [f"{n}.jpg" for n in range(70_001)]
 
 
 def test_content_hashes(tmp_path, picture_folder):
     records = Folder(path=str(picture_folder)).records()
-    missing = make_records(key=["gone"], path=[str(tmp_path / "gone.jpg")])
+    missing = Records.from_columns(key=["gone"], path=[str(tmp_path / "gone.jpg")])
     expected = {content_hash(path.read_bytes()) for path in picture_folder.rglob("*.jpg")}
-    assert content_hashes(concat_records([records, missing])) == expected
+    assert content_hashes(Records.concat([records, missing])) == expected
     assert all(len(digest) == 16 for digest in expected)
 
 
@@ -127,9 +127,9 @@ def test_content_hashes(tmp_path, picture_folder):
     ],
 )
 def test_parts_of_a_video_overlap_if_their_times_do(pool, overlaps):
-    held = make_records(key=["held"], path=["one.mp4#t=0.5,1.5"])
-    others = make_records(key=["a", "b"], path=[f"one.mp4{pool}", f"two.mp4{pool}"])
-    assert find_overlap([others], held)["key"].to_pylist() == ["a"] * overlaps
+    held = Records.from_columns(key=["held"], path=["one.mp4#t=0.5,1.5"])
+    others = Records.from_columns(key=["a", "b"], path=[f"one.mp4{pool}", f"two.mp4{pool}"])
+    assert find_overlap([others], held).key.to_pylist() == ["a"] * overlaps
 
 
 class InTables(Source):
@@ -140,8 +140,8 @@ class InTables(Source):
 
     def batches(self):
         keys = [f"{row * 7919 % 100_003}.jpg" for row in range(self._rows)]
-        records = make_records(key=keys, path=[f"/data/{key}" for key in keys])
-        yield from (records.slice(start, self._table_rows) for start in range(0, self._rows, self._table_rows))
+        records = Records.from_columns(key=keys, path=[f"/data/{key}" for key in keys])
+        yield from (records[start : start + self._table_rows] for start in range(0, self._rows, self._table_rows))
 
 
 def test_shards_that_did_not_change_are_listed_alike_when_the_pool_grows(tmp_path, tars):

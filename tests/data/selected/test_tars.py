@@ -7,7 +7,6 @@ import pytest
 from bsssl import data
 from bsssl.data import is_written, plan_tars, read_pool, selected_training_set, write_places, write_tar
 from bsssl.data.loading.loader import TrainBatches, permutation
-from bsssl.data.records import read_bytes
 from bsssl.errors import UserError
 from bsssl.selection import ScoreHeader, read_selection, score_path, select_samples, write_scores, write_selection
 
@@ -71,8 +70,7 @@ def test_an_index_does_not_vouch_for_another_tar(selection, tmp_path, monkeypatc
 
 
 def contents(records):
-    columns = (records[name].to_pylist() for name in ("path", "offset", "size"))
-    return [read_bytes(path, offset=offset, size=size) for path, offset, size in zip(*columns, strict=True)]
+    return [record.read() for record in records]
 
 
 @pytest.mark.parametrize("mode", ["per_pair", "multi"])
@@ -80,13 +78,13 @@ def test_a_student_sees_exactly_the_selection(selection, tmp_path, mode):
     plan, path = copy(selection, tmp_path / "tars")
     before, targets = selected_training_set(selection, mode=mode)
     after, copied_targets = selected_training_set(path, mode=mode)
-    assert contents(after) == contents(before) and after["key"] == before["key"]
+    assert contents(after) == contents(before) and after.key == before.key
     dense = [targets[row] if mode == "per_pair" else targets[row].tolist() for row in range(len(before))]
     assert dense == [
         copied_targets[row] if mode == "per_pair" else copied_targets[row].tolist() for row in range(len(after))
     ]
-    segments = [path.partition("#")[2] for path in before["path"].to_pylist()]
-    assert any(segments) and [path.partition("#")[2] for path in after["path"].to_pylist()] == segments
+    segments = [path.partition("#")[2] for path in before.path.to_pylist()]
+    assert any(segments) and [path.partition("#")[2] for path in after.path.to_pylist()] == segments
     assert len(plan.rows) == read_selection(selection).num_samples
 
 

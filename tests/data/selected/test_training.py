@@ -53,8 +53,9 @@ def test_per_pair(scored):
     table = read_selection(selection).table
     assert len(records) == len(table) and targets.dtype == np.int64
     assert targets.tolist() == table["class"].to_pylist()
-    for name in ("key", "path", "offset", "size"):
-        assert records[name].to_pylist() == table[name].to_pylist()
+    assert [(row.key, row.path, row.offset, row.size) for row in records] == list(
+        zip(*(table[name].to_pylist() for name in ("key", "path", "offset", "size")), strict=True)
+    )
 
 
 def test_multi(scored):
@@ -65,8 +66,8 @@ def test_multi(scored):
         expected.setdefault((row["path"], row["offset"]), set()).add(row["class"])
     assert max(len(classes) for classes in expected.values()) > 1
     assert len(records) == len(targets) == len(expected)
-    for index, row in enumerate(records.to_pylist()):
-        classes = expected[row["path"], row["offset"]]
+    for index, record in enumerate(records):
+        classes = expected[record.path, record.offset]
         target = targets[index].numpy()
         assert set(np.flatnonzero(target)) == classes and target.sum() == pytest.approx(1)
         assert target[list(classes)] == pytest.approx(1 / len(classes))
@@ -77,8 +78,8 @@ def test_soft(scored, temperature):
     selection, files, softmax = scored
     records, targets = selected_training_set(selection, mode="soft", scores=files, temperature=temperature)
     assert len(records) == len(selected_training_set(selection, mode="multi")[0])
-    for index, row in enumerate(records.to_pylist()):
-        shard, position = int(row["path"][1]), row["offset"] // 512
+    for index, record in enumerate(records):
+        shard, position = int(record.path[1]), record.offset // 512
         kept = np.sort(softmax[shard, position])[-TOP_P]
         scores = np.where(softmax[shard, position] >= kept, softmax[shard, position], 0)
         expected = (scores / scores.max()) ** (1 / temperature)

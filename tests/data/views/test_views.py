@@ -9,7 +9,7 @@ import torch
 from bsssl.data.decoding.pictures import DecodeError
 from bsssl.data.decoding.readers import check_backend, open_video
 from bsssl.data.loading.dataset import ItemDataset
-from bsssl.data.records import make_records
+from bsssl.data.records import Records
 from bsssl.data.views import views as views_module
 from bsssl.data.views.transforms import test_transform as make_test_transform
 from bsssl.data.views.views import ClipViews
@@ -113,7 +113,7 @@ def test_an_offset_without_a_size_goes_to_the_end_of_the_file(tmp_path):
     second = write_video(tmp_path / "second.mp4", frames=9)
     both = tmp_path / "both.bin"
     both.write_bytes(first.read_bytes() + second.read_bytes())
-    records = make_records(key=["second"], path=[str(both)], offset=[first.stat().st_size], size=[-1])
+    records = Records.from_columns(key=["second"], path=[str(both)], offset=[first.stat().st_size], size=[-1])
     seen = ItemDataset(records, views=ClipViews(make_test_transform(size=16), frames=9, stride=1, count=1))[0]
     wanted = ClipViews(make_test_transform(size=16), frames=9, stride=1, count=1)(str(second), WHOLE)
     assert torch.equal(seen[0]["input"], wanted[0])
