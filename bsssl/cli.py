@@ -424,10 +424,11 @@ def _print_options(parsed: argparse.Namespace, given: list[str]) -> None:
         return
     registry = REGISTRIES[parsed.sort]
     if parsed.name is None:
-        print("\n".join(registry.names()))
+        print("\n".join(registry.names()) or f"there are no {parsed.sort} but those of plugins: give --plugins MODULE")
         return
+    summary = registry.summary(parsed.name)
     print(parsed.name)
-    print(f"    {registry.summary(parsed.name)}\n" if registry.summary(parsed.name) else "")
+    print(f"    {summary}\n" if summary else "")
     for option in registry.options(parsed.name):
         _print_key(f"    {option.name}", option.type, option.default, option.meaning)
 

@@ -13,4 +13,4 @@ def choices(given: str, valid: Iterable[str], *, most: int = 40) -> str:
     names = sorted(valid)
     near = get_close_matches(given, names, n=1)
     listed = ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
-    return (f"did you mean '{near[0]}'? " if near else "") + f"valid: {listed}"
+    return (f"did you mean '{near[0]}'? " if near else "") + (f"valid: {listed}" if names else "there are none")

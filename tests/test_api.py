@@ -303,7 +303,9 @@ def test_folders_that_cannot_be_loaded_are_told_in_one_line(finished):
     assert "no such folder" in refused(seed / "techer")
     assert "not the folder of a trained stage" in refused(seed)
     assert "choose one of the folders in it: baseline, finetune, pretrain, teacher" in refused(seed)
-    assert "not the folder of a trained stage (there is no model.safetensors); give" in refused(finished)
+    assert "choose one of the folders in it: seed-0/baseline, seed-0/finetune, " in refused(finished)
+    for stage in ("data", "score"):
+        assert "not the folder of a trained stage (there is no model.safetensors); give" in refused(seed / stage)
     (seed / "teacher" / "model.safetensors").unlink()
     assert "the training is not finished or the file was deleted; run the stage" in refused(seed / "teacher")
     only(seed / "baseline", "model.safetensors")
@@ -376,10 +378,11 @@ def test_a_network_for_videos_averages_clips(finished, video_stage, tmp_path):
 # Exports
 
 
-def test_export_from_the_command_line_and_from_python(bsssl, recipe, finished_once, tmp_path):
+def test_export_from_the_command_line_and_from_python(bsssl, recipe, finished_once, tmp_path, recwarn):
     folder, files = finished_once / "seed-0" / "finetune", [tmp_path / "cli.pt2", tmp_path / "python.pt2"]
     outcome = bsssl("export", folder, "--to", "torch-export", "--path", files[0])
     assert (outcome.status, outcome.out) == (0, f"{files[0]} has been written\n")
+    assert [str(warning.message) for warning in recwarn] == []
     model = package.load(folder)
     model.export("torch-export", files[1])
     pixels = torch.rand(2, 3, 16, 16)
@@ -399,6 +402,9 @@ def test_what_cannot_be_exported_is_told_in_one_line(bsssl, finished_once, tmp_p
     assert outcome.status == 1 and "has no option 'opset'" in outcome.errors[0]
     outcome = bsssl("export", finished_once, "--to", "torch-export", "--path", path)
     assert outcome.status == 1 and "not the folder of a trained stage" in outcome.errors[0] and not path.exists()
+    assert "choose one of the folders in it: seed-0/baseline, seed-0/finetune, " in outcome.errors[0]
+    outcome = bsssl("export", finished_once / "seed-0" / "score", "--to", "torch-export", "--path", path)
+    assert "seed-0/score is not the folder of a trained stage (there is no model.safetensors)" in outcome.errors[0]
 
 
 # Scoring

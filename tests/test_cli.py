@@ -4,6 +4,7 @@ import shlex
 import pytest
 
 from bsssl import __version__
+from bsssl.registry import METRICS
 
 
 def plan_rows(text):
@@ -46,6 +47,16 @@ def test_options(bsssl):
     outcome = bsssl("options")
     assert outcome.status == 0
     assert "select.top_k: int = 16000\n    K: samples kept per class\n" in outcome.out
+    assert "\nfull_ft: FullFt | None = (as below)\n    null turns it off\n" in outcome.out
+
+
+def test_options_of_a_sort_of_parts(bsssl, monkeypatch):
+    assert "cross_entropy\n" in bsssl("options", "losses").out
+    monkeypatch.setattr(METRICS, "_parts", {})
+    assert bsssl("options", "metrics").out == "there are no metrics but those of plugins: give --plugins MODULE\n"
+    for sort, error in {"losses": "loss 'nope': valid: ", "metrics": "metric 'nope': there are none\n"}.items():
+        outcome = bsssl("options", sort, "nope")
+        assert (outcome.status, outcome.out) == (1, "") and outcome.err.startswith(f"error: unknown {error}")
 
 
 def test_the_plan_of_a_recipe_that_has_not_run(bsssl, recipe, tmp_path):

@@ -201,15 +201,18 @@ def _weights_in(folder: Path) -> Path:
         UserError: There is none.
     """
     from bsssl.models import WEIGHTS
-    from bsssl.pipeline.record import BEGUN, DONE
+    from bsssl.pipeline.record import BEGUN, read_record
 
     if not folder.is_dir():
         raise UserError(f"no such folder: {folder}; give that of a trained stage, e.g. outputs/try/seed-0/finetune")
     path = folder / WEIGHTS
     if not path.exists():
-        if (folder / DONE).exists() or (folder / BEGUN).exists():
+        record = read_record(folder)
+        left = (record["digests"] if isinstance(record, dict) else record.digests) if record else ()
+        if "weights" in left or (folder / BEGUN).exists():
             raise UserError(f"there is no {path}: the training is not finished or the file was deleted; run the stage")
-        trained = sorted(below.parent.name for below in folder.glob(f"*/{WEIGHTS}"))
+        below = [path.parent for pattern in ("*", "*/*") for path in folder.glob(f"{pattern}/{WEIGHTS}")]
+        trained = sorted(str(place.relative_to(folder)) for place in below)
         hint = f"choose one of the folders in it: {', '.join(trained)}" if trained else "give that of a trained stage"
         raise UserError(f"{folder} is not the folder of a trained stage (there is no {WEIGHTS}); {hint}")
     return path

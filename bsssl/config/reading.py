@@ -254,6 +254,8 @@ def _options(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, 
         kind = str(bare) if get_args(bare) else getattr(bare, "__name__", "")
         kind = re.sub(r"typing\.|bsssl\.config\.\w+\.|Literal|Optional", "", kind)
         default = "(required)" if field.is_required() else str(field.default)
+        if isinstance(field.default, Section):
+            default = "(as below)"
         # A stage that only changes a default inherits what the key means.
         bases = [base for base in section.__mro__ if issubclass(base, BaseModel) and name in base.model_fields]
         meaning = next(filter(None, (base.model_fields[name].description for base in bases)), "")

@@ -32,6 +32,7 @@ def torch_export(model: TrainedNetwork, path: str) -> None:
         UserError: The network cannot be exported, or the program computes something else.
     """
     network = copy.deepcopy(model.network).cpu().float().eval()
+    network.to(memory_format=torch.contiguous_format)  # of weights that are not, torch warns as of a danger
     preprocessing = {"input_shape": model.input_shape, "mean": model.mean, "std": model.std}
     extra_files = {CLASSES: json.dumps(model.classes), PREPROCESSING: json.dumps(preprocessing)}
     file = io.BytesIO()
