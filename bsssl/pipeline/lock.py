@@ -1,4 +1,4 @@
-"""One worker at a time for a stage of a run, on one machine or on several that share a file system."""
+"""One worker at a time for a stage of a run, or several that share its parts, on machines with a common file system."""
 
 import contextlib
 import json
@@ -25,12 +25,15 @@ STALE = 180.0
 
 
 @contextlib.contextmanager
-def hold(path: Path, *, what: str, patience: float = 0.0) -> Iterator[None]:
+def hold(path: Path, *, what: str, identity: str = "", patience: float = 0.0) -> Iterator[None]:
     """Hold the lock file ``path`` while ``what`` (for messages) is worked on.
 
     The lock of a process that has died is taken over: on this machine that is known for certain, of another machine by
     the signs of life that an owner gives. So is one of the same Slurm job, which Slurm has started again elsewhere.
     A living owner is waited for as long as ``patience`` says, in seconds.
+
+    ``identity``: what tells the work from that of other settings or inputs. Processes that ``share`` work of the same
+    identity do not matter; one that shares work of another counts as an owner, and is not waited for.
 
     Raises:
         UserError: Another process is at work; the message says which, on which host and since when.
@@ -40,6 +43,29 @@ def hold(path: Path, *, what: str, patience: float = 0.0) -> Iterator[None]:
         if time.monotonic() >= end:
             raise _busy(path, what)
         time.sleep(0.1)
+    with _kept(path, mine):
+        for other in path.parent.glob(f"{path.name}-{'?' * len(mine['token'])}"):
+            if not _is_free(other, mine, what) and _read(other).get("identity") != identity and other.exists():
+                raise _busy(other, what)
+        yield
+
+
+@contextlib.contextmanager
+def share(path: Path, *, identity: str) -> Iterator[None]:
+    """Be one of several who do parts of the work of ``identity``; for that of another nobody can ``hold`` the lock.
+
+    The lock has to be held when this begins, and may be let go of at once. Each of the several has a file beside it.
+    """
+    mine = {**_own(), "identity": identity}
+    own_path = path.with_name(f"{path.name}-{mine['token']}")
+    storage.write_text(str(own_path), json.dumps(mine))
+    with _kept(own_path, mine):
+        yield
+
+
+@contextlib.contextmanager
+def _kept(path: Path, mine: dict[str, Any]) -> Iterator[None]:
+    """Give signs of life for a lock that is ours, and remove it in the end."""
     stop = threading.Event()
     beat = threading.Thread(target=_beat, args=(path, mine, stop), daemon=True, name="lock")
     beat.start()
@@ -79,15 +105,22 @@ def _take(path: Path, mine: dict[str, Any], what: str) -> bool:
                 file.write(json.dumps(mine))
             return True
         except FileExistsError:
-            owner = _read(path)
+            if not _is_free(path, mine, what):
+                return False
         except OSError as error:
             raise storage.unwritable(str(path), error) from error
-        if _is_alive(owner, path) and not _has_replaced(mine, owner):
-            return False
-        if owner:
-            logger.info("%s: process %s on %s is gone; going on", what, owner["pid"], owner["host"])
-        _remove(path, owner)
     return False
+
+
+def _is_free(path: Path, mine: dict[str, Any], what: str) -> bool:
+    """Return whether nobody has the lock ``path``; that of a dead owner is removed."""
+    owner = _read(path)
+    if _is_alive(owner, path) and not _has_replaced(mine, owner):
+        return False
+    if owner:
+        logger.info("%s: process %s on %s is gone; going on", what, owner["pid"], owner["host"])
+    _remove(path, owner)
+    return True
 
 
 def _has_replaced(mine: dict[str, Any], owner: dict[str, Any]) -> bool:

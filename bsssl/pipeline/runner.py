@@ -9,7 +9,7 @@ from pathlib import Path
 from bsssl import storage
 from bsssl.errors import UserError
 from bsssl.pipeline.aside import make_room
-from bsssl.pipeline.lock import hold
+from bsssl.pipeline.lock import hold, share
 from bsssl.pipeline.record import DONE, finished_now, read_record, read_work, write_begun, write_record
 from bsssl.pipeline.run import Run, stamps
 from bsssl.pipeline.stage import Stage, Task
@@ -74,7 +74,8 @@ def run_stage(run: Run, name: str, *, redo: bool = False, patience: float = 0.0)
         return
     folder = run.folder(name)
     _make(folder)
-    with hold(_lock_of(folder), what=f"{name} in {run.path}", patience=patience):
+    what, identity = f"{name} in {run.path}", run.identity(name)
+    with hold(_lock_of(folder), what=what, identity=identity, patience=patience):
         _work(run, name, redo=redo)
 
 
@@ -132,12 +133,13 @@ def run_task(run: Run, name: str, task: Task, *, redo: bool = False) -> None:
     logger.info("seed %d: task %d of %d of %s (%s)", run.seed, task.number, task.count, name, reason)
     folder = run.folder(name)
     _make(folder)
-    if not _is_begun(run, name):
-        # Only while the folder is made ready, by one of the tasks.
-        with hold(_lock_of(folder), what=f"{name} in {run.path}", patience=_PATIENCE):
+    lock, identity = _lock_of(folder), run.identity(name)
+    with contextlib.ExitStack() as shared:
+        with hold(lock, what=f"{name} in {run.path}", identity=identity, patience=_PATIENCE):
             if not _is_begun(run, name):
                 _prepare(run, name, redo=redo)
-    run.stages[name].work_part(run, task)
+            shared.enter_context(share(lock, identity=identity))
+        run.stages[name].work_part(run, task)
 
 
 def _make(folder: Path) -> None:

@@ -79,6 +79,31 @@ def test_a_task_of_another_config_unmakes_a_finished_stage(bsssl, finished, reci
     assert selection.read_bytes() == expected
 
 
+def test_tasks_of_one_config_go_together_and_keep_others_away(bsssl, gated, tmp_path):
+    seed, common = tmp_path / "run" / "seed-0", ("--config", str(gated.config), f"output_dir={tmp_path / 'run'}")
+    assert bsssl("train", *common, "stage=teacher").status == 0
+    gated.gate.close()
+    before = gated.gate.asked
+    at_work = subprocess.Popen([BSSSL, "score", *common, "--task", "1/2"], stderr=subprocess.DEVNULL)
+    wait_until(lambda: gated.gate.asked > before)
+    assert bsssl("score", *common, "--task", "0/2").status == 0
+    scores = sorted(path.name for path in (seed / "score").glob("*.scores"))
+    assert scores == ["000000.scores", "000002.scores", "000004.scores"]
+    for arguments in ((), ("--redo",), ("--task", "0/2")):
+        outcome = bsssl("score", *common, "score.top_p=1", *arguments)
+        assert outcome.status == 1 and len(outcome.errors) == 1
+        assert f"score in {seed} is being worked on by process {at_work.pid} on " in outcome.errors[0]
+    assert sorted(path.name for path in (seed / "score").glob("*.scores")) == scores
+
+    at_work.kill()
+    at_work.wait()
+    gated.gate.open()
+    outcome = bsssl("score", *common, "score.top_p=1")
+    assert outcome.status == 0 and f"process {at_work.pid} on " in outcome.err and " is gone; going on" in outcome.err
+    assert not list(seed.glob(".*"))
+    assert "score: taken back from" in bsssl("score", *common, "--task", "1/2").err
+
+
 def test_shares_within_a_group_of_processes(recipe, finished):
     score = finished / "seed-0" / "score"
     before = {path.name: path.stat().st_mtime_ns for path in score.glob("*.scores")}

@@ -1,5 +1,6 @@
 """One worker at a time."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -97,6 +98,34 @@ def test_a_lock_that_says_nothing_counts_while_it_is_young(tmp_path):
     os.utime(path, (old, old))
     with lock.hold(path, what="teacher"):
         pass
+
+
+def test_several_share_the_work_of_one_identity(tmp_path):
+    path = tmp_path / ".score.lock"
+    with contextlib.ExitStack() as workers:
+        for _ in range(2):
+            with lock.hold(path, what="score", identity="a"):
+                workers.enter_context(lock.share(path, identity="a"))
+        assert len(list(tmp_path.iterdir())) == 2
+        for other in ("b", ""):
+            with pytest.raises(UserError, match=f"process {os.getpid()} on"), lock.hold(path, what="x", identity=other):
+                pass
+        for worker in tmp_path.iterdir():  # as if they were on another machine, which has died since
+            change(worker, machine="another")
+            os.utime(worker, (0, 0))
+        with lock.hold(path, what="score", identity="b"):
+            assert list(tmp_path.iterdir()) == [path]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_of_the_same_job_started_again_takes_over(tmp_path, monkeypatch):
+    path = tmp_path / ".score.lock"
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    with lock.hold(path, what="score", identity="a"), lock.share(path, identity="a"):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+        path.unlink()
+        with lock.hold(path, what="score", identity="b"):
+            assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_second_command_says_who_is_at_work(bsssl, recipe, finished):
