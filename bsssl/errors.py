@@ -1,4 +1,4 @@
-"""The one exception that users are meant to read, and the end of its lines about unknown names."""
+"""The one exception that users are meant to read, and what its lines may end with."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -6,6 +6,16 @@ from difflib import get_close_matches
 
 class UserError(Exception):
     """Something the user can mend: one line that says what is wrong, where, and how to mend it."""
+
+
+def note(error: Exception, text: str) -> None:
+    """Have ``text`` told with ``error``, whoever catches it: as ``add_note``, which Python 3.10 has not."""
+    error.__notes__ = [*notes(error), text]
+
+
+def notes(error: Exception) -> list[str]:
+    """Return what is to be told with ``error``."""
+    return list(getattr(error, "__notes__", ()))
 
 
 def choices(given: str, valid: Iterable[str], *, most: int = 40) -> str:

@@ -316,7 +316,7 @@ def test_a_checkpoint_of_another_architecture(altered, finished, tmp_path):
 def test_a_student_that_starts_from_another_network(altered):
     line = altered("train", "stage=finetune", "finetune.init_from=teacher", "models.student.options.width=8")
     assert "teacher/model.safetensors is of another architecture: " in line
-    assert line.endswith("configure model 'small_resnet' with its options, or give another file")
+    assert "; configure model 'small_resnet' with its options, or give another file" in line
 
 
 def test_classes_that_were_edited_are_not_those_of_the_weights(altered, finished):

@@ -51,6 +51,13 @@ def make_room(run: Run, name: str, *, redo: bool = False) -> None:
         logger.info("seed %d: %s: taken back from %s", run.seed, name, kept)
 
 
+def place_of_others(folder: Path) -> Path | None:
+    """Return what keeps finished work of other settings or inputs than in ``folder``: one folder, or that of all."""
+    shelf = _shelf(folder.resolve())
+    places = [path.parent for path in shelf.glob(f"*/{DONE}")]
+    return shelf if len(places) > 1 else places[0] if places else None
+
+
 def _kept(run: Run, name: str, folder: Path, wanted: Work) -> Path | None:
     """Return where the very work that is ``wanted`` is kept, finished or not; None if it is nowhere."""
     shelf = _shelf(folder)

@@ -2,13 +2,13 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from bsssl import storage
-from bsssl.errors import UserError
-from bsssl.pipeline.aside import make_room
+from bsssl.errors import UserError, note
+from bsssl.pipeline.aside import make_room, place_of_others
 from bsssl.pipeline.lock import hold, share
 from bsssl.pipeline.record import DONE, finished_now, read_record, read_work, write_begun, write_record
 from bsssl.pipeline.run import Run, stamps
@@ -97,7 +97,8 @@ def _work(run: Run, name: str, *, redo: bool = False) -> None:
     if taken_back:
         return
     begun = run.work(name)
-    result = stage.work(run) if stage.shared or distributed.is_main() else {}
+    with _telling_of_others(folder):
+        result = stage.work(run) if stage.shared or distributed.is_main() else {}
     if distributed.is_main():
         if run.identity(name) != begun.identity:
             raise UserError(f"{name}: what it reads has changed while it was at work; run the same command again")
@@ -139,7 +140,19 @@ def run_task(run: Run, name: str, task: Task, *, redo: bool = False) -> None:
             if not _is_begun(run, name):
                 _prepare(run, name, redo=redo)
             shared.enter_context(share(lock, identity=identity))
-        run.stages[name].work_part(run, task)
+        with _telling_of_others(folder):
+            run.stages[name].work_part(run, task)
+
+
+@contextlib.contextmanager
+def _telling_of_others(folder: Path) -> Iterator[None]:
+    """Have an error say where results of other settings are, for it may be that they were there until now."""
+    try:
+        yield
+    except Exception as error:
+        if place := place_of_others(folder):
+            note(error, f"what was done with other settings or inputs is kept in {place}, and comes back with them")
+        raise
 
 
 def _make(folder: Path) -> None:

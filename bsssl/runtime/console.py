@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from bsssl.errors import UserError
+from bsssl.errors import UserError, notes
 from bsssl.runtime.distributed import is_main
 
 T = TypeVar("T")
@@ -48,6 +48,10 @@ def progress(items: Iterable[T], *, total: int | None = None, unit: str, title: 
 
 def describe(error: Exception) -> str:
     """Return what is printed about ``error``: one line, or one for each problem of a config."""
+    return "; ".join([_described(error), *(" ".join(text.split())[:300] for text in notes(error))])
+
+
+def _described(error: Exception) -> str:
     if isinstance(error, UserError):
         return "\n".join(f"error: {line}" for line in str(error).splitlines() if line)
     kind = type(error).__name__

@@ -49,6 +49,27 @@ def test_a_finished_training_of_other_settings_is_kept_and_comes_back(again, fin
     assert "step/s" not in back.err and len(aside(finished, "baseline")) == 1
 
 
+@pytest.mark.parametrize(
+    ("stage", "settings", "error"),
+    [
+        ("baseline", ("baseline.base_lr=1e30", "baseline.warmup=0 steps"), "the loss is nan by step 8: "),
+        ("data", ("data.num_classes=4",), "data.train has 3 classes, but data.num_classes says 4"),
+    ],
+)
+def test_new_work_that_fails_says_where_the_earlier_result_is_and_that_comes_back(
+    again, finished, stage, settings, error
+):
+    before = (finished / "seed-0" / stage / "done.json").read_bytes()
+    outcome = again("run", *settings)
+    (kept,) = aside(finished, stage)
+    assert outcome.status == 1 and len(outcome.errors) == 1 and outcome.errors[0].startswith(f"error: {error}")
+    note = f"; what was done with other settings or inputs is kept in {kept}, and comes back with them"
+    assert outcome.errors[0].endswith(note) and again("run", *settings).errors == outcome.errors
+    back = again("run")
+    assert f"{stage}: taken back from {kept}" in back.err and ran(back) == [stage]
+    assert (finished / "seed-0" / stage / "done.json").read_bytes() == before
+
+
 def test_redo_replaces_what_was_there(again, finished):
     outcome = again("run", "baseline.base_lr=1", "--redo")
     assert "baseline: what was there is replaced (baseline.base_lr: 2.0 -> 1.0)" in outcome.err

@@ -320,7 +320,7 @@ def test_more_classes_per_sample_than_there_are(again):
     outcome = again("run", "data.num_classes=null", "score.top_p=3")
     assert outcome.status == 0, outcome.err
     outcome = again("run", "data.num_classes=null", "score.top_p=4")
-    assert outcome.errors == ["error: score.top_p (4) is above the 3 classes of data.train; lower it"]
+    assert outcome.errors[0].startswith("error: score.top_p (4) is above the 3 classes of data.train; lower it")
 
 
 def test_stages_one_by_one_are_the_recipe(bsssl, recipe, finished_once, tmp_path):
@@ -428,7 +428,7 @@ def test_a_minimum_score_for_open_set_pools(again, finished, finished_once):
     summary = json.loads((finished / "seed-0" / "select" / "selection.json").read_text())
     assert summary["dropped"] == dropped and summary["min_score"] == least
     outcome = again("select", "select.min_score=1")
-    assert outcome.errors == ["error: nothing to select: no score of the pool reaches min_score=1; lower it"]
+    assert outcome.errors[0].startswith("error: nothing to select: no score of the pool reaches min_score=1; lower it")
 
 
 @pytest.mark.parametrize("change", ["randaugment=9", "mixup=0.2", "gce=0.7", "elr=3"])
