@@ -1,9 +1,11 @@
 """What the jobs of a launched run do. A job names its config file and its stage, so that one that is started again, on
 whatever node, does what is still missing."""
 
+import contextlib
 import os
 import sys
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from typing_extensions import override
@@ -37,11 +39,10 @@ class StageJob(Job):
 
     @override
     def __call__(self) -> None:
-        # The last line of the log says what is wrong.
         from bsssl.recipes.check import check  # imports torch
 
         console.setup(debug=self.debug)
-        try:
+        with _errors_in_a_line(debug=self.debug):
             config = load_config(self.config, [], self.schema)
             check(config)
             run = next(run for run in all_runs(config, config_path=self.config_path) if run.seed == self.seed)
@@ -52,10 +53,6 @@ class StageJob(Job):
                 task=self.task,
                 redo=self.redo,
             )
-        except Exception as error:
-            if self.debug:
-                traceback.print_exc()
-            sys.exit(console.describe(error))
 
 
 @dataclass(frozen=True)
@@ -65,11 +62,13 @@ class ReportJob(Job):
     name = REPORT
     config: str
     schema: type[Experiment]
+    debug: bool = False
 
     @override
     def __call__(self) -> None:
-        config = load_config(self.config, [], self.schema)
-        print(write_results(config, all_runs(config, config_path=self.config)))
+        with _errors_in_a_line(debug=self.debug):
+            config = load_config(self.config, [], self.schema)
+            print(write_results(config, all_runs(config, config_path=self.config)))
 
 
 @dataclass(frozen=True)
@@ -80,10 +79,23 @@ class GridJob(Job):
     grid: Grid
     points: list[Point]
     """as they were submitted, whatever becomes of the config"""
+    debug: bool = False
 
     @override
     def __call__(self) -> None:
-        print(write_grid(self.grid, self.points))
+        with _errors_in_a_line(debug=self.debug):
+            print(write_grid(self.grid, self.points))
+
+
+@contextlib.contextmanager
+def _errors_in_a_line(*, debug: bool) -> Iterator[None]:
+    """End the process when there is an error, with the line that describes it as the last of the log."""
+    try:
+        yield
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        sys.exit(console.describe(error))
 
 
 def join_process_group() -> None:

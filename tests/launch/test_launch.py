@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from bsssl.config import Config
+from bsssl.launch.jobs import ReportJob
 from bsssl.launch.status import JobRow, save_jobs
 from tests.processes import PATIENCE, wait_until
 
@@ -161,6 +163,15 @@ def test_an_interrupt_of_processes_on_this_machine(gated, tmp_path):
 def test_a_task_that_is_none(bsssl, recipe, task):
     outcome = bsssl("score", "--config", recipe.config, f"--task={task}")
     assert outcome.status == 2 and "write for example 0/16 for the first of 16" in outcome.err
+
+
+def test_a_job_that_cannot_write_the_results_ends_with_one_line(recipe, finished, tmp_path):
+    config = recipe.write(tmp_path / "config.yaml", {"output_dir": str(finished)})
+    (finished / "seed-0" / "evaluate-finetune" / "done.json").unlink()
+    with pytest.raises(SystemExit) as caught:
+        ReportJob(str(config), Config)()
+    error = f"error: stage 'evaluate-finetune' of {finished}/seed-0 is not done; run first: bsssl evaluate"
+    assert caught.value.code.startswith(error) and "\n" not in caught.value.code
 
 
 def test_no_slurm_here(bsssl, recipe, tmp_path, monkeypatch):

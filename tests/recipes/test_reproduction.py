@@ -141,6 +141,11 @@ def test_a_job_makes_the_page_whatever_became_of_the_config(reproduce, tmp_path,
     cloudpickle.loads(job)()
     assert (tmp_path / "out" / "reproduce.md").read_text() == page
     assert "reproduce.html, reproduce.md and reproduce.json are in" in capsys.readouterr().out
+    (record,) = (tmp_path / "out").glob("top_k*/seed-0/evaluate-finetune/done.json")
+    record.write_text("{}")
+    with pytest.raises(SystemExit) as caught:
+        cloudpickle.loads(job)()
+    assert re.fullmatch("error: .* is not a record of a stage; delete it, and the stage runs again", caught.value.code)
 
 
 def test_a_plan_runs_nothing_and_a_second_call_does_nothing_again(reproduce, tmp_path):
