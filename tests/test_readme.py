@@ -1,4 +1,4 @@
-"""Every copy-paste block of the README runs."""
+"""Every copy-paste block of the README runs, and of that about pictures the shell's."""
 
 import os
 import re
@@ -13,7 +13,9 @@ from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+IMAGES = (ROOT / "projects" / "image" / "README.md").read_text()
 SHELL = [text for language, text in BLOCKS if language == "bash"]
+SHELL += re.findall(r"^```bash\n(.*?)^```", IMAGES, re.MULTILINE | re.DOTALL)
 PYTHON = [text for language, text in BLOCKS if language == "python"]
 # The blocks' real sizes are for real machines; the commands themselves stay as they are.
 SMALL = [
@@ -50,7 +52,7 @@ def checkout(tmp_path: Path) -> Path:
 
 def test_the_readme_has_its_blocks() -> None:
     assert any("make quickstart" in block for block in SHELL)
-    assert any("own_folder.yaml" in block for block in SHELL)
+    assert any("own_folder.yaml" in block for block in SHELL) and any("round: {dataset: " in block for block in SHELL)
     assert len(PYTHON) == 1
 
 
@@ -69,7 +71,7 @@ def test_shell_blocks(block: str, checkout: Path) -> None:
         cwd=checkout,
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
     )
     assert done.returncode == 0, done.stderr
 

@@ -126,14 +126,24 @@ def finished_now(work: Work, *, result: dict[str, Any], digests: Mapping[str, st
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Return the values that differ between two nested settings, as ``path: old -> new``."""
-    if isinstance(old, dict) and isinstance(new, dict):
+    """Return the values that differ between two nested settings, as ``path: old -> new`` where that is short."""
+    if isinstance(old, dict) and isinstance(new, dict) and _are_alike(old, new):
         keys = sorted(old.keys() | new.keys())
         lines = [differences(old.get(key), new.get(key), f"{path}.{key}" if path else key) for key in keys]
         return [line for below in lines for line in below]
     if old == new:
         return []
+    if old is None and isinstance(new, dict):
+        return [f"{path} is new"]
+    if new is None and isinstance(old, dict):
+        return [f"{path} is gone"]
     return [f"{path}: {old} -> {new}" if len(f"{old}{new}") < 80 else f"{path} has changed"]
+
+
+def _are_alike(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Return whether it says something to compare two sections key by key: not, say, a source with several by name."""
+    hold_sections = all(isinstance(value, dict) for value in [*old.values(), *new.values()])
+    return bool(old.keys() & new.keys()) or not (old and new) or hold_sections
 
 
 def _content(path: Path) -> dict[str, Any] | None:

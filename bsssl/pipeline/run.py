@@ -112,9 +112,11 @@ class Run:
         work = self.work(name)
         if record is None:
             return self._begun(place, work)
-        # What an input held that is gone since cannot have changed.
-        gone = {role: record.read.get(role, {}) for role, need in stage.needs.items() if self.record(need) is None}
-        work = replace(work, read={**work.read, **gone})
+        # What is gone of the inputs cannot have changed: one as a whole, or a part of one.
+        read = {role: record.read.get(role, {}) for role in stage.needs}
+        for role, digests in work.read.items():
+            read[role] = {output: digest or read[role].get(output, "") for output, digest in digests.items()}
+        work = replace(work, read=read)
         if work.identity == record.identity or self._is_unaffected(stage, record, work):
             return self._missing(stage, record, place) or self.edited(name, place)
         return _summary(explain(record, work, stage))
@@ -266,7 +268,11 @@ def explain(old: Work, new: Work, stage: Stage[Any]) -> list[str]:
         for role in new.read
         if dict(old.read.get(role, {})) != dict(new.read[role])
     ]
-    lines += [f"{key} has changed" for key in new.outside if old.outside.get(key) != new.outside[key]]
+    for key in new.outside:
+        # Where a line says that another place is named, it is no news that what lies there is another.
+        is_told = any(line.startswith(tuple(key.split(" or "))) for line in lines)
+        if old.outside.get(key) != new.outside[key] and not is_told:
+            lines.append(f"{key} has changed")
     return lines or ["its record was edited"]
 
 

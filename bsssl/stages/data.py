@@ -1,5 +1,6 @@
 """The data stage: the few-label split, the classes, and the list of the pool."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -204,6 +205,11 @@ class DataStage(Stage[DataSettings]):
         wanted, settings = set(outputs), identifying(self.settings)
         groups = ["items"] + (["labels"] if wanted & {"labeled", "rest", "pool", "held"} else [])
         return {group: settings.get(group) for group in groups + (["pool"] if wanted & {"pool", "held"} else [])}
+
+    @override
+    def key_of(self, setting: str) -> str:
+        # Here the keys are in groups.
+        return re.sub(r"^(items|labels|pool)\.", "data.", re.sub(r"^pool\.fraction", "pool.pool_fraction", setting))
 
     @override
     def continues(self, run: Context, there: Work) -> bool:

@@ -172,6 +172,25 @@ def test_the_plan_says_what_depends_on_what_comes_out(again):
     assert rows["baseline"].endswith("done")
 
 
+def test_the_plan_says_which_test_sets_are_others(again, recipe, finished):
+    def reasons(**tests):
+        given = {name: {"dataset": "folder", "path": str(recipe.folder / path)} for name, path in tests.items()}
+        outcome = again("run", *([f"data.test={json.dumps(given)}"] if given else []), "--plan")
+        return dict(re.findall(r"^(\S+) .*?((?:to do|done)\b.*)", outcome.out, re.MULTILINE))
+
+    assert reasons(plain="test")["data"] == "to do (data.test has changed)"
+    assert again("run", f'data.test={{"plain": {{"dataset": "folder", "path": "{recipe.folder}/test"}}}}').status == 0
+    assert reasons(plain="test", more="train")["data"] == "to do (data.test.more is new)"
+    assert reasons(clean="test")["data"] == "to do (data.test.clean is new; data.test.plain is gone)"
+    assert reasons(plain="test", more="train")["evaluate-teacher.plain"] == "done, unless data comes out differently"
+    assert reasons(plain="train")["data"].startswith("to do (data.test.plain.path")
+    back = reasons()
+    assert back["data"] == "to do (data.test has changed)"
+    assert back["evaluate-teacher"] == "done, unless data comes out differently"
+    rest = {name: state for name, state in back.items() if name != "data"}
+    assert set(rest.values()) == {"done, unless data comes out differently"} and ran(again("run")) == ["data"]
+
+
 # New options, new versions
 
 
