@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import os
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
@@ -40,7 +41,10 @@ def read_tables(path: str, *, types: Mapping[str, pa.DataType]) -> Iterator[pa.T
         if ending == "csv":
             # Without the types, a class called "007" would become the number 7.
             options = pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""])
-            batches = pa.csv.open_csv(file, convert_options=options)
+            # Not Python's file, where it can be helped: a thread of Arrow's may let go of it after the end, see
+            # ``bsssl.data.records.read_records``.
+            source = file if storage.is_remote(path) else pa.OSFile(os.fsencode(path))
+            batches = pa.csv.open_csv(source, convert_options=options)
         elif ending == "jsonl":
             batches = _jsonl_batches(path, file)
         else:
