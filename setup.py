@@ -14,7 +14,7 @@ setup(
         # torch and torchvision are left unpinned together: pip then takes builds that match.
         "torch>=2.6",
         "torchvision>=0.21",
-        "timm>=1.0.9",
+        "timm>=1.0.12",
         "pytorchvideo>=0.1.5",
         "av>=14",
         # decord has no other builds.

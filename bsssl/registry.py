@@ -258,7 +258,8 @@ MODELS = Registry(
     },
 )
 """Factories ``(*, num_classes: int, **options) -> nn.Module`` of networks that map a float batch (B, 3, H, W), or
-(B, 3, T, H, W) for video, to logits (B, num_classes)."""
+(B, 3, T, H, W) for video, to logits (B, num_classes). A method ``group_matcher``, as timm's have, says what the layers
+of ``layer_decay`` are; without it they are the network's modules in their order."""
 
 DATASETS = Registry(
     "dataset",
@@ -286,7 +287,9 @@ OPTIMIZERS = Registry(
     "optimizer", given=("params", "lr", "weight_decay"), built_in={"bsssl.optim.optimizers": ("sgd", "adamw")}
 )
 """Factories ``(params, *, lr: float, weight_decay: float, **options) -> torch.optim.Optimizer``: the classes of
-``torch.optim`` are such. The rate of every parameter group is set anew before each step."""
+``torch.optim`` are such. ``params`` are parameters or, where a training has ``layer_decay`` or no
+``decay_norms``, groups of them. The rate of every group is set anew before each step, times its ``lr_scale`` if it has
+one."""
 
 SCHEDULES = Registry(
     "schedule", given=("peak", "steps"), built_in={"bsssl.optim.schedules": ("step", "cosine", "constant")}

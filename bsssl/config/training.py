@@ -49,7 +49,14 @@ class Train(Section):
     nesterov: bool = False
     """Nesterov's form of SGD's momentum"""
     weight_decay: float = Field(1e-4, ge=0)
-    """of every parameter"""
+    """of every parameter, norms and biases included unless `decay_norms` is false"""
+    decay_norms: bool = True
+    """false: no weight decay on norms and biases (He et al. 2019, arXiv 1812.01187), nor on what else a network of timm
+    exempts, such as the embeddings of positions"""
+    layer_decay: float | None = Field(None, gt=0, le=1)
+    """for fine-tuning, such as 0.75: factor from the rate of each layer to that of the layer before it, the last one's
+    being the full rate (Clark et al. 2020, arXiv 2003.10555; Bao et al. 2022, arXiv 2106.08254). Layers are timm's own
+    for its networks, else the blocks in their order"""
     schedule: ScheduleName = "step"
     """of the rate: step (drops by `gamma` after each of `intervals`), cosine (to zero) or constant; any of SCHEDULES"""
     schedule_options: dict[str, Any] = {}

@@ -90,7 +90,8 @@ def train(
         normalize: From uint8 on the device to float.
         mix: Mixup or CutMix of a batch, or None.
         loss_function: From logits, targets and rows to the mean loss, on its device; its state is saved and resumed.
-        optimizer: The optimiser of ``model``'s parameters; its rate is set before each step.
+        optimizer: The optimiser of ``model``'s parameters; the rate of each group is set before each step,
+            times the group's ``lr_scale`` where it has one.
         schedule: From the optimiser step to the learning rate.
         compute: Device, precision and memory format.
         seed: Decides dropout and mixing (data has a seed of its own).
@@ -131,7 +132,7 @@ def train(
         for step in bar:
             rate = schedule(step)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("lr_scale", 1.0)
             for part in range(accumulate):
                 batch = _next(stream, failures)
                 _seed_generators(_pass_seed(seed, step, part), compute.device)

@@ -10,11 +10,13 @@ from bsssl import config as configs
 from bsssl import data, storage
 from bsssl.errors import UserError, choices
 from bsssl.models import RELEASED, build_model, classifier, profile
+from bsssl.optim import parameter_groups
 from bsssl.recipes.origins import origin
 from bsssl.recipes.runs import networks, stages
 from bsssl.registry import AUGMENTATIONS, DATASETS, LAUNCHERS, LOGGERS, METRICS, SELECTION_RULES, Registry
 from bsssl.runtime import distributed
 from bsssl.runtime.console import logger
+from bsssl.stages.train import TrainStage
 
 
 def check(config: configs.Experiment, *, launched: bool = False) -> None:
@@ -62,6 +64,20 @@ def _check_classifier(key: str, model: configs.Model) -> None:
         raise UserError(f"{key}: {error}") from None
 
 
+def _check_parameters(config: configs.Experiment) -> None:
+    """Refuse a training with a rate for each layer of a network that has no layers."""
+    for stage in stages(config, seed=config.seed):
+        if not isinstance(stage, TrainStage) or stage.settings.training.layer_decay is None:
+            continue
+        training, model = stage.settings.training, stage.settings.model
+        with torch.device("meta"):
+            network = build_model(model.name, num_classes=2, **model.options)
+        try:
+            parameter_groups(training, network)
+        except UserError as error:
+            raise UserError(f"{stage.section}.{error}") from None
+
+
 def _check_options(config: configs.Experiment) -> None:
     """Refuse options that the parts a config names do not have, all at once."""
     transforms, launcher = config.data.transforms, config.launcher
@@ -85,8 +101,8 @@ def _check_options(config: configs.Experiment) -> None:
 
 
 def check_settings(config: configs.Experiment, *, launched: bool = False) -> None:
-    """UserError for networks that cannot be made or, in a transfer, have no classifier whose inputs are the features,
-    unknown released weights, work that the processes of a stage (those of this run or, if it is ``launched``, of its
+    """UserError for networks that cannot be made, do not have the parts that a training treats apart or, in a transfer,
+    have no classifier whose inputs are the features, unknown released weights, work that the processes of a stage (those of this run or, if it is ``launched``, of its
     jobs) cannot share, or a reader of videos that is not installed.
     """
     _check_options(config)
@@ -110,6 +126,7 @@ def check_settings(config: configs.Experiment, *, launched: bool = False) -> Non
     for stage in stages(config, seed=config.seed):
         if stage.resources.whole_nodes:
             stage.check_processes(_processes(config.launcher, stage.kind) if launched else distributed.world_size())
+    _check_parameters(config)
 
 
 def _processes(launcher: configs.Launcher, kind: str) -> int:
