@@ -106,6 +106,18 @@ def test_a_warm_up_that_turns_out_too_long(refused, tmp_path):
             "data.pool=[{dataset: foldr, path: x}]",
             "unknown dataset 'foldr': did you mean 'folder'? valid: cub, digits, ",
         ),
+        (
+            "finetune.freeze=[stages.3]",
+            "finetune.freeze: SmallResNet has no part 'stages.3': did you mean 'stages.0'? valid: stages.0",
+        ),
+        (
+            "finetune.freeze=[layer1]",
+            "finetune.freeze: SmallResNet has no part 'layer1': valid: bn1, conv1, fc, stages",
+        ),
+        (
+            "finetune.freeze=[bn1, conv1, stages, fc]",
+            "finetune.freeze: no part of SmallResNet is left to train; leave ",
+        ),
         ("finetune.init_from=pretrian", "finetune.init_from: 'pretrian' is neither a stage (weak, teacher, "),
     ],
 )

@@ -55,9 +55,17 @@ def test_killed_at_random_moments(tmp_path):
     assert fell and differences(digests(folder), expected) == [], fell
 
 
-def train(folder: Path, *, accumulate: int = 1, momentum: float = 0.9, dropout: float = 0.0, **options):
+def train(
+    folder: Path,
+    *,
+    accumulate: int = 1,
+    momentum: float = 0.9,
+    dropout: float = 0.0,
+    batch_norm: bool = False,
+    **options,
+):
     """Everything that a training leaves: weights, optimiser, metrics but for the times."""
-    model = make_model(dropout=dropout)
+    model = make_model(dropout=dropout, batch_norm=batch_norm)
     optimizer = sgd(model, momentum=momentum)
     trained = run(folder, model=model, optimizer=optimizer, accumulate=accumulate, steps=13, **options)
     timed = ("time", "samples_per_second")
@@ -77,8 +85,13 @@ def train(folder: Path, *, accumulate: int = 1, momentum: float = 0.9, dropout: 
         {"compute": Compute(device=CPU.device, precision="float16", channels_last=True)},
         {"unreadable": (3, 4, 5)},
         {"schedule": lambda step: 0.5 / (step + 1)},
+        {"batch_norm": True},
+        {"batch_norm": True, "freeze": ("0", "1"), "average_decay": 0.9},
     ],
-    ids=["momentum", "plain", "average", "early learning", "accumulate", "random", "float16", "unreadable", "schedule"],
+    ids=[
+        *("momentum", "plain", "average", "early learning", "accumulate", "random", "float16", "unreadable"),
+        *("schedule", "batch norm", "frozen"),
+    ],
 )
 def test_interrupted_anywhere(tmp_path, changes):
     # Five steps are an epoch: both interruptions, and all checkpoints but one, are in the middle of one.

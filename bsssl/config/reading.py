@@ -211,7 +211,9 @@ def _describe(problem: Any, schema: type[Section]) -> list[str]:
     if problem["type"] == "missing":
         return [f"'{path}' is missing; it must be given"]
     if problem["type"] == "list_type":
-        return [f"{path} must be a list: write {path}='[{{dataset: folder, path: ...}}]'{shown}"]
+        of_sections = _section_at(location, schema) is not _section_at(location[:-1], schema)
+        entry = "{dataset: folder, path: ...}" if of_sections or not shown else given
+        return [f"{path} must be a list: write {path}='[{entry}]'{shown}"]
     if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
         first = next(iter(_section_at(location, schema).model_fields))
         return [f"{path} has keys of its own: write for example {path}.{first}=... ; see `bsssl options`{shown}"]

@@ -38,6 +38,9 @@ class Train(Section):
     """split each process's share of a batch into so many passes, to save memory"""
     init_from: str | None = None
     """a stage of this run, or a checkpoint file; its classifier is replaced when the classes differ"""
+    freeze: list[str] = []
+    """parts of the network that do not train, by the names of their modules, such as [conv1, bn1, layer1] or
+    [patch_embed, blocks.0]: their weights and statistics stay as they are, their dropout is off"""
     optimizer: OptimizerName = "sgd"
     """sgd (with momentum) or adamw; any of OPTIMIZERS"""
     optimizer_options: dict[str, Any] = {}

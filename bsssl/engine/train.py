@@ -7,7 +7,7 @@ what the loss remembers alone, and a run resumed at any step goes on as if it ha
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,6 +74,7 @@ def train(
     accumulate: int = 1,
     clip_norm: float | None = None,
     average_decay: float | None = None,
+    frozen: Sequence[str] = (),
     checkpoint_minutes: float = 5.0,
     checkpoint_steps: int | None = None,
     title: str = "train",
@@ -101,6 +102,7 @@ def train(
         accumulate: Batches per optimiser step.
         clip_norm: The largest norm of the gradient.
         average_decay: Return the exponential moving average of the weights instead of the last ones.
+        frozen: Modules of ``model``, by their names, that stay in eval mode: their parameters have no gradients.
         checkpoint_minutes: The time between checkpoints.
         checkpoint_steps: Optimiser steps between checkpoints, besides.
         title: What the progress bar is called.
@@ -121,6 +123,8 @@ def train(
     network = _parallel(torch.compile(model) if compute.compile else model, compute.device)
 
     model.train()
+    for name in frozen:
+        model.get_submodule(name).eval()
     if first:
         logger.info("%s goes on from step %d of %d", title, first, steps)
     tally = _Tally(compute.device)
@@ -174,7 +178,11 @@ def train(
             if distributed.is_main():
                 checkpoints.save(steps, _state(parts, failures))
             interruption.answer()
-    return average.module if average is not None else model
+    if average is None:
+        return model
+    for name in frozen:  # counters are rounded when they are averaged
+        average.module.get_submodule(name).load_state_dict(model.get_submodule(name).state_dict())
+    return average.module
 
 
 def _average(model: nn.Module, decay: float) -> AveragedModel:

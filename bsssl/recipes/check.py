@@ -10,7 +10,7 @@ from bsssl import config as configs
 from bsssl import data, storage
 from bsssl.errors import UserError, choices
 from bsssl.models import RELEASED, build_model, classifier, profile
-from bsssl.optim import parameter_groups
+from bsssl.optim import freeze, parameter_groups
 from bsssl.recipes.origins import origin
 from bsssl.recipes.runs import networks, stages
 from bsssl.registry import AUGMENTATIONS, DATASETS, LAUNCHERS, LOGGERS, METRICS, SELECTION_RULES, Registry
@@ -65,14 +65,18 @@ def _check_classifier(key: str, model: configs.Model) -> None:
 
 
 def _check_parameters(config: configs.Experiment) -> None:
-    """Refuse a training with a rate for each layer of a network that has no layers."""
+    """Refuse a training that freezes what its network does not have, or all of it, or that has a rate for each layer of
+    a network without layers."""
     for stage in stages(config, seed=config.seed):
-        if not isinstance(stage, TrainStage) or stage.settings.training.layer_decay is None:
+        if not isinstance(stage, TrainStage):
             continue
         training, model = stage.settings.training, stage.settings.model
+        if not training.freeze and training.layer_decay is None:
+            continue
         with torch.device("meta"):
             network = build_model(model.name, num_classes=2, **model.options)
         try:
+            freeze(network, training.freeze)
             parameter_groups(training, network)
         except UserError as error:
             raise UserError(f"{stage.section}.{error}") from None

@@ -18,7 +18,7 @@ from bsssl.engine.metrics import Metrics
 from bsssl.engine.train import Failures, train
 from bsssl.errors import UserError
 from bsssl.models import WEIGHTS, build_model, has_classes, load_released, load_weights
-from bsssl.optim import build_loss, build_optimizer, build_schedule, mixing
+from bsssl.optim import build_loss, build_optimizer, build_schedule, freeze, mixing
 from bsssl.pipeline.stage import Context, PlanRow, Resources, Stage
 from bsssl.registry import STAGES
 from bsssl.runtime import distributed
@@ -89,6 +89,7 @@ class TrainStage(Stage[TrainSettings[Any]]):
             run, self, classes, init_from=training.init_from, new_classifier=settings.new_classifier
         )
         model = compute.place_model(network)
+        frozen = freeze(model, training.freeze)
         seed = stage_seed(settings.seed, self.name)
         views = settings.seen.views(randaugment=training.randaugment, deadline=self.execution.deadline)
         dataset = data.ItemDataset(records, targets=targets, views=views, seed=seed)
@@ -122,6 +123,7 @@ class TrainStage(Stage[TrainSettings[Any]]):
             accumulate=training.accumulate,
             clip_norm=training.clip_norm,
             average_decay=training.average_decay,
+            frozen=frozen,
             checkpoint_minutes=self.execution.system.checkpoint_minutes,
             checkpoint_steps=self.execution.system.checkpoint_steps,
             title=f"seed {run.seed}: {self.name}",

@@ -172,6 +172,8 @@ def test_every_impossible_combination_is_reported_at_once(problems):
         ("teacher.base_lr=0", "teacher.base_lr: Input should be greater than 0 (given: 0)"),
         ("finetune.layer_decay=0", "finetune.layer_decay: Input should be greater than 0 (given: 0)"),
         ("finetune.layer_decay=1.5", "finetune.layer_decay: Input should be less than or equal to 1 (given: 1.5)"),
+        ("teacher.freeze=conv1", "teacher.freeze must be a list: write teacher.freeze='[conv1]' (given: 'conv1')"),
+        ("teacher.freeze=[[conv1]]", "teacher.freeze.0: Input should be a valid string"),
         ("teacher.decay_norms=half", "teacher.decay_norms: Input should be a valid boolean"),
         ("data.max_failure_rate=2", "data.max_failure_rate: Input should be less than or equal to 1 (given: 2)"),
         ("teacher.warmup=91 epochs", "teacher: warmup (91 epochs) is longer than length (90 epochs); shorten it"),

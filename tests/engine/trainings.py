@@ -1,7 +1,7 @@
 """A training small enough for a test, through the real loop and the real loader, with every part open to variation."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from bsssl.data.views.transforms import Normalize
 from bsssl.engine.checkpoints import Checkpoints
 from bsssl.engine.metrics import Metrics
 from bsssl.engine.train import Failures, train
+from bsssl.optim import freezing
 from bsssl.optim.losses import CrossEntropy, EarlyLearning
 from bsssl.runtime import distributed
 from bsssl.runtime.device import Compute
@@ -42,12 +43,17 @@ class Stripes(Dataset[list[dict[str, Any] | Failure]]):
         return [{"input": picture, "target": row % CLASSES, "index": row, "view": 0}]
 
 
-def make_model(*, dropout: float = 0.0, seed: int = 0) -> nn.Module:
-    """Without batch norm, so that how a batch is split makes no difference."""
+def make_model(*, dropout: float = 0.0, seed: int = 0, batch_norm: bool = False) -> nn.Module:
+    """Without batch norm, so that how a batch is split makes no difference; with it, it has seen pictures before."""
     torch.manual_seed(seed)
+    norm = nn.BatchNorm2d(8) if batch_norm else nn.GroupNorm(2, 8)
+    if isinstance(norm, nn.BatchNorm2d):
+        norm.load_state_dict(
+            {**norm.state_dict(), "running_mean": torch.rand(8), "num_batches_tracked": torch.tensor(7)}
+        )
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),
-        nn.GroupNorm(2, 8),
+        norm,
         nn.ReLU(),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
@@ -69,6 +75,8 @@ def run(
     *,
     model: nn.Module | None = None,
     dropout: float = 0.0,
+    batch_norm: bool = False,
+    freeze: Sequence[str] = (),
     steps: int = 12,
     batch_size: int = 12,
     workers: int = 0,
@@ -90,7 +98,8 @@ def run(
 
     ``gate`` is a step and a named pipe: the step waits for its first batch until somebody has written to the pipe.
     """
-    model = compute.place_model(model or make_model(dropout=dropout))
+    model = compute.place_model(model or make_model(dropout=dropout, batch_norm=batch_norm))
+    frozen = freezing.freeze(model, freeze)
     dataset = Stripes(unreadable=unreadable)
     early_learning = EarlyLearning(rows=ROWS, num_classes=CLASSES, weight=elr, beta=0.7)
 
@@ -129,6 +138,7 @@ def run(
         open_metrics=partial(Metrics, {"jsonl": {}} if distributed.is_main() else {}, folder=str(folder)),
         failures=Failures(rows=ROWS, max_rate=max_failure_rate),
         accumulate=accumulate,
+        frozen=frozen,
         **options,
     )
 

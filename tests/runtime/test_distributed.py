@@ -35,8 +35,14 @@ def train_together(folder: Path, *, interrupt_before: int | None = None, **chang
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"accumulate": 2, "clip_norm": 0.5, "average_decay": 0.8}, {"workers": 1, "unreadable": (3, 4)}, {"elr": 3.0}],
-    ids=["plain", "accumulated", "unreadable", "early learning"],
+    [
+        {},
+        {"accumulate": 2, "clip_norm": 0.5, "average_decay": 0.8},
+        {"workers": 1, "unreadable": (3, 4)},
+        {"elr": 3.0},
+        {"batch_norm": True, "freeze": ("0", "1")},
+    ],
+    ids=["plain", "accumulated", "unreadable", "early learning", "frozen"],
 )
 def test_two_processes_train_like_one(tmp_path, changes):
     train_together(tmp_path / "two", **changes)

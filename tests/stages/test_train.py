@@ -72,3 +72,24 @@ def test_a_rate_for_each_layer_of_a_network_without_layers(refused, monkeypatch)
         "teacher.layer_decay: Sequential has no layers that can be told apart; leave it out, or give the network a "
         "method group_matcher, as timm's have"
     )
+
+
+# Parts that do not train
+
+
+def test_frozen_parts_stay_as_they_are(trained, tmp_path):
+    parts = ("conv1.", "bn1.", "stages.")
+    start = trained("start")
+    path = tmp_path / "start" / "seed-0" / "teacher"
+    common = (f"teacher.init_from={path}/model.safetensors", "teacher.freeze=[conv1, bn1, stages]")
+    for name, changes in {"plain": [], "average": ["teacher.average_decay=0.9"]}.items():
+        after = trained(name, *common, *changes)
+        changed = {name for name in start if not torch.equal(after[name], start[name])}
+        assert changed == {name for name in start if not name.startswith(parts)} == {"fc.weight", "fc.bias"}
+
+
+def test_a_part_can_be_frozen_where_each_layer_has_its_rate(trained):
+    start = trained("start", "teacher.length=0 epochs")
+    after = trained("after", "teacher.freeze=[conv1]", "teacher.layer_decay=0.5", "teacher.decay_norms=false")
+    changed = {name for name in start if not torch.equal(after[name], start[name])}
+    assert changed == start.keys() - {"conv1.weight"}
