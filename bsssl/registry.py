@@ -275,7 +275,9 @@ DATASETS = Registry(
 set, a test set or a pool come from, in batches (``bsssl.data.Records``, which ``Records.from_columns`` makes)."""
 
 LOSSES = Registry(
-    "loss", given=("num_classes", "rows", "class_counts"), built_in={"bsssl.optim.losses": ("cross_entropy",)}
+    "loss",
+    given=("num_classes", "rows", "class_counts"),
+    built_in={"bsssl.optim.losses": ("cross_entropy", "symmetric_kl")},
 )
 """Factories ``(*, num_classes: int, rows: int, class_counts: Callable[[], np.ndarray], **options) -> nn.Module``, or
 modules with such a constructor. The module is called with logits (B, C), the target (int64 (B,), or float32 (B, C) that

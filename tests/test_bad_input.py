@@ -107,6 +107,14 @@ def test_a_warm_up_that_turns_out_too_long(refused, tmp_path):
             "unknown dataset 'foldr': did you mean 'folder'? valid: cub, digits, ",
         ),
         (
+            "pretrain={loss: symmetric_kl, loss_options: {epsilon: 0}}",
+            "pretrain.loss: loss 'symmetric_kl': epsilon=0: Input should be greater than 0",
+        ),
+        (
+            "pretrain={loss: symmetric_kl, loss_options: {eps: 1}}",
+            "pretrain.loss: loss 'symmetric_kl' has no option 'eps': did you mean 'epsilon'? valid: epsilon",
+        ),
+        (
             "finetune.freeze=[stages.3]",
             "finetune.freeze: SmallResNet has no part 'stages.3': did you mean 'stages.0'? valid: stages.0",
         ),

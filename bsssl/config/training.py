@@ -77,9 +77,10 @@ class Train(Section):
     randaugment: int | None = Field(None, ge=0, le=30)
     """magnitude of RandAugment (two operations per image), after data.transforms; off when not given"""
     loss: LossName = "cross_entropy"
-    """cross_entropy, with `label_smoothing`, `gce`, `elr` and `logit_adjustment`; any of LOSSES"""
+    """cross_entropy, with `label_smoothing`, `gce`, `elr` and `logit_adjustment`; symmetric_kl, half the sum of both KL
+    divergences, for soft targets (Cui et al. 2021, arXiv 2103.05959); any of LOSSES"""
     loss_options: dict[str, Any] = {}
-    """options of a loss of a plugin"""
+    """options of symmetric_kl or of a loss of a plugin"""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """share of each target that is spread over all classes"""
     mixup: float = Field(0.0, ge=0)

@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import rel_entr
 from torch.nn import functional
 
 from bsssl.config import Supervised
 from bsssl.errors import UserError
 from bsssl.optim import build_loss
-from bsssl.optim.losses import CrossEntropy, EarlyLearning, adjustment
+from bsssl.optim.losses import CrossEntropy, EarlyLearning, SymmetricKL, adjustment
 from bsssl.registry import LOSSES
 
 ROWS = torch.arange(16)
@@ -115,11 +116,69 @@ def test_certainty_is_finite():
     assert found.isfinite() and sure.grad.isfinite().all()
 
 
-def test_half_precision_is_computed_in_full(target):
-    logits = torch.full((16, 5), 3e4, dtype=torch.float16)
-    loss = CrossEntropy()(logits, target, ROWS)
-    assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, torch.log(torch.tensor(5.0)))
+@pytest.mark.parametrize("loss", [CrossEntropy(), SymmetricKL()])
+def test_half_precision_is_computed_in_full(target, loss):
+    found = loss(torch.full((16, 5), 3e4, dtype=torch.float16), target, ROWS)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, loss(torch.zeros(16, 5), target, ROWS))
+    assert found.isfinite()
+
+
+def symmetric_kl(logits, target, *, epsilon=1e-7):
+    """Half the sum of both divergences, in NumPy and SciPy, and where each target is zero ``epsilon`` in its stead."""
+    predicted, target = (values.double().numpy() for values in (logits.double().softmax(1), target))
+    forth = rel_entr(target, predicted).sum(1)
+    back = rel_entr(predicted, np.maximum(target, epsilon)).sum(1)
+    return torch.tensor(((forth + back) / 2).mean(), dtype=torch.float32)
+
+
+@pytest.mark.parametrize("epsilon", [1e-7, 1e-3])
+def test_symmetric_kl_against_its_definition(logits, target, epsilon):
+    loss = SymmetricKL(epsilon=epsilon)
+    soft = (3 * logits.roll(1, 0)).softmax(1).clamp(min=2e-3)
+    soft = soft / soft.sum(1, keepdim=True)
+    best = soft * (soft >= soft.topk(2).values[:, 1:])  # as the scores of a teacher for its P best classes: zeros else
+    best = best / best.sum(1, keepdim=True)
+    one_hot = functional.one_hot(target, 5).float()
+    for vectors in (soft, best, one_hot, 0.3 * one_hot + 0.7 * one_hot.roll(1, 0)):
+        torch.testing.assert_close(loss(logits, vectors, ROWS), symmetric_kl(logits, vectors, epsilon=epsilon))
+    assert torch.equal(loss(logits, target, ROWS), loss(logits, one_hot, ROWS))
+
+
+def test_symmetric_kl_is_symmetric_and_zero_where_the_prediction_is_the_target(logits):
+    loss, other = SymmetricKL(), logits.roll(1, 0)
+    torch.testing.assert_close(loss(logits, other.softmax(1), ROWS), loss(other, logits.softmax(1), ROWS))
+    given = logits.clone().requires_grad_()
+    found = loss(given, logits.softmax(1), ROWS)
+    found.backward()
+    assert abs(float(found)) < 1e-6 and float(given.grad.abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("right", [0, 1])
+def test_symmetric_kl_of_certainty_is_finite(right):
+    sure = torch.tensor([[1000.0, -1000.0]], requires_grad=True)
+    found = SymmetricKL()(sure, torch.tensor([right]), torch.tensor([0]))
+    found.backward()
+    assert found.isfinite() and sure.grad.isfinite().all()
+    # What is sure and wrong costs its distance in logits and the logarithm of epsilon, halved.
+    assert float(found) == pytest.approx((2000 - np.log(1e-7)) / 2 if right else 0.0, abs=1e-3)
+
+
+def test_symmetric_kl_learns_what_the_target_says(logits):
+    given, soft = torch.zeros(16, 5, requires_grad=True), logits.softmax(1)
+    optimizer = torch.optim.SGD([given], lr=10.0)
+    for _ in range(200):
+        optimizer.zero_grad()
+        SymmetricKL()(given, soft, ROWS).backward()
+        optimizer.step()
+    torch.testing.assert_close(given.softmax(1), soft, rtol=0, atol=0.01)
+
+
+def test_symmetric_kl_by_its_name(logits, target):
+    assert torch.equal(build(loss="symmetric_kl")(logits, target, ROWS), SymmetricKL()(logits, target, ROWS))
+    chosen = build(loss="symmetric_kl", loss_options={"epsilon": 1e-3})
+    assert torch.equal(chosen(logits, target, ROWS), SymmetricKL(epsilon=1e-3)(logits, target, ROWS))
+    assert not chosen.state_dict()
 
 
 def build(**settings):
@@ -172,7 +231,8 @@ def test_a_loss_of_a_plugin(logits, target, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"loss": "hinges"}, "unknown loss 'hinges': valid: cross_entropy, margin"),
+        ({"loss": "hinges"}, "unknown loss 'hinges': valid: cross_entropy, margin, symmetric_kl"),
+        ({"loss": "symmetric_kl", "label_smoothing": 0.1}, "label_smoothing is no option of loss 'symmetric_kl'; take"),
         ({"loss": "margin", "gce": 0.7}, "gce is no option of loss 'margin'; take it out, and give options of margin"),
         ({"loss_options": {"gce": 0.7}}, "loss_options: options of cross_entropy are keys beside it .label_smoothing,"),
         ({"optimizer": "adma"}, "unknown optimizer 'adma': did you mean 'adamw'. valid: adamw, sgd"),

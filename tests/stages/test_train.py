@@ -1,5 +1,7 @@
 """What the options of a training do to the weights that its stage leaves."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -93,3 +95,18 @@ def test_a_part_can_be_frozen_where_each_layer_has_its_rate(trained):
     after = trained("after", "teacher.freeze=[conv1]", "teacher.layer_decay=0.5", "teacher.decay_norms=false")
     changed = {name for name in start if not torch.equal(after[name], start[name])}
     assert changed == start.keys() - {"conv1.weight"}
+
+
+# Losses
+
+
+@pytest.mark.parametrize("targets", ["per_pair", "soft"])
+def test_symmetric_kl(bsssl, recipe, finished, targets):
+    """For classes, and for a teacher's scores of its best two classes of three: zero for the third."""
+    options = ("pretrain.loss=symmetric_kl", f"pretrain.targets={targets}", "pretrain.length=60 steps")
+    outcome = bsssl("train", "--config", recipe.config, f"output_dir={finished}", "stage=pretrain", *options, "--redo")
+    assert outcome.status == 0, outcome.err
+    folder = finished / "seed-0" / "pretrain"
+    assert json.loads((folder / "done.json").read_text())["settings"]["training"]["loss"] == "symmetric_kl"
+    losses = [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert losses[0] > losses[-1] > 0
