@@ -107,7 +107,7 @@ def _check_options(config: configs.Experiment) -> None:
 def check_settings(config: configs.Experiment, *, launched: bool = False) -> None:
     """UserError for networks that cannot be made, do not have the parts that a training treats apart or, in a transfer,
     have no classifier whose inputs are the features, unknown released weights, work that the processes of a stage
-    (those of this run or, if it is ``launched``, of its jobs) cannot share, or a reader of videos that is not installed.
+    (those of this run or, if it is ``launched``, of its jobs) cannot share, or a reader of videos that is missing.
     """
     _check_options(config)
     if config.data.clips is not None:
