@@ -42,7 +42,7 @@ def read_tables(path: str, *, types: Mapping[str, pa.DataType]) -> Iterator[pa.T
             # Without the types, a class called "007" would become the number 7.
             options = pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""])
             # Not Python's file, where it can be helped: a thread of Arrow's may let go of it after the end, see
-            # ``bsssl.data.records.read_records``.
+            # ``bsssl.data.records.Records.read``.
             source = file if storage.is_remote(path) else pa.OSFile(os.fsencode(path))
             batches = pa.csv.open_csv(source, convert_options=options)
         elif ending == "jsonl":
