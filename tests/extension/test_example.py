@@ -176,7 +176,7 @@ def test_an_installed_package_announces_its_parts(installed, tmp_path):
     done = python(RUN, *arguments, path=(installed, ROOT))
     assert done.returncode == 0 and "sure" in done.stdout, done.stderr
     listed = python(RUN, "options", "losses", path=(installed, ROOT)).stdout.split()
-    assert listed == ["cross_entropy", "example_focal"]
+    assert listed == ["cross_entropy", "example_focal", "symmetric_kl"]
 
 
 def load_config_fails(config):

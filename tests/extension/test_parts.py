@@ -122,7 +122,7 @@ def test_the_options_of_a_part(bsssl):
 @pytest.mark.parametrize("named", [("--plugins", "example_parts"), ("--config", RECIPE)])
 def test_the_options_of_a_plugins_parts(bsssl, guests, monkeypatch, named):
     monkeypatch.syspath_prepend(str(PACKAGE))
-    assert bsssl("options", "losses", *named).out.split() == ["cross_entropy", "example_focal"]
+    assert bsssl("options", "losses", *named).out.split() == ["cross_entropy", "example_focal", "symmetric_kl"]
     out = bsssl("options", "losses", "example_focal", *named).out
     assert out.endswith("    gamma: float = 2.0\n        How much it does; 0 is cross-entropy.\n")
     out = bsssl("options", "stages", "example_sure", *named).out
@@ -131,6 +131,6 @@ def test_the_options_of_a_plugins_parts(bsssl, guests, monkeypatch, named):
 
 def test_no_such_part(bsssl):
     assert bsssl("options", "losses", "crossentropy").errors == [
-        "error: unknown loss 'crossentropy': did you mean 'cross_entropy'? valid: cross_entropy"
+        "error: unknown loss 'crossentropy': did you mean 'cross_entropy'? valid: cross_entropy, symmetric_kl"
     ]
     assert bsssl("options", "loss").status == 2
