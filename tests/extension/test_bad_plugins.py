@@ -122,7 +122,10 @@ def test_what_the_processes_of_the_loader_cannot_be_given(refused, plugin):
             ["metric logger 'example_csv' has no option 'nam': did you mean 'name'? valid: name"],
         ),
         ("models.student.options.widht=3", ["model 'example_net' has no option 'widht': did you mean 'width'? "]),
-        ("metrics.example_worst_class={least: 1}", ["metric 'example_worst_class' has no option 'least': there are none"]),
+        (
+            "metrics.example_worst_class={least: 1}",
+            ["metric 'example_worst_class' has no option 'least': there are none"],
+        ),
         ("launcher.options={queue: 1}", ["launcher 'local' has no option 'queue': there are none"]),
         (
             "data.transforms.train_crop_options.strength=much",
