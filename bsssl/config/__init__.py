@@ -5,24 +5,37 @@ Everything that is wrong with it is reported at once, each line with the key's p
 ``bsssl options`` prints this page as a table.
 """
 
-from bsssl.config.data import Clips, Data, LabeledData, Model, Purpose, Source, Tests, Transforms, tests_of
+from bsssl.config.data import (
+    Clips,
+    Data,
+    LabeledData,
+    Model,
+    NetworkTransforms,
+    Purpose,
+    Source,
+    Tests,
+    Transforms,
+    tests_of,
+)
 from bsssl.config.experiment import Experiment, ExtraStage, Launcher, System
 from bsssl.config.reading import load_config, options, validated
-from bsssl.config.recipe import Config, Score, Select
+from bsssl.config.recipe import Config, Models, Score, Select
 from bsssl.config.reproduction import Reproduction
 from bsssl.config.section import Length, Section
 from bsssl.config.training import (
     TRAIN_STAGES,
+    FcOnly,
     Finetune,
     Pretrain,
     Supervised,
     Tags,
+    Teacher,
     Train,
     Weak,
     WeakTraining,
     check_warmup,
 )
-from bsssl.config.transfer import Checkpoint, FcOnly, Transfer
+from bsssl.config.transfer import Checkpoint, Transfer
 
 __all__ = [
     "TRAIN_STAGES",
@@ -38,6 +51,8 @@ __all__ = [
     "Launcher",
     "Length",
     "Model",
+    "Models",
+    "NetworkTransforms",
     "Pretrain",
     "Purpose",
     "Reproduction",
@@ -48,6 +63,7 @@ __all__ = [
     "Supervised",
     "System",
     "Tags",
+    "Teacher",
     "Tests",
     "Train",
     "Transfer",

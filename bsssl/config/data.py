@@ -3,7 +3,7 @@
 import re
 from typing import Any, Literal, TypeVar
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 from typing_extensions import Annotated, Self  # noqa: UP035 - with the rest of pydantic's
 
 from bsssl.config.section import Section, known_to, without
@@ -29,9 +29,11 @@ class Transforms(Section):
 
     size: int = Field(224, ge=1)
     """side of the square input, pixels"""
-    test_resize: int | None = Field(None, ge=1)
-    """short side before the centre crop when scoring and testing, pixels; default: size / 0.875 with
-    random_resized and short_side, else the whole picture becomes the square"""
+    test_resize: Annotated[int, Field(ge=1)] | Literal["whole"] | None = None
+    """short side before the centre crop when scoring and testing, pixels; whole: the whole picture becomes the square;
+    default: size / 0.875 with random_resized and short_side, else whole"""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """how pictures are resized"""
     train_crop: Annotated[str, known_to(AUGMENTATIONS)] = "random_resized"
     """random_resized for photographs; short_side (resized to a short side within `short_side`, then a random square)
     is the usual one for video; padded (shift by up to `padding`) for small ones; affine (turn, shear, shift and
@@ -54,7 +56,7 @@ class Transforms(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         problems = []
-        if self.test_resize is not None and self.test_resize < self.size:
+        if isinstance(self.test_resize, int) and self.test_resize < self.size:
             problems.append(f"test_resize ({self.test_resize}) is below size ({self.size}); the crop would not fit")
         if self.train_crop == "padded" and self.padding >= self.size:
             problems.append(f"padding ({self.padding}) must be below size ({self.size})")
@@ -69,18 +71,35 @@ class Transforms(Section):
     def crop_options(self) -> dict[str, Any]:
         """Return the options of ``train_crop``: the keys of its own, and ``train_crop_options``."""
         own = {"random_resized": ["min_scale"], "short_side": ["short_side"], "padded": ["padding"]}
-        return {name: getattr(self, name) for name in own.get(self.train_crop, [])} | self.train_crop_options
+        keys = [*own.get(self.train_crop, []), *(["interpolation"] if self.interpolation != "bilinear" else [])]
+        return {name: getattr(self, name) for name in keys} | self.train_crop_options
 
     def for_training(self) -> dict[str, Any]:
         """Return what decides how a picture is seen in training."""
-        return self.model_dump(exclude=set() if self.train_crop_options else {"train_crop_options"})
+        fields = type(self).model_fields
+        off = {name for name in ("train_crop_options", "interpolation") if getattr(self, name) == fields[name].default}
+        return self.model_dump(exclude=off)
 
     def for_testing(self) -> dict[str, Any]:
         """Return what decides how a picture is seen when scoring and testing, with the resize that follows."""
         resize = self.test_resize
         if resize is None and self.train_crop in ("random_resized", "short_side"):
             resize = round(self.size / 0.875)
-        return {"size": self.size, "resize": resize, "mean": self.mean, "std": self.std}
+        seen = {"size": self.size, "resize": None if resize == "whole" else resize, "mean": self.mean, "std": self.std}
+        return seen if self.interpolation == "bilinear" else {**seen, "interpolation": self.interpolation}
+
+    def changed(self, keys: dict[str, Any]) -> "Transforms":
+        """Return the transforms with other values of some keys, and those that follow from the size anew.
+
+        Values that make no difference change nothing.
+
+        Raises:
+            ValidationError: The values do not go together.
+        """
+        kept = self.model_dump(exclude={"test_resize", "short_side"} if "size" in keys else set())
+        changed = Transforms.model_validate({**kept, **keys})
+        alike = self == changed.model_copy(update={"test_resize": self.test_resize})
+        return self if alike and self.for_testing() == changed.for_testing() else changed
 
 
 class Clips(Section):
@@ -219,20 +238,94 @@ class Data(LabeledData):
 D = TypeVar("D", bound=LabeledData)
 
 
+class NetworkTransforms(Section):
+    """What of `data.transforms` is otherwise for one network. What is not given is as its weights say, where they say
+    so, else as in `data.transforms`."""
+
+    size: int | None = Field(None, ge=1)
+    """side of the square input, pixels"""
+    test_resize: Annotated[int, Field(ge=1)] | Literal["whole"] | None = None
+    """short side before the centre crop when scoring and testing, pixels, or whole"""
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    """how pictures are resized"""
+    mean: tuple[float, float, float] | None = None
+    """per channel, of pixel values in 0..1"""
+    std: tuple[float, float, float] | None = None
+    """per channel, of pixel values in 0..1"""
+    train_crop: Annotated[str, known_to(AUGMENTATIONS)] | None = None
+    """random_resized, short_side, padded, affine, none; any of AUGMENTATIONS"""
+    min_scale: float | None = Field(None, gt=0, le=1)
+    """smallest share of the picture that random_resized keeps"""
+
+    def given(self) -> dict[str, Any]:
+        """Return the keys that have a value."""
+        return self.model_dump(exclude_none=True)
+
+
 class Model(Section):
-    """A network."""
+    """A network, what it starts from, and how it sees pictures and videos where it is not as `data` says."""
 
     name: str
-    """a name registered in MODELS, or timm/<any timm name>; for video torchvision/<name>, pytorchvideo/<name> too"""
+    """a name registered in MODELS; timm/<name>, torchvision/<name>, of videos pytorchvideo/<name>; or a folder with
+    config.json and weights, local-dir:<folder> or hf-hub:<user>/<repository>. A name of timm with a tag, and a folder,
+    mean certain weights"""
     options: dict[str, Any] = {}
     """further arguments of the model, e.g. width"""
+    pretrained: bool = False
+    """start from the library's default weights of the network"""
     weights: str | None = None
-    """released weights to start from, by name (see `bsssl.models.weights.released`); a stage's init_from comes first"""
+    """weights to start from: timm/<name>.<tag>, torchvision/<Network>_Weights.<member>, pytorchvideo/<name>,
+    local-dir:<folder>, hf-hub:<user>/<repository>, the released weights of the original work by their names in timm, or
+    a file (of several sets of weights in it, FILE#KEY chooses one); a stage's init_from comes first"""
+    transforms: NetworkTransforms | None = None
+    """how this network sees pictures, where it is not as its weights say or, if they do not, as data.transforms"""
     frames: int | None = Field(None, ge=1)
     """frames of the clips that this network sees, instead of data.clips.frames"""
+    stride: int | None = Field(None, ge=1)
+    """from one frame to the next of these clips, instead of data.clips.stride"""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        problems = []
+        if self.pretrained and self.weights is not None:
+            problems.append("pretrained and weights are two origins; give one of them")
+        return without(problems, self)
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether the network starts from weights."""
+        means_weights = self.name.startswith(("local-dir:", "hf-hub:")) or bool(re.match(r"timm/.+\..", self.name))
+        return self.pretrained or self.weights is not None or means_weights
+
+    def without_view(self) -> "Model":
+        """Return the network without what ``view_of`` says of it."""
+        return self.model_copy(update={"transforms": None, "stride": None})
 
     def view_of(self, data: D) -> D:
-        """Return ``data`` as this network sees it."""
-        if self.frames is None or data.clips is None:
-            return data
-        return data.model_copy(update={"clips": data.clips.model_copy(update={"frames": self.frames})})
+        """Return ``data`` as this network sees it.
+
+        Raises:
+            ValidationError: Values of ``transforms`` do not go together.
+        """
+        update: dict[str, Any] = {}
+        if self.transforms is not None:
+            update["transforms"] = data.transforms.changed(self.transforms.given())
+        clips = {key: value for key in ("frames", "stride") if (value := getattr(self, key)) is not None}
+        if clips and data.clips is not None:
+            jitter = min(data.clips.stride_jitter, clips.get("stride", data.clips.stride) - 1)
+            update["clips"] = data.clips.model_copy(update={**clips, "stride_jitter": jitter})
+        return data.model_copy(update=update) if update else data
+
+    def problems(self, key: str, data: LabeledData) -> list[str]:
+        """Return what is wrong with how this network, at ``key`` of the config, would see ``data``."""
+        found = [
+            f"{key}.{name} is for videos; set data.clips, or leave it out"
+            for name in ("frames", "stride")
+            if getattr(self, name) is not None and data.clips is None
+        ]
+        try:
+            self.view_of(data)
+        except ValidationError as error:
+            messages = [one["msg"].removeprefix("Value error, ") for one in error.errors()]
+            found += [f"{key}.transforms: {line}" for message in messages for line in message.splitlines()]
+        return found

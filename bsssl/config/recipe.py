@@ -8,7 +8,7 @@ from typing_extensions import Self, override
 from bsssl.config.data import Data, Model
 from bsssl.config.experiment import Experiment
 from bsssl.config.section import Section, known_to, without
-from bsssl.config.training import TRAIN_STAGES, Finetune, Pretrain, Supervised, Train, Weak
+from bsssl.config.training import TRAIN_STAGES, Finetune, Pretrain, Supervised, Teacher, Train, Weak
 from bsssl.registry import SELECTION_RULES
 
 
@@ -83,7 +83,7 @@ class Config(Experiment):
     models: Models
     weak: Weak | None = None
     """pre-training of the teacher on hashtags, for teacher.init_from: weak; off when not given"""
-    teacher: Supervised = Supervised()
+    teacher: Teacher = Teacher()
     """training of the teacher on the labels"""
     baseline: Supervised = Supervised()
     """training of the student on the labels alone, for comparison"""
@@ -114,9 +114,8 @@ class Config(Experiment):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         classes, problems = self.data.num_classes, self._problems()
-        for role, model in (("teacher", self.models.teacher), ("student", self.models.student)):
-            if model.frames is not None and self.data.clips is None:
-                problems.append(f"models.{role}.frames is for videos; set data.clips, or leave it out")
+        problems += self.models.teacher.problems("models.teacher", self.data)
+        problems += self.models.student.problems("models.student", self.data)
         if classes is not None and self.score.top_p > classes:
             problems.append(f"score.top_p ({self.score.top_p}) is above data.num_classes ({classes}); lower it")
         if self.select.grow and self.rounds == 1:
@@ -124,6 +123,14 @@ class Config(Experiment):
         if not self.data.pool and not (self.data.labels_per_class and self.data.rest_in_pool):
             problems.append("there is no pool: set data.pool, or data.labels_per_class with rest_in_pool")
         problems += self._weak_problems()
+        pretrained = self.models.teacher.is_pretrained or self.teacher.init_from is not None
+        if self.teacher.mode == "scratch" and pretrained:
+            problems.append("teacher.mode is scratch, but the teacher is given weights; take these out, or the mode")
+        if self.teacher.mode in ("finetune", "probe") and not pretrained:
+            problems.append(
+                f"teacher.mode is {self.teacher.mode}, but the teacher has no weights; set "
+                "models.teacher.pretrained=true, models.teacher.weights or teacher.init_from"
+            )
         for number, section in enumerate(TRAIN_STAGES):
             origin = self._origin(section)
             if origin in TRAIN_STAGES[number:]:

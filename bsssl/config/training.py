@@ -1,5 +1,6 @@
 """The trainings: what they have in common, and the paper's settings of each."""
 
+import itertools
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -170,6 +171,36 @@ class Supervised(Train):
     warmup: LengthField = Length(amount=5, unit="epochs")
 
 
+class FcOnly(Section):
+    """Multinomial logistic regression on the standardised inputs of a fixed network's classifier. The paper, which has
+    it in its transfer alone, does not say how it regularises; here C is chosen on a part of the labels, then all of
+    them are used."""
+
+    c_values: list[float] = Field([1e-6, 1e-5, 1e-4, 1e-3, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 10, 100], min_length=1)
+    """inverse strengths of regularisation to choose from, as scikit-learn's C (times the sum of the losses, against
+    half the squared norm of the weights)"""
+    holdout: float = Field(0.2, gt=0, lt=1)
+    """share of the labels of each class that chooses C"""
+    max_iterations: int = Field(2000, ge=1)
+    """of L-BFGS, for each value of C"""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        rising = all(low < high for low, high in itertools.pairwise([0.0, *self.c_values]))
+        return without([] if rising else [f"c_values {self.c_values} must be above 0 and rise"], self)
+
+
+class Teacher(Supervised):
+    """Training of the teacher on the labels."""
+
+    mode: Literal["scratch", "finetune", "probe"] | None = None
+    """scratch: from random weights; finetune: all of the network, from pre-trained weights; probe: pre-trained features
+    stay as they are, and logistic regression on them is the classifier; default: whichever of the first two the
+    network is given weights for"""
+    probe: FcOnly = FcOnly()
+    """settings of mode: probe; those of the training play no part then"""
+
+
 class Tags(Section):
     """Which classes hashtags mean. They are compared without regard to case, `#`, blanks, `_`, `-` and `.`; accents
     count."""
@@ -227,11 +258,14 @@ class Pretrain(Train):
     gamma: float = Field(0.5, gt=0, le=1)
     intervals: int = Field(13, ge=1)
     warmup: LengthField = Length(amount=5e6, unit="samples")
-    targets: Literal["per_pair", "multi", "soft"] = "per_pair"
+    targets: Literal["per_pair", "multi", "soft", "live"] = "per_pair"
     """what a sample with several classes contributes (open in the paper): one example per (sample, class) pair; one
-    example whose target spreads evenly over its classes; or the teacher's scores for its P classes as the target"""
+    example whose target spreads evenly over its classes; the teacher's scores for its P classes as the target; or live,
+    what the teacher says of the very crop that the student sees, be it mixed (Beyer et al. 2022, arXiv 2106.05237)"""
     temperature: float = Field(1.0, gt=0)
-    """soft: scores are raised to 1 / temperature and renormalised"""
+    """soft, live: scores are raised to 1 / temperature and renormalised"""
+    with_labels: bool = False
+    """the labeled items are a part of the training set too (Cui et al. 2021, arXiv 2103.05959)"""
 
 
 class Finetune(Train):
@@ -240,6 +274,10 @@ class Finetune(Train):
     length: LengthField = Length(amount=30, unit="epochs")
     base_lr: float = Field(0.00025, gt=0)
     init_from: str | None = "pretrain"
+    targets: Literal["labels", "live"] = "labels"
+    """the labels; or live, what the teacher says of the very crop that the student sees"""
+    temperature: float = Field(1.0, gt=0)
+    """live: scores are raised to 1 / temperature and renormalised"""
 
 
 def check_warmup(section: str, settings: Train, *, steps: int, warmup_steps: int) -> None:

@@ -1,6 +1,5 @@
 """The transfer: checkpoints compared on another labeled set."""
 
-import itertools
 import re
 from typing import Any
 
@@ -11,7 +10,7 @@ from typing_extensions import Annotated, Self, override  # noqa: UP035 - with th
 from bsssl.config.data import Model
 from bsssl.config.experiment import Experiment
 from bsssl.config.section import Length, LengthField, Section, without
-from bsssl.config.training import ScheduleName, Train
+from bsssl.config.training import FcOnly, ScheduleName, Train
 
 
 class Checkpoint(Section):
@@ -48,24 +47,6 @@ class FullFt(Train):
     batch_size: int = Field(64, ge=1)
     base_lr: float = Field(0.04, gt=0)
     schedule: ScheduleName = "cosine"
-
-
-class FcOnly(Section):
-    """Multinomial logistic regression on the standardised inputs of a fixed network's classifier. The paper does not
-    say how it regularises; here C is chosen on a part of `data.train`, then all of it is used."""
-
-    c_values: list[float] = Field([1e-6, 1e-5, 1e-4, 1e-3, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 10, 100], min_length=1)
-    """inverse strengths of regularisation to choose from, as scikit-learn's C (times the sum of the losses, against
-    half the squared norm of the weights)"""
-    holdout: float = Field(0.2, gt=0, lt=1)
-    """share of each class of `data.train` that chooses C"""
-    max_iterations: int = Field(2000, ge=1)
-    """of L-BFGS, for each value of C"""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        rising = all(low < high for low, high in itertools.pairwise([0.0, *self.c_values]))
-        return without([] if rising else [f"c_values {self.c_values} must be above 0 and rise"], self)
 
 
 def _without_nulls(checkpoints: Any) -> Any:
@@ -106,6 +87,6 @@ class Transfer(Experiment):
         for name, checkpoint in self.checkpoints.items():
             if not re.fullmatch(r"[\w+-]+", name):
                 problems.append(f"checkpoints: '{name}' names folders too: use letters, digits, _, + and - alone")
-            if checkpoint.model is not None and checkpoint.model.frames is not None and self.data.clips is None:
-                problems.append(f"checkpoints.{name}.model.frames is for videos; set data.clips, or leave it out")
+            if checkpoint.model is not None:
+                problems += checkpoint.model.problems(f"checkpoints.{name}.model", self.data)
         return without(problems, self)

@@ -19,7 +19,16 @@ from bsssl.data.hashtags.tags import (
     tags_from_file,
     write_tagged,
 )
-from bsssl.data.loading.dataset import HASH_BYTES, Failure, ItemDataset, SparseTargets, Targets, class_counts, collate
+from bsssl.data.loading.dataset import (
+    HASH_BYTES,
+    Failure,
+    ItemDataset,
+    SparseTargets,
+    Targets,
+    class_counts,
+    collate,
+    concat_targets,
+)
 from bsssl.data.loading.loader import EvalBatches, TrainBatches, make_loader
 from bsssl.data.pool.listing import Pool, Shard, read_pool, shard_file, write_pool
 from bsssl.data.pool.overlap import Places, check_overlap, content_hashes, find_overlap
@@ -64,6 +73,7 @@ __all__ = [
     "check_overlap",
     "class_counts",
     "collate",
+    "concat_targets",
     "content_hashes",
     "copy_batches",
     "find_overlap",

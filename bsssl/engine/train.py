@@ -71,6 +71,7 @@ def train(
     checkpoints: Checkpoints,
     open_metrics: Callable[..., Metrics],
     failures: Failures,
+    teacher: nn.Module | None = None,
     accumulate: int = 1,
     clip_norm: float | None = None,
     average_decay: float | None = None,
@@ -99,6 +100,7 @@ def train(
         checkpoints: Where to resume from and save to.
         open_metrics: Given the first ``step``, returns what loss, accuracy, rate and speed are written to.
         failures: The tolerance for unreadable items.
+        teacher: From the inputs of a batch, mixed ones too, to targets (B, classes) in the place of the batch's own.
         accumulate: Batches per optimiser step.
         clip_norm: The largest norm of the gradient.
         average_decay: Return the exponential moving average of the weights instead of the last ones.
@@ -144,6 +146,8 @@ def train(
                 if mix is not None:
                     inputs, target = mix(inputs, target)
                 with _sync_on_last(network, part, accumulate), compute.autocast():
+                    if teacher is not None:
+                        target = teacher(inputs)
                     logits = network(inputs)
                     loss = loss_function(logits, target, batch["index"])
                     scaler.scale(loss / accumulate).backward()

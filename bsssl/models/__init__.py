@@ -4,21 +4,42 @@ from bsssl.models.building import Profile, build_model, profile
 from bsssl.models.heads import classifier
 from bsssl.models.trained import TrainedNetwork
 from bsssl.models.weights.files import WEIGHTS, Checkpoint, read_checkpoint, save_model, saved_facts
+from bsssl.models.weights.folder import describe
 from bsssl.models.weights.loading import has_classes, load_weights
-from bsssl.models.weights.released import RELEASED, load_released
+from bsssl.models.weights.named import (
+    CONFIG,
+    HUB,
+    LOCAL,
+    RELEASED,
+    Named,
+    implied_weights,
+    is_named,
+    load_named,
+    local_weights,
+    named_weights,
+)
 from bsssl.models.zoo import image, video  # noqa: F401 - registers the networks
 
 __all__ = [
+    "CONFIG",
+    "HUB",
+    "LOCAL",
     "RELEASED",
     "WEIGHTS",
     "Checkpoint",
+    "Named",
     "Profile",
     "TrainedNetwork",
     "build_model",
     "classifier",
+    "describe",
     "has_classes",
-    "load_released",
+    "implied_weights",
+    "is_named",
+    "load_named",
     "load_weights",
+    "local_weights",
+    "named_weights",
     "profile",
     "read_checkpoint",
     "save_model",

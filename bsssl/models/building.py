@@ -29,7 +29,12 @@ class _Library:
     """the Python expression that lists the names"""
 
 
-_torchvision_names = partial(torchvision.models.list_models, module=torchvision.models.video)
+def _torchvision_names() -> list[str]:
+    """Return torchvision's classifiers of images and of videos."""
+    images, videos = torchvision.models, torchvision.models.video
+    return [*images.list_models(images), *images.list_models(videos)]
+
+
 _LIBRARIES = {
     "timm": _Library(
         names=timm.list_models,
@@ -41,7 +46,7 @@ _LIBRARIES = {
         names=_torchvision_names,
         has=lambda name: name in _torchvision_names(),
         create=partial(torchvision.models.get_model, weights=None),
-        listing="torchvision.models.list_models(module=torchvision.models.video)",
+        listing="torchvision.models.list_models()",
     ),
     "pytorchvideo": _Library(
         names=pytorchvideo_names,
@@ -68,7 +73,7 @@ def build_model(name: str, *, num_classes: int, **options: Any) -> nn.Module:
     The network maps a float batch (B, 3, H, W), or (B, 3, T, H, W) for video, to logits (B, num_classes).
 
     Args:
-        name: One of ``MODELS``; or ``timm/<model>``, ``torchvision/<video model>`` or ``pytorchvideo/<model of its
+        name: One of ``MODELS``; or ``timm/<model>``, ``torchvision/<model>`` or ``pytorchvideo/<model of its
             hub>``.
         num_classes: The number of classes.
         **options: What the factory of that name declares; of another library's model any of its keyword arguments.

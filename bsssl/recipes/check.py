@@ -8,8 +8,8 @@ import torch
 
 from bsssl import config as configs
 from bsssl import data, storage
-from bsssl.errors import UserError, choices
-from bsssl.models import RELEASED, build_model, classifier, profile
+from bsssl.errors import UserError
+from bsssl.models import build_model, classifier, is_named, named_weights, profile
 from bsssl.optim import freeze, parameter_groups
 from bsssl.recipes.origins import origin
 from bsssl.recipes.runs import networks, stages
@@ -113,6 +113,11 @@ def check_settings(config: configs.Experiment, *, launched: bool = False) -> Non
     if config.data.clips is not None:
         data.check_backend(config.data.clips.reader, config.data.clips.reader_options)
     for key, model in networks(config, seed=config.seed).items():
+        if model.weights is not None and not is_named(model.weights) and not storage.exists(model.weights):
+            try:
+                named_weights(model.weights)
+            except UserError as error:
+                raise UserError(f"{key}.weights: {error}") from None
         profile(
             model.name,
             num_classes=config.data.num_classes or 2,
@@ -121,10 +126,6 @@ def check_settings(config: configs.Experiment, *, launched: bool = False) -> Non
         )
         if isinstance(config, configs.Transfer):
             _check_classifier(key, model)
-        if model.weights is not None and model.weights not in RELEASED:
-            raise UserError(
-                f"{key}.weights: unknown released weights '{model.weights}': {choices(model.weights, RELEASED)}"
-            )
     for section, settings in config.trainings().items():
         settings.check_parts(section)
     for stage in stages(config, seed=config.seed):

@@ -9,6 +9,7 @@ from bsssl import storage
 from bsssl.config import Checkpoint, Model
 from bsssl.errors import UserError
 from bsssl.models import WEIGHTS, saved_facts
+from bsssl.recipes.pretrained import resolved
 from bsssl.stages.seen import recorded_settings
 
 
@@ -32,14 +33,14 @@ def origin(name: str, checkpoint: Checkpoint, *, seed: int) -> Origin:
     key, path = f"checkpoints.{name}", checkpoint.init_from
     if path is None:
         assert checkpoint.model is not None  # the config sees to it
-        return Origin(checkpoint.model, None, {})
+        return Origin(resolved(f"{key}.model", checkpoint.model), None, {})
     path = path.replace("{seed}", str(seed))
     if os.path.isdir(path):
         path = os.path.join(path, WEIGHTS)
         if not os.path.exists(path):
             raise UserError(f"{key}: there is no {path}; give the folder of a trained stage, or run that stage first")
     if checkpoint.model is not None:
-        return Origin(checkpoint.model, path, _trained_with(path))
+        return Origin(resolved(f"{key}.model", checkpoint.model), path, _trained_with(path))
     if not storage.exists(path):
         raise UserError(f"{key}: there is no {path}; run the stage that leaves it first, or correct the path")
     facts = saved_facts(path)

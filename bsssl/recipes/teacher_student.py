@@ -8,24 +8,41 @@ data -> teacher -> score -> select (-> materialise) -> pretrain -> finetune     
 from collections.abc import Mapping
 from typing import Any
 
-from bsssl.config import TRAIN_STAGES, Config, Experiment, LabeledData, Model, Weak, WeakTraining
+from bsssl.config import (
+    TRAIN_STAGES,
+    Config,
+    Experiment,
+    LabeledData,
+    Model,
+    Models,
+    Supervised,
+    Teacher,
+    Train,
+    Weak,
+    WeakTraining,
+)
+from bsssl.errors import UserError
 from bsssl.pipeline.stage import Stage
 from bsssl.recipes.names import evaluation, numbered
+from bsssl.recipes.pretrained import resolved
 from bsssl.stages.computing import Execution
 from bsssl.stages.data import DataSettings, DataStage, ItemsSettings, LabelsSettings, PoolSettings
 from bsssl.stages.evaluate import EvaluateSettings, EvaluateStage
 from bsssl.stages.materialise import MaterialiseSettings, MaterialiseStage
+from bsssl.stages.probe import ProbeSettings, ProbeStage
 from bsssl.stages.score import ScoreSettings, ScoreStage
 from bsssl.stages.seen import TestView, TrainView
 from bsssl.stages.select import SelectSettings, SelectStage
 from bsssl.stages.tags import TagsStage, tags_settings
-from bsssl.stages.train import TrainStage, train_settings
+from bsssl.stages.train import LiveSettings, TrainStage, train_settings
 
 DATA = "data"
 
 
 def stages(config: Config, *, seed: int) -> list[Stage[Any]]:
     """Return all stages of ``config`` for one seed, each after those it needs."""
+    models = Models(**{key.removeprefix("models."): model for key, model in networks(config).items()})
+    config = config.model_copy(update={"models": models})
     planned: list[Stage[Any]] = [data_stage(config.data, _pool(config, seed), seed=seed, top_p=config.score.top_p)]
     if config.weak is not None:
         settings = tags_settings(config.weak, config.data)
@@ -47,8 +64,13 @@ def stages(config: Config, *, seed: int) -> list[Stage[Any]]:
 
 
 def networks(config: Config) -> dict[str, Model]:
-    """Return every network of ``config``, by the key that sets it."""
-    return {"models.teacher": config.models.teacher, "models.student": config.models.student}
+    """Return every network of ``config``, by the key that sets it, with what its weights say of it.
+
+    Raises:
+        UserError: There are no such weights.
+    """
+    found = {"models.teacher": config.models.teacher, "models.student": config.models.student}
+    return {key: resolved(key, model) for key, model in found.items()}
 
 
 def data_stage(settings: LabeledData, pool: PoolSettings | None, *, seed: int, top_p: int | None = None) -> DataStage:
@@ -73,7 +95,7 @@ def evaluations(
     planned: list[Stage[Any]] = []
     for test in settings.tests:
         decided = EvaluateSettings(
-            model=model,
+            model=model.without_view(),
             precision=config.system.precision,
             seen=TestView.of(model, settings, "test"),
             max_missing_rate=settings.max_missing_rate,
@@ -110,7 +132,7 @@ def _round(config: Config, seed: int, number: int, teacher: str) -> list[Stage[A
     score_settings = ScoreSettings(
         top_p=config.score.top_p,
         pool_overlap=config.data.pool_overlap,
-        model=model,
+        model=model.without_view(),
         precision=config.system.precision,
         seen=TestView.of(model, config.data, "score"),
     )
@@ -151,28 +173,43 @@ def _round(config: Config, seed: int, number: int, teacher: str) -> list[Stage[A
         )
     if config.pretrain.targets == "soft":
         needs["scores"] = score
-    planned += _trained(config, seed, "pretrain", number, needs)
-    return planned + _trained(config, seed, "finetune", number)
+    planned += _trained(config, seed, "pretrain", number, needs, teacher=(teacher, model))
+    return planned + _trained(config, seed, "finetune", number, teacher=(teacher, model))
 
 
 def _trained(
-    config: Config, seed: int, section: str, number: int = 1, needs: Mapping[str, str] | None = None
+    config: Config,
+    seed: int,
+    section: str,
+    number: int = 1,
+    needs: Mapping[str, str] | None = None,
+    *,
+    teacher: tuple[str, Model] | None = None,
 ) -> list[Stage[Any]]:
-    """Return a training and, where its classes are those of the test set, the evaluation of its result."""
+    """Return a training and, where its classes are those of the test set, the evaluation of its result.
+
+    ``teacher`` is the stage that leaves the round's teacher, and its network.
+    """
     training, execution = getattr(config, section), _execution(config)
     model = config.models.teacher if section in ("weak", "teacher") else config.models.student
     start = {}
     if training.init_from in TRAIN_STAGES:
         again = training.init_from in ("pretrain", "finetune")
         start = {"start": numbered(training.init_from, number) if again else training.init_from}
+    if isinstance(training, Teacher) and training.mode == "probe":
+        return _probed(config, seed, model, needs={"data": DATA, **start})
+    live = None
+    if teacher is not None and training.targets == "live":
+        start["teacher"], live = teacher[0], _live(config, teacher[1], temperature=training.temperature)
     settings = train_settings(
-        _without_tags(training) if isinstance(training, Weak) else training,
-        model=model,
+        _deciding(training),
+        model=model.without_view(),
         seed=seed,
         precision=config.system.precision,
         seen=TrainView.of(model, config.data),
         with_rest=section == "ceiling",
         new_classifier=training.init_from == "weak",
+        live=live,
     )
     stage = TrainStage(
         name=numbered(section, number),
@@ -188,9 +225,46 @@ def _trained(
     return [stage, *evaluations(stage, model, config, execution=execution, runs_alone=number == 1)]
 
 
-def _without_tags(weak: Weak) -> WeakTraining:
-    """Return what of the `weak` section decides the training; the rest is the tags stage's."""
-    return WeakTraining(**{name: getattr(weak, name) for name in WeakTraining.model_fields})
+def _probed(config: Config, seed: int, model: Model, needs: Mapping[str, str]) -> list[Stage[Any]]:
+    """Return a teacher that is a classifier on pre-trained features, and its evaluation."""
+    settings = ProbeSettings(
+        fc_only=config.teacher.probe,
+        init_from=config.teacher.init_from,
+        model=model.without_view(),
+        seed=seed,
+        precision=config.system.precision,
+        seen=TestView.of(model, config.data, "test"),
+    )
+    execution = _execution(config)
+    stage = ProbeStage(
+        name="teacher",
+        section="teacher",
+        settings=settings,
+        needs=needs,
+        command=_alone("train", 1, "teacher"),
+        execution=execution,
+    )
+    return [stage, *evaluations(stage, model, config, execution=execution, runs_alone=True)]
+
+
+def _live(config: Config, teacher: Model, *, temperature: float) -> LiveSettings:
+    """Return the settings of a teacher that sees what the student sees."""
+    theirs, ours = (model.view_of(config.data).clips for model in (teacher, config.models.student))
+    if theirs is not None and ours is not None and (theirs.frames, theirs.stride) != (ours.frames, ours.stride):
+        raise UserError(
+            f"targets: live shows the student's clips to the teacher, which has {theirs.frames} frames with a stride "
+            f"of {theirs.stride}, not {ours.frames} with {ours.stride}; give both networks the same frames and stride"
+        )
+    seen = TestView.of(teacher, config.data, "score")
+    return LiveSettings(model=teacher.without_view(), transforms=seen.transforms, temperature=temperature)
+
+
+def _deciding(training: Train) -> Train:
+    """Return what of a section decides the training itself."""
+    for kind, plain in ((Weak, WeakTraining), (Teacher, Supervised)):
+        if isinstance(training, kind):
+            return plain(**{name: getattr(training, name) for name in plain.model_fields})
+    return training
 
 
 def _alone(verb: str, number: int, section: str = "") -> tuple[str, ...]:

@@ -24,7 +24,7 @@ def stages(config: Transfer, *, seed: int) -> list[Stage[Any]]:
     shared: dict[str, Any] = {"needs": {"data": DATA}, "command": COMMAND, "execution": execution}
     for name, checkpoint in config.checkpoints.items():
         start = origin(name, checkpoint, seed=seed)
-        common = {"model": start.model, "seed": seed, "precision": precision}
+        common = {"model": start.model.without_view(), "seed": seed, "precision": precision}
         trained: list[Stage[Any]] = []
         if config.full_ft is not None:
             training = config.full_ft.model_copy(update={"init_from": start.path})

@@ -9,9 +9,10 @@ from torch import nn
 
 from bsssl import data, storage
 from bsssl.config import Model, System
-from bsssl.models import WEIGHTS, build_model, load_weights, save_model
+from bsssl.models import CONFIG, WEIGHTS, build_model, describe, load_weights, save_model
 from bsssl.runtime.console import progress
 from bsssl.runtime.device import Compute, make_compute
+from bsssl.stages.seen import Seen
 
 CLASSES = "classes.json"
 
@@ -80,10 +81,13 @@ def trained_model(folder: Path, model: Model, classes: list[str]) -> nn.Module:
     return network
 
 
-def leave_model(folder: Path, network: nn.Module, model: Model, classes: list[str]) -> None:
-    """Leave a trained network in ``folder``, as ``trained_model`` returns it."""
-    path, state = str(folder / WEIGHTS), network.state_dict()
-    save_model(path, state, name=model.name, classes=classes, options=model.options)
+def leave_model(folder: Path, network: nn.Module, model: Model, classes: list[str], *, seen: Seen) -> None:
+    """Leave a trained network in ``folder``, as ``trained_model`` returns it, and how it sees pictures and videos."""
+    named: dict[str, Any] = {"name": model.name, "options": model.options}
+    clips = None if seen.clips is None else {"frames": seen.clips.frames, "stride": seen.clips.stride}
+    described = describe(**named, classes=classes, transforms=seen.for_testing().model_dump(), clips=clips)
+    storage.write_json(str(folder / CONFIG), described)
+    save_model(str(folder / WEIGHTS), network.state_dict(), **named, classes=classes)
 
 
 def normalize(transforms: Any, compute: Compute) -> data.Normalize:

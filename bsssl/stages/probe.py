@@ -46,7 +46,7 @@ class ProbeStage(Stage[ProbeSettings]):
 
     kind = "probe"
     outputs = {"weights": (WEIGHTS,)}
-    inputs = {"data": ("classes", "labeled")}
+    inputs = {"data": ("classes", "labeled"), "start": ("weights",)}
     resources = Resources(gpu=True)
 
     execution: Execution
@@ -56,7 +56,7 @@ class ProbeStage(Stage[ProbeSettings]):
         settings, folder = self.settings, run.input(self, "data")
         classes, records = class_list(folder), split_records(folder, "labeled")
         compute = self.execution.compute(settings.precision)
-        network = initial_model(run, self, classes, init_from=settings.init_from, new_classifier=True)
+        network, _ = initial_model(run, self, classes, init_from=settings.init_from, new_classifier=True)
         model = compute.place_model(network)
         layer = classifier(model)[1]
         if layer.bias is None:
@@ -72,12 +72,12 @@ class ProbeStage(Stage[ProbeSettings]):
         with torch.no_grad():
             layer.weight.copy_(fitted.weight.reshape(layer.weight.shape))
             layer.bias.copy_(fitted.bias)
-        leave_model(run.folder(self.name), model, settings.model, classes)
+        leave_model(run.folder(self.name), model, settings.model, classes, seen=settings.seen)
         return {"rows": len(rows), "features": features.shape[1], **figures, "unreadable": len(failures.reasons)}
 
     @override
     def outside(self) -> dict[str, Any]:
-        return start_state(self, self.settings.init_from)
+        return start_state(self, self.settings.init_from, self.settings.model)
 
     @override
     def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:

@@ -24,6 +24,7 @@ from bsssl.stages.computing import Execution, class_list, normalize, trained_mod
 from bsssl.stages.data import HELD, POOL
 from bsssl.stages.seen import TestView, earlier_view
 from bsssl.stages.sources import OVERLAP_REMEDY
+from bsssl.stages.train import UNTRAINED
 
 
 class ScoreSettings(Section):
@@ -66,6 +67,12 @@ class ScoreStage(Stage[ScoreSettings]):
     def work_part(self, run: Context, task: Task) -> None:
         """Score the shards of the task that have no score file of this teacher and pool yet."""
         pool, settings, folder = self._pool(run), self.settings, run.input(self, "data")
+        teacher = self.needs["teacher"]
+        if run.result(teacher).get(UNTRAINED):
+            raise UserError(
+                f"the classifier of {teacher} was never trained, so that its scores would be random; set "
+                f"{teacher}.length, {teacher}.mode=probe, or weights whose classes are those of data.train"
+            )
         classes = class_list(folder)
         score_pool(
             pool,
@@ -73,7 +80,7 @@ class ScoreStage(Stage[ScoreSettings]):
             load_network=lambda: trained_model(run.input(self, "teacher"), settings.model, classes),
             settings=settings,
             execution=self.execution,
-            common=common_header(pool, teacher=run.digest(self.needs["teacher"]), classes=classes, settings=settings),
+            common=common_header(pool, teacher=run.digest(teacher), classes=classes, settings=settings),
             held=_held_hashes(folder),
             title=f"seed {run.seed}: {self.name}",
             task=task,
@@ -224,10 +231,15 @@ def totals(folder: str, pool: data.Pool, *, max_failure_rate: float) -> dict[str
 def _preprocessing(settings: ScoreSettings) -> dict[str, Any]:
     """Return how the teacher sees the samples, in the layout that score files have had from the first version."""
     content = settings.model_dump(mode="json")
+    # Keys that are newer than score files are there when they are used.
+    content["model"] = settings.model.model_dump(mode="json", include={"name", "options", "weights", "frames"})
+    content["model"] |= settings.model.model_dump(mode="json", exclude_defaults=True)
     seen = content.pop("seen")
     clips = seen.pop("clips")
     if clips is not None and not clips["reader_options"]:
         del clips["reader_options"]  # as before there were such
+    if seen["transforms"]["interpolation"] == "bilinear":
+        del seen["transforms"]["interpolation"]
     return {**content, **seen} | ({} if clips is None else {"clips": {**clips, "deadline": None}})
 
 

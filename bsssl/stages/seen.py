@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from typing_extensions import Self
 
@@ -23,11 +23,27 @@ class ClipView(Section):
     stride_jitter: int = 0
 
 
+class TestTransforms(Section):
+    """How a picture becomes an input when scoring and testing."""
+
+    __test__ = False  # pytest takes the class for a test otherwise
+
+    size: int
+    resize: int | None
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+
 class Seen(Section):
     """What training, scoring and testing have in common."""
 
     max_pixels: int
     clips: ClipView | None = None
+
+    def for_testing(self) -> TestTransforms:
+        """Return how pictures are seen when scoring and testing."""
+        raise NotImplementedError
 
     def clip_options(self, deadline: float | None) -> dict[str, Any] | None:
         """Return the clips as the data room wants them; ``deadline`` is for the reading of a video, in seconds."""
@@ -39,10 +55,14 @@ class TrainView(Seen):
 
     transforms: Transforms
 
+    def for_testing(self) -> TestTransforms:
+        """See ``Seen``."""
+        return TestTransforms(**self.transforms.for_testing())
+
     @classmethod
     def of(cls, model: Model, settings: LabeledData) -> Self:
         """Return how ``model`` sees the data of these ``settings`` in training."""
-        return cls(transforms=settings.transforms, **_common(model, settings, "train"))
+        return cls(transforms=model.view_of(settings).transforms, **_common(model, settings, "train"))
 
     def views(self, *, randaugment: int | None, deadline: float | None) -> data.Views:
         """Return the views of items in training; ``randaugment`` is the magnitude of RandAugment, if it is on."""
@@ -58,17 +78,6 @@ class TrainView(Seen):
         return data.make_views(transform, max_pixels=self.max_pixels, clips=self.clip_options(deadline))
 
 
-class TestTransforms(Section):
-    """How a picture becomes an input when scoring and testing."""
-
-    __test__ = False  # pytest takes the class for a test otherwise
-
-    size: int
-    resize: int | None
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
 class TestView(Seen):
     """How items are seen in scoring and testing."""
 
@@ -76,15 +85,20 @@ class TestView(Seen):
 
     transforms: TestTransforms
 
+    def for_testing(self) -> TestTransforms:
+        """See ``Seen``."""
+        return self.transforms
+
     @classmethod
     def of(cls, model: Model, settings: LabeledData, purpose: Purpose) -> Self:
         """Return how ``model`` sees the data of these ``settings`` in scoring or testing."""
-        transforms = TestTransforms(**settings.transforms.for_testing())
+        transforms = TestTransforms(**model.view_of(settings).transforms.for_testing())
         return cls(transforms=transforms, **_common(model, settings, purpose))
 
     def views(self, *, deadline: float | None) -> data.Views:
         """Return the views of items in scoring or testing."""
-        transform = data.test_transform(size=self.transforms.size, resize=self.transforms.resize)
+        seen = self.transforms
+        transform = data.test_transform(size=seen.size, resize=seen.resize, interpolation=seen.interpolation)
         return data.make_views(transform, max_pixels=self.max_pixels, clips=self.clip_options(deadline))
 
 

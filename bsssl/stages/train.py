@@ -14,22 +14,42 @@ from typing_extensions import TypeVar, override
 from bsssl import data, selection, storage
 from bsssl.config import Model, Pretrain, Section, Train, WeakTraining, check_warmup
 from bsssl.engine.checkpoints import Checkpoints
+from bsssl.engine.live import LiveTeacher
 from bsssl.engine.metrics import Metrics
 from bsssl.engine.train import Failures, train
 from bsssl.errors import UserError
-from bsssl.models import WEIGHTS, build_model, has_classes, load_released, load_weights
+from bsssl.models import (
+    WEIGHTS,
+    build_model,
+    has_classes,
+    is_named,
+    load_named,
+    load_weights,
+    local_weights,
+    named_weights,
+)
 from bsssl.optim import build_loss, build_optimizer, build_schedule, freeze, mixing
 from bsssl.pipeline.stage import Context, PlanRow, Resources, Stage
 from bsssl.registry import STAGES
 from bsssl.runtime import distributed
 from bsssl.runtime.console import logger
 from bsssl.runtime.device import Compute
-from bsssl.stages.computing import Execution, class_list, leave_model, normalize, split_records
-from bsssl.stages.seen import TrainView, earlier_view
+from bsssl.stages.computing import Execution, class_list, leave_model, normalize, split_records, trained_model
+from bsssl.stages.seen import TestTransforms, TrainView, earlier_view
 from bsssl.stages.select import SELECTION, selected
 from bsssl.stages.tags import TAGGED
 
 T = TypeVar("T", bound=Train, default=Train)
+UNTRAINED = "untrained"
+"""set in the result of a training of no steps whose classifier is as it was initialised"""
+
+
+class LiveSettings(Section):
+    """What decides the targets that a teacher gives while the student is trained, besides the teacher's weights."""
+
+    model: Model
+    transforms: TestTransforms
+    temperature: float
 
 
 class TrainSettings(Section, Generic[T]):
@@ -44,6 +64,8 @@ class TrainSettings(Section, Generic[T]):
     """train on the labels that were set aside too"""
     new_classifier: bool = False
     """start with a fresh classifier whatever the weights to start from have"""
+    live: LiveSettings | None = None
+    """the teacher that gives the targets, if one does"""
 
 
 def train_settings(training: Train, **others: Any) -> TrainSettings[Any]:
@@ -57,7 +79,8 @@ def train_settings(training: Train, **others: Any) -> TrainSettings[Any]:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainStage(Stage[TrainSettings[Any]]):
     """A training. What it needs says what it is trained on: ``selection`` (with ``scores`` for soft targets), ``tags``,
-    or else the labels of ``data``; and whether it has a ``start``, a stage whose weights it begins with."""
+    or else the labels of ``data``; whether it has a ``start``, a stage whose weights it begins with; and whether a
+    ``teacher`` gives the targets."""
 
     kind = "train"
     outputs = {"weights": (WEIGHTS,)}
@@ -71,9 +94,9 @@ class TrainStage(Stage[TrainSettings[Any]]):
     @override
     def reads(self, role: str) -> tuple[str, ...]:
         if role == "data":
-            on_labels = not {"selection", "tags"} & self.needs.keys()
+            on_labels = not {"selection", "tags"} & self.needs.keys() or self._with_labels
             return ("classes", *(["labeled"] if on_labels else []), *(["rest"] if self.settings.with_rest else []))
-        return {"tags": ("tagged",), "selection": ("selection",), "scores": ("scores",), "start": ("weights",)}[role]
+        return {"tags": ("tagged",), "selection": ("selection",), "scores": ("scores",)}.get(role, ("weights",))
 
     @override
     def work(self, run: Context) -> dict[str, Any]:
@@ -85,7 +108,7 @@ class TrainStage(Stage[TrainSettings[Any]]):
         if isinstance(training, WeakTraining) and isinstance(targets, data.SparseTargets) and training.resample:
             weights = data.resampling(targets, power=training.resample)
         compute = self.execution.compute(settings.precision)
-        network = initial_model(
+        network, is_fresh = initial_model(
             run, self, classes, init_from=training.init_from, new_classifier=settings.new_classifier
         )
         model = compute.place_model(network)
@@ -120,6 +143,7 @@ class TrainStage(Stage[TrainSettings[Any]]):
             checkpoints=checkpoints,
             open_metrics=partial(Metrics, loggers, folder=str(folder)),
             failures=failures,
+            teacher=self._teacher(run, classes, compute),
             accumulate=training.accumulate,
             clip_norm=training.clip_norm,
             average_decay=training.average_decay,
@@ -129,13 +153,14 @@ class TrainStage(Stage[TrainSettings[Any]]):
             title=f"seed {run.seed}: {self.name}",
         )
         if distributed.is_main():
-            leave_model(folder, trained, settings.model, classes)
+            leave_model(folder, trained, settings.model, classes, seen=settings.seen)
             records.write_ledger(str(folder / "unreadable.jsonl"), failures.reasons)
         return {
             "rows": len(records),
             "steps": steps,
             "samples": steps * training.batch_size,
             "unreadable": len(failures.reasons),
+            **({UNTRAINED: True} if is_fresh and not steps else {}),
         }
 
     @override
@@ -144,7 +169,7 @@ class TrainStage(Stage[TrainSettings[Any]]):
 
     @override
     def outside(self) -> dict[str, Any]:
-        return start_state(self, self.settings.training.init_from)
+        return start_state(self, self.settings.training.init_from, self.settings.model)
 
     @override
     def key_of(self, setting: str) -> str:
@@ -195,7 +220,11 @@ class TrainStage(Stage[TrainSettings[Any]]):
         if "selection" in self.needs:
             name = self.needs["selection"]
             rows = run.result(name).get("pairs") if run.pending(name) is None else None
-            return rows, selected(run, name, sizes)
+            shown = selected(run, name, sizes)
+            if self._with_labels:
+                rows = None if rows is None else rows + sizes["labeled"]
+                shown += f" + {sizes['labeled']:,}" if "labeled" in sizes else " + the labels"
+            return rows, shown
         if "tags" in self.needs:
             name = self.needs["tags"]
             rows = run.result(name)["samples"] if run.pending(name) is None else None
@@ -214,24 +243,53 @@ class TrainStage(Stage[TrainSettings[Any]]):
         check_warmup(self.section, training, steps=steps, warmup_steps=warmup_steps)
         return steps, warmup_steps
 
+    @property
+    def _with_labels(self) -> bool:
+        return isinstance(self.settings.training, Pretrain) and self.settings.training.with_labels
+
+    def _teacher(self, run: Context, classes: list[str], compute: Compute) -> nn.Module | None:
+        """Return the network that gives the targets, if one does."""
+        live, student = self.settings.live, self.settings.seen.transforms
+        if live is None:
+            return None
+        teacher = LiveTeacher(
+            trained_model(run.input(self, "teacher"), live.model, classes),
+            size=live.transforms.size,
+            interpolation=live.transforms.interpolation,
+            student=(student.mean, student.std),
+            teacher=(live.transforms.mean, live.transforms.std),
+            temperature=live.temperature,
+        )
+        return compute.place_model(teacher)
+
     def _training_set(self, run: Context, classes: list[str]) -> tuple[data.Records, data.Targets]:
         if "tags" in self.needs:
             return data.tagged_training_set(str(run.input(self, "tags") / TAGGED), num_classes=len(classes))
         if "selection" in self.needs:
             training = cast(Pretrain, self.settings.training)
             scores = selection.score_files(str(run.input(self, "scores"))) if "scores" in self.needs else ()
-            return data.selected_training_set(
+            selected_set = data.selected_training_set(
                 storage.join(str(run.input(self, "selection")), SELECTION),
-                mode=training.targets,
+                mode="multi" if training.targets == "live" else training.targets,
                 temperature=training.temperature,
                 scores=scores,
                 classes=classes,
             )
+            return self._and_labels(run, *selected_set, classes) if self._with_labels else selected_set
         folder = run.input(self, "data")
         records = split_records(folder, "labeled")
         if self.settings.with_rest:
             records = data.Records.concat([records, split_records(folder, "rest")])
         return records, records.class_indices(classes, what=f"the labels of {self.name}")
+
+    def _and_labels(
+        self, run: Context, records: data.Records, targets: data.Targets, classes: list[str]
+    ) -> tuple[data.Records, data.Targets]:
+        """Return a training set with the labeled items after its own."""
+        labeled = split_records(run.input(self, "data"), "labeled")
+        labels = data.class_indices(labeled, classes, what=f"the labels of {self.name}")
+        alike = labeled.select(records.column_names).cast(records.schema)
+        return data.concat_records([records, alike]), data.concat_targets(targets, labels)
 
     def _loader(
         self,
@@ -262,32 +320,44 @@ class TrainStage(Stage[TrainSettings[Any]]):
         return Checkpoints(folder=str(run.folder(self.name)), fingerprint=run.identity(self.name))
 
 
-def start_state(stage: Stage[Any], init_from: str | None) -> dict[str, Any]:
+def start_state(stage: Stage[Any], init_from: str | None, model: Model) -> dict[str, Any]:
     """Return the state of the file that a stage starts from, for ``Stage.outside``."""
-    return {} if init_from is None or "start" in stage.needs else {"init_from": storage.state(init_from)}
+    if "start" in stage.needs:
+        return {}
+    if init_from is not None:
+        return {"init_from": storage.state(init_from)}
+    if model.weights is None or (file := local_weights(model.weights)) is None:
+        return {}
+    return {"weights": storage.state(file)}
 
 
 def initial_model(
     run: Context, stage: Stage[Any], classes: list[str], *, init_from: str | None, new_classifier: bool
-) -> nn.Module:
-    """Return the network that the settings of a stage name before its first step: from ``init_from``, else released
-    weights, else scratch.
+) -> tuple[nn.Module, bool]:
+    """Return the network of a stage before its first step, and whether its classifier starts afresh.
+
+    It is from ``init_from``, else from its weights, else from scratch.
 
     (A resumed run then replaces it by its checkpoint: resuming comes first.) The classifier starts afresh where
-    ``new_classifier`` says so, and when a file's classes are others; from any other stage of the run they must be the
-    same.
+    ``new_classifier`` says so, and when the classes of the weights are others; from any other stage of the run they
+    must be the same.
     """
     model: Model = stage.settings.model
     torch.manual_seed(stage_seed(stage.settings.seed, stage.section))
     network = build_model(model.name, num_classes=len(classes), **model.options)
+    file, afresh = init_from or model.weights, new_classifier
     if "start" in stage.needs:
-        load_weights(network, str(run.input(stage, "start") / WEIGHTS), new_head=new_classifier, classes=classes)
-    elif init_from is not None:
-        afresh = new_classifier or not has_classes(network, init_from, classes)
-        load_weights(network, init_from, new_head=afresh, classes=classes)
-    elif model.weights is not None:
-        load_released(network, model.weights, new_head=new_classifier or len(classes) != 1000)
-    return network
+        load_weights(network, str(run.input(stage, "start") / WEIGHTS), new_head=afresh, classes=classes)
+    elif init_from is None and model.weights is not None and is_named(model.weights):
+        state, named = load_named(model.weights, model.options), named_weights(model.weights)
+        afresh |= named.num_classes != len(classes) or named.classes not in (None, tuple(classes))
+        load_weights(network, state, new_head=afresh, origin=model.weights)
+    elif file is not None:
+        afresh |= not has_classes(network, file, classes)
+        load_weights(network, file, new_head=afresh, classes=classes)
+    else:
+        afresh = True
+    return network, afresh
 
 
 def stage_seed(seed: int, name: str) -> int:

@@ -58,6 +58,18 @@ class SparseTargets:
 Targets = np.ndarray | SparseTargets
 
 
+def concat_targets(targets: Targets, labels: np.ndarray) -> Targets:
+    """Return ``targets`` followed by ``labels``, int64 (rows,)."""
+    if not isinstance(targets, SparseTargets):
+        return np.concatenate([targets, labels])
+    return SparseTargets(
+        np.concatenate([targets.offsets, targets.offsets[-1] + np.arange(1, len(labels) + 1)]),
+        np.concatenate([targets.classes, labels.astype(np.int32)]),
+        np.concatenate([targets.weights, np.ones(len(labels), np.float32)]),
+        targets.num_classes,
+    )
+
+
 def class_counts(targets: Targets, *, num_classes: int, weights: np.ndarray | None = None) -> np.ndarray:
     """How many rows each class has, a row of several classes counting for each by its share: float64 (num_classes,).
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from bsssl.errors import UserError
 from bsssl.registry import AUGMENTATIONS
 
 Transform = Callable[[Tensor], Tensor]
+Interpolation = Literal["bilinear", "bicubic"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -49,58 +50,65 @@ def train_transform(
 
 
 @AUGMENTATIONS.register("random_resized")
-def random_resized(*, size: int, flip: bool, min_scale: float = 0.08) -> Transform:
+def random_resized(
+    *, size: int, flip: bool, min_scale: float = 0.08, interpolation: Interpolation = "bilinear"
+) -> Transform:
     """Return a crop of a share of at least ``min_scale`` of the picture, 3:4 to 4:3 in shape, resized."""
-    return _flipped(v2.RandomResizedCrop(size, scale=(min_scale, 1.0), antialias=True), flip)
+    mode = v2.InterpolationMode(interpolation)
+    return _flipped(v2.RandomResizedCrop(size, scale=(min_scale, 1.0), interpolation=mode, antialias=True), flip)
 
 
 @AUGMENTATIONS.register("short_side")
-def short_side(*, size: int, flip: bool, short_side: tuple[int, int] | None = None) -> Transform:
+def short_side(
+    *, size: int, flip: bool, short_side: tuple[int, int] | None = None, interpolation: Interpolation = "bilinear"
+) -> Transform:
     """Return a resize to a short side within ``short_side`` pixels, then a square from anywhere.
 
     By default 8/7 to 10/7 of ``size``, the 128 to 160 for 112 of Simonyan and Zisserman's 256 to 320 for 224.
     """
-    return _flipped(_ShortSideCrop(size, short_side or (round(size * 8 / 7), round(size * 10 / 7))), flip)
+    sides = short_side or (round(size * 8 / 7), round(size * 10 / 7))
+    return _flipped(_ShortSideCrop(size, sides, interpolation), flip)
 
 
 @AUGMENTATIONS.register("padded")
-def padded(*, size: int, flip: bool, padding: int = 4) -> Transform:
+def padded(*, size: int, flip: bool, padding: int = 4, interpolation: Interpolation = "bilinear") -> Transform:
     """Return a resize to the square, padded by reflection by ``padding`` pixels and cropped; for small pictures."""
     if not 0 <= padding < size:
         raise UserError(f"padding={padding} must be from 0 to size - 1 = {size - 1}")
-    return _Chain([_Resize(size), _PaddedCrop(size, padding, flip)])
+    return _Chain([_Resize(size, interpolation), _PaddedCrop(size, padding, flip)])
 
 
 @AUGMENTATIONS.register("affine")
-def affine(*, size: int, flip: bool) -> Transform:
+def affine(*, size: int, flip: bool, interpolation: Interpolation = "bilinear") -> Transform:
     """Return a resize to the square, turned by up to 10 degrees, sheared by up to 5, shifted by up to 5 %, and scaled.
 
     The scale is up to 10 %; meant for signs and digits.
     """
-    return _flipped(_Chain([_Resize(size), _Affine(size)]), flip)
+    return _flipped(_Chain([_Resize(size, interpolation), _Affine(size)]), flip)
 
 
 @AUGMENTATIONS.register("none")
-def none(*, size: int, flip: bool) -> Transform:
+def none(*, size: int, flip: bool, interpolation: Interpolation = "bilinear") -> Transform:
     """Return a resize to the square, whatever the shape."""
-    return _Chain([_Resize(size), _PaddedCrop(size, 0, flip)]) if flip else _Resize(size)
+    resize = _Resize(size, interpolation)
+    return _Chain([resize, _PaddedCrop(size, 0, flip)]) if flip else resize
 
 
 def _flipped(transform: Transform, flip: bool) -> Transform:
     return _Chain([transform, v2.RandomHorizontalFlip()]) if flip else transform
 
 
-def test_transform(*, size: int, resize: int | None = None) -> Transform:
+def test_transform(*, size: int, resize: int | None = None, interpolation: Interpolation = "bilinear") -> Transform:
     """Return the transform for testing and scoring, from uint8 (3, H, W) to uint8 (3, size, size); frames likewise.
 
     The short side is resized to ``resize`` and the centre cropped; without ``resize``, for small pictures, the whole is
     resized to (size, size).
     """
     if resize is None:
-        return _Resize(size)
+        return _Resize(size, interpolation)
     if resize < size:
         raise UserError(f"resize={resize} is less than size={size}; the crop would not fit")
-    return _CentreCrop(size, resize)
+    return _CentreCrop(size, resize, interpolation)
 
 
 class Normalize(nn.Module):
@@ -136,21 +144,22 @@ class _Chain:
 class _Resize:
     """Resize to a square unless the picture is that already."""
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+    def __init__(self, size: int, interpolation: Interpolation) -> None:
+        self._size, self._mode = size, v2.InterpolationMode(interpolation)
 
     def __call__(self, image: Tensor) -> Tensor:
         if image.shape[-2:] == (self._size, self._size):
             return image
-        resized: Tensor = F.resize(image, [self._size, self._size], antialias=True)
+        resized: Tensor = F.resize(image, [self._size, self._size], interpolation=self._mode, antialias=True)
         return resized
 
 
 class _ShortSideCrop:
     """Resize the short side to a random length, cut a square from anywhere."""
 
-    def __init__(self, size: int, short_side: tuple[int, int]) -> None:
+    def __init__(self, size: int, short_side: tuple[int, int], interpolation: Interpolation) -> None:
         self._size, self._low, self._high = size, *short_side
+        self._mode = v2.InterpolationMode(interpolation)
 
     def __call__(self, image: Tensor) -> Tensor:
         # The square is cut out of the original first: what is not kept need not be resized.
@@ -158,19 +167,20 @@ class _ShortSideCrop:
         side = self._size * min(height, width) / float(torch.empty(()).uniform_(self._low, self._high))
         cut = max(1, round(side))
         top, left = (int(torch.randint(length - cut + 1, ())) for length in (height, width))
-        square: Tensor = F.resized_crop(image, top, left, cut, cut, [self._size, self._size], antialias=True)
+        size = [self._size, self._size]
+        square: Tensor = F.resized_crop(image, top, left, cut, cut, size, interpolation=self._mode, antialias=True)
         return square
 
 
 class _CentreCrop:
     """Resize the short side, cut out the middle."""
 
-    def __init__(self, size: int, resize: int) -> None:
-        self._size, self._resize = size, resize
+    def __init__(self, size: int, resize: int, interpolation: Interpolation) -> None:
+        self._size, self._resize, self._mode = size, resize, v2.InterpolationMode(interpolation)
 
     def __call__(self, image: Tensor) -> Tensor:
         if min(image.shape[-2:]) != self._resize:
-            image = F.resize(image, [self._resize], antialias=True)
+            image = F.resize(image, [self._resize], interpolation=self._mode, antialias=True)
         if image.shape[-2:] == (self._size, self._size):
             return image
         middle: Tensor = F.center_crop(image, [self._size, self._size])

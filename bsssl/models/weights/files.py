@@ -3,19 +3,20 @@
 Layouts that are read, local or remote, as safetensors or as PyTorch's own format:
 
 - the final weights of this project, whose header names the network and its classes (``save_model``);
-- a torchvision state dict;
-- a timm state dict, or a checkpoint of timm's training script;
+- a state dict of torchvision, timm or PyTorchVideo;
 - the original release of semi-supervised and semi-weakly supervised ImageNet models, torchvision's names throughout;
-- a state dict or a hub checkpoint of PyTorchVideo;
 - R(2+1)D as the PyTorch port of VMZ saves it, and IG-65M's weights converted to that: torchvision's names, the paper's
-  planes.
+  planes;
+- any of these inside what a training script keeps: wrappers, averaged weights beside the last ones, a network as a part
+  of a larger module (Lightning, MoCo, VISSL, OpenMMLab), see ``find_part``.
 """
 
 import argparse
 import json
+import os
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +30,6 @@ from bsssl.errors import UserError
 
 WEIGHTS = "model.safetensors"
 """the file of weights in the folder of a trained stage"""
-_WRAPPERS = ("state_dict_ema", "state_dict", "model_state_dict", "model_state", "model", "module")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Checkpoint:
     """What a file of weights holds."""
 
     state: dict[str, Tensor]
-    """tensors by name, on the CPU, without wrappers"""
+    """tensors on the CPU by name, of what lies deeper in a file by the keys on the way to it, joined by dots"""
     metadata: dict[str, Any] = field(default_factory=dict)
     """``model``, ``classes`` and the other facts that ``save_model`` wrote; empty for files of other tools"""
 
@@ -84,6 +84,20 @@ def saved_facts(path: str) -> dict[str, Any]:
             return {}  # whoever loads the weights is told of the damage
 
 
+def weights_file(path: str) -> str:
+    """Return the file of weights in the folder ``path``, or ``path`` itself where that is none.
+
+    Raises:
+        UserError: The folder has no such file.
+    """
+    if storage.is_remote(path) or not os.path.isdir(path):
+        return path
+    names = [name for name in (WEIGHTS, "pytorch_model.bin", "model.pth") if os.path.exists(os.path.join(path, name))]
+    if not names:
+        raise UserError(f"{path} has no {WEIGHTS}; give a folder with one, or a file of weights")
+    return os.path.join(path, names[0])
+
+
 def read_checkpoint(path: str) -> Checkpoint:
     """Read a file of weights in any of the layouts above.
 
@@ -98,28 +112,29 @@ def read_checkpoint(path: str) -> Checkpoint:
         raise UserError(f"cannot read {path}: {error.strerror or error}; give the path of a file of weights") from None
     if _is_safetensors(start):
         return _read_safetensors(local, path)
-    return Checkpoint(unwrap(_read_torch(local, path), path))
+    return Checkpoint(flatten(_read_torch(local, path), path))
 
 
-def unwrap(content: Any, origin: str) -> dict[str, Tensor]:
-    """Return the tensors of ``content`` by name, from inside whatever wrapper they are in.
+def flatten(content: Any, origin: str) -> dict[str, Tensor]:
+    """Return all tensors of ``content``, however deep, by the keys on the way to them, joined by dots.
 
     Raises:
         UserError: There are none; the message calls the content ``origin``.
     """
-    while isinstance(content, Mapping):
-        wrapped = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if wrapped is None:
-            break
-        content = wrapped
-    entries = content.items() if isinstance(content, Mapping) else ()
-    state = {str(name): value for name, value in entries if isinstance(value, Tensor)}
+    state = dict(_tensors(content, ""))
     if not state:
-        raise UserError(
-            f"{origin} has no weights by name, at its top or under {', '.join(_WRAPPERS)}; "
-            "save them with torch.save(model.state_dict(), path)"
-        )
+        raise UserError(f"{origin} has no weights by name; save them with torch.save(model.state_dict(), path)")
     return state
+
+
+def _tensors(content: Any, place: str) -> Iterator[tuple[str, Tensor]]:
+    if not isinstance(content, Mapping):
+        return
+    for key, value in content.items():
+        if isinstance(value, Tensor):
+            yield f"{place}{key}", value
+        else:
+            yield from _tensors(value, f"{place}{key}.")
 
 
 def _is_safetensors(start: bytes) -> bool:

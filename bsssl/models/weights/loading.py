@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bsssl.errors import UserError
+from bsssl import storage
+from bsssl.errors import UserError, choices
 from bsssl.models.heads import classifier
-from bsssl.models.weights.files import Checkpoint, read_checkpoint, unwrap
-from bsssl.models.weights.names import rename
+from bsssl.models.weights.files import Checkpoint, flatten, read_checkpoint, weights_file
+from bsssl.models.weights.names import find_part
 from bsssl.runtime.console import logger
 
 # Batch normalisation counts its batches; old files lack the counters, and nothing depends on them.
@@ -32,25 +33,25 @@ class LoadReport:
 
 
 def has_classes(model: nn.Module, path: str, classes: Sequence[str]) -> bool:
-    """Return whether the classifier in the file at ``path``, of ``model``'s architecture, is for ``classes``.
+    """Return whether the file at ``path``, of ``model``'s architecture, has a classifier for ``classes``.
 
     The names decide where the file has names, else their number.
 
     Raises:
         UserError: The file cannot be read, see ``read_checkpoint``.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint, place = _read(path)
     theirs = checkpoint.metadata.get("classes")
     if theirs is not None:
         return list(theirs) == list(classes)
     head, _ = classifier(model)
-    weight = rename(checkpoint.state, model.state_dict(), head).get(f"{head}.weight")
-    return weight is None or len(weight) == len(classes)
+    weight = find_part(checkpoint.state, model.state_dict(), head, place=place).state.get(f"{head}.weight")
+    return weight is not None and len(weight) == len(classes)
 
 
 def load_weights(
     model: nn.Module,
-    source: str | Mapping[str, Tensor],
+    source: str | Mapping[str, Any],
     *,
     new_head: bool = False,
     classes: Sequence[str] | None = None,
@@ -60,7 +61,8 @@ def load_weights(
 
     Args:
         model: The network.
-        source: The path or URL of the file, or the state dict.
+        source: The path or URL of the file, or the state dict. Of a file with several sets of weights the averaged ones
+            are taken, unless the path ends in ``#`` and the key of another.
         new_head: Leave the classifier as initialised, for other classes than the file's.
         classes: The names of the network's classes, compared with the file's where the file has names.
         origin: What messages call a source that is not a path.
@@ -68,13 +70,15 @@ def load_weights(
     Raises:
         UserError: The file is of another network or, without ``new_head``, of other classes; ``model`` is unchanged.
     """
+    place = ""
     if isinstance(source, str):
-        origin, checkpoint = source, read_checkpoint(source)
+        origin, (checkpoint, place) = source, _read(source)
     else:
-        checkpoint = Checkpoint(unwrap(source, origin))
+        checkpoint = Checkpoint(flatten(source, origin))
     expected = model.state_dict()
     head, _ = classifier(model)
-    state = rename(checkpoint.state, expected, head)
+    part = find_part(checkpoint.state, expected, head, place=place)
+    state = part.state
     dropped: tuple[str, ...] = ()
     if new_head:
         dropped = tuple(name for name in state if name.startswith(f"{head}."))
@@ -94,7 +98,22 @@ def load_weights(
     # There is nothing to doubt about a file of this project unless a part of it is left out.
     level = logging.DEBUG if checkpoint.metadata and not new_head else logging.INFO
     logger.log(level, f"{origin}: {len(matched)} of {len(expected) - counters} tensors matched{afresh}")
+    if part.alternatives:
+        taken, *others = (f"'{place.rstrip('.')}'" for place in (part.place, *part.alternatives))
+        logger.warning(f"{origin}: took {taken}; {', '.join(others)} would do too: choose with PATH#KEY")
     return LoadReport(matched=matched, missing=missing, unexpected=dropped, metadata=checkpoint.metadata)
+
+
+def _read(path: str) -> tuple[Checkpoint, str]:
+    """Return what the file holds that ``path`` names, and the place in it that ``path`` chooses, if it does."""
+    file, _, place = path.rpartition("#")
+    if not file or storage.exists(path):
+        return read_checkpoint(weights_file(path)), ""
+    checkpoint = read_checkpoint(weights_file(file))
+    if not any(f".{place}." in f".{name}" for name in checkpoint.state):
+        keys = dict.fromkeys(name.partition(".")[0] for name in checkpoint.state)
+        raise UserError(f"{file} has no weights under '{place}': {choices(place, list(keys))}")
+    return checkpoint, place
 
 
 def _check_classes(origin: str, theirs: Sequence[str] | None, ours: Sequence[str] | None) -> None:

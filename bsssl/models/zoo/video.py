@@ -225,6 +225,16 @@ def create_pytorchvideo(name: str, *, num_classes: int, **options: Any) -> nn.Mo
     return model.to(device)
 
 
+def load_pytorchvideo(name: str) -> Mapping[str, Tensor]:
+    """Return the tensors of the network of ``pytorchvideo.models.hub`` called ``name``, trained on Kinetics-400.
+
+    torch fetches them into its cache.
+    """
+    build = getattr(_pytorchvideo("models.hub"), name)
+    state: Mapping[str, Tensor] = build(pretrained=True, progress=False, **_HUB[name][1]).state_dict()
+    return state
+
+
 def _pytorchvideo(module: str) -> Any:
     """Import PyTorchVideo's ``module`` without a warning for each function that it compiles with TorchScript."""
     with warnings.catch_warnings():

@@ -1,6 +1,7 @@
 import argparse
 import functools
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,31 @@ def target(name: str) -> nn.Module:
     return build_model(name, num_classes=5).eval()
 
 
+def _averaged(model: nn.Module) -> Any:
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    return averaged.state_dict()
+
+
+def _model_ema(model: nn.Module) -> Any:
+    other = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
+    return {"model": other, "model_ema": model.state_dict(), "optimizer": {"state": {0: {"step": torch.zeros(())}}}}
+
+
+def _lightning(model: nn.Module) -> Any:
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
+    return {"state_dict": {**state, "criterion.weight": torch.ones(5)}, "epoch": 3}
+
+
+def _openmmlab(model: nn.Module) -> Any:
+    state = {}
+    for name, value in model.state_dict().items():
+        name = re.sub(r"\bconv(\d)\.", r"conv\1.conv.", name)
+        name = re.sub(r"\bbn(\d)\.", r"conv\1.bn.", name)
+        name = name.replace("downsample.0.", "downsample.conv.").replace("downsample.1.", "downsample.bn.")
+        state[f"cls_head.fc_cls.{name[3:]}" if name.startswith("fc.") else f"backbone.{name}"] = value
+    return {"meta": {"epoch": 3}, "state_dict": state}
+
+
 LAYOUTS: dict[str, tuple[str, Callable[[nn.Module], Any]]] = {
     "torchvision": ("torchvision", nn.Module.state_dict),
     "original": ("torchvision", _original),
@@ -78,6 +104,10 @@ LAYOUTS: dict[str, tuple[str, Callable[[nn.Module], Any]]] = {
     "timm": ("timm", nn.Module.state_dict),
     "timm training": ("timm", _timm_training),
     "other head": ("torchvision", _other_head),
+    "AveragedModel": ("torchvision", _averaged),
+    "an average beside the last": ("torchvision", _model_ema),
+    "Lightning": ("torchvision", _lightning),
+    "OpenMMLab": ("torchvision", _openmmlab),
 }
 
 
@@ -221,3 +251,44 @@ def test_a_file_without_names_is_judged_by_its_number_of_classes(tmp_path: Path,
     )
     model = build_model("small_resnet", num_classes=3, width=4, blocks=[1])
     assert has_classes(model, str(tmp_path / "a.pth"), ["a", "b", "c"]) is same
+
+
+def test_a_backbone_without_a_classifier_wants_a_new_one(tmp_path: Path) -> None:
+    saved = build_model("small_resnet", num_classes=3, width=4, blocks=[1])
+    state = {f"backbone.{name}": value for name, value in saved.state_dict().items() if not name.startswith("fc.")}
+    torch.save({"state_dict": {**state, "projector.0.weight": torch.ones(2)}}, tmp_path / "a.pth")
+    model = build_model("small_resnet", num_classes=3, width=4, blocks=[1])
+    assert not has_classes(model, str(tmp_path / "a.pth"), ["a", "b", "c"])
+    load_weights(model, str(tmp_path / "a.pth"), new_head=True)
+    assert torch.equal(model.state_dict()["conv1.weight"], saved.state_dict()["conv1.weight"])
+
+
+def moco(model: nn.Module, key: nn.Module) -> dict[str, Any]:
+    state = {f"module.encoder_q.{name}": value for name, value in model.state_dict().items()}
+    state |= {f"module.encoder_k.{name}": value for name, value in key.state_dict().items()}
+    return {"arch": "resnet50", "state_dict": {**state, "module.queue": torch.ones(2, 3)}}
+
+
+def test_which_of_several_sets_of_weights_is_said_and_can_be_chosen(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second, model = (build_model("small_resnet", num_classes=3, width=4, blocks=[1]) for _ in range(3))
+    path = str(tmp_path / "moco.pth")
+    torch.save(moco(first, second), path)
+    load_weights(model, path)
+    assert torch.equal(model.state_dict()["conv1.weight"], first.state_dict()["conv1.weight"])
+    assert "took 'state_dict.module.encoder_q'; 'state_dict.module.encoder_k' would do too" in caplog.text
+    load_weights(model, f"{path}#encoder_k")
+    assert torch.equal(model.state_dict()["conv1.weight"], second.state_dict()["conv1.weight"])
+    with pytest.raises(UserError, match=r"moco.pth has no weights under 'encoder'"):
+        load_weights(model, f"{path}#encoder")
+
+
+def test_a_folder_stands_for_its_weights(tmp_path: Path) -> None:
+    saved, model = (build_model("small_resnet", num_classes=3, width=4, blocks=[1]) for _ in range(2))
+    save_model(str(tmp_path / "model.safetensors"), saved.state_dict(), name="small_resnet", classes=["a", "b", "c"])
+    load_weights(model, str(tmp_path), classes=["a", "b", "c"])
+    assert torch.equal(model.state_dict()["conv1.weight"], saved.state_dict()["conv1.weight"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty has no model.safetensors"):
+        load_weights(model, str(tmp_path / "empty"))

@@ -1,0 +1,61 @@
+"""The description of a trained network: ``config.json`` beside its weights, in the layout of timm.
+
+With it the folder is usable alone: a network of timm's by ``timm.create_model("local-dir:FOLDER")`` too, any network by
+``local-dir:FOLDER`` in a config.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def describe(
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    classes: Sequence[str],
+    transforms: Mapping[str, Any],
+    clips: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
+    """Return the content of ``config.json``.
+
+    Args:
+        name: The network, see ``build_model``.
+        options: Of the network.
+        classes: Their names, in the order of the logits.
+        transforms: How the network sees pictures: ``size``, ``resize`` (of the short side before the centre crop, or
+            None: the whole picture becomes the square), ``mean``, ``std`` and, where it is not bilinear,
+            ``interpolation``.
+        clips: Of videos, the ``frames`` and ``stride`` of a clip.
+    """
+    library, slash, architecture = name.partition("/")
+    if not slash:
+        library, architecture = "bsssl", name
+    if library == "timm":
+        architecture = architecture.partition(".")[0]
+    size, resize = transforms["size"], transforms["resize"]
+    described = {
+        "architecture": architecture,
+        "num_classes": len(classes),
+        "label_names": list(classes),
+        "model_args": dict(options),
+        "library_name": library,
+        "pretrained_cfg": {
+            "input_size": [3, size, size],
+            "interpolation": transforms.get("interpolation", "bilinear"),
+            "crop_pct": 1.0 if resize is None else _share(size, resize),
+            "crop_mode": "squash" if resize is None else "center",
+            "mean": list(transforms["mean"]),
+            "std": list(transforms["std"]),
+            "num_classes": len(classes),
+        },
+    }
+    return described if clips is None else {**described, "clips": dict(clips)}
+
+
+def _share(size: int, resize: int) -> float:
+    """Return the share of the short side that the centre crop keeps: ``floor(size / share)`` is ``resize``."""
+    share = size / resize
+    while math.floor(size / share) < resize:
+        share = math.nextafter(share, 0)
+    return share

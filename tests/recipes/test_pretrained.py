@@ -1,0 +1,151 @@
+"""A pre-trained teacher with its own eyes, and a student with others, through the command line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import safetensors.torch
+import timm
+import torch
+import yaml
+from PIL import Image
+
+from bsssl.models.weights.folder import describe
+
+TRANSFORMS = {"size": 48, "resize": 54, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), "interpolation": "bicubic"}
+
+
+@pytest.fixture(scope="session")
+def foundation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small network of timm and how it sees pictures, as a hub would have it."""
+    folder = tmp_path_factory.mktemp("foundation")
+    torch.manual_seed(0)
+    network = timm.create_model("test_resnet", num_classes=7)
+    safetensors.torch.save_file(network.state_dict(), folder / "model.safetensors")
+    described = describe("timm/test_resnet", {}, classes=list("abcdefg"), transforms=TRANSFORMS)
+    (folder / "config.json").write_text(json.dumps(described))
+    return folder
+
+
+@pytest.fixture
+def pretrained(recipe: Any, foundation: Path, tmp_path: Path) -> Path:
+    """The recipe with the pre-trained network as a frozen teacher."""
+    return with_teacher(recipe, tmp_path, f"local-dir:{foundation}", {"mode": "probe"})
+
+
+def with_teacher(recipe: Any, folder: Path, name: str, teacher: dict[str, Any]) -> Path:
+    """The recipe with another teacher."""
+    models = {**recipe.values["models"], "teacher": {"name": name}}
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump({**recipe.values, "models": models, "teacher": teacher}))
+    return path
+
+
+def scores_by_timm(folder: Path, paths: list[Path]) -> np.ndarray:
+    """Softmax scores as a stranger gets them, who has the folder and timm alone."""
+    network = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
+    inputs = torch.stack([transform(Image.open(path).convert("RGB")) for path in paths])
+    with torch.inference_mode():
+        return network(inputs).softmax(1).numpy()  # type: ignore[no-any-return]
+
+
+def test_teacher_and_student_each_have_their_own_eyes(bsssl, recipe, pretrained, tmp_path):
+    assert bsssl("run", "--config", pretrained, f"output_dir={tmp_path / 'run'}").status == 0
+    seed = tmp_path / "run" / "seed-0"
+    config = json.loads((seed / "teacher" / "config.json").read_text())
+    assert config["architecture"] == "test_resnet" and config["label_names"] == ["circle", "square", "triangle"]
+    assert config["pretrained_cfg"]["input_size"] == [3, 48, 48]
+    student = json.loads((seed / "finetune" / "config.json").read_text())
+    assert student["pretrained_cfg"]["input_size"] == [3, 16, 16] and student["architecture"] == "small_resnet"
+    predictions = pq.read_table(seed / "evaluate-teacher" / "predictions.parquet").to_pydict()
+    theirs = scores_by_timm(seed / "teacher", [recipe.folder / "test" / key for key in predictions["key"]])
+    best = [score[0] for score in predictions["top_scores"]]
+    np.testing.assert_allclose(theirs.max(1), best, atol=0.02)  # Pillow and torch resize to within a grey level
+
+
+def test_the_plan_shows_what_the_networks_start_from_and_see(bsssl, pretrained, foundation, tmp_path):
+    out = bsssl("run", "--config", pretrained, f"output_dir={tmp_path / 'run'}", "--plan").out
+    assert "48x48" in out and "16x16" in out
+
+
+@pytest.mark.parametrize(
+    ("override", "size", "resize"),
+    [("size=24", 24, 27), ("{size: 24, test_resize: 24}", 24, 24), ("mean=[0, 0, 0]", 48, 54)],
+)
+def test_the_config_overrides_what_weights_say(bsssl, pretrained, tmp_path, override, size, resize):
+    key = "models.teacher.transforms"
+    change = f"{key}={override}" if override.startswith("{") else f"{key}.{override}"
+    done = bsssl("train", "stage=teacher", "--config", pretrained, f"output_dir={tmp_path / 'run'}", change)
+    assert done.status == 0, done.err
+    config = json.loads((tmp_path / "run" / "seed-0" / "teacher" / "config.json").read_text())["pretrained_cfg"]
+    assert config["input_size"][1] == size and int(size / config["crop_pct"]) == resize
+    assert config["interpolation"] == "bicubic"
+    assert config["mean"] == ([0, 0, 0] if "mean" in override else [0.5, 0.4, 0.3])
+
+
+def test_a_folder_of_ours_is_a_network_too(bsssl, recipe, tmp_path):
+    bsssl("train", "stage=baseline", "--config", recipe.config, f"output_dir={tmp_path / 'first'}")
+    student = tmp_path / "first" / "seed-0" / "baseline"
+    config = with_teacher(recipe, tmp_path, f"local-dir:{student}", {"length": "0 steps", "warmup": "0 steps"})
+    common = ("--config", config, f"output_dir={tmp_path / 'run'}")
+    assert bsssl("train", "stage=teacher", *common).status == 0
+    weights = (tmp_path / "run" / "seed-0" / "teacher" / "model.safetensors").read_bytes()
+    assert weights == (student / "model.safetensors").read_bytes()
+
+
+def test_live_targets_and_labels_beside_the_selection(bsssl, pretrained, tmp_path):
+    live = ("pretrain.targets=live", "finetune.targets=live", "pretrain.with_labels=true", "pretrain.mixup=0.2")
+    done = bsssl("run", "--config", pretrained, f"output_dir={tmp_path / 'run'}", *live)
+    assert done.status == 0, done.err
+    seed = tmp_path / "run" / "seed-0"
+    selected = set(pq.read_table(seed / "select" / "selection.parquet")["key"].to_pylist())
+    assert json.loads((seed / "pretrain" / "done.json").read_text())["result"]["rows"] == len(selected) + 12
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["models.teacher.name=small_resnet"], "teacher.mode is probe, but the teacher has no weights; set"),
+        (["teacher.mode=scratch"], "teacher.mode is scratch, but the teacher is given weights"),
+        (
+            ["teacher.mode=finetune", "teacher.length=0 steps", "teacher.warmup=0 steps"],
+            "the classifier of teacher was never trained, so that its scores would be random",
+        ),
+        (
+            ["models.teacher.transforms.size=64", "models.teacher.transforms.test_resize=60"],
+            "test_resize (60) is below",
+        ),
+        (["models.teacher.weights=nothing.pth"], "models.teacher.weights: unknown weights 'nothing.pth'"),
+        (["models.teacher.transforms.sise=64"], "models.teacher.transforms.sise"),
+        (["models.student.weights=timm/resnet18.a9_in1k"], "models.student: unknown weights 'timm/resnet18.a9_in1k'"),
+        (["models.student={name: small_resnet, pretrained: true}"], "no pre-trained weights of 'small_resnet'"),
+    ],
+)
+def test_what_cannot_be_is_one_line(bsssl, pretrained, tmp_path, overrides, message):
+    outcome = bsssl("run", "--config", pretrained, f"output_dir={tmp_path / 'run'}", *overrides)
+    assert outcome.status == 1
+    assert message in outcome.errors[0] and len(outcome.errors) == 1
+
+
+def test_networks_of_one_size_are_told_apart(bsssl, recipe, tmp_path):
+    (tmp_path / "vit").mkdir()
+    network = timm.create_model("test_vit", num_classes=3)
+    safetensors.torch.save_file(network.state_dict(), tmp_path / "vit" / "model.safetensors")
+    described = describe(
+        "timm/test_vit", {}, classes=["x", "y", "z"], transforms={**TRANSFORMS, "size": 160, "resize": 160}
+    )
+    described["pretrained_cfg"]["fixed_input_size"] = True
+    (tmp_path / "vit" / "config.json").write_text(json.dumps(described))
+    config = with_teacher(recipe, tmp_path, f"local-dir:{tmp_path / 'vit'}", {"mode": "probe"})
+    common = ("train", "stage=teacher", "--config", config, f"output_dir={tmp_path / 'run'}")
+    refused = bsssl(*common, "models.teacher.transforms.size=32")
+    assert (
+        "timm/test_vit takes pictures of 160 alone; leave it out, or set models.teacher.options.img_size=32"
+        in refused.err
+    )
+    done = bsssl(*common, "models.teacher.transforms.size=32", "models.teacher.options.img_size=32")
+    assert done.status == 0, done.err
