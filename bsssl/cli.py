@@ -147,6 +147,12 @@ def _commands() -> dict[str, Command]:
             _export,
             _add_export_arguments,
         ),
+        "scores": Command(
+            "write the scores of the pool as Parquet, a row per item and class",
+            "Columns key, class and score: what score.given reads.",
+            _scores,
+            _add_scores_arguments,
+        ),
         "options": Command(
             "every key of a config, its default and what it means",
             "With the name of a sort of parts, such as models or losses, or of one part: its names or options.",
@@ -219,6 +225,11 @@ def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--path", required=True, help="the file or folder to write")
     _add_plugins(parser)
     parser.add_argument("overrides", nargs="*", metavar="option=value", help="options of the format")
+
+
+def _add_scores_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", help="the folder of a score stage")
+    parser.add_argument("--to", required=True, metavar="FILE", help="the Parquet file to write")
 
 
 def _add_plugins(parser: argparse.ArgumentParser) -> None:
@@ -412,6 +423,13 @@ def _export(parsed: argparse.Namespace, given: list[str]) -> None:
     load_plugins(parsed.plugins)
     load(parsed.folder).export(parsed.to, parsed.path, **parse_overrides(parsed.overrides))
     print(f"{parsed.path} has been written")
+
+
+def _scores(parsed: argparse.Namespace, given: list[str]) -> None:
+    from bsssl.selection import score_files, write_parquet
+
+    rows = write_parquet(score_files(parsed.folder), parsed.to)
+    print(f"{parsed.to} has been written: {rows:,} rows")
 
 
 def _print_options(parsed: argparse.Namespace, given: list[str]) -> None:

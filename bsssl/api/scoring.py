@@ -112,7 +112,7 @@ def _score(network: Model, pool: "Pool", folder: str, *, settings: "ScoreSetting
         score_pool(
             pool,
             folder,
-            load_network=lambda: network.network,
+            load_networks=lambda: [network.network],
             settings=settings,
             execution=execution,
             common=common_header(pool, teacher=teacher, classes=network.classes, settings=settings),

@@ -13,10 +13,27 @@ from bsssl.registry import SELECTION_RULES
 
 
 class Models(Section):
-    """The two networks of the recipe."""
+    """The networks of the recipe."""
 
-    teacher: Model
+    teacher: Model | None = None
+    """may be left out where score.given has the scores; a list stands for several teachers"""
+    more_teachers: list[Model] = []
+    """further teachers, trained alike: the scores of all are averaged, each seen in its own way"""
     student: Model
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_list(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("teacher"), list) and values["teacher"]:
+            first, *others = values["teacher"]
+            return {**values, "teacher": first, "more_teachers": [*others, *values.get("more_teachers", [])]}
+        return values
+
+    @property
+    def teachers(self) -> dict[str, Model]:
+        """The teachers by the names of the stages that train them: teacher, teacher-2, ..."""
+        models = [*([] if self.teacher is None else [self.teacher]), *self.more_teachers]
+        return {"teacher" if number == 1 else f"teacher-{number}": one for number, one in enumerate(models, start=1)}
 
 
 class Score(Section):
@@ -26,6 +43,9 @@ class Score(Section):
     """P: classes kept per sample"""
     batch_size: int = Field(256, ge=1)
     """samples per forward pass and process, of videos clips; at least those of one video"""
+    given: str | None = None
+    """a Parquet file of columns key, class and score (0..1) with what some other tool says of the pool, in the place of
+    a teacher; key is that of the pool's item, and an item has rows for P classes at least, or none"""
 
 
 class Select(Section):
@@ -114,8 +134,9 @@ class Config(Experiment):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         classes, problems = self.data.num_classes, self._problems()
-        problems += self.models.teacher.problems("models.teacher", self.data)
-        problems += self.models.student.problems("models.student", self.data)
+        for name, model in {**self.models.teachers, "student": self.models.student}.items():
+            problems += model.problems(f"models.{name}", self.data)
+        problems += self._teacher_problems()
         if classes is not None and self.score.top_p > classes:
             problems.append(f"score.top_p ({self.score.top_p}) is above data.num_classes ({classes}); lower it")
         if self.select.grow and self.rounds == 1:
@@ -123,14 +144,6 @@ class Config(Experiment):
         if not self.data.pool and not (self.data.labels_per_class and self.data.rest_in_pool):
             problems.append("there is no pool: set data.pool, or data.labels_per_class with rest_in_pool")
         problems += self._weak_problems()
-        pretrained = self.models.teacher.is_pretrained or self.teacher.init_from is not None
-        if self.teacher.mode == "scratch" and pretrained:
-            problems.append("teacher.mode is scratch, but the teacher is given weights; take these out, or the mode")
-        if self.teacher.mode in ("finetune", "probe") and not pretrained:
-            problems.append(
-                f"teacher.mode is {self.teacher.mode}, but the teacher has no weights; set "
-                "models.teacher.pretrained=true, models.teacher.weights or teacher.init_from"
-            )
         for number, section in enumerate(TRAIN_STAGES):
             origin = self._origin(section)
             if origin in TRAIN_STAGES[number:]:
@@ -140,6 +153,30 @@ class Config(Experiment):
                     "or a file"
                 )
         return without(problems, self)
+
+    def _teacher_problems(self) -> list[str]:
+        teachers, mode, init_from = self.models.teachers, self.teacher.mode, self.teacher.init_from
+        problems = []
+        if "teacher" not in teachers and self.score.given is None:
+            problems.append("models.teacher is missing; name a network, or give scores of the pool as score.given")
+        if teachers and self.score.given is not None:
+            problems.append("score.given is in the place of a teacher; take models.teacher out, or score.given")
+        if not teachers and self.weak is not None:
+            problems.append("weak is pre-training of the teacher, of which there is none; take it out")
+        if len(teachers) > 1 and init_from is not None:
+            problems.append("teacher.init_from is for one teacher; give each of models.teacher its weights")
+        if not teachers and "live" in (self.pretrain.targets, self.finetune.targets):
+            problems.append("targets: live needs a teacher; with score.given choose soft, multi or per_pair")
+        for name, model in teachers.items():
+            pretrained = model.is_pretrained or init_from is not None
+            if mode == "scratch" and pretrained:
+                problems.append(f"teacher.mode is scratch, but {name} is given weights; take these out, or the mode")
+            if mode in ("finetune", "probe") and not pretrained:
+                problems.append(
+                    f"teacher.mode is {mode}, but {name} has no weights; set models.teacher.pretrained=true, "
+                    "models.teacher.weights or teacher.init_from"
+                )
+        return problems
 
     def _weak_problems(self) -> list[str]:
         problems = [

@@ -57,3 +57,11 @@ class LiveTeacher(nn.Module):
         if inputs.ndim == 4:
             return resized
         return resized.reshape(len(inputs), -1, *resized.shape[1:]).movedim(1, 2)
+
+
+class MeanOf(nn.ModuleList):
+    """The mean of what several teachers say."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the mean of the teachers' scores: float32 (B, classes)."""
+        return torch.stack([teacher(inputs) for teacher in self]).mean(0)

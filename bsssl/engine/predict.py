@@ -1,7 +1,7 @@
 """Prediction: a trained network over a data set, each result with its row, so that their order never matters."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -51,4 +51,26 @@ def predict(
         probabilities = logits.float().softmax(1).cpu().numpy()
         yield Prediction(
             batch["index"].numpy(), batch["view"].numpy(), probabilities, batch.get("hash", []), batch["failures"]
+        )
+
+
+def average(predictions: Sequence[Iterator[Prediction]]) -> Iterator[Prediction]:
+    """Yield the mean of what several networks say of the same batches of the same items.
+
+    An item that one of them could not read, having asked for other frames of it, has failed.
+    """
+    if len(predictions) == 1:
+        yield from predictions[0]
+        return
+    for first, *others in zip(*predictions, strict=True):
+        failures = {failure.index: failure for one in (first, *others) for failure in one.failures}
+        kept = [np.isin(one.index, list(failures), invert=True) for one in (first, *others)]
+        scores = [one.probabilities[mask] for one, mask in zip((first, *others), kept, strict=True) if mask.any()]
+        yield replace(
+            first,
+            index=first.index[kept[0]],
+            view=first.view[kept[0]],
+            probabilities=np.mean(scores, axis=0) if scores else first.probabilities[:0],
+            hashes=[digest for digest, keep in zip(first.hashes, kept[0], strict=False) if keep],
+            failures=list(failures.values()),
         )

@@ -259,7 +259,9 @@ def _regrouped(stage: Stage[Any], digests: Mapping[str, str], folder: Path) -> M
 
 def explain(old: Work, new: Work, stage: Stage[Any]) -> list[str]:
     """Return what keeps ``old`` work from being ``new``, a line for each thing."""
-    if (old.kind, old.version) != (new.kind, new.version):
+    if old.kind != new.kind:
+        return [f"it was '{old.kind}' and is '{new.kind}' now"]
+    if old.version != new.version:
         return [f"'{new.kind}' works differently since it was done (version {old.version} -> {new.version})"]
     lines = differences(storage.as_json(old.settings), storage.as_json(new.settings))
     lines = [stage.key_of(line) for line in lines]

@@ -5,7 +5,8 @@ data -> teacher -> score -> select (-> materialise) -> pretrain -> finetune     
   \\-> baseline, ceiling                    evaluate-* after every trained network
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from bsssl.config import (
@@ -28,9 +29,10 @@ from bsssl.recipes.pretrained import resolved
 from bsssl.stages.computing import Execution
 from bsssl.stages.data import DataSettings, DataStage, ItemsSettings, LabelsSettings, PoolSettings
 from bsssl.stages.evaluate import EvaluateSettings, EvaluateStage
+from bsssl.stages.given import GivenSettings, GivenStage
 from bsssl.stages.materialise import MaterialiseSettings, MaterialiseStage
 from bsssl.stages.probe import ProbeSettings, ProbeStage
-from bsssl.stages.score import ScoreSettings, ScoreStage
+from bsssl.stages.score import Eyes, ScoreSettings, ScoreStage
 from bsssl.stages.seen import TestView, TrainView
 from bsssl.stages.select import SelectSettings, SelectStage
 from bsssl.stages.tags import TagsStage, tags_settings
@@ -41,8 +43,10 @@ DATA = "data"
 
 def stages(config: Config, *, seed: int) -> list[Stage[Any]]:
     """Return all stages of ``config`` for one seed, each after those it needs."""
-    models = Models(**{key.removeprefix("models."): model for key, model in networks(config).items()})
-    config = config.model_copy(update={"models": models})
+    found = {key.removeprefix("models."): model for key, model in networks(config).items()}
+    student, (first, *others) = found.pop("student"), (*found.values(), None)
+    models = Models(teacher=first, more_teachers=[one for one in others if one is not None], student=student)
+    config, teachers = config.model_copy(update={"models": models}), models.teachers
     planned: list[Stage[Any]] = [data_stage(config.data, _pool(config, seed), seed=seed, top_p=config.score.top_p)]
     if config.weak is not None:
         settings = tags_settings(config.weak, config.data)
@@ -51,15 +55,15 @@ def stages(config: Config, *, seed: int) -> list[Stage[Any]]:
                 name="tags", section="weak", settings=settings, needs={"data": DATA}, tests=tuple(config.data.tests)
             )
         )
-        planned += _trained(config, seed, "weak", needs={"tags": "tags"})
-    planned += _trained(config, seed, "teacher")
-    teacher = "teacher"
+        planned += _trained(config, seed, "weak", _Network("weak", teachers["teacher"]), needs={"tags": "tags"})
+    for name, model in teachers.items():
+        planned += _trained(config, seed, "teacher", _Network(name, model))
     for number in range(1, config.rounds + 1):
-        planned += _round(config, seed, number, teacher)
-        teacher = numbered("finetune", number)
-    planned += _trained(config, seed, "baseline")
+        planned += _round(config, seed, number, [_Network(*one) for one in teachers.items()])
+        teachers = {numbered("finetune", number): student}
+    planned += _trained(config, seed, "baseline", _Network("baseline", student))
     if config.ceiling is not None:
-        planned += _trained(config, seed, "ceiling")
+        planned += _trained(config, seed, "ceiling", _Network("ceiling", student))
     return planned
 
 
@@ -69,8 +73,8 @@ def networks(config: Config) -> dict[str, Model]:
     Raises:
         UserError: There are no such weights.
     """
-    found = {"models.teacher": config.models.teacher, "models.student": config.models.student}
-    return {key: resolved(key, model) for key, model in found.items()}
+    found = {**config.models.teachers, "student": config.models.student}
+    return {f"models.{name}": resolved(f"models.{name}", model) for name, model in found.items()}
 
 
 def data_stage(settings: LabeledData, pool: PoolSettings | None, *, seed: int, top_p: int | None = None) -> DataStage:
@@ -125,31 +129,24 @@ def execution_of(config: Any, deadline_of: LabeledData, batch: int) -> Execution
     )
 
 
-def _round(config: Config, seed: int, number: int, teacher: str) -> list[Stage[Any]]:
-    """Return a round: the teacher scores the pool, and a student is trained on what is selected."""
-    model = config.models.teacher if number == 1 else config.models.student
+@dataclass(frozen=True)
+class _Network:
+    """A network and the name of the stage that trains it."""
+
+    name: str
+    model: Model
+
+
+def _round(config: Config, seed: int, number: int, teachers: list[_Network]) -> list[Stage[Any]]:
+    """Return a round: the teachers score the pool, and a student is trained on what is selected."""
     score, select = numbered("score", number), numbered("select", number)
-    score_settings = ScoreSettings(
-        top_p=config.score.top_p,
-        pool_overlap=config.data.pool_overlap,
-        model=model.without_view(),
-        precision=config.system.precision,
-        seen=TestView.of(model, config.data, "score"),
-    )
     select_settings = SelectSettings(
         top_k=config.select.top_k_of(number, rounds=config.rounds),
         **config.select.model_dump(exclude={"grow", "top_k"}),
         seed=seed,
     )
     planned: list[Stage[Any]] = [
-        ScoreStage(
-            name=score,
-            section="score",
-            settings=score_settings,
-            needs={"data": DATA, "teacher": teacher},
-            command=_alone("score", number),
-            execution=_execution(config),
-        ),
+        _scored(config, score, number, teachers),
         SelectStage(
             name=select,
             section="select",
@@ -173,34 +170,72 @@ def _round(config: Config, seed: int, number: int, teacher: str) -> list[Stage[A
         )
     if config.pretrain.targets == "soft":
         needs["scores"] = score
-    planned += _trained(config, seed, "pretrain", number, needs, teacher=(teacher, model))
-    return planned + _trained(config, seed, "finetune", number, teacher=(teacher, model))
+    student = config.models.student
+    for section, read in (("pretrain", needs), ("finetune", {})):
+        network = _Network(numbered(section, number), student)
+        planned += _trained(config, seed, section, network, number, read, teachers=teachers)
+    return planned
+
+
+def _scored(config: Config, name: str, number: int, teachers: list[_Network]) -> Stage[Any]:
+    """Return the stage that leaves the scores of the pool."""
+    if not teachers:
+        assert config.score.given is not None  # the config sees to it
+        settings = GivenSettings(given=config.score.given, top_p=config.score.top_p)
+        return GivenStage(
+            name=name, section="score", settings=settings, needs={"data": DATA}, command=_alone("score", number)
+        )
+    first, *others = (
+        Eyes(model=one.model.without_view(), seen=TestView.of(one.model, config.data, "score")) for one in teachers
+    )
+    return ScoreStage(
+        name=name,
+        section="score",
+        settings=ScoreSettings(
+            top_p=config.score.top_p,
+            pool_overlap=config.data.pool_overlap,
+            model=first.model,
+            precision=config.system.precision,
+            seen=first.seen,
+            others=tuple(others),
+        ),
+        needs={"data": DATA, **_roles(teachers)},
+        command=_alone("score", number),
+        execution=_execution(config),
+    )
+
+
+def _roles(teachers: Iterable[_Network]) -> dict[str, str]:
+    """Return the names of the teachers' stages by role: teacher, teacher-2, ..."""
+    return {numbered("teacher", number): one.name for number, one in enumerate(teachers, start=1)}
 
 
 def _trained(
     config: Config,
     seed: int,
     section: str,
+    network: _Network,
     number: int = 1,
     needs: Mapping[str, str] | None = None,
     *,
-    teacher: tuple[str, Model] | None = None,
+    teachers: list[_Network] | None = None,
 ) -> list[Stage[Any]]:
     """Return a training and, where its classes are those of the test set, the evaluation of its result.
 
-    ``teacher`` is the stage that leaves the round's teacher, and its network.
+    ``teachers`` are those of the round.
     """
     training, execution = getattr(config, section), _execution(config)
-    model = config.models.teacher if section in ("weak", "teacher") else config.models.student
+    model = network.model
     start = {}
     if training.init_from in TRAIN_STAGES:
         again = training.init_from in ("pretrain", "finetune")
         start = {"start": numbered(training.init_from, number) if again else training.init_from}
     if isinstance(training, Teacher) and training.mode == "probe":
-        return _probed(config, seed, model, needs={"data": DATA, **start})
-    live = None
-    if teacher is not None and training.targets == "live":
-        start["teacher"], live = teacher[0], _live(config, teacher[1], temperature=training.temperature)
+        return _probed(config, seed, network, needs={"data": DATA, **start})
+    live: tuple[LiveSettings, ...] = ()
+    if teachers is not None and training.targets == "live":
+        start |= _roles(teachers)
+        live = tuple(_live(config, one.model, temperature=training.temperature) for one in teachers)
     settings = train_settings(
         _deciding(training),
         model=model.without_view(),
@@ -212,7 +247,7 @@ def _trained(
         live=live,
     )
     stage = TrainStage(
-        name=numbered(section, number),
+        name=network.name,
         section=section,
         settings=settings,
         needs={"data": DATA, **(needs or {}), **start},
@@ -225,26 +260,26 @@ def _trained(
     return [stage, *evaluations(stage, model, config, execution=execution, runs_alone=number == 1)]
 
 
-def _probed(config: Config, seed: int, model: Model, needs: Mapping[str, str]) -> list[Stage[Any]]:
+def _probed(config: Config, seed: int, network: _Network, needs: Mapping[str, str]) -> list[Stage[Any]]:
     """Return a teacher that is a classifier on pre-trained features, and its evaluation."""
     settings = ProbeSettings(
         fc_only=config.teacher.probe,
         init_from=config.teacher.init_from,
-        model=model.without_view(),
+        model=network.model.without_view(),
         seed=seed,
         precision=config.system.precision,
-        seen=TestView.of(model, config.data, "test"),
+        seen=TestView.of(network.model, config.data, "test"),
     )
     execution = _execution(config)
     stage = ProbeStage(
-        name="teacher",
+        name=network.name,
         section="teacher",
         settings=settings,
         needs=needs,
         command=_alone("train", 1, "teacher"),
         execution=execution,
     )
-    return [stage, *evaluations(stage, model, config, execution=execution, runs_alone=True)]
+    return [stage, *evaluations(stage, network.model, config, execution=execution, runs_alone=True)]
 
 
 def _live(config: Config, teacher: Model, *, temperature: float) -> LiveSettings:

@@ -58,8 +58,8 @@ class Results:
     """The results of a finished recipe over its seeds; a notebook shows them as a table."""
 
     networks: Mapping[str, Accuracy]
-    """by role: ``teacher``, ``supervised``, ``pretrained``, ``finetuned`` and, where it was asked for, ``weak`` and
-    ``ceiling``; of several rounds the last"""
+    """by role: ``supervised``, ``pretrained``, ``finetuned`` and, where there are such, ``teacher`` (``teacher-2``, ...),
+    ``weak`` and ``ceiling``; of several rounds the last"""
     gain: Accuracy
     """of ``finetuned`` over ``supervised``"""
     selection: Selection
@@ -72,7 +72,7 @@ class Results:
     @property
     def table(self) -> Table:
         """The networks with their figures, the gain, and notes on the selection and the seeds."""
-        columns = _columns(self.networks["teacher"])
+        columns = _columns(self.networks["finetuned"])
         rows = [
             [label, accuracy.cell(), *(accuracy.mean_cell(column) for column in columns if column != "top1")]
             for label, accuracy in self.labelled()
@@ -92,9 +92,9 @@ class Results:
         for role, accuracy in self.networks.items():
             if len(self.rounds) > 1 and role in _OF_A_ROUND:
                 for number, one in enumerate(self.rounds, start=1):
-                    yield f"{TITLES[role]}, round {number}", getattr(one, role)
+                    yield f"{_title(role)}, round {number}", getattr(one, role)
             else:
-                yield TITLES[role], accuracy
+                yield _title(role), accuracy
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``results.json``; ``rounds`` is there when there are several."""
@@ -142,7 +142,9 @@ def collect(config: Config, runs: Sequence[Run]) -> Results:
         )
         for number in range(1, config.rounds + 1)
     ]
-    stages = {role: numbered(_STAGES.get(role, role), config.rounds if role in _OF_A_ROUND else 1) for role in TITLES}
+    several = [numbered("teacher", number) for number in range(2, len(runs[0].stages))]
+    roles = [role for title in TITLES for role in ([title, *several] if title == "teacher" else [title])]
+    stages = {role: numbered(_STAGES.get(role, role), config.rounds if role in _OF_A_ROUND else 1) for role in roles}
     stages = {role: stage for role, stage in stages.items() if evaluation(stage, tests[0]) in runs[0].stages}
     networks = {role: measured(runs, stage, tests) for role, stage in stages.items()}
     return Results(
@@ -182,6 +184,12 @@ def _selection(runs: Sequence[Run], number: int) -> Selection:
         samples=round(float(np.mean([result["samples"] for result in results]))),
         precision=round(float(np.mean(precisions)), 2) if precisions else None,
     )
+
+
+def _title(role: str) -> str:
+    """Return what tables call a network; of several teachers each has a number."""
+    name, _, number = role.partition("-")
+    return f"{TITLES[name]} {number}".strip()
 
 
 def _columns(accuracy: Accuracy) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """From scores to a selection: score shards, exact per-class top-K, and the selection file. NumPy and Arrow only."""
 
+from bsssl.selection.exchange import read_parquet, write_parquet
 from bsssl.selection.picks import (
     SELECTION_SCHEMA,
     Selected,
@@ -35,6 +36,7 @@ __all__ = [
     "has_scores",
     "ledger_path",
     "read_header",
+    "read_parquet",
     "read_sample_scores",
     "read_selection",
     "rebase_scores",
@@ -42,6 +44,7 @@ __all__ = [
     "score_path",
     "select_samples",
     "summary_path",
+    "write_parquet",
     "write_scores",
     "write_selection",
 ]

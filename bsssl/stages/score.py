@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from bsssl import data, selection, storage
 from bsssl.config import Model, Section
-from bsssl.engine.predict import predict
+from bsssl.engine.predict import average, predict
 from bsssl.engine.score import EXCLUDED, excludes_the_same, hashes_path, save_shard, score_shard
 from bsssl.errors import UserError
 from bsssl.pipeline.record import Parts, Work
@@ -27,14 +27,29 @@ from bsssl.stages.sources import OVERLAP_REMEDY
 from bsssl.stages.train import UNTRAINED
 
 
+class Eyes(Section):
+    """A teacher and how it sees the pool."""
+
+    model: Model
+    seen: TestView
+
+
 class ScoreSettings(Section):
-    """What decides the scores, besides the teacher's weights and the pool."""
+    """What decides the scores, besides the teachers' weights and the pool."""
 
     top_p: int
     pool_overlap: str
     model: Model
     precision: str
     seen: TestView
+    others: tuple[Eyes, ...] = ()
+    """further teachers, with whose scores those of the first are averaged"""
+
+    @property
+    def teachers(self) -> dict[str, Eyes]:
+        """All teachers by role: teacher, teacher-2, ..."""
+        eyes = [Eyes(model=self.model, seen=self.seen), *self.others]
+        return {"teacher" if number == 1 else f"teacher-{number}": one for number, one in enumerate(eyes, start=1)}
 
 
 @STAGES.register("score")
@@ -44,12 +59,15 @@ class ScoreStage(Stage[ScoreSettings]):
 
     kind = "score"
     outputs = {"scores": ()}  # a file per shard of the pool, of which what is read depends on the reader
-    inputs = {"data": ("classes", "pool", "held"), "teacher": ("weights",)}
     in_parts = True
     shared = True
     resources = Resources(gpu=True)
 
     execution: Execution
+
+    @override
+    def reads(self, role: str) -> tuple[str, ...]:
+        return ("classes", "pool", "held") if role == "data" else ("weights",)
 
     @override
     def work(self, run: Context) -> dict[str, Any]:
@@ -67,20 +85,27 @@ class ScoreStage(Stage[ScoreSettings]):
     def work_part(self, run: Context, task: Task) -> None:
         """Score the shards of the task that have no score file of this teacher and pool yet."""
         pool, settings, folder = self._pool(run), self.settings, run.input(self, "data")
-        teacher = self.needs["teacher"]
-        if run.result(teacher).get(UNTRAINED):
+        names = [self.needs[role] for role in settings.teachers]
+        if untrained := next((name for name in names if run.result(name).get(UNTRAINED)), None):
             raise UserError(
-                f"the classifier of {teacher} was never trained, so that its scores would be random; set "
-                f"{teacher}.length, {teacher}.mode=probe, or weights whose classes are those of data.train"
+                f"the classifier of {untrained} was never trained, so that its scores would be random; set "
+                "teacher.length, teacher.mode=probe, or weights whose classes are those of data.train"
             )
-        classes = class_list(folder)
+        classes, digests = class_list(folder), [run.digest(name) for name in names]
         score_pool(
             pool,
             str(run.folder(self.name)),
-            load_network=lambda: trained_model(run.input(self, "teacher"), settings.model, classes),
+            load_networks=lambda: [
+                trained_model(run.input(self, role), one.model, classes) for role, one in settings.teachers.items()
+            ],
             settings=settings,
             execution=self.execution,
-            common=common_header(pool, teacher=run.digest(teacher), classes=classes, settings=settings),
+            common=common_header(
+                pool,
+                teacher=digests[0] if len(digests) == 1 else storage.fingerprint(digests),
+                classes=classes,
+                settings=settings,
+            ),
             held=_held_hashes(folder),
             title=f"seed {run.seed}: {self.name}",
             task=task,
@@ -100,7 +125,8 @@ class ScoreStage(Stage[ScoreSettings]):
     def continues(self, run: Context, there: Work) -> bool:
         # Of a pool that has changed, what is still right is kept, shard by shard.
         wanted = run.work(self.name)
-        return there.identifying == wanted.identifying and there.read.get("teacher") == wanted.read.get("teacher")
+        same = all(there.read.get(role) == wanted.read.get(role) for role in self.settings.teachers)
+        return same and there.identifying == wanted.identifying
 
     @override
     def is_unaffected(self, run: Context, role: str, output: str) -> bool:
@@ -135,7 +161,7 @@ def score_pool(
     pool: data.Pool,
     folder: str,
     *,
-    load_network: Callable[[], nn.Module],
+    load_networks: Callable[[], list[nn.Module]],
     settings: ScoreSettings,
     execution: Execution,
     common: Mapping[str, Any],
@@ -148,7 +174,7 @@ def score_pool(
     Args:
         pool: The pool.
         folder: Where the score files go; those of another teacher or pool are replaced.
-        load_network: Returns the network, on whatever device; it is called if there is a shard to score.
+        load_networks: Returns the networks, on whatever device; it is called if there is a shard to score.
         settings: What decides the scores, besides the network's weights and the pool.
         execution: How to compute.
         common: What the headers of all score files share, see ``common_header``.
@@ -164,17 +190,18 @@ def score_pool(
     if not missing:
         return
     compute = execution.compute(settings.precision)
-    model = compute.place_model(load_network())
+    networks = [compute.place_model(network) for network in load_networks()]
     if compute.compile:
-        model = torch.compile(model)  # type: ignore[assignment]
-    views, unreadable = settings.seen.views(deadline=execution.deadline), 0
+        networks = [torch.compile(network) for network in networks]  # type: ignore[misc]
+    teachers, unreadable = list(zip(networks, settings.teachers.values(), strict=True)), 0
     for number, shard in progress(missing, unit="shard", title=title):
-        records = shard.records()
-        dataset = data.ItemDataset(records, views=views, hash_content=bool(held))
-        loader = execution.eval_loader(dataset, views, compute)
-        to_floats = normalize(settings.seen.transforms, compute)
-        predictions = predict(model, loader, normalize=to_floats, compute=compute)
-        scores = score_shard(predictions, top_p=settings.top_p, held_hashes=held, views=views.count)
+        records, said = shard.records(), []
+        for network, eyes in teachers:
+            views = eyes.seen.views(deadline=execution.deadline)
+            dataset = data.ItemDataset(records, views=views, hash_content=bool(held))
+            loader, to_floats = execution.eval_loader(dataset, views, compute), normalize(eyes.seen.transforms, compute)
+            said.append(predict(network, loader, normalize=to_floats, compute=compute))
+        scores = score_shard(average(said), top_p=settings.top_p, held_hashes=held, views=views.count)
         if scores.held and settings.pool_overlap == "refuse":
             _refuse_held(records, scores.held)
         unreadable += len(scores.failures)
@@ -234,6 +261,8 @@ def _preprocessing(settings: ScoreSettings) -> dict[str, Any]:
     # Keys that are newer than score files are there when they are used.
     content["model"] = settings.model.model_dump(mode="json", include={"name", "options", "weights", "frames"})
     content["model"] |= settings.model.model_dump(mode="json", exclude_defaults=True)
+    if not settings.others:
+        del content["others"]
     seen = content.pop("seen")
     clips = seen.pop("clips")
     if clips is not None and not clips["reader_options"]:

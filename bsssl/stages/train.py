@@ -14,7 +14,7 @@ from typing_extensions import TypeVar, override
 from bsssl import data, selection, storage
 from bsssl.config import Model, Pretrain, Section, Train, WeakTraining, check_warmup
 from bsssl.engine.checkpoints import Checkpoints
-from bsssl.engine.live import LiveTeacher
+from bsssl.engine.live import LiveTeacher, MeanOf
 from bsssl.engine.metrics import Metrics
 from bsssl.engine.train import Failures, train
 from bsssl.errors import UserError
@@ -64,8 +64,8 @@ class TrainSettings(Section, Generic[T]):
     """train on the labels that were set aside too"""
     new_classifier: bool = False
     """start with a fresh classifier whatever the weights to start from have"""
-    live: LiveSettings | None = None
-    """the teacher that gives the targets, if one does"""
+    live: tuple[LiveSettings, ...] = ()
+    """the teachers whose mean gives the targets, if they do"""
 
 
 def train_settings(training: Train, **others: Any) -> TrainSettings[Any]:
@@ -248,19 +248,21 @@ class TrainStage(Stage[TrainSettings[Any]]):
         return isinstance(self.settings.training, Pretrain) and self.settings.training.with_labels
 
     def _teacher(self, run: Context, classes: list[str], compute: Compute) -> nn.Module | None:
-        """Return the network that gives the targets, if one does."""
-        live, student = self.settings.live, self.settings.seen.transforms
-        if live is None:
-            return None
-        teacher = LiveTeacher(
-            trained_model(run.input(self, "teacher"), live.model, classes),
-            size=live.transforms.size,
-            interpolation=live.transforms.interpolation,
-            student=(student.mean, student.std),
-            teacher=(live.transforms.mean, live.transforms.std),
-            temperature=live.temperature,
-        )
-        return compute.place_model(teacher)
+        """Return what gives the targets, if teachers do."""
+        student, teachers = self.settings.seen.transforms, []
+        for number, live in enumerate(self.settings.live, start=1):
+            role = "teacher" if number == 1 else f"teacher-{number}"
+            teachers.append(
+                LiveTeacher(
+                    trained_model(run.input(self, role), live.model, classes),
+                    size=live.transforms.size,
+                    interpolation=live.transforms.interpolation,
+                    student=(student.mean, student.std),
+                    teacher=(live.transforms.mean, live.transforms.std),
+                    temperature=live.temperature,
+                )
+            )
+        return compute.place_model(MeanOf(teachers)) if teachers else None
 
     def _training_set(self, run: Context, classes: list[str]) -> tuple[data.Records, data.Targets]:
         if "tags" in self.needs:

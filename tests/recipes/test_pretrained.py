@@ -1,10 +1,12 @@
 """A pre-trained teacher with its own eyes, and a student with others, through the command line."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
@@ -109,8 +111,8 @@ def test_live_targets_and_labels_beside_the_selection(bsssl, pretrained, tmp_pat
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["models.teacher.name=small_resnet"], "teacher.mode is probe, but the teacher has no weights; set"),
-        (["teacher.mode=scratch"], "teacher.mode is scratch, but the teacher is given weights"),
+        (["models.teacher.name=small_resnet"], "teacher.mode is probe, but teacher has no weights; set"),
+        (["teacher.mode=scratch"], "teacher.mode is scratch, but teacher is given weights"),
         (
             ["teacher.mode=finetune", "teacher.length=0 steps", "teacher.warmup=0 steps"],
             "the classifier of teacher was never trained, so that its scores would be random",
@@ -149,3 +151,101 @@ def test_networks_of_one_size_are_told_apart(bsssl, recipe, tmp_path):
     )
     done = bsssl(*common, "models.teacher.transforms.size=32", "models.teacher.options.img_size=32")
     assert done.status == 0, done.err
+
+
+def test_several_teachers_are_averaged_each_in_its_own_eyes(bsssl, recipe, foundation, tmp_path):
+    first, second = {"name": f"local-dir:{foundation}"}, {"name": "small_resnet", "options": {"width": 4, "blocks": [1]}}
+    models = {**recipe.values["models"], "teacher": [first, second]}
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump({**recipe.values, "models": models, "score": {"top_p": 3}}))
+    live = ("pretrain.targets=live", "pretrain.temperature=2")
+    done = bsssl("run", "--config", tmp_path / "two.yaml", f"output_dir={tmp_path / 'run'}", *live)
+    assert done.status == 0, done.err
+    seed = tmp_path / "run" / "seed-0"
+    assert (seed / "evaluate-teacher-2" / "metrics.json").exists()
+    written = bsssl("scores", seed / "score", "--to", tmp_path / "both.parquet")
+    assert written.status == 0, written.err
+    both, single = scores_of(tmp_path / "both.parquet"), []
+    for number, model in ((1, first), (2, second)):
+        alone = {**recipe.values["models"], "teacher": model}
+        config, folder = tmp_path / f"single-{number}.yaml", tmp_path / f"single-{number}"
+        config.write_text(yaml.safe_dump({**recipe.values, "models": alone, "score": {"top_p": 3}}))
+        (folder / "seed-0").mkdir(parents=True)
+        shutil.copytree(seed / "data", folder / "seed-0" / "data")
+        assert bsssl("train", "stage=teacher", "--config", config, f"output_dir={folder}").status == 0
+        assert bsssl("score", "--config", config, f"output_dir={folder}").status == 0
+        assert bsssl("scores", folder / "seed-0" / "score", "--to", folder / "scores.parquet").status == 0
+        single.append(scores_of(folder / "scores.parquet"))
+    assert both.keys() == single[0].keys() == single[1].keys()
+    expected = [(single[0][pair] + single[1][pair]) / 2 for pair in both]
+    np.testing.assert_allclose(list(both.values()), expected, atol=1e-6)
+
+
+def scores_of(path: Path) -> dict[tuple[str, str], float]:
+    """The scores in a Parquet file by (key, class)."""
+    table = pq.read_table(path).to_pydict()
+    return dict(zip(zip(table["key"], table["class"], strict=True), table["score"], strict=True))
+
+
+def test_scores_from_elsewhere_stand_for_a_teacher(bsssl, recipe, finished, tmp_path):
+    """What a teacher said, taken out as Parquet and in again, makes the same selection."""
+    exported = tmp_path / "scores.parquet"
+    assert bsssl("scores", finished / "seed-0" / "score", "--to", exported).status == 0
+    models = {"student": recipe.values["models"]["student"]}
+    values = {**recipe.values, "models": models, "score": {"top_p": 2, "given": str(exported)}}
+    (tmp_path / "given.yaml").write_text(yaml.safe_dump(values))
+    done = bsssl("run", "--config", tmp_path / "given.yaml", f"output_dir={tmp_path / 'again'}")
+    assert done.status == 0, done.err
+    ours, theirs = (
+        pq.read_table(folder / "seed-0" / "select" / "selection.parquet") for folder in (tmp_path / "again", finished)
+    )
+    assert ours.to_pylist() == theirs.to_pylist()
+    assert not (tmp_path / "again" / "seed-0" / "teacher").exists()
+    assert "has no scores of 1 of the pool's 52 items" in done.err
+
+
+@pytest.fixture
+def given(bsssl, recipe, tmp_path):
+    """``given(rows)``: the errors of selecting by a file of these rows."""
+
+    def call(rows: dict[str, list[Any]] | bytes, *overrides: str) -> str:
+        path = tmp_path / "scores.parquet"
+        if isinstance(rows, bytes):
+            path.write_bytes(rows)
+        else:
+            pq.write_table(pa.table(rows), path)
+        models = {"student": recipe.values["models"]["student"]}
+        values = {**recipe.values, "models": models, "score": {"top_p": 2, "given": str(path)}}
+        (tmp_path / "given.yaml").write_text(yaml.safe_dump(values))
+        outcome = bsssl("run", "--config", tmp_path / "given.yaml", f"output_dir={tmp_path / 'run'}", *overrides)
+        assert outcome.status == 1 and len(outcome.errors) == 1
+        return outcome.errors[0]
+
+    return call
+
+
+PAIR = {"key": ["00-circle.jpg", "00-circle.jpg"], "class": ["circle", "square"], "score": [0.9, 0.1]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"key": ["nothing.jpg", "00-circle.jpg"]}, "1 names are no item of the pool, such as 'nothing.jpg'"),
+        ({"class": ["circle", "blob"]}, "1 names are no class, such as 'blob'"),
+        ({"score": [float("nan"), 0.1]}, "the score of '00-circle.jpg' for class 'circle' is nan, not in 0..1"),
+        ({"score": [1.5, 0.1]}, "is 1.5, not in 0..1"),
+        ({"class": ["circle", "circle"]}, "there are two scores of '00-circle.jpg' for class 'circle'"),
+        ({"key": ["00-circle.jpg", "01-square.jpg"]}, "has scores for 1 classes, fewer than score.top_p=2"),
+        ({"key": [None, "00-circle.jpg"]}, "key is empty in 1 rows"),
+        ({"score": ["high", "low"]}, "key and class have to be text and score a number"),
+    ],
+)
+def test_given_scores_that_cannot_be(given, change, message):
+    assert message in given({**PAIR, **change})
+
+
+def test_given_files_that_are_none(given):
+    assert "is not a readable Parquet file" in given(b"nothing")
+    assert "has no column score; it has key, class" in given({name: PAIR[name] for name in ("key", "class")})
+    assert "models.teacher is missing" in given(PAIR, "score.given=null")
+    assert "no such file: /nowhere.parquet" in given(PAIR, "score.given=/nowhere.parquet")
+    assert "targets: live needs a teacher" in given(PAIR, "pretrain.targets=live")

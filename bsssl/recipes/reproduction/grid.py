@@ -128,7 +128,11 @@ def _check(point: Point, *, where: str) -> None:
     """Refuse a point that is not what the verdict of its experiment takes it for."""
     ((name, label),) = point.values.items()
     teacher, student = point.config.models.teacher, point.config.models.student
-    if name == "self_training" and (teacher.name, teacher.options) != (student.name, student.options):
+    if (
+        name == "self_training"
+        and teacher is not None
+        and (teacher.name, teacher.options) != (student.name, student.options)
+    ):
         raise UserError(f"{where}: teacher and student are different networks; give both the same name and options")
     variant = {BALANCED: "balanced", UNBALANCED: "unbalanced", RANDOM: "random"}.get(label)
     if name == "variants" and variant is not None and point.config.select.variant != variant:
