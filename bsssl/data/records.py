@@ -92,7 +92,8 @@ class Records:
     def concat(cls, parts: Iterable["Records"]) -> "Records":
         """Return the records of all ``parts``, in order."""
         tables = [part.table for part in parts]
-        return cls(pa.concat_tables(tables) if tables else RECORD_SCHEMA.empty_table())
+        # Permissive: what `unlabeled` returns has larger types.
+        return cls(pa.concat_tables(tables, promote_options="permissive") if tables else RECORD_SCHEMA.empty_table())
 
     @classmethod
     def read(cls, path: str) -> "Records":

@@ -88,8 +88,8 @@ def read_parquet(
     rows, starts, counts = np.unique(item, return_index=True, return_counts=True)
     if len(few := np.flatnonzero(counts < top_p)):
         raise UserError(
-            f"{path}: {keys[int(rows[few[0]])].as_py()!r} has scores for {counts[few[0]]} classes, fewer than score.top_p="
-            f"{top_p}; lower it, or give more classes"
+            f"{path}: {keys[int(rows[few[0]])].as_py()!r} has scores for {counts[few[0]]} classes, fewer than "
+            f"score.top_p={top_p}; lower it, or give more classes"
         )
     best = starts[:, None] + np.arange(top_p)
     return rows, label[best], score[best]

@@ -42,7 +42,7 @@ class GivenStage(Stage[GivenSettings]):
         pool, folder = data.read_pool(str(run.input(self, "data") / POOL)), str(run.folder(self.name))
         classes, settings = class_list(run.input(self, "data")), self.settings
         records = [shard.records() for shard in pool.shards]
-        keys = pa.chunked_array([chunk for part in records for chunk in part["key"].chunks], pa.string())
+        keys = pa.concat_tables(part.table for part in records)["key"]
         rows, best, scores = selection.read_parquet(
             settings.given, keys=keys, class_names=classes, top_p=settings.top_p
         )

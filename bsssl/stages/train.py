@@ -289,9 +289,8 @@ class TrainStage(Stage[TrainSettings[Any]]):
     ) -> tuple[data.Records, data.Targets]:
         """Return a training set with the labeled items after its own."""
         labeled = split_records(run.input(self, "data"), "labeled")
-        labels = data.class_indices(labeled, classes, what=f"the labels of {self.name}")
-        alike = labeled.select(records.column_names).cast(records.schema)
-        return data.concat_records([records, alike]), data.concat_targets(targets, labels)
+        labels = labeled.class_indices(classes, what=f"the labels of {self.name}")
+        return data.Records.concat([records, labeled]), data.concat_targets(targets, labels)
 
     def _loader(
         self,

@@ -154,7 +154,7 @@ def test_networks_of_one_size_are_told_apart(bsssl, recipe, tmp_path):
 
 
 def test_several_teachers_are_averaged_each_in_its_own_eyes(bsssl, recipe, foundation, tmp_path):
-    first, second = {"name": f"local-dir:{foundation}"}, {"name": "small_resnet", "options": {"width": 4, "blocks": [1]}}
+    first, second = {"name": f"local-dir:{foundation}"}, recipe.values["models"]["student"]
     models = {**recipe.values["models"], "teacher": [first, second]}
     (tmp_path / "two.yaml").write_text(yaml.safe_dump({**recipe.values, "models": models, "score": {"top_p": 3}}))
     live = ("pretrain.targets=live", "pretrain.temperature=2")
