@@ -143,8 +143,13 @@ Tests = Annotated[
 ]
 
 
-def tests_of(test: Source | dict[str, Source]) -> dict[str, Source]:
-    """Return the test sets by the name of what the data stage makes of them: ``test``, or ``test-NAME`` of several."""
+def tests_of(test: Source | dict[str, Source] | None, train: Source) -> dict[str, Source]:
+    """Return the test sets by the name of what the data stage makes of them.
+
+    That is ``test``, or ``test-NAME`` of several, or ``test-holdout`` of what is held out of ``train``.
+    """
+    if test is None:
+        return {"test-holdout": train}
     return {"test": test} if isinstance(test, Source) else {f"test-{name}": one for name, one in test.items()}
 
 
@@ -152,10 +157,12 @@ class LabeledData(Section):
     """Labels and test set, and how items are seen."""
 
     train: Source
-    """labeled items: their classes are the classes"""
-    test: Tests
+    """labeled items: their classes are the classes. Those without a label (none, empty or -1) join the pool"""
+    test: Tests | None = None
     """held-out labeled items, used for evaluation alone; several test sets by name, each with figures of its own:
     {plain: {dataset: folder, path: ...}, blurred: {dataset: folder, path: ...}}"""
+    holdout: float | None = Field(None, gt=0, lt=1)
+    """without a test set: the share of the labeled items of each class that is held out as one, by the seed"""
     num_classes: int | None = Field(None, ge=2)
     """how many classes there are; checked against the data, and lets --plan work before the data is there"""
     labels_per_class: int | None = Field(None, ge=1)
@@ -178,7 +185,11 @@ class LabeledData(Section):
         problems = []
         if self.imbalance > 1 and not self.labels_per_class:
             problems.append("imbalance needs labels_per_class; set it, or leave imbalance out")
-        for name in [] if isinstance(self.test, Source) else self.test:
+        if self.test is None and self.holdout is None:
+            problems.append("there is no test set: set test, or holdout to the share of the labels to hold out as one")
+        if self.test is not None and self.holdout is not None:
+            problems.append("holdout is for data without a test set; take out test or holdout")
+        for name in self.test if isinstance(self.test, dict) else []:
             if not re.fullmatch(r"[\w+-]+", name):
                 problems.append(f"test: '{name}' names files too: use letters, digits, _, + and - alone")
         return without(problems, self)
@@ -186,7 +197,7 @@ class LabeledData(Section):
     @property
     def tests(self) -> dict[str, Source]:
         """The test sets by the name of what the data stage makes of them: ``test``, or ``test-NAME`` of several."""
-        return tests_of(self.test)
+        return tests_of(self.test, self.train)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -212,7 +223,7 @@ class LabeledData(Section):
 
     def sources(self) -> list[Source]:
         """Return everything that is read."""
-        return [self.train, *self.tests.values()]
+        return list({id(source): source for source in (self.train, *self.tests.values())}.values())
 
 
 class Data(LabeledData):

@@ -141,7 +141,8 @@ class Config(Experiment):
             problems.append(f"score.top_p ({self.score.top_p}) is above data.num_classes ({classes}); lower it")
         if self.select.grow and self.rounds == 1:
             problems.append("select.grow is about several rounds; set rounds, or leave it out")
-        if not self.data.pool and not (self.data.labels_per_class and self.data.rest_in_pool):
+        joins_pool = self.data.labels_per_class and self.data.rest_in_pool
+        if not self.data.pool and not joins_pool and self.data.train.dataset == "folder":  # which has labels alone
             problems.append("there is no pool: set data.pool, or data.labels_per_class with rest_in_pool")
         problems += self._weak_problems()
         for number, section in enumerate(TRAIN_STAGES):

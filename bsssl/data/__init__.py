@@ -35,7 +35,7 @@ from bsssl.data.pool.overlap import Places, check_overlap, content_hashes, find_
 from bsssl.data.records import Record, Records
 from bsssl.data.selected.tars import TarPlan, is_written, plan_tars, tar_path, write_places, write_tar
 from bsssl.data.selected.training import selected_training_set
-from bsssl.data.splits import split_labels
+from bsssl.data.splits import hold_out, split_holdout, split_labels
 from bsssl.data.views.transforms import Normalize, Transform, test_transform, train_transform
 from bsssl.data.views.views import ClipViews, ImageViews, Views, make_views
 
@@ -77,6 +77,7 @@ __all__ = [
     "content_hashes",
     "copy_batches",
     "find_overlap",
+    "hold_out",
     "is_written",
     "make_loader",
     "make_views",
@@ -89,6 +90,7 @@ __all__ = [
     "resampling",
     "selected_training_set",
     "shard_file",
+    "split_holdout",
     "split_labels",
     "tag_rules",
     "tagged_training_set",

@@ -7,6 +7,35 @@ from bsssl.data.records import Records
 from bsssl.errors import UserError
 
 
+def hold_out(targets: np.ndarray, *, share: float, seed: int) -> np.ndarray:
+    """Return a random ``share`` of the items of each class, one at least but never all: bool (rows,)."""
+    generator, held = np.random.default_rng(seed), np.zeros(len(targets), bool)
+    for target in np.unique(targets):
+        members = np.flatnonzero(targets == target)
+        count = min(max(1, round(share * len(members))), len(members) - 1)
+        held[generator.choice(members, size=count, replace=False)] = True
+    return held
+
+
+def split_holdout(records: Records, *, share: float, seed: int) -> tuple[Records, Records]:
+    """All labeled ``records`` but a random ``share`` of each class, one at least, and that share; both sorted by key.
+
+    The draw depends on the keys, the labels and ``seed``, not on the order of ``records``.
+
+    Raises:
+        UserError: A class has a single item, which cannot both train and test.
+    """
+    records, classes = _sorted(records), records.class_names()
+    targets = records.class_indices(classes, what="data.train")
+    if len(single := np.flatnonzero(np.bincount(targets) == 1)):
+        raise UserError(
+            f"data.holdout leaves {len(single)} of {len(classes)} classes without an item to train on or to test with "
+            f"(such as '{classes[single[0]]}', which has one); add items, or give a test set as data.test"
+        )
+    held = hold_out(targets, share=share, seed=seed)
+    return records.filter(~held), records.filter(held)
+
+
 def split_labels(
     records: Records, *, labels_per_class: int, seed: int, imbalance: float = 1.0
 ) -> tuple[Records, Records]:
@@ -19,8 +48,7 @@ def split_labels(
     key. Every record needs a label. UserError when a class has fewer items than that.
     """
     names = records.class_names()
-    columns = [(name, "ascending") for name in ("key", "path", "offset")]
-    records = records.take(pc.sort_indices(records.table, sort_keys=columns))
+    records = _sorted(records)
     classes = records.class_indices(names, what="the labeled set")
     steps = np.arange(len(names)) / max(len(names) - 1, 1)
     wanted = np.maximum(np.rint(labels_per_class / imbalance**steps), 1).astype(int)
@@ -38,3 +66,8 @@ def split_labels(
         members = np.flatnonzero(classes == index)
         chosen[generator.choice(members, size=size, replace=False)] = True
     return records.filter(chosen), records.filter(~chosen)
+
+
+def _sorted(records: Records) -> Records:
+    columns = [(name, "ascending") for name in ("key", "path", "offset")]
+    return records.take(pc.sort_indices(records.table, sort_keys=columns))

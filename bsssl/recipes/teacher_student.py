@@ -85,7 +85,12 @@ def data_stage(settings: LabeledData, pool: PoolSettings | None, *, seed: int, t
         seed=seed if settings.labels_per_class else None,
     )
     items = ItemsSettings(
-        train=settings.train, test=settings.test, num_classes=settings.num_classes, videos=settings.clips is not None
+        train=settings.train,
+        test=settings.test,
+        holdout=settings.holdout,
+        seed=seed if settings.holdout is not None else None,
+        num_classes=settings.num_classes,
+        videos=settings.clips is not None,
     )
     decided = DataSettings(items=items, labels=labels, pool=pool)
     return DataStage(name=DATA, section=DATA, settings=decided, top_p=top_p)

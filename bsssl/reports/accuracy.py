@@ -58,8 +58,9 @@ class Accuracy:
         return " / ".join(f"{one.means[figure]:.1f}" for one in self.each)
 
     def titled(self, title: str) -> str:
-        """Return the title of a column, which names the test sets where there are several."""
-        return f"{title} ({' / '.join(one.test for one in self.each)})" if self.others else title
+        """Return the title of a column, which names the test sets where there are several or it is a holdout."""
+        names = " / ".join(one.test for one in self.each)
+        return title if names in ("", "test") else f"{title} ({names})"
 
     def csv_header(self, title: str) -> list[str]:
         """Return the titles of ``csv_cells``."""

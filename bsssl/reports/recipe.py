@@ -58,7 +58,7 @@ class Results:
     """The results of a finished recipe over its seeds; a notebook shows them as a table."""
 
     networks: Mapping[str, Accuracy]
-    """by role: ``supervised``, ``pretrained``, ``finetuned`` and, where there are such, ``teacher``, ``teacher-2``, ...,
+    """by role: ``supervised``, ``pretrained``, ``finetuned`` and, where there are such, ``teacher``, ``teacher-2`` ...,
     ``weak`` and ``ceiling``; of several rounds the last"""
     gain: Accuracy
     """of ``finetuned`` over ``supervised``"""

@@ -8,6 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from typing_extensions import override
 
 from bsssl import data, storage
@@ -21,6 +24,7 @@ from bsssl.stages.computing import CLASSES
 from bsssl.stages.sources import OVERLAP_REMEDY, files_state, makes_files, open_source
 
 POOL = "pool"
+UNLABELED = "unlabeled.csv"
 HELD = "held.hashes"
 """the contents of labeled and test items, which the pool must not hold"""
 
@@ -29,14 +33,17 @@ class ItemsSettings(Section):
     """Which items are labeled, and which are for testing."""
 
     train: Source
-    test: Tests
+    test: Tests | None = None
+    holdout: float | None = None
+    seed: int | None = None
+    """of the holdout; None where nothing is held out"""
     num_classes: int | None = None
     videos: bool = False
 
     @property
     def tests(self) -> dict[str, Source]:
         """The test sets by the output of the stage that holds them: ``test``, or ``test-NAME`` of several."""
-        return tests_of(self.test)
+        return tests_of(self.test, self.train)
 
 
 class LabelsSettings(Section):
@@ -76,6 +83,8 @@ class Split:
     labeled: data.Records
     rest: data.Records
     """those whose labels are set aside"""
+    unlabeled: data.Records
+    """those that never had one"""
     tests: dict[str, data.Records]
     """by the output of the data stage that holds them"""
     classes: list[str]
@@ -112,16 +121,22 @@ class DataStage(Stage[DataSettings]):
         for name, records in {"labeled": split.labeled, "rest": split.rest, **split.tests}.items():
             records.write(str(folder / f"{name}.csv"))
         storage.write_json(str(folder / CLASSES), split.classes)
-        rest_path = str(folder / "rest.csv") if len(split.rest) else None
-        return self._counts(split) | ({} if self.settings.pool is None else self._write_pool(rest_path, folder, split))
+        if len(split.unlabeled):
+            split.unlabeled.write(str(folder / UNLABELED))
+        return self._counts(split) | ({} if self.settings.pool is None else self._write_pool(folder, split))
 
-    def _write_pool(self, rest: str | None, folder: Path, split: Split) -> dict[str, int]:
+    def _write_pool(self, folder: Path, split: Split) -> dict[str, int]:
         """Write the list of the pool, which must not hold labeled and test items."""
         settings = self.settings.pool
         assert settings is not None
         held = data.Records.concat([split.labeled, *split.tests.values()])
+        if not (sources := self.pool_sources(folder, split)):
+            raise UserError(
+                "there is no pool: set data.pool, or data.labels_per_class with rest_in_pool, or give data.train items "
+                "without a label"
+            )
         pool = data.write_pool(
-            self.pool_sources(rest),
+            sources,
             folder=str(folder / POOL),
             shard_size=settings.shard_size,
             exclude=held if settings.pool_overlap == "exclude" else None,
@@ -141,8 +156,17 @@ class DataStage(Stage[DataSettings]):
     def split(self) -> Split:
         """The split, read from the sources."""
         items, labels = self.settings.items, self.settings.labels
-        train = open_source(items.train, videos=items.videos).records()
-        tests = {name: open_source(source, videos=items.videos).records() for name, source in items.tests.items()}
+        train, unlabeled = _labeled(open_source(items.train, videos=items.videos).records())
+        if len(unlabeled) and self.settings.pool is None:
+            raise UserError(
+                f"data.train: {len(unlabeled)} of {len(train) + len(unlabeled)} items have no label (first: "
+                f"{unlabeled[0].path}), and there is no pool that they could join; leave them out"
+            )
+        if items.holdout is not None:
+            train, held = data.split_holdout(train, share=items.holdout, seed=items.seed or 0)
+            tests = dict.fromkeys(items.tests, held)
+        else:
+            tests = {name: open_source(source, videos=items.videos).records() for name, source in items.tests.items()}
         classes = train.class_names()
         train.class_indices(classes, what="data.train")
         if len(classes) == 1:
@@ -157,16 +181,19 @@ class DataStage(Stage[DataSettings]):
             labeled, rest = data.split_labels(
                 train, labels_per_class=labels.labels_per_class, imbalance=labels.imbalance, seed=labels.seed or 0
             )
-        return Split(labeled, rest, tests, classes)
+        return Split(labeled, rest, unlabeled, tests, classes)
 
-    def pool_sources(self, rest: str | None) -> list[data.Source]:
+    def pool_sources(self, folder: Path | None = None, split: Split | None = None) -> list[data.Source]:
         """Return everything that the pool is made of, in order.
 
-        ``rest`` is the manifest of the items whose labels were set aside.
+        That is what is in ``folder`` of a ``split`` and joins it, where these are given, and the sources of the pool.
         """
         settings = self.settings.pool
         assert settings is not None
-        sources: list[data.Source] = [data.Manifest(path=rest)] if settings.rest_in_pool and rest else []
+        sources: list[data.Source] = []
+        if folder is not None and split is not None:
+            joins = {"rest.csv": settings.rest_in_pool and len(split.rest), UNLABELED: len(split.unlabeled)}
+            sources += [data.Manifest(path=str(folder / name)) for name, joining in joins.items() if joining]
         videos = self.settings.items.videos
         return [*sources, *(open_source(source, videos=videos) for source in settings.pool)]
 
@@ -179,8 +206,9 @@ class DataStage(Stage[DataSettings]):
         try:
             counts = self._counts(self.split)
             if pool is not None:
-                listed = sum(len(records) for source in self.pool_sources(None) for records in source.batches())
-                counts["pool"] = round((listed + (counts["rest"] if pool.rest_in_pool else 0)) * pool.fraction)
+                listed = sum(len(records) for source in self.pool_sources() for records in source.batches())
+                listed += len(self.split.unlabeled) + (counts["rest"] if pool.rest_in_pool else 0)
+                counts["pool"] = round(listed * pool.fraction)
         except (UserError, OSError) as error:
             sources = [items.train, *items.tests.values(), *([] if pool is None else pool.pool)]
             if all(makes_files(source) or storage.exists(source.path) for source in sources):
@@ -258,3 +286,15 @@ def _warn_of_shared_items(train: Sequence[data.Records], test: data.Records, nam
             name.replace("-", ".", 1),
             shared[0].key,
         )
+
+
+def _labeled(records: data.Records) -> tuple[data.Records, data.Records]:
+    """Return the records that have a label, and those that have none, or an empty one or -1 in its place.
+
+    All of them where none has one, which is then told as such.
+    """
+    labels = pc.utf8_trim_whitespace(records.label)
+    has_label = np.asarray(pc.fill_null(pc.is_in(labels, pa.array(["", "-1", None], pa.string())), True)) == 0
+    if has_label.all() or not has_label.any():
+        return records, records[:0]
+    return records.filter(has_label), records.filter(~has_label).with_labels([None] * int((~has_label).sum()))

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
@@ -142,7 +141,7 @@ def _search(
     nothing for one value."""
     if len(settings.c_values) == 1:
         return []
-    held = hold_out(targets.cpu().numpy(), share=settings.holdout, seed=seed)
+    held = data.hold_out(targets.cpu().numpy(), share=settings.holdout, seed=seed)
     if not held.any():
         raise UserError("fc_only cannot choose C: no class has two items; give one value, such as fc_only.c_values=[1]")
     held_out = torch.from_numpy(held).to(features.device)
@@ -165,13 +164,3 @@ def _search(
         figures = {"holdout_top1": round(top1, 2), "holdout_loss": round(loss, 4)}
         tried.append({"c": c, **figures, "converged": found.converged})
     return tried
-
-
-def hold_out(targets: np.ndarray, *, share: float, seed: int) -> np.ndarray:
-    """Return a random ``share`` of the items of each class, one at least but never all: bool (rows,)."""
-    generator, held = np.random.default_rng(seed), np.zeros(len(targets), bool)
-    for target in np.unique(targets):
-        members = np.flatnonzero(targets == target)
-        count = min(max(1, round(share * len(members))), len(members) - 1)
-        held[generator.choice(members, size=count, replace=False)] = True
-    return held

@@ -88,10 +88,15 @@ def selected(run: Context, name: str, sizes: Mapping[str, int]) -> str:
     return f"at most {sizes['classes'] * chosen.settings.top_k:,}"
 
 
-def _precision(chosen: selection.Selected, data_folder: Path) -> float:
-    """Return the percentage of the pairs whose class is the true one, for reporting alone."""
+def _precision(chosen: selection.Selected, data_folder: Path) -> float | None:
+    """Return the percentage of the pairs whose class is the true one, for reporting alone.
+
+    None where items that never had a label were selected.
+    """
     rest = split_records(data_folder, "rest")
     truth = dict(zip(rest.key.to_pylist(), rest.label.to_pylist(), strict=True))
     classes = class_list(data_folder)
-    pairs = zip(chosen.key.to_pylist(), chosen.class_index.to_pylist(), strict=True)
+    pairs = list(zip(chosen.key.to_pylist(), chosen.class_index.to_pylist(), strict=True))
+    if not all(key in truth for key, _ in pairs):
+        return None
     return 100 * float(np.mean([truth[key] == classes[index] for key, index in pairs]))
