@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
-from bsssl.config import Experiment
+from bsssl.config import Experiment, Model
 from bsssl.pipeline.run import Run
 from bsssl.pipeline.stage import Stage
 from bsssl.recipes.runs import all_runs, networks
+from bsssl.reports.seen import preprocessing
 from bsssl.reports.tables import Table
 
 
@@ -60,7 +61,9 @@ def plan(config: Experiment, *, config_path: str, wanted: Callable[[Stage[Any]],
         if wanted(stage)
     ]
     title = f"{config_path} -> {config.output_dir}, seeds {', '.join(str(run.seed) for run in runs)}"
-    costs = Table(["network", "name", "parameters", "multiply-adds"], [*_networks(config, classes)])
+    costs = Table(
+        ["network", "name", "parameters", "multiply-adds", "starts from", "sees"], [*_networks(config, classes)]
+    )
     remarks = "\n".join(remark for _, remark in answers if remark)
     return Plan(title=title, networks=costs, stages=Table(header, rows), remark=remarks)
 
@@ -69,13 +72,22 @@ def _networks(config: Experiment, classes: int | None) -> Iterable[tuple[str, ..
     from bsssl.models import profile  # imports torch
 
     for key, model in networks(config, seed=config.seed).items():
-        role = key.split(".")[1]
-        if classes is None:
-            yield role, model.name, "unknown", "unknown (set data.num_classes)"
-            continue
-        shape = model.view_of(config.data).input_shape
-        cost = profile(model.name, num_classes=classes, input_shape=shape, **model.options)
-        yield role, model.name, f"{cost.parameters:,}", f"{cost.multiply_adds:,} at {'x'.join(map(str, shape[1:]))}"
+        view, costs = model.view_of(config.data), ("unknown", "unknown (set data.num_classes)")
+        if classes is not None:
+            shape = view.input_shape
+            cost = profile(model.name, num_classes=classes, input_shape=shape, **model.options)
+            costs = f"{cost.parameters:,}", f"{cost.multiply_adds:,} at {'x'.join(map(str, shape[1:]))}"
+        yield key.split(".")[1], model.name, *costs, _origin(model), preprocessing(view)
+
+
+def _origin(model: Model) -> str:
+    """Return which weights a network starts from where no stage or file is named, and their licence."""
+    from bsssl.models import is_named, named_weights  # imports torch
+
+    if model.weights is None:
+        return "scratch"
+    licence = named_weights(model.weights).licence if is_named(model.weights) else None
+    return model.weights if licence is None else f"{model.weights} ({licence})"
 
 
 def _state(runs: Sequence[Run], name: str) -> str:

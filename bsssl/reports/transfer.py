@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from bsssl import storage
-from bsssl.config import LabeledData, Transfer
+from bsssl.config import Transfer
 from bsssl.pipeline.run import Run
 from bsssl.recipes.runs import networks
 from bsssl.reports.accuracy import Accuracy, measured
 from bsssl.reports.plots import picture
+from bsssl.reports.seen import numbers, preprocessing
 from bsssl.reports.tables import Table
 
 TITLES = {"full_ft": "full-ft", "fc_only": "fc-only"}
@@ -64,18 +65,6 @@ def write(config: Transfer, runs: Sequence[Run]) -> str:
     storage.write_text(os.path.join(folder, "transfer.md"), results.table.markdown())
     _draw(config, results.accuracies, os.path.join(folder, "transfer.png"))
     return results.table.text()
-
-
-def preprocessing(data: LabeledData) -> str:
-    """Return how items are seen in testing and for features, in one line."""
-    transforms = data.transforms.for_testing()
-    size, resize = transforms["size"], transforms["resize"]
-    cut = "whole pictures" if resize is None else f"short side {resize}, centre crop"
-    colours = f"mean {_numbers(transforms['mean'])}, std {_numbers(transforms['std'])}"
-    clips = ""
-    if data.clips is not None:
-        clips = f"{data.clips.test_clips} clips of {data.clips.frames} frames, stride {data.clips.stride}, "
-    return f"{clips}{cut} to {size}x{size}, {colours}"
 
 
 def _sections(config: Transfer) -> list[str]:
@@ -152,16 +141,12 @@ def _figures(config: Transfer, results: TransferResults) -> Table:
     rows: list[list[Any]] = []
     for name, entry in results.content["checkpoints"].items():
         figures = [cell for accuracy in results.accuracies[name].values() for cell in accuracy.csv_cells()]
-        chosen = [_numbers(entry["fc_only"]["c"])] if config.fc_only else []
+        chosen = [numbers(entry["fc_only"]["c"])] if config.fc_only else []
         transforms = entry["preprocessing"]["transforms"]
-        cells = [_numbers(cell) if isinstance(cell, tuple) else cell for cell in map(transforms.get, seen)]
+        cells = [numbers(cell) if isinstance(cell, tuple) else cell for cell in map(transforms.get, seen)]
         clips = entry["preprocessing"].get("clips")
         rows.append([name, *figures, *chosen, *cells, clips and f"{clips['count']}x{clips['frames']}"])
     return Table([*header, *(["c"] if config.fc_only else []), *seen, "clips"], rows)
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return " ".join(f"{value:g}" for value in values)
 
 
 def _draw(config: Transfer, accuracies: Mapping[str, Mapping[str, Accuracy]], path: str) -> None:

@@ -71,7 +71,14 @@ def test_teacher_and_student_each_have_their_own_eyes(bsssl, recipe, pretrained,
 
 def test_the_plan_shows_what_the_networks_start_from_and_see(bsssl, pretrained, foundation, tmp_path):
     out = bsssl("run", "--config", pretrained, f"output_dir={tmp_path / 'run'}", "--plan").out
-    assert "48x48" in out and "16x16" in out
+    teacher, student = (
+        next(line for line in out.splitlines() if line.startswith(name)) for name in ("teacher ", "student")
+    )
+    assert (
+        f"local-dir:{foundation}" in teacher
+        and "short side 54, centre crop to 48x48, bicubic, mean 0.5 0.4 0.3" in teacher
+    )
+    assert "scratch" in student and "whole pictures to 16x16" in student
 
 
 @pytest.mark.parametrize(
