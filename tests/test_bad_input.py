@@ -100,7 +100,7 @@ def test_a_warm_up_that_turns_out_too_long(refused, tmp_path):
         ("models.student.options.widht=3", "model 'small_resnet' has no option 'widht': did you mean 'width'? "),
         (
             "models.student.weights=resnet18.fb",
-            "models.student.weights: unknown released weights 'resnet18.fb': valid: ",
+            "models.student.weights: unknown weights 'resnet18.fb': valid: ",
         ),
         (
             "data.pool=[{dataset: foldr, path: x}]",

@@ -64,7 +64,9 @@ def test_the_plan_of_a_recipe_that_has_not_run(bsssl, recipe, tmp_path):
     assert outcome.status == 0 and not (tmp_path / "run").exists()
     assert f"-> {tmp_path / 'run'}, seeds 3" in outcome.out
     # 108 + 8 of the stem, 2 x (144 + 8) of the block, 15 of the classifier; 16 x 16 x (108 + 288) + 12
-    assert re.search(r"student +small_resnet +435 +101,388 at 16x16\n", outcome.out)
+    assert re.search(
+        r"student +small_resnet +435 +101,388 at 16x16 +scratch +whole pictures to 16x16, mean ", outcome.out
+    )
     rows = plan_rows(outcome.out)
     assert rows["teacher"] == ["12", "12", "8", "96", "0.09375", "to do (not done yet)"]
     assert rows["score"] == ["52", "8", "52", "to do (not done yet)"]

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bsssl.models import build_model, save_model
+
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
 IMAGES = (ROOT / "projects" / "image" / "README.md").read_text()
@@ -22,10 +24,9 @@ SMALL = [
     *(f"{stage}.length='2 steps'" for stage in ("teacher", "baseline", "pretrain", "finetune")),
     *(f"{stage}.warmup='0 steps'" for stage in ("teacher", "baseline", "pretrain")),
     *(f"{stage}.batch_size=8" for stage in ("teacher", "baseline", "pretrain", "finetune")),
-    *(
-        f"models.{role}.name=small_resnet models.{role}.options='{{width: 4, blocks: [1]}}'"
-        for role in ("teacher", "student")
-    ),
+    "models.teacher='{name: small_resnet, options: {width: 4, blocks: [1]}, weights: weights.safetensors}'",
+    "models.student='{name: small_resnet, options: {width: 4, blocks: [1]}}'",
+    "data.labels_per_class=2",
     "data.transforms.size=8",
     "system.workers=0",
 ]
@@ -41,6 +42,8 @@ def checkout(tmp_path: Path) -> Path:
         script = tmp_path / ".venv" / "bin" / name
         script.write_text(f'#!/bin/sh\nexec "{Path(sys.executable).parent / name}" "$@"\n')
         script.chmod(0o755)
+    weights = build_model("small_resnet", num_classes=5, width=4, blocks=[1]).state_dict()
+    save_model(str(tmp_path / "weights.safetensors"), weights, name="small_resnet", classes=list("abcde"))
     random = np.random.default_rng(0)
     for folder, count in {"train/cat": 6, "train/dog": 6, "test/cat": 3, "test/dog": 3, "unlabeled/2021": 12}.items():
         (tmp_path / "photos" / folder).mkdir(parents=True)

@@ -283,7 +283,7 @@ def test_options_list_every_key_once_with_type_and_default():
     assert found["output_dir"] == ("str", "(required)")
     assert found["select.top_k"] == ("int", "16000")
     assert found["pretrain.length"][1] == "1000000000 samples"
-    assert found["pretrain.targets"][0] == "['per_pair', 'multi', 'soft']"
+    assert found["pretrain.targets"][0] == "['per_pair', 'multi', 'soft', 'live']"
     assert found["data.pool"] == ("list[Source]", "[]")
     assert found["data.pool[].path"] == ("str", "(required)")
     assert found["ceiling"] == ("Supervised | None", "None")

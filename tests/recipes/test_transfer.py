@@ -14,8 +14,8 @@ import yaml
 from safetensors.torch import load_file
 
 from bsssl.config import Transfer, load_config
+from bsssl.data import hold_out
 from bsssl.models import build_model
-from bsssl.stages.probe import hold_out
 
 NETWORK = {"name": "small_resnet", "options": {"width": 4, "blocks": [1]}}
 CLASSES = ("001.Disc", "002.Box", "003.Tent")
@@ -320,7 +320,7 @@ def test_a_checkpoint_without_features(refused, tmp_path):
 
 def test_unknown_released_weights(refused):
     line = refused(f"checkpoints.semi={{model: {json.dumps({**NETWORK, 'weights': 'resnet18.fb'})}}}")
-    assert line.startswith("checkpoints.semi.model.weights: unknown released weights 'resnet18.fb': ")
+    assert line.startswith("checkpoints.semi.model.weights: unknown weights 'resnet18.fb': ")
 
 
 def test_one_class_only(refused, cub):

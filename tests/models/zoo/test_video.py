@@ -236,7 +236,7 @@ def test_they_end_in_logits(name: str, side: int) -> None:
         ("r3d_18", {}, "torchvision's is called 'torchvision/r3d_18'"),
         ("x3d_s", {}, "pytorchvideo's is called 'pytorchvideo/x3d_s'"),
         ("torchvision/r2plus1d_34", {}, "nearest: torchvision/r2plus1d_18; torchvision.models.list_models.*lists them"),
-        ("torchvision/resnet50", {}, "unknown torchvision model 'torchvision/resnet50'"),
+        ("torchvision/fcn_resnet50", {}, "unknown torchvision model 'torchvision/fcn_resnet50'"),
         ("torchvision/r3d_18", {"wdith": 2}, "cannot be made with options {'wdith': 2}: .*wdith"),
         ("torchvision/r3d_18", {"weights": "DEFAULT"}, "cannot be made with options .*'weights'"),
         ("pytorchvideo/slow_r5", {}, "nearest: pytorchvideo/slow_r50, .*dir.pytorchvideo.models.hub. lists them all"),
