@@ -65,6 +65,8 @@ class Record(Work):
     """of what was left, by output"""
     files: Mapping[str, list[int]] = field(default_factory=dict)
     """size and time of each file that has a digest, as they were then; none in records of format 1"""
+    sizes: tuple[int, ...] = ()
+    """of the files without a digest, which may be very many, in the order of their names; none in earlier records"""
     seconds: float = 0.0
     finished: str = ""
     processes: int = 1

@@ -5,6 +5,7 @@ of the stage, its settings, and digests of what it read. A stage runs again only
 was. How an input was made does not matter: one that was made again and came out the same makes no reader run.
 """
 
+import contextlib
 import os
 import shlex
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -118,7 +119,9 @@ class Run:
             read[role] = {output: digest or read[role].get(output, "") for output, digest in digests.items()}
         work = replace(work, read=read)
         if work.identity == record.identity or self._is_unaffected(stage, record, work):
-            return self._missing(stage, record, place) or self.edited(name, place)
+            # Of work in parts the wrong part alone is done again, as one that is missing.
+            missing = self._missing(stage, record, place) or self._resized(stage, record, place)
+            return missing or self.edited(name, place)
         return _summary(explain(record, work, stage))
 
     def awaits(self, name: str) -> str | None:
@@ -192,6 +195,13 @@ class Run:
         ]
         return all(stage.is_unaffected(self, role, output) for role, output in changed)
 
+    def measured(self, name: str, record: Record) -> Record:
+        """Return ``record`` with the sizes and times that the files which stage ``name`` has left have now."""
+        stage, folder = self.stages[name], self.folder(name)
+        stamps = {file: _stamp(folder / file) for files in stage.leaves().values() for file in files}
+        others = _without_digest(stage, stage.files(self, record.result))
+        return replace(record, files=stamps, sizes=tuple((folder / file).stat().st_size for file in others))
+
     def edited(self, name: str, folder: Path) -> str | None:
         """Return which files of the finished stage ``name`` in ``folder`` somebody has changed since, or None."""
         stage, record = self.stages[name], self.record(name, folder)
@@ -204,15 +214,23 @@ class Run:
                 storage.digest(str(folder / file) for file in there) != record.digests.get(output)
             ):
                 return f"{' or '.join(names)} is not what the stage has left"
-        return None
+        return None if stage.in_parts else self._resized(stage, record, folder)
 
     def _missing(self, stage: Stage[Any], record: Record, folder: Path) -> str | None:
         """Return which files of a finished stage are gone, or None."""
-        wanted = set(stage.files(self, record.result))
-        below = {folder / os.path.dirname(name) for name in wanted} | {folder}
-        there = {path for place in below if place.is_dir() for path in place.iterdir()}  # at once: they may be many
-        lost = sorted(name for name in wanted if folder / name not in there)
+        wanted = sorted(set(stage.files(self, record.result)))
+        there = _entries(folder, wanted)
+        lost = [name for name in wanted if name not in there]
         return f"{lost[0]} is missing" + (f", and {len(lost) - 1} more" if lost[1:] else "") if lost else None
+
+    def _resized(self, stage: Stage[Any], record: Record, folder: Path) -> str | None:
+        """Return which file without a digest has another size than the finished stage has left it with, or None."""
+        names = _without_digest(stage, stage.files(self, record.result)) if record.sizes else []
+        there = _entries(folder, names)
+        for name, size in zip(names, record.sizes, strict=False):
+            if name in there and there[name].stat().st_size != size:
+                return f"{name} is not what the stage has left"
+        return None
 
     def _upgraded(self, stage: Stage[Any], old: dict[str, Any], folder: Path) -> Record:
         """Return a record of format 1 as one of today's, its digests measured anew where its outputs were others."""
@@ -287,9 +305,18 @@ def _stamp(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def stamps(folder: Path, names: Iterable[str]) -> dict[str, list[int]]:
-    """Return size and time of files below ``folder``, by their names."""
-    return {name: _stamp(folder / name) for name in names}
+def _entries(folder: Path, names: Iterable[str]) -> dict[str, os.DirEntry[str]]:
+    """Return what there is in ``folder`` and in the folders below it that ``names`` mention: they may be very many."""
+    there: dict[str, os.DirEntry[str]] = {}
+    for place in {os.path.dirname(name) for name in names}:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder / place) as entries:
+            there.update((os.path.join(place, entry.name), entry) for entry in entries)
+    return there
+
+
+def _without_digest(stage: Stage[Any], names: Iterable[str]) -> list[str]:
+    """Return those of the files called ``names`` that no digest of ``stage`` is of, in order."""
+    return sorted(set(names).difference(*stage.leaves().values()))
 
 
 def is_done(folder: Path) -> bool:

@@ -11,7 +11,7 @@ from bsssl.errors import UserError, note
 from bsssl.pipeline.aside import make_room, place_of_others
 from bsssl.pipeline.lock import hold, share
 from bsssl.pipeline.record import DONE, finished_now, read_record, read_work, write_begun, write_record
-from bsssl.pipeline.run import Run, stamps
+from bsssl.pipeline.run import Run
 from bsssl.pipeline.stage import Stage, Task
 from bsssl.runtime import distributed
 from bsssl.runtime.console import logger
@@ -104,8 +104,7 @@ def _work(run: Run, name: str, *, redo: bool = False) -> None:
             raise UserError(f"{name}: what it reads has changed while it was at work; run the same command again")
         digests = {part: stage.digest(run, part) for part in stage.leaves()}
         record = finished_now(begun, result=result, digests=digests, seconds=time.monotonic() - started)
-        files = [file for files in stage.leaves().values() for file in files]
-        write_record(folder, replace(record, files=stamps(folder, files)))
+        write_record(folder, run.measured(name, record))
         stage.clean_up(run)
     distributed.barrier()
 
@@ -175,8 +174,7 @@ def _refresh(run: Run, name: str) -> None:
     stored, record = read_record(folder), run.record(name)
     if record is None:
         return
-    files = [file for files in run.stages[name].leaves().values() for file in files]
-    current = replace(record, read={**record.read, **run.work(name).read}, files=stamps(folder, files))
+    current = run.measured(name, replace(record, read={**record.read, **run.work(name).read}))
     if isinstance(stored, dict) or current != record:
         with contextlib.suppress(UserError), hold(_lock_of(folder), what=name):  # whoever is at work there knows better
             if read_record(folder) == stored:

@@ -145,6 +145,24 @@ def test_a_result_that_somebody_changed_is_noticed_and_kept(again, finished):
     assert (kept / "labeled.csv").read_text() == "".join(lines[:-1]) and path.read_text() == "".join(lines)
 
 
+def test_a_shard_that_somebody_cut_is_noticed_and_made_again(again, finished):
+    shards = {"score": "000003.scores", "materialise": "000001.tar", "data": "pool/shard-000002.parquet"}
+    assert again("run", "materialise.samples_per_tar=6").status == 0
+    for stage, shard in shards.items():
+        path = finished / "seed-0" / stage / shard
+        times = {other: other.stat().st_mtime_ns for other in path.parent.glob(f"*{path.suffix}")}
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-7])
+        plan = again("run", "materialise.samples_per_tar=6", "--plan").out
+        assert re.search(rf"^{stage} .* to do \({shard} is not what the stage has left\)$", plan, re.MULTILINE), plan
+        assert ran(again("run", "materialise.samples_per_tar=6")) == [stage]
+        assert path.read_bytes() == whole
+        if stage != "data":
+            assert [other for other, time in times.items() if other.stat().st_mtime_ns != time] == [path]
+    (kept,) = aside(finished, "data")  # the one whose work has no parts
+    assert (kept / shard).stat().st_size == len(whole) - 7 and not aside(finished, "score")
+
+
 def test_an_input_that_changes_under_a_stage_is_noticed(again, finished, monkeypatch):
     """Another process makes the scores anew while the selection is at work."""
     from bsssl.stages.select import SelectStage

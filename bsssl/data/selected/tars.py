@@ -24,7 +24,7 @@ from bsssl.runtime.threads import map_ahead
 from bsssl.selection import Selected, read_selection
 
 _READERS = 16  # at a time: from a network's file system nearly all of reading is waiting
-_IDENTITY = b"bsssl"
+_IDENTITY, _SIZE = b"bsssl", b"bsssl.size"
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,11 @@ def is_written(folder: str, number: int, *, identity: str) -> bool:
         return False
     with storage.open_read(index) as file:
         try:
-            return (pq.read_schema(file).metadata or {}).get(_IDENTITY) == identity.encode()
+            facts = pq.read_schema(file).metadata or {}
         except (pa.ArrowInvalid, OSError):
             return False
+    size = str(os.path.getsize(tar_path(folder, number))).encode()
+    return facts.get(_IDENTITY) == identity.encode() and facts.get(_SIZE, size) == size  # earlier ones do not say
 
 
 def write_tar(plan: TarPlan, number: int, *, folder: str, identity: str) -> None:
@@ -93,7 +95,8 @@ def write_tar(plan: TarPlan, number: int, *, folder: str, identity: str) -> None
             sizes.append(len(content))
     index = pa.table({"offset": pa.array(offsets, pa.int64()), "size": pa.array(sizes, pa.int64())})
     with storage.atomic_write(_index_path(folder, number)) as file:
-        pq.write_table(index.replace_schema_metadata({_IDENTITY: identity.encode()}), file)
+        facts = {_IDENTITY: identity.encode(), _SIZE: str(os.path.getsize(tar_path(folder, number))).encode()}
+        pq.write_table(index.replace_schema_metadata(facts), file)
 
 
 def write_places(plan: TarPlan, *, folder: str, path: str) -> None:
