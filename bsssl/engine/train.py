@@ -82,7 +82,8 @@ def train(
 ) -> nn.Module:
     """Train ``model`` (already on its device) for ``steps`` optimiser steps, resuming where a killed run stopped.
 
-    Ctrl-C and SIGTERM save a checkpoint at the end of the step, see ``bsssl.runtime.interruptions``.
+    Ctrl-C, SIGTERM and the warning of a scheduler save a checkpoint at the end of the step, see
+    ``bsssl.runtime.interruptions``.
 
     Args:
         model: Maps a float batch to logits (B, classes).

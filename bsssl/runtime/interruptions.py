@@ -1,14 +1,18 @@
-"""Ctrl-C and SIGTERM while work is going on that should be saved first."""
+"""Ctrl-C, SIGTERM and a scheduler's warning while work is going on that should be saved first."""
 
 import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from bsssl.runtime.distributed import is_main
 
+WARNING: int | None = getattr(signal, "SIGUSR2", None)  # not on Windows
+"""the signal by which a scheduler says that the time of a job is nearly over"""
+_PATIENCE = 15.0  # seconds that a warning waits: the work may be stuck, and then nobody would answer in time
 _NOTICE = b"\nsaving a checkpoint after this step, then ending; Ctrl-C again ends at once\n"
 
 
@@ -18,6 +22,7 @@ class Interruption:
     def __init__(self) -> None:
         self._signal: int | None = None
         self._ends = False
+        self._warned: Callable[[], object] | None = None
 
     @property
     def is_due(self) -> bool:
@@ -29,9 +34,13 @@ class Interruption:
 
         Raises:
             KeyboardInterrupt: The signal is SIGINT.
-            SystemExit: The signal is SIGTERM.
+            SystemExit: The signal is SIGTERM, or the caller's handler of a warning ends the process.
         """
         number, self._signal = self._signal, None
+        warned, self._warned = self._warned, None
+        if warned is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            warned()
         if number is not None and self._ends:
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
@@ -47,15 +56,25 @@ class Interruption:
             os.write(2, _NOTICE)  # a handler may run in the middle of any other output
         self._signal, self._ends = number, ends
 
+    def warn(self, number: int, handler: Callable[[], object]) -> None:
+        """Let the ``handler`` of a warning, signal ``number``, wait; with the second warning it does not."""
+        if self._warned is not None:
+            self.answer()
+            return
+        self._warned = handler
+        self.note(number, ends=False)
+        signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
+
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Interruption]:
     """Let SIGINT and SIGTERM wait for ``Interruption.answer`` within the context; a second SIGINT does not wait.
 
-    A SIGTERM for which the caller has a handler does not end the work: the handler is called at once, as before. Only
+    A SIGTERM for which the caller has a handler does not end the work: the handler is called at once, as before. The
+    caller's handler of a scheduler's ``WARNING`` is called by ``answer``, or when that does not come for a while. Only
     the main thread of a process can do this; in others nothing changes. A process that is not the main one of its run
     never answers first, for the main one would wait for it in the middle of a step: it goes on until the main one has
-    left, and whatever fails then is the answer.
+    left, and whatever fails then is the answer; its handler of a warning is called at once.
     """
     interruption = Interruption()
     earlier: dict[int, Any] = {}
@@ -72,6 +91,10 @@ def deferred() -> Iterator[Interruption]:
         earlier.update({number: old for number, old in handlers.items() if old not in (signal.SIG_IGN, None)})
         for number in earlier:
             signal.signal(number, handle)
+        if WARNING is not None and is_main() and callable(warned := signal.getsignal(WARNING)):
+            act = partial(warned, WARNING, None)
+            earlier[WARNING] = signal.signal(WARNING, lambda number, frame: interruption.warn(number, act))
+            earlier[signal.SIGALRM] = signal.signal(signal.SIGALRM, lambda number, frame: interruption.answer())
     try:
         yield interruption
     except Exception:
@@ -79,6 +102,8 @@ def deferred() -> Iterator[Interruption]:
             interruption.answer()
         raise
     finally:
+        if WARNING in earlier:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, old in earlier.items():
             signal.signal(number, old)
 

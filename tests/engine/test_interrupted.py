@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -27,11 +28,13 @@ def train(folder: Path, gate: Path, changes: dict[str, Any], works_on: bool) -> 
     distributed.init("cpu")
     if works_on:
         signal.signal(signal.SIGTERM, lambda number, frame: print("works on", flush=True))
+    # As submitit does it, which has the job queued again first.
+    signal.signal(signal.SIGUSR2, lambda number, frame: sys.exit(f"queued again: {os.listdir(folder)}"))
     try:
         trainings.run(folder, gate=(STEP, gate), **changes)
     except BaseException as error:
         print(f"{error}\nended by {type(error).__name__}", flush=True)
-        os._exit(error.code if isinstance(error, SystemExit) else 3)
+        os._exit(error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 3)
 
 
 def begin(folder: Path, *, works_on: bool = False, rank: int = 0, group: dict[str, str] | None = None, **changes: Any):
@@ -80,6 +83,15 @@ def test_a_checkpoint_is_saved_first(tmp_path, number, status, error, workers):
     exitcode, log = interrupt(tmp_path / "parts", number, everyone=True, workers=workers, accumulate=12)
     assert (exitcode, log.splitlines()[-1]) == (status, f"ended by {error}"), log
     assert "Traceback" not in log and checkpoint(tmp_path / "parts") == STEP + 1
+    resumed = trainings.run(tmp_path / "parts", **CHANGES, accumulate=12)
+    assert same(weights(resumed), weights(trainings.run(tmp_path / "whole", **CHANGES, accumulate=12)))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_checkpoint_is_saved_before_a_job_near_its_time_limit_is_queued_again(tmp_path, workers):
+    exitcode, log = interrupt(tmp_path / "parts", signal.SIGUSR2, everyone=True, workers=workers, accumulate=12)
+    assert exitcode == 3 and log.splitlines()[-1] == "ended by SystemExit", log
+    assert log.count("queued again: ") == 1 and f"checkpoint-0a-{STEP + 1:09d}.pt" in log
     resumed = trainings.run(tmp_path / "parts", **CHANGES, accumulate=12)
     assert same(weights(resumed), weights(trainings.run(tmp_path / "whole", **CHANGES, accumulate=12)))
 

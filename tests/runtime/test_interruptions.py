@@ -61,6 +61,58 @@ def test_work_goes_on_where_the_caller_handles_sigterm():
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.fixture
+def warned():
+    """What a scheduler's handler of its warning does: it notes the signal, and ends the process at the second one."""
+    calls = []
+
+    def handler(number, frame):
+        calls.append(number)
+        if len(calls) == 2:
+            sys.exit(255)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGALRM)}
+    signal.signal(signal.SIGUSR2, handler)
+    yield calls
+    assert signal.getsignal(signal.SIGUSR2) is handler and signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert signal.getsignal(signal.SIGALRM) == before[signal.SIGALRM]
+    signal.signal(signal.SIGUSR2, before[signal.SIGUSR2])
+
+
+def test_a_warning_waits_for_its_answer(warned):
+    with pytest.raises(SystemExit), interruptions.deferred() as interruption:
+        for calls in (1, 2):
+            signal.raise_signal(signal.SIGUSR2)
+            assert interruption.is_due and len(warned) == calls - 1
+            interruption.answer()
+            assert not interruption.is_due and len(warned) == calls
+
+
+def test_a_warning_does_not_wait_for_ever(warned, monkeypatch):
+    monkeypatch.setattr(interruptions, "_PATIENCE", 0.01)
+    with interruptions.deferred() as interruption:
+        signal.raise_signal(signal.SIGUSR2)
+        while not warned:
+            threading.Event().wait(0.01)
+        assert not interruption.is_due
+    with interruptions.deferred():  # what is not answered is forgotten
+        signal.raise_signal(signal.SIGUSR2)
+
+
+def test_the_second_warning_does_not_wait(warned):
+    with interruptions.deferred():
+        signal.raise_signal(signal.SIGUSR2)
+        signal.raise_signal(signal.SIGUSR2)
+        assert warned == [signal.SIGUSR2]
+
+
+def test_a_warning_in_another_process_than_the_main_one_does_not_wait(warned, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    with interruptions.deferred() as interruption:
+        signal.raise_signal(signal.SIGUSR2)
+        assert warned == [signal.SIGUSR2] and not interruption.is_due
+
+
 def test_what_is_ignored_stays_ignored():
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
