@@ -15,6 +15,7 @@ setup(
         "torch>=2.6",
         "torchvision>=0.21",
         "timm>=1.0.12",
+        "huggingface_hub>=0.23",
         "pytorchvideo>=0.1.5",
         "av>=14",
         # decord has no other builds.
