@@ -1,10 +1,11 @@
 """How the network of a stage sees items: a part of the settings of every stage that has a network."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from typing_extensions import Self
+from typing_extensions import Self, override
 
 from bsssl import data
 from bsssl.config import Clips, LabeledData, Model, Purpose, Section, Transforms
@@ -35,15 +36,15 @@ class TestTransforms(Section):
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
 
-class Seen(Section):
+class Seen(Section, ABC):
     """What training, scoring and testing have in common."""
 
     max_pixels: int
     clips: ClipView | None = None
 
+    @abstractmethod
     def for_testing(self) -> TestTransforms:
         """Return how pictures are seen when scoring and testing."""
-        raise NotImplementedError
 
     def clip_options(self, deadline: float | None) -> dict[str, Any] | None:
         """Return the clips as the data room wants them; ``deadline`` is for the reading of a video, in seconds."""
@@ -55,8 +56,8 @@ class TrainView(Seen):
 
     transforms: Transforms
 
+    @override
     def for_testing(self) -> TestTransforms:
-        """See ``Seen``."""
         return TestTransforms(**self.transforms.for_testing())
 
     @classmethod
@@ -85,8 +86,8 @@ class TestView(Seen):
 
     transforms: TestTransforms
 
+    @override
     def for_testing(self) -> TestTransforms:
-        """See ``Seen``."""
         return self.transforms
 
     @classmethod

@@ -113,6 +113,12 @@ def test_live_targets_and_labels_beside_the_selection(bsssl, pretrained, tmp_pat
     seed = tmp_path / "run" / "seed-0"
     selected = set(pq.read_table(seed / "select" / "selection.parquet")["key"].to_pylist())
     assert json.loads((seed / "pretrain" / "done.json").read_text())["result"]["rows"] == len(selected) + 12
+    # The same samples, seen alike, with the selection's own targets.
+    own = (*live, "pretrain.targets=multi")
+    weights = (seed / "pretrain" / "model.safetensors").read_bytes()
+    common = ("train", "stage=pretrain", "--config", pretrained, f"output_dir={tmp_path / 'run'}")
+    assert bsssl(*common, *own).status == 0
+    assert (seed / "pretrain" / "model.safetensors").read_bytes() != weights
 
 
 @pytest.mark.parametrize(

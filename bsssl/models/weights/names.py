@@ -34,7 +34,7 @@ _OPENMMLAB = {
 _VOCABULARIES = (("conv1.conv.weight", "conv1.weight", _OPENMMLAB), ("stem.0.weight", "blocks.0.conv.", _R2PLUS1D))
 """the end of a name that tells a vocabulary, the beginning of one of the network for which it is translated, and how"""
 _HEADS = ("fc", "classifier", "head", "head.fc", "last_linear", "cls_head.fc_cls", "cls_head.fc")
-_AVERAGED = re.compile("ema|averag|teacher", re.IGNORECASE)
+_AVERAGED = re.compile(r"(?<![a-z])ema(?![a-z])|averag|teacher", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
