@@ -15,7 +15,10 @@ import torch
 import yaml
 from PIL import Image
 
+from bsssl.config import load_config
+from bsssl.data import Normalize
 from bsssl.models.weights.folder import describe
+from bsssl.recipes import teacher_student
 
 TRANSFORMS = {"size": 48, "resize": 54, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), "interpolation": "bicubic"}
 
@@ -67,6 +70,18 @@ def test_teacher_and_student_each_have_their_own_eyes(bsssl, recipe, pretrained,
     theirs = scores_by_timm(seed / "teacher", [recipe.folder / "test" / key for key in predictions["key"]])
     best = [score[0] for score in predictions["top_scores"]]
     np.testing.assert_allclose(theirs.max(1), best, atol=0.02)  # Pillow and torch resize to within a grey level
+
+
+def test_pictures_are_resized_as_the_weights_say(recipe, pretrained, foundation):
+    stages = {stage.name: stage for stage in teacher_student.stages(load_config(str(pretrained), []), seed=0)}
+    network = timm.create_model(f"local-dir:{foundation}", pretrained=True)
+    path = next((recipe.folder / "test").glob("*/*.jpg"))
+    theirs = timm.data.create_transform(**timm.data.resolve_model_data_config(network))(Image.open(path))
+    for name in ("evaluate-teacher", "score"):
+        seen = stages[name].settings.seen
+        pixels = seen.views(deadline=None)(path.read_bytes(), (None, None))[0]
+        ours = Normalize(mean=seen.transforms.mean, std=seen.transforms.std)(pixels[None])[0]
+        assert (ours - theirs).abs().mean() < 0.02  # bilinear, or other colours, are further off
 
 
 def test_the_plan_shows_what_the_networks_start_from_and_see(bsssl, pretrained, foundation, tmp_path):
