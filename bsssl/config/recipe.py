@@ -168,6 +168,8 @@ class Config(Experiment):
             problems.append("teacher.init_from is for one teacher; give each of models.teacher its weights")
         if not teachers and "live" in (self.pretrain.targets, self.finetune.targets):
             problems.append("targets: live needs a teacher; with score.given choose soft, multi or per_pair")
+        if not teachers and self.pretrain.soft_views is not None:
+            problems.append("pretrain.soft_views needs a teacher; with score.given leave it out")
         for name, model in teachers.items():
             pretrained = model.is_pretrained or init_from is not None
             if mode == "scratch" and pretrained:

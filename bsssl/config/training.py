@@ -264,8 +264,17 @@ class Pretrain(Train):
     what the teacher says of the very crop that the student sees, be it mixed (Beyer et al. 2022, arXiv 2106.05237)"""
     temperature: float = Field(1.0, gt=0)
     """soft, live: scores are raised to 1 / temperature and renormalised"""
+    soft_views: int | None = Field(None, ge=1)
+    """soft: so many random views of each sample are all that the student sees, one an epoch, and the teacher's P scores
+    of each view, computed beforehand, are the targets, in the place of those of the whole picture (Shen and Xing 2021,
+    arXiv 2112.01528; Wu et al. 2022, arXiv 2207.10666). 8 x P bytes a view on disk"""
     with_labels: bool = False
     """the labeled items are a part of the training set too (Cui et al. 2021, arXiv 2103.05959)"""
+
+    @model_validator(mode="after")
+    def _views_are_soft(self) -> Self:
+        alone = self.soft_views is not None and self.targets != "soft"
+        return without(["soft_views needs targets: soft; set it, or leave soft_views out"] if alone else [], self)
 
 
 class Finetune(Train):

@@ -23,13 +23,17 @@ from bsssl.data.loading.dataset import (
     HASH_BYTES,
     Failure,
     ItemDataset,
+    collate,
+)
+from bsssl.data.loading.loader import Batches, EvalBatches, TrainBatches, make_loader
+from bsssl.data.loading.targets import (
     SparseTargets,
+    StoredViews,
     Targets,
     class_counts,
-    collate,
     concat_targets,
+    save_views,
 )
-from bsssl.data.loading.loader import EvalBatches, TrainBatches, make_loader
 from bsssl.data.pool.listing import Pool, Shard, read_pool, shard_file, write_pool
 from bsssl.data.pool.overlap import Places, check_overlap, content_hashes, find_overlap
 from bsssl.data.records import Record, Records
@@ -42,6 +46,7 @@ from bsssl.data.views.views import ClipViews, ImageViews, Views, make_views
 __all__ = [
     "HASH_BYTES",
     "VIDEO_EXTENSIONS",
+    "Batches",
     "ClipViews",
     "Cub",
     "Digits",
@@ -61,6 +66,7 @@ __all__ = [
     "Shard",
     "Source",
     "SparseTargets",
+    "StoredViews",
     "TagRules",
     "TaggedSamples",
     "TarPlan",
@@ -88,6 +94,7 @@ __all__ = [
     "read_pool",
     "read_tags",
     "resampling",
+    "save_views",
     "selected_training_set",
     "shard_file",
     "split_holdout",

@@ -30,13 +30,15 @@ from bsssl.stages.computing import Execution
 from bsssl.stages.data import DataSettings, DataStage, ItemsSettings, LabelsSettings, PoolSettings
 from bsssl.stages.evaluate import EvaluateSettings, EvaluateStage
 from bsssl.stages.given import GivenSettings, GivenStage
+from bsssl.stages.live import LiveSettings
 from bsssl.stages.materialise import MaterialiseSettings, MaterialiseStage
 from bsssl.stages.probe import ProbeSettings, ProbeStage
 from bsssl.stages.score import Eyes, ScoreSettings, ScoreStage
 from bsssl.stages.seen import TestView, TrainView
 from bsssl.stages.select import SelectSettings, SelectStage
 from bsssl.stages.tags import TagsStage, tags_settings
-from bsssl.stages.train import LiveSettings, TrainStage, train_settings
+from bsssl.stages.train import TrainStage, train_settings
+from bsssl.stages.views import ViewsSettings, ViewsStage
 
 DATA = "data"
 
@@ -173,13 +175,38 @@ def _round(config: Config, seed: int, number: int, teachers: list[_Network]) -> 
                 command=_alone("materialise", number),
             )
         )
-    if config.pretrain.targets == "soft":
+    if config.pretrain.soft_views is not None:
+        views = _views(config, seed, number, teachers, needs["selection"])
+        planned.append(views)
+        needs["views"] = views.name
+    elif config.pretrain.targets == "soft":
         needs["scores"] = score
     student = config.models.student
     for section, read in (("pretrain", needs), ("finetune", {})):
         network = _Network(numbered(section, number), student)
         planned += _trained(config, seed, section, network, number, read, teachers=teachers)
     return planned
+
+
+def _views(config: Config, seed: int, number: int, teachers: list[_Network], selection: str) -> ViewsStage:
+    """Return the stage that leaves the teachers' scores of several views of each selected sample."""
+    assert config.pretrain.soft_views is not None
+    settings = ViewsSettings(
+        num_views=config.pretrain.soft_views,
+        top_p=config.score.top_p,
+        live=tuple(_live(config, one.model, temperature=1.0) for one in teachers),
+        seen=TrainView.of(config.models.student, config.data),
+        randaugment=config.pretrain.randaugment,
+        seed=seed,
+        precision=config.system.precision,
+    )
+    return ViewsStage(
+        name=numbered("views", number),
+        section="pretrain",
+        settings=settings,
+        needs={"data": DATA, "selection": selection, **_roles(teachers)},
+        execution=_execution(config),
+    )
 
 
 def _scored(config: Config, name: str, number: int, teachers: list[_Network]) -> Stage[Any]:
@@ -292,8 +319,9 @@ def _live(config: Config, teacher: Model, *, temperature: float) -> LiveSettings
     theirs, ours = (model.view_of(config.data).clips for model in (teacher, config.models.student))
     if theirs is not None and ours is not None and (theirs.frames, theirs.stride) != (ours.frames, ours.stride):
         raise UserError(
-            f"targets: live shows the student's clips to the teacher, which has {theirs.frames} frames with a stride "
-            f"of {theirs.stride}, not {ours.frames} with {ours.stride}; give both networks the same frames and stride"
+            "live targets and soft_views show the student's clips to the teacher, which has "
+            f"{theirs.frames} frames with a stride of {theirs.stride}, not {ours.frames} with {ours.stride}; give both "
+            "networks the same frames and stride"
         )
     seen = TestView.of(teacher, config.data, "score")
     return LiveSettings(model=teacher.without_view(), transforms=seen.transforms, temperature=temperature)

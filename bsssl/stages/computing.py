@@ -41,7 +41,7 @@ class Execution:
             workers=system.workers,
         )
 
-    def loader(self, dataset: data.ItemDataset, batches: data.TrainBatches | data.EvalBatches, compute: Compute) -> Any:
+    def loader(self, dataset: data.ItemDataset, batches: data.Batches, compute: Compute) -> Any:
         """Return a loader of ``batches`` with the worker processes that are asked for."""
         return data.make_loader(
             dataset,
@@ -99,3 +99,8 @@ def first_counts(counts: Mapping[str, int]) -> str:
     """Return the first five of counted names, for a message."""
     shown = ", ".join(f"{name} ({count})" for name, count in list(counts.items())[:5])
     return shown + (", ..." if len(counts) > 5 else "")
+
+
+def stage_seed(seed: int, name: str) -> int:
+    """Return a seed of a stage's own: stages of one seed draw different random numbers."""
+    return int(storage.fingerprint([seed, name]), 16) % 2**62

@@ -14,7 +14,6 @@ from typing_extensions import TypeVar, override
 from bsssl import data, selection, storage
 from bsssl.config import Model, Pretrain, Section, Train, WeakTraining, check_warmup
 from bsssl.engine.checkpoints import Checkpoints
-from bsssl.engine.live import LiveTeacher, MeanOf
 from bsssl.engine.metrics import Metrics
 from bsssl.engine.train import Failures, train
 from bsssl.errors import UserError
@@ -34,22 +33,16 @@ from bsssl.registry import STAGES
 from bsssl.runtime import distributed
 from bsssl.runtime.console import logger
 from bsssl.runtime.device import Compute
-from bsssl.stages.computing import Execution, class_list, leave_model, normalize, split_records, trained_model
-from bsssl.stages.seen import TestTransforms, TrainView, earlier_view
+from bsssl.stages.computing import Execution, class_list, leave_model, normalize, split_records, stage_seed
+from bsssl.stages.live import LiveSettings, live_teachers
+from bsssl.stages.seen import TrainView, earlier_view
 from bsssl.stages.select import SELECTION, selected
 from bsssl.stages.tags import TAGGED
+from bsssl.stages.views import stored_views
 
 T = TypeVar("T", bound=Train, default=Train)
 UNTRAINED = "untrained"
 """set in the result of a training of no steps whose classifier is as it was initialised"""
-
-
-class LiveSettings(Section):
-    """What decides the targets that a teacher gives while the student is trained, besides the teacher's weights."""
-
-    model: Model
-    transforms: TestTransforms
-    temperature: float
 
 
 class TrainSettings(Section, Generic[T]):
@@ -78,9 +71,9 @@ def train_settings(training: Train, **others: Any) -> TrainSettings[Any]:
 @STAGES.register("train")
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainStage(Stage[TrainSettings[Any]]):
-    """A training. What it needs says what it is trained on: ``selection`` (with ``scores`` for soft targets), ``tags``,
-    or else the labels of ``data``; whether it has a ``start``, a stage whose weights it begins with; and whether a
-    ``teacher`` gives the targets."""
+    """A training. What it needs says what it is trained on: ``selection`` (with ``scores``, or those of several
+    ``views``, for soft targets), ``tags``, or else the labels of ``data``; whether it has a ``start``, a stage whose
+    weights it begins with; and whether a ``teacher`` gives the targets."""
 
     kind = "train"
     outputs = {"weights": (WEIGHTS,)}
@@ -96,7 +89,8 @@ class TrainStage(Stage[TrainSettings[Any]]):
         if role == "data":
             on_labels = not {"selection", "tags"} & self.needs.keys() or self._with_labels
             return ("classes", *(["labeled"] if on_labels else []), *(["rest"] if self.settings.with_rest else []))
-        return {"tags": ("tagged",), "selection": ("selection",), "scores": ("scores",)}.get(role, ("weights",))
+        outputs = {"tags": "tagged", "selection": "selection", "scores": "scores", "views": "views"}
+        return (outputs.get(role, "weights"),)
 
     @override
     def work(self, run: Context) -> dict[str, Any]:
@@ -115,7 +109,8 @@ class TrainStage(Stage[TrainSettings[Any]]):
         frozen = freeze(model, training.freeze)
         seed = stage_seed(settings.seed, self.name)
         views = settings.seen.views(randaugment=training.randaugment, deadline=self.execution.deadline)
-        dataset = data.ItemDataset(records, targets=targets, views=views, seed=seed)
+        seed_of_views = stage_seed(settings.seed, self.needs["views"]) if "views" in self.needs else seed
+        dataset = data.ItemDataset(records, targets=targets, views=views, seed=seed_of_views)
         failures = Failures(rows=len(records), max_rate=self.execution.max_failure_rate)
         groups = records.file_numbers() if self.in_tars else None
         loggers = self.execution.system.loggers if distributed.is_main() else {}
@@ -143,7 +138,7 @@ class TrainStage(Stage[TrainSettings[Any]]):
             checkpoints=checkpoints,
             open_metrics=partial(Metrics, loggers, folder=str(folder)),
             failures=failures,
-            teacher=self._teacher(run, classes, compute),
+            teacher=live_teachers(run, self, settings.live, classes, student=settings.seen, compute=compute),
             accumulate=training.accumulate,
             clip_norm=training.clip_norm,
             average_decay=training.average_decay,
@@ -247,23 +242,6 @@ class TrainStage(Stage[TrainSettings[Any]]):
     def _with_labels(self) -> bool:
         return isinstance(self.settings.training, Pretrain) and self.settings.training.with_labels
 
-    def _teacher(self, run: Context, classes: list[str], compute: Compute) -> nn.Module | None:
-        """Return what gives the targets, if teachers do."""
-        student, teachers = self.settings.seen.transforms, []
-        for number, live in enumerate(self.settings.live, start=1):
-            role = "teacher" if number == 1 else f"teacher-{number}"
-            teachers.append(
-                LiveTeacher(
-                    trained_model(run.input(self, role), live.model, classes),
-                    size=live.transforms.size,
-                    interpolation=live.transforms.interpolation,
-                    student=(student.mean, student.std),
-                    teacher=(live.transforms.mean, live.transforms.std),
-                    temperature=live.temperature,
-                )
-            )
-        return compute.place_model(MeanOf(teachers)) if teachers else None
-
     def _training_set(self, run: Context, classes: list[str]) -> tuple[data.Records, data.Targets]:
         if "tags" in self.needs:
             return data.tagged_training_set(str(run.input(self, "tags") / TAGGED), num_classes=len(classes))
@@ -272,11 +250,15 @@ class TrainStage(Stage[TrainSettings[Any]]):
             scores = selection.score_files(str(run.input(self, "scores"))) if "scores" in self.needs else ()
             selected_set = data.selected_training_set(
                 storage.join(str(run.input(self, "selection")), SELECTION),
-                mode="multi" if training.targets == "live" else training.targets,
+                mode="soft" if scores else "per_pair" if training.targets == "per_pair" else "multi",
                 temperature=training.temperature,
                 scores=scores,
                 classes=classes,
             )
+            if "views" in self.needs:
+                folder = run.input(self, "views")
+                targets = stored_views(folder, len(selected_set[0]), len(classes), temperature=training.temperature)
+                selected_set = selected_set[0], targets
             return self._and_labels(run, *selected_set, classes) if self._with_labels else selected_set
         folder = run.input(self, "data")
         records = split_records(folder, "labeled")
@@ -359,8 +341,3 @@ def initial_model(
     else:
         afresh = True
     return network, afresh
-
-
-def stage_seed(seed: int, name: str) -> int:
-    """Return a seed of a stage's own: stages of one seed draw different random numbers."""
-    return int(storage.fingerprint([seed, name]), 16) % 2**62

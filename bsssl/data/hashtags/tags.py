@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from bsssl import storage
-from bsssl.data.loading.dataset import SparseTargets
+from bsssl.data.loading.targets import SparseTargets
 from bsssl.data.records import LARGE_SCHEMA, PLACE_SCHEMA, Records, tag_lists
 from bsssl.data.tables import read_tables, reading_table
 from bsssl.errors import UserError, choices

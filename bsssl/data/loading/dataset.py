@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from bsssl.data.decoding.pictures import DecodeError
+from bsssl.data.loading.targets import StoredViews, Targets
 from bsssl.data.records import Records, read_bytes
 from bsssl.data.segments import split_segment
 from bsssl.data.views.views import Views
@@ -31,70 +32,19 @@ class Failure:
     reason: str
 
 
-@dataclass(frozen=True)
-class SparseTargets:
-    """One target vector of length ``num_classes`` per row, kept as its few non-zero entries.
-
-    Row i has the classes ``classes[offsets[i]:offsets[i + 1]]`` (int32) with the same slice of ``weights`` (float32,
-    each row sums to 1); ``offsets`` is int64 (rows + 1).
-    """
-
-    offsets: np.ndarray
-    classes: np.ndarray
-    weights: np.ndarray
-    num_classes: int
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, row: int) -> Tensor:
-        """Return the target of one row: float32 (num_classes,)."""
-        span = slice(self.offsets[row], self.offsets[row + 1])
-        target = torch.zeros(self.num_classes)
-        target[torch.from_numpy(self.classes[span].astype(np.int64))] = torch.from_numpy(self.weights[span])
-        return target
-
-
-Targets = np.ndarray | SparseTargets
-
-
-def concat_targets(targets: Targets, labels: np.ndarray) -> Targets:
-    """Return ``targets`` followed by ``labels``, int64 (rows,)."""
-    if not isinstance(targets, SparseTargets):
-        return np.concatenate([targets, labels])
-    return SparseTargets(
-        np.concatenate([targets.offsets, targets.offsets[-1] + np.arange(1, len(labels) + 1)]),
-        np.concatenate([targets.classes, labels.astype(np.int32)]),
-        np.concatenate([targets.weights, np.ones(len(labels), np.float32)]),
-        targets.num_classes,
-    )
-
-
-def class_counts(targets: Targets, *, num_classes: int, weights: np.ndarray | None = None) -> np.ndarray:
-    """How many rows each class has, a row of several classes counting for each by its share: float64 (num_classes,).
-
-    ``weights``: how much each row counts, float (rows,).
-    """
-    each = np.ones(len(targets)) if weights is None else weights
-    if isinstance(targets, SparseTargets):
-        shares = targets.weights * np.repeat(each, np.diff(targets.offsets))
-        return np.bincount(targets.classes, weights=shares, minlength=num_classes)
-    if targets.ndim == 2:
-        return np.asarray(each @ targets, dtype=np.float64)
-    return np.bincount(targets, weights=each, minlength=num_classes)
-
-
 class ItemDataset(Dataset[list[dict[str, Any] | Failure]]):
     """The items of some records, as the samples that ``views`` makes of each.
 
     An item is asked for by its row, or by (row, draw): the random numbers of its views then depend on ``seed`` and
-    ``draw`` alone, so that a sample is augmented alike whatever the number of workers and wherever a run resumed.
+    ``draw`` alone, so that a sample is augmented alike whatever the number of workers and wherever a run resumed. With
+    ``fixed_views`` a row has so many random views and no more, epoch after epoch another of them, which ``seed``, the
+    row and the number of the view decide; ``StoredViews`` as targets bring theirs.
 
     What comes back is a list, one sample per view: ``{"input": uint8 (3, H, W) or (3, T, H, W), "target": int or
     float32 (C,), "index": row, "view": int}``, with ``"hash"``, what ``content_hash`` says of the file (16 bytes), if
-    ``hash_content``. ``targets`` is int64 (rows,), float32 (rows, C), ``SparseTargets``, or None for -1 everywhere.
-    What cannot be read comes back as a ``Failure``; where ``views`` allows for replacements and there is a draw, the
-    samples of another row, chosen by the draw, follow it.
+    ``hash_content``. ``targets`` is int64 (rows,), float32 (rows, C), ``SparseTargets``, ``StoredViews``, or None for
+    -1 everywhere. What cannot be read comes back as a ``Failure``; where ``views`` allows for replacements and there is
+    a draw, the samples of another row, chosen by the draw, follow it.
 
     The records stay in Arrow: forked workers share them, spawned ones get a copy.
     """
@@ -106,6 +56,7 @@ class ItemDataset(Dataset[list[dict[str, Any] | Failure]]):
         views: Views,
         targets: Targets | None = None,
         seed: int = 0,
+        fixed_views: int | None = None,
         hash_content: bool = False,
     ) -> None:
         if targets is not None and len(targets) != len(records):
@@ -117,6 +68,8 @@ class ItemDataset(Dataset[list[dict[str, Any] | Failure]]):
         self._views = views
         self._targets = targets
         self._seed = seed
+        self._stored = targets if isinstance(targets, StoredViews) else None
+        self._fixed_views = fixed_views if self._stored is None else self._stored.num_views
         self._hash_content = hash_content
 
     def __len__(self) -> int:
@@ -163,21 +116,37 @@ class ItemDataset(Dataset[list[dict[str, Any] | Failure]]):
         path, offset, size = self._place(row)
         if isinstance(source, OSError):
             return [Failure(row, str(source))]
+        number = 0
         if draw is not None:
+            number, draw = self._random_view(row, draw)
             torch.default_generator.manual_seed((self._seed * 0x9E3779B97F4A7C15 + draw) % _SEEDS)
         # Only what the file can cause is a failure of the item; anything else is a bug and stops the run.
         try:
             inputs = self._views(source, split_segment(path)[1:])
         except DecodeError as error:
             return [Failure(row, f"{path}@{offset}: {error}" if size >= 0 else f"{path}: {error}")]
-        sample: dict[str, Any] = {"target": self._target(row), "index": row}
+        target = self._target(row, number)
+        if target is None:
+            return [Failure(row, f"{path}: there are no scores of view {number}")]
+        sample: dict[str, Any] = {"target": target, "index": row}
         if self._hash_content:
             sample["hash"] = content_hash(source, path)  # type: ignore[arg-type]  # _read gives bytes then
-        return [{"input": pixels, "view": view, **sample} for view, pixels in enumerate(inputs)]
+        return [{"input": pixels, "view": view, **sample} for view, pixels in enumerate(inputs, start=number)]
 
-    def _target(self, row: int) -> int | Tensor:
+    def _random_view(self, row: int, draw: int) -> tuple[int, int]:
+        """Return the number of the random view that a row shows at ``draw``, and what decides the view."""
+        if self._fixed_views is None:
+            return 0, draw
+        view = draw // len(self)
+        if self._stored is None or row < self._stored.num_rows:
+            view %= self._fixed_views
+        return view, row * self._fixed_views + view
+
+    def _target(self, row: int, view: int) -> int | Tensor | None:
         if self._targets is None:
             return -1
+        if isinstance(self._targets, StoredViews):
+            return self._targets.of_view(row, view)
         target = self._targets[row]
         if isinstance(target, Tensor):
             return target

@@ -122,6 +122,10 @@ class EvalBatches(Sampler[list[int]]):
             yield list(range(first, min(first + self._batch_size, self._num_rows)))
 
 
+Batches = TrainBatches | EvalBatches | Sequence[list[tuple[int, int]]]
+"""lists of rows, or of (row, draw)"""
+
+
 class Loader(DataLoader[Any]):
     """PyTorch's loader, whose errors are those of its processes and not the text of their tracebacks."""
 
@@ -138,7 +142,7 @@ class Loader(DataLoader[Any]):
 
 def make_loader(
     dataset: Dataset[Any],
-    batches: TrainBatches | EvalBatches,
+    batches: Batches,
     *,
     workers: int,
     pin_memory: bool = False,

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bsssl import storage
-from bsssl.data.loading.dataset import SparseTargets, Targets
+from bsssl.data.loading.targets import SparseTargets, Targets, soften
 from bsssl.data.records import LARGE_SCHEMA, Records
 from bsssl.errors import UserError
 from bsssl.selection import read_sample_scores, read_selection
@@ -91,16 +91,7 @@ def _soft_targets(
         if len(found) == 0 or np.any(found[np.minimum(rows, len(found) - 1)] != wanted):
             raise UserError(f"{files[number]} lacks selected samples; run `bsssl select` again")
         classes.append(kept[rows].astype(np.int32))
-        weights.append(_soften(scores[rows], temperature))
+        weights.append(soften(scores[rows], temperature))
     all_classes, all_weights = np.concatenate(classes), np.concatenate(weights)
     offsets = np.arange(len(all_classes) + 1, dtype=np.int64) * all_classes.shape[1]
     return SparseTargets(offsets, all_classes.ravel(), all_weights.ravel(), num_classes)
-
-
-def _soften(scores: np.ndarray, temperature: float) -> np.ndarray:
-    """Scores (rows, P) to the power 1 / temperature, each row then divided by its sum: float32."""
-    # In logarithms and relative to the best: a low temperature would otherwise turn every score into zero.
-    with np.errstate(divide="ignore"):
-        logs = np.log(scores.astype(np.float64)) / temperature
-    powers = np.exp(logs - logs.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)

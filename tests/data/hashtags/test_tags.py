@@ -16,7 +16,7 @@ from bsssl.data.hashtags.tags import (
     tags_from_file,
     write_tagged,
 )
-from bsssl.data.loading.dataset import SparseTargets
+from bsssl.data.loading.targets import SparseTargets
 from bsssl.data.records import Records
 from bsssl.errors import UserError
 

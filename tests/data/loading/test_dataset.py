@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from bsssl.data.datasets.sources import Folder
-from bsssl.data.loading.dataset import Failure, ItemDataset, SparseTargets, class_counts, collate, content_hash
+from bsssl.data.loading.dataset import Failure, ItemDataset, collate, content_hash
+from bsssl.data.loading.targets import SparseTargets, class_counts
 from bsssl.data.records import Records
 from bsssl.data.views.transforms import test_transform as make_test_transform
 from bsssl.data.views.transforms import train_transform
