@@ -39,9 +39,9 @@ class Reproduction(Section):
     """those that add the pre-training on hashtags, for the column of weak pre-training"""
     experiments: dict[str, dict[str, Values] | None] = Field({})
     """by the experiment's name (students, teachers, self_training, pool_size, samples, top_k, top_p, variants, weak,
-    videos or rounds) and the point's label: the keys and values of the point; null leaves one out, or an experiment.
-    The verdicts are about points called `balanced, ranked` and `unbalanced, ranked` (variants), `teacher from labels
-    alone` and `teacher pre-trained on hashtags` (weak); other labels are free"""
+    videos, rounds or since_2019) and the point's label: the keys and values of the point; null leaves one out, or an
+    experiment. The verdicts are about points called `balanced, ranked` and `unbalanced, ranked` (variants), `teacher
+    from labels alone` and `teacher pre-trained on hashtags` (weak); other labels are free"""
     options: dict[str, Option | None] = Field({})
     """options beyond the paper, each compared with the recipe without it; null leaves one out"""
 

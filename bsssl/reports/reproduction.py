@@ -77,7 +77,9 @@ def write(settings: Reproduction, points: Sequence[Point], *, unfinished: Sequen
 
     figures, folder = collect(settings, points, unfinished=unfinished), settings.output_dir
     advice, options = _advice(figures["advice"]), _options(figures["options"])
-    sections = [advice, *(_experiment(name, rows, folder) for name, rows in figures["experiments"].items())]
+    tries = any(EXPERIMENTS[name].advice is not None for name in settings.experiments)
+    sections = [advice] if tries else []
+    sections += [_experiment(name, rows, folder) for name, rows in figures["experiments"].items()]
     sections += [options] if figures["options"] else []
     changed = [f"{key} = {value}" for key, value in figures["settings"]["set"].items()]
     for name in ("reproduce.md", "reproduce.html"):
@@ -91,7 +93,8 @@ def write(settings: Reproduction, points: Sequence[Point], *, unfinished: Sequen
         text = environment.get_template(f"{name}.jinja").render(figures, sections=sections, changed=changed)
         storage.write_text(os.path.join(folder, name), text)
     storage.write_json(os.path.join(folder, "reproduce.json"), figures)
-    tables = [table.text() for section in (advice, options) for table in section.tables if table.rows]
+    told = [*([advice] if tries else []), options]
+    tables = [table.text() for section in told for table in section.tables if table.rows]
     return "\n\n".join([*tables, f"reproduce.html, reproduce.md and reproduce.json are in {folder}"])
 
 
@@ -147,8 +150,8 @@ def _top1(point: Point) -> dict[str, list[float]]:
     if not _is_whole(point):
         return {WEAK: [run.result(evaluation("teacher", _test(point)))["top1"] for run in point.runs]}
     results = recipe.collect(point.config, point.runs)
-    roles = ("teacher", "supervised", "pretrained", "finetuned")
-    return {role: list(results.networks[role].per_seed) for role in roles} | {"gain": list(results.gain.per_seed)}
+    found = {role: list(accuracy.per_seed) for role, accuracy in results.networks.items() if role in FIGURES}
+    return found | {"gain": list(results.gain.per_seed)}
 
 
 def _is_whole(point: Point) -> bool:
@@ -225,16 +228,16 @@ def _experiment(name: str, points: Sequence[Mapping[str, Any]], folder: str) -> 
     picture_path = os.path.join(folder, f"{name}.png") if name in _PAPER_UNITS else None
     if picture_path is not None:
         _draw(name, points, picture_path)
-    tables = [Table(header, rows, caption="here"), Table(experiment.header, theirs, caption="the paper")]
+    tables = [Table(header, rows, caption="here"), Table(experiment.header, theirs, caption=experiment.source)]
     return _Section(experiment.title, tables=tables, picture=picture_path)
 
 
-def _theirs(header: Sequence[str], row: Sequence[str | float]) -> list[str]:
+def _theirs(header: Sequence[str], row: Sequence[str | float | None]) -> list[str]:
     """Return a row of the paper's table: a label or a place on an axis, then accuracies."""
     place, *accuracies = row
     cells = [place if isinstance(place, str) else f"{place:g}"]
     for title, value in zip(header[1:], accuracies, strict=True):
-        cells.append(value if isinstance(value, str) else f"{value:{'+' if title == 'gain' else ''}.1f}")
+        cells.append(f"{value:{'+' if title == 'gain' else ''}.1f}" if isinstance(value, float) else value or "")
     return cells
 
 

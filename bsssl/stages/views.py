@@ -112,7 +112,7 @@ class ViewsStage(Stage[ViewsSettings]):
     @override
     def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
         rows = selected(run, self.needs["selection"], sizes)
-        return PlanRow(rows=rows, batch=str(self.execution.batch), samples=f"x {self.settings.num_views}")
+        return PlanRow(rows=rows, batch=str(self.execution.batch), samples=f"{self.settings.num_views} views each")
 
     def _records(self, run: Context) -> data.Records:
         path = storage.join(str(run.input(self, "selection")), SELECTION)

@@ -78,6 +78,7 @@ def test_the_page_has_what_the_runs_found(reproduce, tmp_path):
     page = (out / "reproduce.md").read_text()
     mean = np.mean(wide["top1"]["finetuned"])
     assert re.search(rf"^\| wide \|.*\| {mean:.1f} ± ", page, re.MULTILINE)
+    assert "six recommendations" in page
     assert "| ResNet-50 | 75.9 | 79.1 | 76.4 | +2.7 |" in page and "| 25 | 78.0 |" in page
     pool = next(entry for entry in found["advice"] if "large unlabeled pool" in entry["advice"])
     shown = f"{pool['difference']:+.1f} ± {pool['half_width']:.1f}"
@@ -91,6 +92,18 @@ def test_the_page_has_what_the_runs_found(reproduce, tmp_path):
     assert html.count("data:image/png;base64,") == 3 and f"<td>{mean:.1f} ± " in html
     assert (out / "top_k.png").stat().st_size > 5000 and (out / "pool_size.png").exists()
     assert "Balance the distribution" in outcome.out
+
+
+def test_what_came_since_the_paper_has_a_table_of_its_own(reproduce, tmp_path):
+    ceiling = {"length": "8 steps", "batch_size": 12, "base_lr": 2.0, "warmup": "0 steps"}
+    outcome = reproduce(set={"ceiling": ceiling, "data.labels_per_class": 3}, experiments={"since_2019": {"plain": {}}})
+    assert outcome.status == 0, outcome.err
+    (point,) = json.loads((tmp_path / "out" / "reproduce.json").read_text())["experiments"]["since_2019"]
+    assert len(point["top1"]["ceiling"]) == 2
+    page = (tmp_path / "out" / "reproduce.md").read_text()
+    assert re.search(r"^\| SSLD .*ResNet-50-vd \| +79\.1 \| +83\.0 \|$", page, re.MULTILINE)
+    assert re.search(rf"^\| plain \|.*\| {np.mean(point['top1']['ceiling']):.1f} ± ", page, re.MULTILINE)
+    assert "six recommendations" not in page  # none of which was tried
 
 
 def test_an_edited_experiment_takes_no_results_from_another(reproduce, tmp_path):
