@@ -28,7 +28,10 @@ def samples_of(image: Any, index: int, seen: TestView, views: data.Views) -> lis
         return [{**sample, "index": index} for sample in samples if isinstance(sample, dict)]
     if seen.clips is not None:
         raise UserError(f"image {index}: the network is for videos; give their paths")
-    transform = data.test_transform(size=seen.transforms.size, resize=seen.transforms.resize)
+    transforms = seen.transforms
+    transform = data.test_transform(
+        size=transforms.size, resize=transforms.resize, interpolation=transforms.interpolation
+    )
     return [{"input": transform(_pixels(image, index)), "target": -1, "index": index, "view": 0}]
 
 

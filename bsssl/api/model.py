@@ -33,6 +33,8 @@ class Preprocessing:
     """side of the square input, pixels"""
     resize: int | None
     """short side before the centre crop, pixels; None: the whole picture becomes the square"""
+    interpolation: str
+    """how pictures are resized: bilinear or bicubic"""
     mean: tuple[float, ...]
     """subtracted from pixel values in 0..1, per channel"""
     std: tuple[float, ...]
@@ -184,9 +186,7 @@ def load(folder: AnyPath, *, device: Literal["auto", "cpu", "cuda"] = "auto") ->
         options=section.options,
         classes=list(facts["classes"]),
         network=network,
-        preprocessing=Preprocessing(
-            transforms.size, transforms.resize, transforms.mean, transforms.std, clips=seen.clips
-        ),
+        preprocessing=Preprocessing(**transforms.model_dump(), clips=seen.clips),
         precision=precision,
         _seen=seen,
         _section=section,

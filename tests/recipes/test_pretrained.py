@@ -15,6 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
+from bsssl import load
 from bsssl.config import load_config
 from bsssl.data import Normalize
 from bsssl.models.weights.folder import describe
@@ -70,6 +71,10 @@ def test_teacher_and_student_each_have_their_own_eyes(bsssl, recipe, pretrained,
     theirs = scores_by_timm(seed / "teacher", [recipe.folder / "test" / key for key in predictions["key"]])
     best = [score[0] for score in predictions["top_scores"]]
     np.testing.assert_allclose(theirs.max(1), best, atol=0.02)  # Pillow and torch resize to within a grey level
+    model, paths = load(seed / "teacher"), [recipe.folder / "test" / key for key in predictions["key"]]
+    in_memory = model.predict_probabilities(Image.open(path) for path in paths)
+    np.testing.assert_allclose(in_memory.max(1), best, atol=1e-5)
+    assert model.preprocessing.interpolation == "bicubic"
 
 
 def test_pictures_are_resized_as_the_weights_say(recipe, pretrained, foundation):
