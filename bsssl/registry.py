@@ -334,7 +334,18 @@ STAGES = Registry(
     given=("seed",),
     built_in={
         f"bsssl.stages.{kind}": (kind,)
-        for kind in ("data", "tags", "train", "score", "given", "select", "materialise", "probe", "evaluate")
+        for kind in (
+            "data",
+            "tags",
+            "train",
+            "score",
+            "given",
+            "select",
+            "choose",
+            "materialise",
+            "probe",
+            "evaluate",
+        )
     },
 )
 """Sub-classes of ``bsssl.pipeline.stage.Stage``, by their kind. A config adds stages of a kind with a ``settings_type``

@@ -1,9 +1,10 @@
 """The recipe: data, two networks, and the settings of each stage."""
 
-from typing import Annotated, Any, ClassVar, Literal
+import itertools
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
-from typing_extensions import Self, override
+from pydantic import Discriminator, Field, Tag, model_validator
+from typing_extensions import Annotated, Self, override  # noqa: UP035 - with the rest of pydantic's
 
 from bsssl.config.data import Data, Model
 from bsssl.config.experiment import Experiment
@@ -48,11 +49,29 @@ class Score(Section):
     a teacher; key is that of the pool's item, and an item has rows for P classes at least, or none"""
 
 
+PARTS_OF_POOL = (64, 16, 4, 1)
+"""candidates for K where the config names none: a 64th of the pool's items per class, and so on. The paper's K of
+16,000 is about a 60th of IG-1B's, and a sixth of YFCC100M's."""
+
+
+def _form_of_k(value: Any) -> str:
+    return "<auto>" if value == "auto" else "<number>"
+
+
+TopK = Annotated[
+    Annotated[int, Field(ge=1), Tag("<number>")] | Annotated[Literal["auto"], Tag("<auto>")], Discriminator(_form_of_k)
+]
+
+
 class Select(Section):
     """Choosing what the student is pre-trained on."""
 
-    top_k: int = Field(16_000, ge=1)
-    """K: samples kept per class"""
+    top_k: TopK = 16_000
+    """K: samples kept per class. auto: that K of `grid` with which the student, pre-trained once for each, is the most
+    accurate on the labels, of which it has then seen none (as Fang et al. 2023, arXiv 2309.17425, judge a selection:
+    by what is trained on it, not by the classifier that selects)"""
+    grid: list[Annotated[int, Field(ge=1)]] | None = Field(None, min_length=2)
+    """top_k: auto: the values of K to try, rising; default: 1/64, 1/16, 1/4 and 1 of the pool's items per class"""
     variant: Annotated[str, known_to(SELECTION_RULES)] = "balanced"
     """balanced: the best K of each class; unbalanced: the best K x classes over all classes; random: any K of those
     that kept the class (the paper's comparisons); any of SELECTION_RULES"""
@@ -65,9 +84,28 @@ class Select(Section):
     """K grows from round to round: round r of R takes K r / R, rounded down, 1 at least (the curriculum of
     Cascante-Bonilla et al. 2020, arXiv 2001.06001)"""
 
-    def top_k_of(self, number: int, *, rounds: int) -> int:
-        """K of round ``number``, from 1 on."""
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        problems = []
+        if self.grid is not None and self.top_k != "auto":
+            problems.append("grid has the values of K that top_k: auto tries; set top_k=auto, or take grid out")
+        if self.grid is not None and not all(low < high for low, high in itertools.pairwise(self.grid)):
+            problems.append(f"grid {self.grid} must rise; sort its values, and give each once")
+        if self.grow and self.top_k == "auto":
+            problems.append("grow is about a K that is given, not auto; give top_k a number, or leave grow out")
+        return without(problems, self)
+
+    def top_k_of(self, number: int, *, rounds: int) -> int | None:
+        """K of round ``number``, from 1 on; None where it is chosen, in round 1 for all of them."""
+        if self.top_k == "auto":
+            return None
         return max(1, self.top_k * number // rounds) if self.grow else self.top_k
+
+    def candidates(self) -> dict[str, dict[str, int]]:
+        """Return what sets each K that auto tries, in rising order, by the ends of the names of its stages."""
+        if self.grid is not None:
+            return {f"k{top_k}": {"top_k": top_k} for top_k in self.grid}
+        return {f"1of{parts}": {"parts": parts} for parts in PARTS_OF_POOL}
 
 
 class Materialise(Section):
@@ -141,6 +179,8 @@ class Config(Experiment):
             problems.append(f"score.top_p ({self.score.top_p}) is above data.num_classes ({classes}); lower it")
         if self.select.grow and self.rounds == 1:
             problems.append("select.grow is about several rounds; set rounds, or leave it out")
+        if self.select.top_k == "auto":
+            problems += self._auto_problems()
         joins_pool = self.data.labels_per_class and self.data.rest_in_pool
         if not self.data.pool and not joins_pool and self.data.train.dataset == "folder":  # which has labels alone
             problems.append("there is no pool: set data.pool, or data.labels_per_class with rest_in_pool")
@@ -179,6 +219,21 @@ class Config(Experiment):
                     f"teacher.mode is {mode}, but {name} has no weights; set models.teacher.pretrained=true, "
                     "models.teacher.weights or teacher.init_from"
                 )
+        return problems
+
+    def _auto_problems(self) -> list[str]:
+        """Return how the labels, which choose K, could reach the students that are tested on them."""
+        problems = []
+        if self.data.pool_overlap == "allow":
+            problems.append(
+                "select.top_k: auto tests students on the labels, which data.pool_overlap: allow lets into the pool; "
+                "set it to exclude, or give a number"
+            )
+        if self.pretrain.init_from in TRAIN_STAGES:
+            problems.append(
+                f"select.top_k: auto tests students on the labels, which pretrain.init_from: {self.pretrain.init_from} "
+                "has learned from; take that out, or give a number"
+            )
         return problems
 
     def _weak_problems(self) -> list[str]:

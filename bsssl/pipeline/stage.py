@@ -214,7 +214,7 @@ class Stage(ABC, Generic[S]):
         """
 
     def sizes(self, run: Context) -> tuple[Mapping[str, int], str]:
-        """Return what the stage tells of the size of the data, for ``plan_row``, and why it cannot tell more yet."""
+        """Return what the stage tells of sizes, for ``plan_row``, and a remark, such as why it cannot tell more yet."""
         return {}, ""
 
     def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:

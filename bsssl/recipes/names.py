@@ -1,12 +1,15 @@
 """The names of stages that other rooms ask for."""
 
+CHOOSE = "choose"
+
 
 def evaluation(trained: str, test: str = "test") -> str:
     """Return the name of the stage that tests the stage ``trained``.
 
-    ``test`` is the output of the data stage that holds the test set: ``test``, or ``test-NAME`` of several.
+    ``test`` is the output of the data stage that holds the items: ``test``, ``test-NAME`` of several, or ``labeled``.
     """
-    return f"evaluate-{trained}" + test.removeprefix("test").replace("-", ".", 1)
+    items = test.removeprefix("test").removeprefix("-")
+    return f"evaluate-{trained}" + (f".{items}" if items else "")
 
 
 def numbered(name: str, number: int) -> str:

@@ -3,10 +3,11 @@
 data -> teacher -> score -> select (-> materialise) -> pretrain -> finetune     (more rounds: from score on again)
   \\-> tags -> weak, before teacher
   \\-> baseline, ceiling                    evaluate-* after every trained network
+select.top_k: auto, between score and select: select-*, pretrain-*, evaluate-pretrain-*.labeled -> choose
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bsssl.config import (
@@ -16,6 +17,7 @@ from bsssl.config import (
     LabeledData,
     Model,
     Models,
+    Section,
     Supervised,
     Teacher,
     Train,
@@ -24,8 +26,9 @@ from bsssl.config import (
 )
 from bsssl.errors import UserError
 from bsssl.pipeline.stage import Stage
-from bsssl.recipes.names import evaluation, numbered
+from bsssl.recipes.names import CHOOSE, evaluation, numbered
 from bsssl.recipes.pretrained import resolved
+from bsssl.stages.choose import ChooseStage
 from bsssl.stages.computing import Execution
 from bsssl.stages.data import DataSettings, DataStage, ItemsSettings, LabelsSettings, PoolSettings
 from bsssl.stages.evaluate import EvaluateSettings, EvaluateStage
@@ -102,28 +105,30 @@ def evaluations(
     trained: Stage[Any], model: Model, config: Experiment, *, execution: Execution, runs_alone: bool
 ) -> list[Stage[Any]]:
     """Return the tests of a trained network, one on each test set of ``config``."""
-    settings = config.data
-    planned: list[Stage[Any]] = []
-    for test in settings.tests:
-        decided = EvaluateSettings(
-            model=model.without_view(),
-            precision=config.system.precision,
-            seen=TestView.of(model, settings, "test"),
-            max_missing_rate=settings.max_missing_rate,
-            test=test,
-            metrics=config.metrics,
-        )
-        planned.append(
-            EvaluateStage(
-                name=evaluation(trained.name, test),
-                section=trained.section,
-                settings=decided,
-                needs={"data": DATA, "network": trained.name},
-                command=("evaluate", f"stage={trained.section}") if runs_alone else trained.command,
-                execution=execution,
-            )
-        )
-    return planned
+    command = ("evaluate", f"stage={trained.section}") if runs_alone else trained.command
+    return [
+        replace(_tested(trained, model, config, test, execution=execution), command=command)
+        for test in config.data.tests
+    ]
+
+
+def _tested(trained: Stage[Any], model: Model, config: Experiment, test: str, *, execution: Execution) -> EvaluateStage:
+    """Return the test of a trained network on the items that are the output ``test`` of the data stage."""
+    settings = EvaluateSettings(
+        model=model.without_view(),
+        precision=config.system.precision,
+        seen=TestView.of(model, config.data, "test"),
+        max_missing_rate=config.data.max_missing_rate,
+        test=test,
+        metrics=config.metrics,
+    )
+    return EvaluateStage(
+        name=evaluation(trained.name, test),
+        section=trained.section,
+        settings=settings,
+        needs={"data": DATA, "network": trained.name},
+        execution=execution,
+    )
 
 
 def execution_of(config: Any, deadline_of: LabeledData, batch: int) -> Execution:
@@ -142,30 +147,30 @@ class _Network:
 
     name: str
     model: Model
+    draws_as: str | None = None
+    """another stage whose random numbers the training draws"""
+    twins: tuple[str, ...] = ()
+    """earlier trainings of which one may be the very same"""
 
 
 def _round(config: Config, seed: int, number: int, teachers: list[_Network]) -> list[Stage[Any]]:
     """Return a round: the teachers score the pool, and a student is trained on what is selected."""
     score, select = numbered("score", number), numbered("select", number)
-    select_settings = SelectSettings(
-        top_k=config.select.top_k_of(number, rounds=config.rounds),
-        **config.select.model_dump(exclude={"grow", "top_k"}),
-        seed=seed,
-    )
+    top_k, choice = config.select.top_k_of(number, rounds=config.rounds), {}
+    candidates: list[Stage[Any]] = []
+    if top_k is None:
+        choice = {"choice": CHOOSE}
+        if number == 1:
+            candidates = _candidates(config, seed, score, teachers)
+    chosen = _selected(config, seed, select, {"scores": score, **choice}, top_k=top_k)
     planned: list[Stage[Any]] = [
         _scored(config, score, number, teachers),
-        SelectStage(
-            name=select,
-            section="select",
-            settings=select_settings,
-            needs={"scores": score},
-            command=_alone("select", number),
-            knows_truth=None if config.data.pool else DATA,
-        ),
+        *candidates,
+        replace(chosen, command=_alone("select", number)),
     ]
     needs = {"selection": select}
     if config.materialise is not None:
-        needs = {"selection": numbered("materialise", number)}
+        needs["selection"] = numbered("materialise", number)
         planned.append(
             MaterialiseStage(
                 name=needs["selection"],
@@ -182,10 +187,48 @@ def _round(config: Config, seed: int, number: int, teachers: list[_Network]) -> 
     elif config.pretrain.targets == "soft":
         needs["scores"] = score
     student = config.models.student
-    for section, read in (("pretrain", needs), ("finetune", {})):
-        network = _Network(numbered(section, number), student)
-        planned += _trained(config, seed, section, network, number, read, teachers=teachers)
+    twins = tuple(one.name for one in candidates if isinstance(one, TrainStage))
+    pretrain = _Network(numbered("pretrain", number), student, twins=twins)
+    planned += _trained(config, seed, "pretrain", pretrain, number, needs, teachers=teachers)
+    finetune = _Network(numbered("finetune", number), student)
+    planned += _trained(config, seed, "finetune", finetune, number, teachers=teachers)
     return planned
+
+
+def _candidates(config: Config, seed: int, score: str, teachers: list[_Network]) -> list[Stage[Any]]:
+    """Return what chooses K: for each candidate a selection, a student on it alone and its test on the labels.
+
+    These students draw the random numbers of the one that the recipe is about, so that they differ in K alone.
+    """
+    plain = config.pretrain.model_copy(update={"with_labels": False, "soft_views": None})
+    config = config.model_copy(update={"pretrain": plain, "materialise": None})
+    targets = {"scores": score} if plain.targets == "soft" else {}
+    planned: list[Stage[Any]] = []
+    needs: dict[str, str] = {}
+    students: tuple[str, ...] = ()
+    for name, top_k in config.select.candidates().items():
+        chosen = _selected(config, seed, f"select-{name}", {"scores": score}, **top_k)
+        network = _Network(f"pretrain-{name}", config.models.student, draws_as="pretrain", twins=students)
+        read = {"selection": chosen.name, **targets}
+        student, *_ = _trained(config, seed, "pretrain", network, needs=read, teachers=teachers)
+        test = _tested(student, network.model, config, "labeled", execution=_execution(config))
+        planned += [chosen, replace(student, command=chosen.command), test]
+        needs |= {f"selection-{name}": chosen.name, f"figures-{name}": test.name}
+        students += (student.name,)
+    choose = ChooseStage(name=CHOOSE, section="select", settings=Section(), needs=needs, command=("select",))
+    return [*planned, choose]
+
+
+def _selected(config: Config, seed: int, name: str, needs: Mapping[str, str], **top_k: int | None) -> SelectStage:
+    """Return a selection; ``top_k`` are the settings that say what K is."""
+    rule = config.select.model_dump(include={"variant", "variant_options", "min_score"})
+    return SelectStage(
+        name=name,
+        section="select",
+        settings=SelectSettings(**top_k, **rule, seed=seed),
+        needs=needs,
+        knows_truth=None if config.data.pool else DATA,
+    )
 
 
 def _views(config: Config, seed: int, number: int, teachers: list[_Network], selection: str) -> ViewsStage:
@@ -277,6 +320,7 @@ def _trained(
         with_rest=section == "ceiling",
         new_classifier=training.init_from == "weak",
         live=live,
+        draws_as=network.draws_as,
     )
     stage = TrainStage(
         name=network.name,
@@ -285,6 +329,7 @@ def _trained(
         needs={"data": DATA, **(needs or {}), **start},
         command=_alone("train", number, section),
         execution=execution,
+        twins=network.twins,
         in_tars=config.materialise is not None and "selection" in (needs or {}),
     )
     if training.untested is not None:

@@ -11,11 +11,12 @@ import numpy as np
 from bsssl import storage
 from bsssl.config import Config
 from bsssl.pipeline.run import Run
-from bsssl.recipes.names import evaluation, numbered
+from bsssl.recipes.names import CHOOSE, evaluation, numbered
 from bsssl.reports.accuracy import Accuracy, measured
 from bsssl.reports.plots import picture
 from bsssl.reports.tables import Table
 from bsssl.runtime.frames import import_pandas
+from bsssl.stages.choose import described
 
 if TYPE_CHECKING:
     import pandas
@@ -68,6 +69,9 @@ class Results:
     rounds: tuple[Round, ...]
     paths: Mapping[str, tuple[Path, ...]]
     """the folders of the trained networks, by role, one per seed; of several rounds the last"""
+    choices: tuple[Mapping[str, Any], ...] = ()
+    """where K was chosen, of each seed ``top_k`` and the ``candidates``, each with ``top_k``, the ``pairs`` that it
+    selects, ``top1`` of its student and the ``standard_error`` of that, percent, and the ``items`` of the test"""
 
     @property
     def table(self) -> Table:
@@ -82,6 +86,7 @@ class Results:
         chosen = self.selection
         precision = "" if chosen.precision is None else f", {chosen.precision:.1f} % of them right"
         notes = [
+            *(f"seed {seed}: {described(one)}" for seed, one in zip(self.seeds, self.choices, strict=False)),
             f"selection: {chosen.pairs} pairs of {chosen.samples} samples{precision}",
             f"seeds: {', '.join(map(str, self.seeds))}",
         ]
@@ -108,7 +113,9 @@ class Results:
             }
             for one in self.rounds
         ]
-        return {**networks, **chosen, **({"rounds": rounds} if len(rounds) > 1 else {})}
+        choices = [{"seed": seed, **one} for seed, one in zip(self.seeds, self.choices, strict=False)]
+        further = {"rounds": rounds} if len(rounds) > 1 else {}
+        return {**networks, **chosen, **({"choices": choices} if choices else {}), **further}
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """Return a row per network and round: the means, ``std``, and ``top1_seed_0`` and so on for every seed.
@@ -154,6 +161,7 @@ def collect(config: Config, runs: Sequence[Run]) -> Results:
         seeds=tuple(run.seed for run in runs),
         rounds=tuple(rounds),
         paths={role: tuple(run.path / stage for run in runs) for role, stage in stages.items()},
+        choices=tuple(run.result(CHOOSE) for run in runs) if CHOOSE in runs[0].stages else (),
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from bsssl import storage
 from bsssl.config import Reproduction
-from bsssl.recipes.names import evaluation
+from bsssl.recipes.names import CHOOSE, evaluation
 from bsssl.recipes.reproduction.grid import OPTIONS
 from bsssl.recipes.reproduction.paper import EXPERIMENTS, FIGURES, WEAK
 from bsssl.recipes.reproduction.verdicts import Verdict, judge
@@ -34,7 +34,7 @@ _PAPER_UNITS = {"pool_size": 1e6, "samples": 1e9, "top_k": 1e3}  # of the places
 PLACES: Mapping[str, Callable[[Point], int]] = {
     "pool_size": lambda point: int(point.runs[0].result("data")["pool"]),
     "samples": lambda point: int(point.runs[0].result("pretrain")["samples"]),
-    "top_k": lambda point: point.config.select.top_k,
+    "top_k": lambda point: point.config.select.top_k_of(1, rounds=1) or int(point.runs[0].result(CHOOSE)["top_k"]),
     "top_p": lambda point: point.config.score.top_p,
 }
 """Where a point lies on the axis of an experiment that is a figure in the paper."""

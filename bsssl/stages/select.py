@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from typing_extensions import override
 
-from bsssl import selection
+from bsssl import selection, storage
 from bsssl.config import Section
 from bsssl.pipeline.stage import Context, PlanRow, Stage
 from bsssl.registry import STAGES
 from bsssl.runtime.console import logger, progress
+from bsssl.stages.choose import CHOICE
 from bsssl.stages.computing import class_list, first_counts, split_records
 
 SELECTION = "selection.parquet"
@@ -21,8 +22,10 @@ SELECTION = "selection.parquet"
 class SelectSettings(Section):
     """What decides a selection, besides the scores."""
 
-    top_k: int
-    """K of this round"""
+    top_k: int | None = None
+    """K of this round; None where `parts` or the choice says it"""
+    parts: int | None = None
+    """how many times K is in the pool's items per class: 4 for a quarter of them"""
     variant: str = "balanced"
     variant_options: dict[str, Any] = {}
     min_score: float = 0.0
@@ -36,7 +39,7 @@ class SelectStage(Stage[SelectSettings]):
 
     kind = "select"
     outputs = {"selection": (SELECTION,)}
-    inputs = {"scores": ("scores",)}
+    inputs = {"scores": ("scores",), "choice": ("choice",)}
 
     knows_truth: str | None = None
     """the data stage, where every item of the pool has a label that was set aside: its precision is then reported"""
@@ -44,9 +47,11 @@ class SelectStage(Stage[SelectSettings]):
     @override
     def work(self, run: Context) -> dict[str, Any]:
         settings, path = self.settings, str(run.folder(self.name) / SELECTION)
+        scores = selection.score_files(str(run.input(self, "scores")))
+        top_k = self._top_k(run, scores)
         chosen = selection.select_samples(
-            selection.score_files(str(run.input(self, "scores"))),
-            top_k=settings.top_k,
+            scores,
+            top_k=top_k,
             variant=settings.variant,
             options=settings.variant_options,
             min_score=settings.min_score,
@@ -56,13 +61,12 @@ class SelectStage(Stage[SelectSettings]):
         selection.write_selection(path, chosen, progress=progress)
         summary, short = chosen.summary(), chosen.short_classes()
         if short:
-            logger.warning(
-                "%d classes have fewer than K = %d samples: %s", len(short), settings.top_k, first_counts(short)
-            )
+            logger.warning("%d classes have fewer than K = %d samples: %s", len(short), top_k, first_counts(short))
         if chosen.dropped:
             logger.info("%d pairs fewer than without select.min_score = %g", chosen.dropped, settings.min_score)
         truth = None if self.knows_truth is None else run.folder(self.knows_truth)
         return {
+            "top_k": top_k,
             "pairs": summary["pairs"],
             "samples": summary["samples"],
             "short_classes": len(short),
@@ -74,6 +78,33 @@ class SelectStage(Stage[SelectSettings]):
     def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
         return PlanRow(rows=selected(run, self.name, sizes))
 
+    def most_pairs(self, sizes: Mapping[str, int]) -> int | None:
+        """Return how many pairs there are at most, ``sizes`` being what is known of the data; None if that is unknown.
+
+        A K that was chosen is ``top_k`` there.
+        """
+        top_k, parts = self.settings.top_k, self.settings.parts
+        if parts is not None and {"pool", "classes"} <= sizes.keys():
+            top_k = _part_of_pool(parts, items=sizes["pool"], classes=sizes["classes"])
+        elif "choice" in self.needs:
+            top_k = sizes.get("top_k")
+        return None if top_k is None or "classes" not in sizes else sizes["classes"] * top_k
+
+    def _top_k(self, run: Context, scores: list[str]) -> int:
+        """Return K; ``scores`` are the score files of the pool."""
+        if self.settings.top_k is not None:
+            return self.settings.top_k
+        if self.settings.parts is not None:
+            headers = [selection.read_header(path) for path in scores]
+            items = sum(header.num_records for header in headers)
+            return _part_of_pool(self.settings.parts, items=items, classes=len(headers[0].class_names))
+        return int(storage.read_json(str(run.input(self, "choice") / CHOICE))["top_k"])
+
+
+def _part_of_pool(parts: int, *, items: int, classes: int) -> int:
+    """Return the K that is in the pool's ``items`` per class ``parts`` times."""
+    return max(1, round(items / (classes * parts)))
+
 
 def selected(run: Context, name: str, sizes: Mapping[str, int]) -> str:
     """Return how many pairs stage ``name`` has selected, or copied; at most how many where it has not yet."""
@@ -83,9 +114,8 @@ def selected(run: Context, name: str, sizes: Mapping[str, int]) -> str:
     chosen = run.stage(name)
     while not isinstance(chosen, SelectStage) and "selection" in chosen.needs:
         chosen = run.stage(chosen.needs["selection"])
-    if "classes" not in sizes or not isinstance(chosen, SelectStage):
-        return "unknown"
-    return f"at most {sizes['classes'] * chosen.settings.top_k:,}"
+    most = chosen.most_pairs(sizes) if isinstance(chosen, SelectStage) else None
+    return "unknown" if most is None else f"at most {most:,}"
 
 
 def _precision(chosen: selection.Selected, data_folder: Path) -> float | None:

@@ -1,8 +1,9 @@
 """The train stage: a network on tags, on the labels or on the selection."""
 
 import re
+import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, cast
 
@@ -28,7 +29,8 @@ from bsssl.models import (
     named_weights,
 )
 from bsssl.optim import build_loss, build_optimizer, build_schedule, freeze, mixing
-from bsssl.pipeline.stage import Context, PlanRow, Resources, Stage
+from bsssl.pipeline.record import DONE
+from bsssl.pipeline.stage import Context, PlanRow, Resources, Stage, identifying
 from bsssl.registry import STAGES
 from bsssl.runtime import distributed
 from bsssl.runtime.console import logger
@@ -59,6 +61,8 @@ class TrainSettings(Section, Generic[T]):
     """start with a fresh classifier whatever the weights to start from have"""
     live: tuple[LiveSettings, ...] = ()
     """the teachers whose mean gives the targets, if they do"""
+    draws_as: str | None = None
+    """the stage whose random numbers are drawn, for trainings that differ in nothing else; default: the stage itself"""
 
 
 def train_settings(training: Train, **others: Any) -> TrainSettings[Any]:
@@ -83,6 +87,8 @@ class TrainStage(Stage[TrainSettings[Any]]):
     execution: Execution
     in_tars: bool = False
     """whether the selection lies in tars that are read from one end to the other"""
+    twins: tuple[str, ...] = ()
+    """earlier trainings of the run: what one of them left is copied if it was the very same training"""
 
     @override
     def reads(self, role: str) -> tuple[str, ...]:
@@ -94,6 +100,10 @@ class TrainStage(Stage[TrainSettings[Any]]):
 
     @override
     def work(self, run: Context) -> dict[str, Any]:
+        twin = distributed.from_main(lambda: self._finished_twin(run))
+        return self._train(run) if twin is None else self._copy(run, twin)
+
+    def _train(self, run: Context) -> dict[str, Any]:
         settings, training, folder = self.settings, self.settings.training, run.folder(self.name)
         classes = class_list(run.input(self, "tags" if "tags" in self.needs else "data"))
         records, targets = self._training_set(run, classes)
@@ -107,7 +117,7 @@ class TrainStage(Stage[TrainSettings[Any]]):
         )
         model = compute.place_model(network)
         frozen = freeze(model, training.freeze)
-        seed = stage_seed(settings.seed, self.name)
+        seed = stage_seed(settings.seed, settings.draws_as or self.name)
         views = settings.seen.views(randaugment=training.randaugment, deadline=self.execution.deadline)
         seed_of_views = stage_seed(settings.seed, self.needs["views"]) if "views" in self.needs else seed
         dataset = data.ItemDataset(records, targets=targets, views=views, seed=seed_of_views)
@@ -237,6 +247,28 @@ class TrainStage(Stage[TrainSettings[Any]]):
         )
         check_warmup(self.section, training, steps=steps, warmup_steps=warmup_steps)
         return steps, warmup_steps
+
+    def _finished_twin(self, run: Context) -> str | None:
+        """Return a stage that has done the very training of this one, under another name."""
+        own = self._training_of(run, self.name)
+        done = (name for name in self.twins if run.pending(name) is None)
+        return next((name for name in done if self._training_of(run, name) == own), None)
+
+    def _training_of(self, run: Context, name: str) -> str:
+        """Return the fingerprint of all that decides the weights of training ``name``: not the name itself."""
+        settings = run.stage(name).settings
+        settings = settings.model_copy(update={"draws_as": settings.draws_as or name})
+        return replace(run.work(name), stage="", identifying=identifying(settings)).identity
+
+    def _copy(self, run: Context, twin: str) -> dict[str, Any]:
+        """Leave what the stage ``twin`` has left, and return its figures."""
+        if distributed.is_main():
+            logger.info("seed %d: %s: the same training as %s, whose result is copied", run.seed, self.name, twin)
+            for path in run.folder(twin).iterdir():
+                if path.is_file() and path.name != DONE:
+                    with open(path, "rb") as source, storage.atomic_write(str(run.folder(self.name) / path.name)) as to:
+                        shutil.copyfileobj(source, to)
+        return run.result(twin)
 
     @property
     def _with_labels(self) -> bool:
