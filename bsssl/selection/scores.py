@@ -119,7 +119,9 @@ def score_path(folder: str, number: int) -> str:
 
 def score_files(folder: str) -> list[str]:
     """Return all score files of ``folder``, sorted; UserError when there are none."""
-    paths = storage.glob(storage.join(glob.escape(folder), f"*{SUFFIX}"))
+    # No pattern finds what is behind a link in a folder with brackets, as that of a point of a sweep may be.
+    there = folder if storage.is_remote(folder) else os.path.realpath(folder)
+    paths = storage.glob(storage.join(glob.escape(there), f"*{SUFFIX}"))
     if not paths:
         raise UserError(f"no score files (*{SUFFIX}) in {folder}; run `bsssl score` first, or check the path")
     return paths

@@ -215,6 +215,9 @@ def test_folders_whose_names_are_patterns(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "000000.scores").write_text("")
     assert score_files(str(folder)) == [str(folder / "000000.scores")]
+    (tmp_path / "a=[1,2]").mkdir()
+    (tmp_path / "a=[1,2]" / "score").symlink_to(folder)
+    assert score_files(str(tmp_path / "a=[1,2]" / "score")) == [str(folder / "000000.scores")]
 
 
 def test_shards_that_do_not_follow_one_another(tmp_path: Path) -> None:
