@@ -71,7 +71,8 @@ class Results:
     """the folders of the trained networks, by role, one per seed; of several rounds the last"""
     choices: tuple[Mapping[str, Any], ...] = ()
     """where K was chosen, of each seed ``top_k`` and the ``candidates``, each with ``top_k``, the ``pairs`` that it
-    selects, ``top1`` of its student and the ``standard_error`` of that, percent, and the ``items`` of the test"""
+    selects, ``top1`` of its student and the ``standard_error`` of that, percent, the ``true_score`` that decides
+    between equals, and the ``items`` of the test"""
 
     @property
     def table(self) -> Table:

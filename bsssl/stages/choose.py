@@ -7,8 +7,12 @@ on it. The students are tested on the labels, of which they have seen none; the 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from typing_extensions import override
 
 from bsssl import storage
@@ -17,7 +21,7 @@ from bsssl.pipeline.stage import Context, PlanRow, Stage
 from bsssl.registry import STAGES
 from bsssl.runtime.console import logger
 
-CHOICE = "top_k.json"
+CHOICE, PREDICTIONS = "top_k.json", "predictions.parquet"
 
 
 @STAGES.register("choose")
@@ -26,8 +30,8 @@ class ChooseStage(Stage[Section]):
     """The choice of K. It needs, of each candidate, the selection as ``selection-NAME`` and the test of the student as
     ``figures-NAME``.
 
-    Of equally accurate students, the one with the larger selection is chosen: it has seen more different samples for
-    the same cost. Of equal selections, for the pool has no more, the smaller K.
+    Of equally accurate students, that which gives the true classes the higher scores decides: few labels make many
+    equal. Of equal selections, for the pool has no more, the smaller K.
     """
 
     kind = "choose"
@@ -42,7 +46,7 @@ class ChooseStage(Stage[Section]):
         candidates = [self._candidate(run, name) for name in self._names]
         if len({one["pairs"] for one in candidates}) < len(candidates):
             logger.warning("candidates for K select equally many samples: the pool has no more, or it is very small")
-        best = max(candidates, key=lambda one: (one["top1"], one["pairs"], -one["top_k"]))
+        best = max(candidates, key=lambda one: (one["top1"], one["true_score"], -one["top_k"]))
         choice = {"top_k": best["top_k"], "candidates": candidates}
         storage.write_json(str(run.folder(self.name) / CHOICE), choice)
         logger.info("seed %d: %s: %s", run.seed, self.name, described(choice))
@@ -72,8 +76,17 @@ class ChooseStage(Stage[Section]):
             "pairs": selected["pairs"],
             "top1": figures["top1"],
             "standard_error": 100 * math.sqrt(share * (1 - share) / figures["items"]),
+            "true_score": _true_score(run.input(self, f"figures-{name}") / PREDICTIONS),
             "items": figures["items"],
         }
+
+
+def _true_score(predictions: Path) -> float:
+    """Return the mean softmax score of the true class of every item, 0 where it is not among the best five."""
+    table = pq.read_table(predictions, columns=["label", "top_classes", "top_scores"]).combine_chunks()
+    classes, scores = table["top_classes"], table["top_scores"]
+    is_true = pc.equal(pc.list_flatten(classes), table["label"].take(pc.list_parent_indices(classes)))
+    return float(np.sum(pc.list_flatten(scores).filter(is_true).to_numpy())) / len(table)
 
 
 def described(choice: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -71,8 +72,17 @@ def test_the_most_accurate_candidate_is_chosen_and_not_trained_again(call, bsssl
     assert [row["top1"] for row in rows] == [
         result(output, f"evaluate-pretrain-k{k}.labeled")["top1"] for k in (2, 4, 6)
     ]
-    best = max(rows, key=lambda row: (row["top1"], row["top_k"]))
+    best = max(rows, key=lambda row: (row["top1"], row["true_score"]))
     assert choice["top_k"] == best["top_k"] == result(output, "select")["top_k"]
+    for row in rows:
+        predictions = pq.read_table(
+            output / "seed-0" / f"evaluate-pretrain-k{row['top_k']}.labeled" / "predictions.parquet"
+        )
+        scores = [
+            dict(zip(item["top_classes"], item["top_scores"], strict=True))[item["label"]]
+            for item in predictions.to_pylist()
+        ]
+        assert row["true_score"] == pytest.approx(sum(scores) / 12)
     share = best["top1"] / 100
     assert best["standard_error"] == pytest.approx(100 * math.sqrt(share * (1 - share) / 12))
 
