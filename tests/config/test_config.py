@@ -281,7 +281,8 @@ def test_options_list_every_key_once_with_type_and_default():
     assert len(paths) == len(set(paths))
     found = {path: (kind, default) for path, kind, default, _ in rows}
     assert found["output_dir"] == ("str", "(required)")
-    assert found["select.top_k"] == ("int", "16000")
+    assert found["score.top_p"] == ("int", "10")
+    assert "'auto'" in found["select.top_k"][0] and found["select.top_k"][1] == "16000"
     assert found["pretrain.length"][1] == "1000000000 samples"
     assert found["pretrain.targets"][0] == "['per_pair', 'multi', 'soft', 'live']"
     assert found["data.pool"] == ("list[Source]", "[]")

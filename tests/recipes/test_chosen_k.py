@@ -139,6 +139,15 @@ def test_a_student_that_is_not_that_of_a_candidate_is_trained(call, tmp_path):
     assert result(output, "select-2")["top_k"] == top_k and executed(outcome).count("choose") == 1
 
 
+def test_candidates_do_without_labels_stored_views_and_tars(recipe):
+    asked = ("pretrain.with_labels=true", "pretrain.targets=soft", "pretrain.soft_views=2", "materialise={}")
+    (run,) = all_runs(load_config(str(recipe.config), [*AUTO, *asked]), config_path="")
+    assert run.stages["pretrain-k4"].needs == {"data": "data", "selection": "select-k4", "scores": "score"}
+    assert run.stages["pretrain"].needs == {"data": "data", "selection": "materialise", "views": "views"}
+    trainings = [run.stages[name].settings.training for name in ("pretrain-k4", "pretrain")]
+    assert [(one.with_labels, one.soft_views) for one in trainings] == [(False, None), (True, 2)]
+
+
 def test_each_seed_chooses_and_a_sweep_shares(bsssl, recipe, tmp_path):
     outcome = bsssl(
         "sweep", "--config", recipe.config, f"output_dir={tmp_path / 'sweep'}", "select.top_k=auto",
