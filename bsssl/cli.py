@@ -90,7 +90,7 @@ def _commands() -> dict[str, Command]:
         ),
         "evaluate": (
             "test a trained stage",
-            f"Tests the stage named by the config's `stage` (default: {Config.result}) on data.test.",
+            "Tests the stage named by the config's `stage` (default: the student's last) on data.test.",
         ),
     }
     return {

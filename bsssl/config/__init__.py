@@ -33,6 +33,7 @@ from bsssl.config.training import (
     Train,
     Weak,
     WeakTraining,
+    ZeroShot,
     check_warmup,
 )
 from bsssl.config.transfer import Checkpoint, Transfer
@@ -70,6 +71,7 @@ __all__ = [
     "Transforms",
     "Weak",
     "WeakTraining",
+    "ZeroShot",
     "check_warmup",
     "load_config",
     "options",

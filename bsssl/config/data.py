@@ -4,7 +4,7 @@ import re
 from typing import Any, Literal, TypeVar
 
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
-from typing_extensions import Annotated, Self  # noqa: UP035 - with the rest of pydantic's
+from typing_extensions import Annotated, Self, override  # noqa: UP035 - with the rest of pydantic's
 
 from bsssl.config.section import Section, known_to, without
 from bsssl.registry import AUGMENTATIONS, VIDEO_READERS
@@ -143,20 +143,21 @@ Tests = Annotated[
 ]
 
 
-def tests_of(test: Source | dict[str, Source] | None, train: Source) -> dict[str, Source]:
+def tests_of(test: Source | dict[str, Source] | None, train: Source | None) -> dict[str, Source]:
     """Return the test sets by the name of what the data stage makes of them.
 
-    That is ``test``, or ``test-NAME`` of several, or ``test-holdout`` of what is held out of ``train``.
+    That is ``test``, or ``test-NAME`` of several, or ``test-holdout`` of what is held out of ``train``; nothing where
+    there is neither.
     """
     if test is None:
-        return {"test-holdout": train}
+        return {} if train is None else {"test-holdout": train}
     return {"test": test} if isinstance(test, Source) else {f"test-{name}": one for name, one in test.items()}
 
 
 class LabeledData(Section):
     """Labels and test set, and how items are seen."""
 
-    train: Source
+    train: Source | None = None
     """labeled items: their classes are the classes. Those without a label (none, empty or -1) join the pool"""
     test: Tests | None = None
     """held-out labeled items, used for evaluation alone; several test sets by name, each with figures of its own:
@@ -182,10 +183,10 @@ class LabeledData(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        problems = []
+        problems = self._label_problems()
         if self.imbalance > 1 and not self.labels_per_class:
             problems.append("imbalance needs labels_per_class; set it, or leave imbalance out")
-        if self.test is None and self.holdout is None:
+        if self.test is None and self.holdout is None and self.train is not None:
             problems.append("there is no test set: set test, or holdout to the share of the labels to hold out as one")
         if self.test is not None and self.holdout is not None:
             problems.append("holdout is for data without a test set; take out test or holdout")
@@ -193,6 +194,10 @@ class LabeledData(Section):
             if not re.fullmatch(r"[\w+-]+", name):
                 problems.append(f"test: '{name}' names files too: use letters, digits, _, + and - alone")
         return without(problems, self)
+
+    def _label_problems(self) -> list[str]:
+        """Return what is wrong with where the classes and the labels come from."""
+        return [] if self.train is not None else ["train is missing; name the labeled items"]
 
     @property
     def tests(self) -> dict[str, Source]:
@@ -223,12 +228,16 @@ class LabeledData(Section):
 
     def sources(self) -> list[Source]:
         """Return everything that is read."""
-        return list({id(source): source for source in (self.train, *self.tests.values())}.values())
+        sources = [*([] if self.train is None else [self.train]), *self.tests.values()]
+        return list({id(source): source for source in sources}.values())
 
 
 class Data(LabeledData):
     """Labels, pool and test set."""
 
+    classes: list[str] | None = Field(None, min_length=2)
+    """the names of the classes, for a pool without one label: there is no `train`, the teacher is one that needs none
+    (teacher.mode: zeroshot, score.given), and the student that is pre-trained on the selection is the result"""
     pool: list[Source] = []
     """unlabeled items; labels that are there are never read by training or selection"""
     rest_in_pool: bool = True
@@ -241,6 +250,27 @@ class Data(LabeledData):
     shard_size: int = Field(10_000, ge=1)
     """items per pool shard, for folders and manifests; a tar is always one shard"""
 
+    @override
+    def _label_problems(self) -> list[str]:
+        if self.classes is None:
+            missing = "train is missing; name the labeled items or, for a pool without one label, the classes"
+            return [missing] if self.train is None else []
+        if self.train is not None:
+            return ["the classes are those of train; take out classes or train"]
+        about_labels = {"holdout": self.holdout, "labels_per_class": self.labels_per_class}
+        problems = [
+            f"{key} is about labels, of which there are none; take it out" for key, on in about_labels.items() if on
+        ]
+        twice = [name for number, name in enumerate(self.classes) if name in self.classes[:number]]
+        if twice:
+            problems.append(f"classes: '{twice[0]}' is there twice; give each class a name of its own")
+        if self.num_classes not in (None, len(self.classes)):
+            problems.append(
+                f"num_classes ({self.num_classes}) is not that of classes ({len(self.classes)}); take it out"
+            )
+        return problems
+
+    @override
     def sources(self) -> list[Source]:
         """Return everything that is read."""
         return [*super().sources(), *self.pool]
@@ -277,17 +307,19 @@ class Model(Section):
     """A network, what it starts from, and how it sees pictures and videos where it is not as `data` says."""
 
     name: str
-    """a name registered in MODELS; timm/<name>, torchvision/<name>, of videos pytorchvideo/<name>; or a folder with
-    config.json and weights, local-dir:<folder> or hf-hub:<user>/<repository>. A name of timm with a tag, and a folder,
-    mean certain weights"""
+    """a name registered in MODELS; timm/<name>, torchvision/<name>, open_clip/<name>, of videos pytorchvideo/<name>; or
+    a folder with config.json and weights, local-dir:<folder> or hf-hub:<user>/<repository>, of a CLIP
+    open_clip/local-dir:<folder> or open_clip/hf-hub:<user>/<repository>. A name of timm or open_clip with a tag, and a
+    folder, mean certain weights"""
     options: dict[str, Any] = {}
     """further arguments of the model, e.g. width"""
     pretrained: bool = False
     """start from the library's default weights of the network"""
     weights: str | None = None
     """weights to start from: timm/<name>.<tag>, torchvision/<Network>_Weights.<member>, pytorchvideo/<name>,
-    local-dir:<folder>, hf-hub:<user>/<repository>, the released weights of the original work by their names in timm, or
-    a file (of several sets of weights in it, FILE#KEY chooses one); a stage's init_from comes first"""
+    open_clip/<name>.<tag>, local-dir:<folder>, hf-hub:<user>/<repository>, the released weights of the original work by
+    their names in timm, or a file (of several sets of weights in it, FILE#KEY chooses one); a stage's init_from comes
+    first"""
     transforms: NetworkTransforms | None = None
     """how this network sees pictures, where it is not as its weights say or, if they do not, as data.transforms"""
     frames: int | None = Field(None, ge=1)
@@ -305,8 +337,13 @@ class Model(Section):
     @property
     def is_pretrained(self) -> bool:
         """Whether the network starts from weights."""
-        means_weights = self.name.startswith(("local-dir:", "hf-hub:")) or bool(re.match(r"timm/.+\..", self.name))
-        return self.pretrained or self.weights is not None or means_weights
+        means_weights = re.match(r"(open_clip/)?(local-dir|hf-hub):|(timm|open_clip)/.+\..", self.name)
+        return self.pretrained or self.weights is not None or means_weights is not None
+
+    @property
+    def is_clip(self) -> bool:
+        """Whether the network is one of open_clip, whose weights know classes by their names."""
+        return self.name.startswith("open_clip/")
 
     def without_view(self) -> "Model":
         """Return the network without what ``view_of`` says of it."""

@@ -1,7 +1,8 @@
 """The recipe: data, two networks, and the settings of each stage."""
 
 import itertools
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 from typing_extensions import Annotated, Self, override  # noqa: UP035 - with the rest of pydantic's
@@ -127,9 +128,6 @@ class Config(Experiment):
     """A recipe: data, two networks, and the settings of each stage."""
 
     leaves = "results.md"
-    result: ClassVar[str] = "finetune"
-    """the section of the network that it all is about, which is tested where none is named"""
-
     stage: (
         Literal["weak", "teacher", "score", "select", "materialise", "pretrain", "finetune", "baseline", "ceiling"]
         | None
@@ -159,8 +157,15 @@ class Config(Experiment):
         sections = {section: getattr(self, section) for section in TRAIN_STAGES}
         return {section: settings for section, settings in sections.items() if settings is not None}
 
+    @property
+    def result(self) -> str:
+        """The section of the network that it all is about, which is tested where none is named."""
+        return "pretrain" if self.data.train is None else "finetune"
+
     def left_out(self, section: str | None) -> str | None:
         """Return that a section is left out and what adds it; None where it is there, or there is no such section."""
+        if section == "evaluate" and not self.data.tests:
+            return "there is no test set; set data.test"
         if section not in _ADDED_BY or getattr(self, section) is not None:
             return None
         return f"the config has no {section} section; {_ADDED_BY[section]}"
@@ -171,18 +176,20 @@ class Config(Experiment):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        classes, problems = self.data.num_classes, self._problems()
+        problems = self._problems()
         for name, model in {**self.models.teachers, "student": self.models.student}.items():
             problems += model.problems(f"models.{name}", self.data)
-        problems += self._teacher_problems()
-        if classes is not None and self.score.top_p > classes:
-            problems.append(f"score.top_p ({self.score.top_p}) is above data.num_classes ({classes}); lower it")
+        problems += self._teacher_problems() + self._label_problems()
+        for key, classes in (("num_classes", self.data.num_classes), ("classes", len(self.data.classes or []))):
+            if classes and self.score.top_p > classes:
+                problems.append(f"score.top_p ({self.score.top_p}) is above data.{key} ({classes}); lower it")
         if self.select.grow and self.rounds == 1:
             problems.append("select.grow is about several rounds; set rounds, or leave it out")
         if self.select.top_k == "auto":
             problems += self._auto_problems()
         joins_pool = self.data.labels_per_class and self.data.rest_in_pool
-        if not self.data.pool and not joins_pool and self.data.train.dataset == "folder":  # which has labels alone
+        all_labeled = self.data.train is None or self.data.train.dataset == "folder"  # which has labels alone
+        if not self.data.pool and not joins_pool and all_labeled:
             problems.append("there is no pool: set data.pool, or data.labels_per_class with rest_in_pool")
         problems += self._weak_problems()
         for number, section in enumerate(TRAIN_STAGES):
@@ -214,7 +221,12 @@ class Config(Experiment):
             pretrained = model.is_pretrained or init_from is not None
             if mode == "scratch" and pretrained:
                 problems.append(f"teacher.mode is scratch, but {name} is given weights; take these out, or the mode")
-            if mode in ("finetune", "probe") and not pretrained:
+            if mode == "zeroshot" and not model.is_clip:
+                problems.append(
+                    f"teacher.mode is zeroshot, but {name} ({model.name}) knows no class by its name; give it a network "
+                    "of open_clip, such as open_clip/ViT-B-32.laion2b_s34b_b79k"
+                )
+            elif mode in ("finetune", "probe", "zeroshot") and not pretrained:
                 problems.append(
                     f"teacher.mode is {mode}, but {name} has no weights; set models.teacher.pretrained=true, "
                     "models.teacher.weights or teacher.init_from"
@@ -236,12 +248,35 @@ class Config(Experiment):
             )
         return problems
 
+    def _label_problems(self) -> list[str]:
+        """Return what needs labels where there are none."""
+        if self.data.classes is None:
+            return []
+        problems = [f"{key} needs labels, and there is no data.train; take it out" for key in self._on_labels()]
+        if self.models.teachers and self.teacher.mode != "zeroshot" and self.teacher.length.amount > 0:
+            problems.append(
+                "there are no labels that teacher could be trained on: set teacher.mode=zeroshot, or teacher.length='0 "
+                "epochs' for weights whose classes are data.classes, or score.given"
+            )
+        return problems
+
+    def _on_labels(self) -> Iterator[str]:
+        """Yield the keys of what is there and is for labels alone."""
+        if self.weak is not None:
+            yield "weak"
+        if self.ceiling is not None:
+            yield "ceiling"
+        if self.pretrain.with_labels:
+            yield "pretrain.with_labels"
+
     def _weak_problems(self) -> list[str]:
         problems = [
             f"{section}.init_from: {self._origin(section)} is trained on tags; the student never sees one"
             for section in TRAIN_STAGES[2:]
             if self._origin(section) == "weak" or (self._origin(section) == "teacher" and self.weak is not None)
         ]
+        if self.weak is not None and self.teacher.mode == "zeroshot":
+            problems.append("teacher.mode is zeroshot, which needs no training on tags; take weak out, or the mode")
         if self.weak is None and self.teacher.init_from == "weak":
             problems.append("teacher.init_from is weak, but there is no weak section; add weak.sources")
         if self.weak is not None and self.teacher.init_from != "weak":

@@ -1,6 +1,8 @@
 """The trainings: what they have in common, and the paper's settings of each."""
 
 import itertools
+import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -8,7 +10,7 @@ from typing_extensions import Annotated, Self  # noqa: UP035 - with the rest of 
 
 from bsssl.config.data import Source
 from bsssl.config.section import Length, LengthField, Section, known_to, without
-from bsssl.errors import UserError
+from bsssl.errors import UserError, choices
 from bsssl.registry import LOSSES, OPTIMIZERS, SCHEDULES, Registry
 
 TRAIN_STAGES = ("weak", "teacher", "pretrain", "finetune", "baseline", "ceiling")  # in the order of the recipe
@@ -190,15 +192,60 @@ class FcOnly(Section):
         return without([] if rising else [f"c_values {self.c_values} must be above 0 and rise"], self)
 
 
+class ZeroShot(Section):
+    """A classifier made of the names of the classes, by a network that was trained on pictures and texts (Radford et
+    al. 2021, arXiv 2103.00020). Labels, where there are some, set its temperature alone (Guo et al. 2017, arXiv
+    1706.04599), so that its scores are as sure as they are right; without them it is the network's own."""
+
+    templates: list[str] = Field(
+        [
+            "a photo of a {}.",
+            "a photo of the {}.",
+            "a bad photo of a {}.",
+            "a close-up photo of a {}.",
+            "a cropped photo of a {}.",
+            "a photo of the large {}.",
+            "a photo of the small {}.",
+        ],
+        min_length=1,
+    )
+    """prompts, whose embeddings are averaged; {} stands for the class"""
+    names: dict[str, str] = {}
+    """class -> what prompts call it, such as {n02119789: kit fox}; default: the name of the class, with blanks for _
+    and -"""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        problems = [
+            f"templates: '{template}' has no {{}}, which stands for the class; add it"
+            for template in self.templates
+            if "{}" not in template
+        ]
+        return without(problems, self)
+
+    def called(self, classes: Sequence[str]) -> list[str]:
+        """Return what prompts call each of the ``classes``.
+
+        Raises:
+            UserError: Another class is given a name.
+        """
+        for name in self.names:
+            if name not in classes:
+                raise UserError(f"teacher.zeroshot.names: there is no class '{name}': {choices(name, classes)}")
+        return [self.names.get(name, re.sub("[_-]+", " ", name).strip()) for name in classes]
+
+
 class Teacher(Supervised):
     """Training of the teacher on the labels."""
 
-    mode: Literal["scratch", "finetune", "probe"] | None = None
+    mode: Literal["scratch", "finetune", "probe", "zeroshot"] | None = None
     """scratch: from random weights; finetune: all of the network, from pre-trained weights; probe: pre-trained features
-    stay as they are, and logistic regression on them is the classifier; default: whichever of the first two the
-    network is given weights for"""
+    stay as they are, and logistic regression on them is the classifier; zeroshot: the names of the classes are the
+    classifier, by a network of open_clip; default: whichever of the first two the network is given weights for"""
     probe: FcOnly = FcOnly()
     """settings of mode: probe; those of the training play no part then"""
+    zeroshot: ZeroShot = ZeroShot()
+    """settings of mode: zeroshot, likewise"""
 
 
 class Tags(Section):

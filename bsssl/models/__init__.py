@@ -3,15 +3,14 @@
 from bsssl.models.building import Profile, build_model, profile
 from bsssl.models.heads import classifier
 from bsssl.models.trained import TrainedNetwork
+from bsssl.models.weights.clip import OPEN_CLIP, class_texts
 from bsssl.models.weights.files import WEIGHTS, Checkpoint, read_checkpoint, save_model, saved_facts
 from bsssl.models.weights.folder import describe
+from bsssl.models.weights.hosted import HUB, LOCAL, Named
 from bsssl.models.weights.loading import has_classes, load_weights
 from bsssl.models.weights.named import (
     CONFIG,
-    HUB,
-    LOCAL,
     RELEASED,
-    Named,
     implied_weights,
     is_named,
     load_named,
@@ -19,18 +18,22 @@ from bsssl.models.weights.named import (
     named_weights,
 )
 from bsssl.models.zoo import image, video  # noqa: F401 - registers the networks
+from bsssl.models.zoo.clip import ClipClassifier
 
 __all__ = [
     "CONFIG",
     "HUB",
     "LOCAL",
+    "OPEN_CLIP",
     "RELEASED",
     "WEIGHTS",
     "Checkpoint",
+    "ClipClassifier",
     "Named",
     "Profile",
     "TrainedNetwork",
     "build_model",
+    "class_texts",
     "classifier",
     "describe",
     "has_classes",

@@ -4,7 +4,7 @@ from typing import Any
 
 from bsssl.config import Model, NetworkTransforms
 from bsssl.errors import UserError
-from bsssl.models import HUB, LOCAL, Named, implied_weights, is_named, named_weights
+from bsssl.models import HUB, LOCAL, OPEN_CLIP, Named, implied_weights, is_named, named_weights
 
 
 def resolved(key: str, model: Model) -> Model:
@@ -25,8 +25,10 @@ def resolved(key: str, model: Model) -> Model:
     if weights is None:
         return model
     name, options = model.name, model.options
-    if implied is not None and name.startswith((LOCAL, HUB)):
+    if implied is not None and name.startswith((LOCAL, HUB, OPEN_CLIP)):
         name, options = implied.network, {**implied.options, **options}
+    elif weights.network == name:
+        options = {**weights.options, **options}
     given = {} if model.transforms is None else model.transforms.given()
     size = given.get("size")
     if weights.fixed_size and size not in (None, weights.transforms["size"]) and "img_size" not in options:

@@ -4,9 +4,11 @@ data -> teacher -> score -> select (-> materialise) -> pretrain -> finetune     
   \\-> tags -> weak, before teacher
   \\-> baseline, ceiling                    evaluate-* after every trained network
 select.top_k: auto, between score and select: select-*, pretrain-*, evaluate-pretrain-*.labeled -> choose
+
+Without labels there is no finetune, baseline or ceiling.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,6 +44,7 @@ from bsssl.stages.select import SelectSettings, SelectStage
 from bsssl.stages.tags import TagsStage, tags_settings
 from bsssl.stages.train import TrainStage, train_settings
 from bsssl.stages.views import ViewsSettings, ViewsStage
+from bsssl.stages.zeroshot import ZeroShotSettings, ZeroShotStage
 
 DATA = "data"
 
@@ -52,7 +55,9 @@ def stages(config: Config, *, seed: int) -> list[Stage[Any]]:
     student, (first, *others) = found.pop("student"), (*found.values(), None)
     models = Models(teacher=first, more_teachers=[one for one in others if one is not None], student=student)
     config, teachers = config.model_copy(update={"models": models}), models.teachers
-    planned: list[Stage[Any]] = [data_stage(config.data, _pool(config, seed), seed=seed, top_p=config.score.top_p)]
+    planned: list[Stage[Any]] = [
+        data_stage(config.data, _pool(config, seed), seed=seed, top_p=config.score.top_p, classes=config.data.classes)
+    ]
     if config.weak is not None:
         settings = tags_settings(config.weak, config.data)
         planned.append(
@@ -65,8 +70,9 @@ def stages(config: Config, *, seed: int) -> list[Stage[Any]]:
         planned += _trained(config, seed, "teacher", _Network(name, model))
     for number in range(1, config.rounds + 1):
         planned += _round(config, seed, number, [_Network(*one) for one in teachers.items()])
-        teachers = {numbered("finetune", number): student}
-    planned += _trained(config, seed, "baseline", _Network("baseline", student))
+        teachers = {numbered(config.result, number): student}
+    if config.data.train is not None:
+        planned += _trained(config, seed, "baseline", _Network("baseline", student))
     if config.ceiling is not None:
         planned += _trained(config, seed, "ceiling", _Network("ceiling", student))
     return planned
@@ -82,8 +88,18 @@ def networks(config: Config) -> dict[str, Model]:
     return {f"models.{name}": resolved(f"models.{name}", model) for name, model in found.items()}
 
 
-def data_stage(settings: LabeledData, pool: PoolSettings | None, *, seed: int, top_p: int | None = None) -> DataStage:
-    """Return the data stage of a recipe, or of a transfer, which has no pool."""
+def data_stage(
+    settings: LabeledData,
+    pool: PoolSettings | None,
+    *,
+    seed: int,
+    top_p: int | None = None,
+    classes: Sequence[str] | None = None,
+) -> DataStage:
+    """Return the data stage of a recipe, or of a transfer, which has no pool.
+
+    ``classes`` are those of data without labels.
+    """
     labels = LabelsSettings(
         labels_per_class=settings.labels_per_class,
         imbalance=settings.imbalance,
@@ -91,6 +107,7 @@ def data_stage(settings: LabeledData, pool: PoolSettings | None, *, seed: int, t
     )
     items = ItemsSettings(
         train=settings.train,
+        classes=None if classes is None else tuple(classes),
         test=settings.test,
         holdout=settings.holdout,
         seed=seed if settings.holdout is not None else None,
@@ -190,8 +207,9 @@ def _round(config: Config, seed: int, number: int, teachers: list[_Network]) -> 
     twins = tuple(one.name for one in candidates if isinstance(one, TrainStage))
     pretrain = _Network(numbered("pretrain", number), student, twins=twins)
     planned += _trained(config, seed, "pretrain", pretrain, number, needs, teachers=teachers)
-    finetune = _Network(numbered("finetune", number), student)
-    planned += _trained(config, seed, "finetune", finetune, number, teachers=teachers)
+    if config.data.train is not None:
+        finetune = _Network(numbered("finetune", number), student)
+        planned += _trained(config, seed, "finetune", finetune, number, teachers=teachers)
     return planned
 
 
@@ -305,8 +323,8 @@ def _trained(
     if training.init_from in TRAIN_STAGES:
         again = training.init_from in ("pretrain", "finetune")
         start = {"start": numbered(training.init_from, number) if again else training.init_from}
-    if isinstance(training, Teacher) and training.mode == "probe":
-        return _probed(config, seed, network, needs={"data": DATA, **start})
+    if isinstance(training, Teacher) and training.mode in ("probe", "zeroshot"):
+        return _as_it_is(config, seed, network, needs={"data": DATA, **start})
     live: tuple[LiveSettings, ...] = ()
     if teachers is not None and training.targets == "live":
         start |= _roles(teachers)
@@ -337,25 +355,28 @@ def _trained(
     return [stage, *evaluations(stage, model, config, execution=execution, runs_alone=number == 1)]
 
 
-def _probed(config: Config, seed: int, network: _Network, needs: Mapping[str, str]) -> list[Stage[Any]]:
-    """Return a teacher that is a classifier on pre-trained features, and its evaluation."""
-    settings = ProbeSettings(
-        fc_only=config.teacher.probe,
-        init_from=config.teacher.init_from,
-        model=network.model.without_view(),
-        seed=seed,
-        precision=config.system.precision,
-        seen=TestView.of(network.model, config.data, "test"),
-    )
-    execution = _execution(config)
-    stage = ProbeStage(
-        name=network.name,
-        section="teacher",
-        settings=settings,
-        needs=needs,
-        command=_alone("train", 1, "teacher"),
-        execution=execution,
-    )
+def _as_it_is(config: Config, seed: int, network: _Network, needs: Mapping[str, str]) -> list[Stage[Any]]:
+    """Return a teacher that is a classifier on pre-trained features, which stay as they are, and its evaluation."""
+    teacher, execution = config.teacher, _execution(config)
+    decided: dict[str, Any] = {
+        "init_from": teacher.init_from,
+        "model": network.model.without_view(),
+        "seed": seed,
+        "precision": config.system.precision,
+        "seen": TestView.of(network.model, config.data, "test"),
+    }
+    common: dict[str, Any] = {
+        "name": network.name,
+        "section": "teacher",
+        "needs": needs,
+        "command": _alone("train", 1, "teacher"),
+        "execution": execution,
+    }
+    stage: Stage[Any]
+    if teacher.mode == "probe":
+        stage = ProbeStage(settings=ProbeSettings(fc_only=teacher.probe, **decided), **common)
+    else:
+        stage = ZeroShotStage(settings=ZeroShotSettings(zeroshot=teacher.zeroshot, **decided), **common)
     return [stage, *evaluations(stage, network.model, config, execution=execution, runs_alone=True)]
 
 

@@ -49,8 +49,10 @@ class Selection:
 class Round:
     """The results of one of several rounds."""
 
-    pretrained: Accuracy
-    finetuned: Accuracy
+    pretrained: Accuracy | None
+    """None without a test set"""
+    finetuned: Accuracy | None
+    """None without labels"""
     selection: Selection
 
 
@@ -60,9 +62,10 @@ class Results:
 
     networks: Mapping[str, Accuracy]
     """by role: ``supervised``, ``pretrained``, ``finetuned`` and, where there are such, ``teacher``, ``teacher-2`` ...,
-    ``weak`` and ``ceiling``; of several rounds the last"""
-    gain: Accuracy
-    """of ``finetuned`` over ``supervised``"""
+    ``weak`` and ``ceiling``; of several rounds the last. Of data without labels there is no ``supervised`` and
+    ``finetuned``, and nothing at all without a test set"""
+    gain: Accuracy | None
+    """of ``finetuned`` over ``supervised``, where there are labels"""
     selection: Selection
     """of the last round"""
     seeds: tuple[int, ...]
@@ -77,13 +80,14 @@ class Results:
     @property
     def table(self) -> Table:
         """The networks with their figures, the gain, and notes on the selection and the seeds."""
-        columns = _columns(self.networks["finetuned"])
+        columns = _columns([*self.networks.values()][-1]) if self.networks else {}
         rows = [
             [label, accuracy.cell(), *(accuracy.mean_cell(column) for column in columns if column != "top1")]
             for label, accuracy in self.labelled()
         ]
-        nothing = [""] * (len(columns) - 1)
-        rows.append(["gain of the fine-tuned student", self.gain.cell(sign="+"), *nothing])
+        if self.gain is not None:
+            nothing = [""] * (len(columns) - 1)
+            rows.append(["gain of the fine-tuned student", self.gain.cell(sign="+"), *nothing])
         chosen = self.selection
         precision = "" if chosen.precision is None else f", {chosen.precision:.1f} % of them right"
         notes = [
@@ -105,11 +109,11 @@ class Results:
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``results.json``; ``rounds`` is there when there are several."""
         networks = {role: accuracy.to_dict() for role, accuracy in self.networks.items()}
-        chosen = {"gain": self.gain.to_dict(), "selection": asdict(self.selection), "seeds": list(self.seeds)}
+        gain = {} if self.gain is None else {"gain": self.gain.to_dict()}
+        chosen = {**gain, "selection": asdict(self.selection), "seeds": list(self.seeds)}
         rounds = [
             {
-                "pretrained": one.pretrained.to_dict(),
-                "finetuned": one.finetuned.to_dict(),
+                **{role: getattr(one, role).to_dict() for role in _OF_A_ROUND if role in networks},
                 "selection": asdict(one.selection),
             }
             for one in self.rounds
@@ -141,29 +145,38 @@ class Results:
 
 def collect(config: Config, runs: Sequence[Run]) -> Results:
     """Return the results of the finished ``runs`` of ``config``, one for each seed."""
-    tests = tuple(config.data.tests)
-    rounds = [
-        Round(
-            pretrained=measured(runs, numbered("pretrain", number), tests),
-            finetuned=measured(runs, numbered("finetune", number), tests),
-            selection=_selection(runs, number),
-        )
-        for number in range(1, config.rounds + 1)
-    ]
     several = [numbered("teacher", number) for number in range(2, len(runs[0].stages))]
     roles = [role for title in TITLES for role in ([title, *several] if title == "teacher" else [title])]
-    stages = {role: numbered(_STAGES.get(role, role), config.rounds if role in _OF_A_ROUND else 1) for role in roles}
-    stages = {role: stage for role, stage in stages.items() if evaluation(stage, tests[0]) in runs[0].stages}
-    networks = {role: measured(runs, stage, tests) for role, stage in stages.items()}
+    rounds = []
+    for number in range(1, config.rounds + 1):
+        found = _measured(config, runs, _stages(_OF_A_ROUND, number))
+        rounds.append(Round(found.get("pretrained"), found.get("finetuned"), _selection(runs, number)))
+    stages = _stages(roles, config.rounds)
+    networks = _measured(config, runs, stages)
+    both = "finetuned" in networks and "supervised" in networks
     return Results(
         networks=networks,
-        gain=networks["finetuned"].minus(networks["supervised"]),
+        gain=networks["finetuned"].minus(networks["supervised"]) if both else None,
         selection=rounds[-1].selection,
         seeds=tuple(run.seed for run in runs),
         rounds=tuple(rounds),
-        paths={role: tuple(run.path / stage for run in runs) for role, stage in stages.items()},
+        paths={
+            role: tuple(run.path / stage for run in runs) for role, stage in stages.items() if stage in runs[0].stages
+        },
         choices=tuple(run.result(CHOOSE) for run in runs) if CHOOSE in runs[0].stages else (),
     )
+
+
+def _stages(roles: Sequence[str], number: int) -> dict[str, str]:
+    """Return the names of the stages that train the networks of these ``roles``; of a round, those of ``number``."""
+    return {role: numbered(_STAGES.get(role, role), number if role in _OF_A_ROUND else 1) for role in roles}
+
+
+def _measured(config: Config, runs: Sequence[Run], stages: Mapping[str, str]) -> dict[str, Accuracy]:
+    """Return the accuracy of the networks that are tested, by role."""
+    tests = tuple(config.data.tests)
+    tested = {role: stage for role, stage in stages.items() if evaluation(stage, *tests[:1]) in runs[0].stages}
+    return {role: measured(runs, stage, tests) for role, stage in tested.items()}
 
 
 def write(config: Config, runs: Sequence[Run]) -> str:

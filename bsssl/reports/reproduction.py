@@ -150,6 +150,7 @@ def _top1(point: Point) -> dict[str, list[float]]:
     if not _is_whole(point):
         return {WEAK: [run.result(evaluation("teacher", _test(point)))["top1"] for run in point.runs]}
     results = recipe.collect(point.config, point.runs)
+    assert results.gain is not None  # the recipe of a reproduction has labels
     found = {role: list(accuracy.per_seed) for role, accuracy in results.networks.items() if role in FIGURES}
     return found | {"gain": list(results.gain.per_seed)}
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from bsssl import storage
 from bsssl.recipes.sweep import Point
+from bsssl.reports.accuracy import Accuracy
 from bsssl.reports.plots import picture
 from bsssl.reports.recipe import Results, collect
 from bsssl.reports.tables import Table
@@ -32,21 +33,23 @@ def write(points: Sequence[Point]) -> str:
     return f"{table.text()}\nsweep.csv, sweep.md, sweep.json and sweep.png are in {folder}"
 
 
-def _shown(results: Results) -> list[Any]:
-    return [results.gain if name == "gain" else results.networks[name] for name in _SHOWN]
+def _shown(results: Results) -> dict[str, Accuracy]:
+    """Return what is shown of the networks, as far as there are such."""
+    gain = {} if results.gain is None else {"gain": results.gain}
+    there = {**results.networks, **gain}
+    return {name: there[name] for name in _SHOWN if name in there}
 
 
 def _table(results: Sequence[tuple[Point, Results]]) -> Table:
     rows = [
         [
             *point.values.values(),
-            *(accuracy.cell() for accuracy in _shown(one)[:-1]),
-            one.gain.cell(sign="+"),
+            *(accuracy.cell(sign="+" if name == "gain" else "") for name, accuracy in _shown(one).items()),
             one.selection.pairs,
         ]
         for point, one in results
     ]
-    titles = [one.titled(name) for name, one in zip(_SHOWN, _shown(results[0][1]), strict=True)]
+    titles = [one.titled(name) for name, one in _shown(results[0][1]).items()]
     return Table([*results[0][0].values, *titles, "pairs"], rows)
 
 
@@ -55,13 +58,13 @@ def _figures(results: Sequence[tuple[Point, Results]]) -> Table:
     rows = [
         [
             *point.values.values(),
-            *(cell for accuracy in _shown(one) for cell in accuracy.csv_cells()),
+            *(cell for accuracy in _shown(one).values() for cell in accuracy.csv_cells()),
             one.selection.pairs,
             one.selection.precision or "",
         ]
         for point, one in results
     ]
-    titles = [title for name, one in zip(_SHOWN, _shown(results[0][1]), strict=True) for title in one.csv_header(name)]
+    titles = [title for name, one in _shown(results[0][1]).items() for title in one.csv_header(name)]
     header = [*results[0][0].values, *titles]
     return Table([*header, "pairs", "precision"], rows)
 
@@ -76,13 +79,19 @@ def _draw(results: Sequence[tuple[Point, Results]], path: str) -> None:
         for label, line in lines.items():
             names = [name for name, _ in line]
             values: list[Any] = [json.loads(name) for name in names] if all(map(_is_number, names)) else names
-            for role, style in (("finetuned", "o-"), ("supervised", "--")):
+            for role, style in _drawn(line[0][1]).items():
                 accuracies = [one.networks[role] for _, one in line]
                 mean, spread = [one.top1 for one in accuracies], [one.std or 0.0 for one in accuracies]
                 axes.errorbar(values, mean, yerr=spread, fmt=style, capsize=3, label=f"{role} {label}".strip())
         axes.set_xlabel(next(iter(results[0][0].values), ""))
         axes.set_ylabel("top-1 accuracy on the test set, %")
         axes.legend()
+
+
+def _drawn(results: Results) -> dict[str, str]:
+    """Return the networks to draw and the styles of their lines."""
+    styles = {"pretrained": "o-"} if results.gain is None else {"finetuned": "o-", "supervised": "--"}
+    return {role: style for role, style in styles.items() if role in results.networks}
 
 
 def _is_number(text: str) -> bool:

@@ -32,7 +32,9 @@ HELD = "held.hashes"
 class ItemsSettings(Section):
     """Which items are labeled, and which are for testing."""
 
-    train: Source
+    train: Source | None = None
+    classes: tuple[str, ...] | None = None
+    """where no item is labeled"""
     test: Tests | None = None
     holdout: float | None = None
     seed: int | None = None
@@ -44,6 +46,11 @@ class ItemsSettings(Section):
     def tests(self) -> dict[str, Source]:
         """The test sets by the output of the stage that holds them: ``test``, or ``test-NAME`` of several."""
         return tests_of(self.test, self.train)
+
+    @property
+    def sources(self) -> list[Source]:
+        """Everything that has labels."""
+        return [*([] if self.train is None else [self.train]), *self.tests.values()]
 
 
 class LabelsSettings(Section):
@@ -156,7 +163,10 @@ class DataStage(Stage[DataSettings]):
     def split(self) -> Split:
         """The split, read from the sources."""
         items, labels = self.settings.items, self.settings.labels
-        train, unlabeled = _labeled(open_source(items.train, videos=items.videos).records())
+        train = data.Records.concat([])
+        if items.train is not None:
+            train = open_source(items.train, videos=items.videos).records()
+        train, unlabeled = _labeled(train)
         if len(unlabeled) and self.settings.pool is None:
             raise UserError(
                 f"data.train: {len(unlabeled)} of {len(train) + len(unlabeled)} items have no label (first: "
@@ -167,7 +177,7 @@ class DataStage(Stage[DataSettings]):
             tests = dict.fromkeys(items.tests, held)
         else:
             tests = {name: open_source(source, videos=items.videos).records() for name, source in items.tests.items()}
-        classes = train.class_names()
+        classes = train.class_names() if items.classes is None else list(items.classes)
         train.class_indices(classes, what="data.train")
         if len(classes) == 1:
             raise UserError(
@@ -210,7 +220,7 @@ class DataStage(Stage[DataSettings]):
                 listed += len(self.split.unlabeled) + (counts["rest"] if pool.rest_in_pool else 0)
                 counts["pool"] = round(listed * pool.fraction)
         except (UserError, OSError) as error:
-            sources = [items.train, *items.tests.values(), *([] if pool is None else pool.pool)]
+            sources = [*items.sources, *([] if pool is None else pool.pool)]
             if all(makes_files(source) or storage.exists(source.path) for source in sources):
                 raise  # the data is there: something else is wrong
             return {}, f"sizes are unknown until the data is there: {error}"
@@ -224,7 +234,7 @@ class DataStage(Stage[DataSettings]):
     @override
     def outside(self) -> dict[str, Any]:
         items, pool = self.settings.items, self.settings.pool
-        labeled = {"data.train or data.test": files_state([items.train, *items.tests.values()])}
+        labeled = {"data.train or data.test": files_state(items.sources)}
         return labeled | ({} if pool is None else {"data.pool": files_state(pool.pool)})
 
     @override

@@ -63,7 +63,9 @@ class ProbeStage(Stage[ProbeSettings]):
                 f"the classifier of {settings.model.name} has no bias, which fc_only needs; choose another model"
             )
         failures = Failures(rows=len(records), max_rate=self.execution.max_failure_rate)
-        features, rows = self._features(run, model, records, compute=compute, failures=failures)
+        features, rows = features_of(
+            self, run, model, records, compute=compute, execution=self.execution, failures=failures
+        )
         targets = torch.from_numpy(records.class_indices(classes, what="data.train"))[rows].to(features.device)
         fitted, figures = _fit(
             features, targets, settings.fc_only, num_classes=len(classes), seed=settings.seed, title=self.name
@@ -90,26 +92,33 @@ class ProbeStage(Stage[ProbeSettings]):
         today = {**settings, "fc_only": fc_only, "init_from": init_from, "seen": seen}
         return today, {"init_from": state} if state else {}
 
-    def _features(
-        self, run: Context, model: nn.Module, records: data.Records, *, compute: Compute, failures: Failures
-    ) -> tuple[Tensor, Tensor]:
-        """Return the features of ``records`` as they are seen in testing, and the rows that could be read."""
-        views = self.settings.seen.views(deadline=self.execution.deadline)
-        dataset, title = data.ItemDataset(records, views=views), f"seed {run.seed}: {self.name}"
-        features, rows = extract(
-            model,
-            classifier(model)[1],
-            self.execution.eval_loader(dataset, views, compute, title=title),
-            rows=len(records),
-            normalize=normalize(self.settings.seen.transforms, compute),
-            compute=compute,
-            failures=failures,
-        )
-        if not features.isfinite().all():
-            raise UserError(
-                f"{self.name}: features are not numbers; the checkpoint is broken, or try precision=float32"
-            )
-        return features, rows
+
+def features_of(
+    stage: Stage[Any],
+    run: Context,
+    model: nn.Module,
+    records: data.Records,
+    *,
+    compute: Compute,
+    execution: Execution,
+    failures: Failures,
+) -> tuple[Tensor, Tensor]:
+    """Return the features of ``records`` as ``stage`` sees them in testing, and the rows that could be read."""
+    seen: TestView = stage.settings.seen
+    views = seen.views(deadline=execution.deadline)
+    dataset, title = data.ItemDataset(records, views=views), f"seed {run.seed}: {stage.name}"
+    features, rows = extract(
+        model,
+        classifier(model)[1],
+        execution.eval_loader(dataset, views, compute, title=title),
+        rows=len(records),
+        normalize=normalize(seen.transforms, compute),
+        compute=compute,
+        failures=failures,
+    )
+    if not features.isfinite().all():
+        raise UserError(f"{stage.name}: features are not numbers; the checkpoint is broken, or try precision=float32")
+    return features, rows
 
 
 def _fit(

@@ -16,7 +16,7 @@ import json
 import os
 import pickle
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,8 @@ from bsssl.errors import UserError
 
 WEIGHTS = "model.safetensors"
 """the file of weights in the folder of a trained stage"""
+FILES = (WEIGHTS, "pytorch_model.bin", "model.pth")
+"""what the file of weights in a folder may be called, the first that is there first"""
 
 
 @dataclass(frozen=True)
@@ -84,18 +86,24 @@ def saved_facts(path: str) -> dict[str, Any]:
             return {}  # whoever loads the weights is told of the damage
 
 
-def weights_file(path: str) -> str:
-    """Return the file of weights in the folder ``path``, or ``path`` itself where that is none.
+def weights_file(path: str, names: Sequence[str] = FILES) -> str:
+    """Return the file of weights in the folder ``path``, the first of ``names``, or ``path`` itself where that is none.
 
     Raises:
         UserError: The folder has no such file.
     """
     if storage.is_remote(path) or not os.path.isdir(path):
         return path
-    names = [name for name in (WEIGHTS, "pytorch_model.bin", "model.pth") if os.path.exists(os.path.join(path, name))]
-    if not names:
-        raise UserError(f"{path} has no {WEIGHTS}; give a folder with one, or a file of weights")
-    return os.path.join(path, names[0])
+    there = [name for name in names if os.path.exists(os.path.join(path, name))]
+    if not there:
+        raise UserError(f"{path} has no {names[0]}; give a folder with one, or a file of weights")
+    return os.path.join(path, there[0])
+
+
+def local_copy(path: str) -> str:
+    """Return a file on this machine with the content of ``path``: ``path`` itself, or a copy of what lies elsewhere."""
+    local: str = fsspec.open_local(f"simplecache::{path}") if storage.is_remote(path) else path
+    return local
 
 
 def read_checkpoint(path: str) -> Checkpoint:
@@ -107,7 +115,7 @@ def read_checkpoint(path: str) -> Checkpoint:
     try:
         with storage.open_read(path) as file:
             start = file.read(9)
-        local = fsspec.open_local(f"simplecache::{path}") if storage.is_remote(path) else path
+        local = local_copy(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}; give the path of a file of weights") from None
     if _is_safetensors(start):

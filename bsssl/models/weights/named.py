@@ -6,18 +6,16 @@ A name is one of
   them and may be called by that part alone, see ``RELEASED``;
 - ``torchvision/<Network>_Weights.<member>``, as torchvision calls its weights, with or without ``torchvision/``;
 - ``pytorchvideo/<network of its hub>``, trained on Kinetics-400;
+- ``open_clip/<architecture>.<tag>``, or a folder of open_clip's, see ``bsssl.models.weights.clip``;
 - ``local-dir:<folder>``, with ``config.json`` and ``model.safetensors``, as timm and this project write them;
 - ``hf-hub:<user>/<repository>``, such a folder on the Hugging Face Hub.
 """
 
-import contextlib
 import functools
 import json
-import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import timm
@@ -26,13 +24,14 @@ import torchvision
 from torch import Tensor
 
 from bsssl.errors import UserError, choices
+from bsssl.models.weights.clip import OPEN_CLIP, clip_weights, local_clip_weights, means_weights
 from bsssl.models.weights.files import read_checkpoint, weights_file
+from bsssl.models.weights.hosted import HUB, HUB_FILES, LOCAL, Named, described, fetching
 from bsssl.models.zoo.video import load_pytorchvideo
 from bsssl.runtime.console import logger
 
 CONFIG = "config.json"
 """the file of a folder that says which network its weights are of, and how that sees pictures"""
-LOCAL, HUB = "local-dir:", "hf-hub:"
 RELEASED = tuple(
     f"{architecture}.{training}_ft_in1k"
     for architecture in (
@@ -49,33 +48,6 @@ RELEASED = tuple(
 supervised), both fine-tuned on ImageNet-1k"""
 _SAVED_WRONGLY = "resnext101_32x16d.fb_swsl_ig1b_ft_in1k"
 _TORCHVISION = re.compile(r"(?:torchvision/)?(\w+_Weights\.\w+)")
-_HUB_FILES = "https://huggingface.co/{}/resolve/main/{}"
-
-
-@dataclass(frozen=True)
-class Named:
-    """Weights that a name stands for. They are fetched when they are asked for."""
-
-    name: str
-    """in full"""
-    network: str
-    """the name of their network, see ``build_model``"""
-    load: Callable[[Mapping[str, Any]], Mapping[str, Tensor]]
-    """given the options of the network, returns the tensors by name, or raises UserError with the way to mend it"""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """of the network"""
-    transforms: Mapping[str, Any] = field(default_factory=dict)
-    """how the network was made to see pictures, in keys of ``data.transforms``; empty where that is unknown"""
-    clips: Mapping[str, Any] = field(default_factory=dict)
-    """how it was made to see videos, in keys of ``data.clips``"""
-    classes: tuple[str, ...] | None = None
-    """the names of the classes, where they are known"""
-    num_classes: int | None = None
-    """how many classes there are; 0 for weights without a classifier"""
-    licence: str | None = None
-    """as the host states it"""
-    fixed_size: bool = False
-    """whether the network takes pictures of one size alone"""
 
 
 def named_weights(name: str) -> Named:
@@ -87,7 +59,7 @@ def named_weights(name: str) -> Named:
     if name in RELEASED:
         return _timm(name)
     finders: dict[str, Callable[[str], Named]]
-    finders = {"timm/": _timm, "pytorchvideo/": _pytorchvideo, LOCAL: _local, HUB: _hub}
+    finders = {"timm/": _timm, "pytorchvideo/": _pytorchvideo, OPEN_CLIP: clip_weights, LOCAL: _local, HUB: _hub}
     for prefix, find in finders.items():
         if name.startswith(prefix):
             return find(name.removeprefix(prefix))
@@ -95,14 +67,14 @@ def named_weights(name: str) -> Named:
         return _torchvision(match[1])
     raise UserError(
         f"unknown weights '{name}': {choices(name, RELEASED)}; or give timm/ARCHITECTURE.TAG, "
-        "torchvision/NETWORK_Weights.MEMBER, pytorchvideo/NETWORK, local-dir:FOLDER, hf-hub:USER/REPOSITORY or the "
-        "path of a file"
+        "torchvision/NETWORK_Weights.MEMBER, pytorchvideo/NETWORK, open_clip/ARCHITECTURE.TAG, local-dir:FOLDER, "
+        "hf-hub:USER/REPOSITORY or the path of a file"
     )
 
 
 def is_named(name: str) -> bool:
     """Return whether ``name`` has the form of a name of weights; else it is the path of a file."""
-    prefixes = ("timm/", "torchvision/", "pytorchvideo/", LOCAL, HUB)
+    prefixes = ("timm/", "torchvision/", "pytorchvideo/", OPEN_CLIP, LOCAL, HUB)
     return name in RELEASED or name.startswith(prefixes) or bool(_TORCHVISION.fullmatch(name))
 
 
@@ -110,19 +82,24 @@ def local_weights(name: str) -> str | None:
     """Return the file on this machine, or the URL, that the weights called ``name`` are read from, if it is known."""
     if name.startswith(LOCAL):
         return weights_file(os.path.expanduser(name.removeprefix(LOCAL)))
+    if name.startswith(OPEN_CLIP):
+        return local_clip_weights(name.removeprefix(OPEN_CLIP))
     return None if is_named(name) else weights_file(name.partition("#")[0])
 
 
 def implied_weights(network: str, *, pretrained: bool) -> str | None:
     """Return the name of the weights that the name of a network means.
 
-    That is so for names of timm with a tag and for folders. ``pretrained`` asks for the library's default weights.
+    That is so for names of timm and of open_clip with a tag, and for folders. ``pretrained`` asks for the library's
+    default weights.
 
     Raises:
         UserError: ``pretrained`` is asked for and there are no weights of the network.
     """
     library, slash, architecture = network.partition("/")
     if network.startswith((LOCAL, HUB)) or (library == "timm" and "." in architecture):
+        return network
+    if network.startswith(OPEN_CLIP) and means_weights(architecture):
         return network
     if not pretrained:
         return None
@@ -166,20 +143,20 @@ def _timm(name: str) -> Named:
     assert config is not None  # it is listed
     remedy = "give the file's path as weights"
     if config.hf_hub_id:
-        remedy = f"fetch {_HUB_FILES.format(config.hf_hub_id, 'model.safetensors')} elsewhere and {remedy}"
+        remedy = f"fetch {HUB_FILES.format(config.hf_hub_id, 'model.safetensors')} elsewhere and {remedy}"
     elif config.url:
         remedy = f"fetch {config.url} elsewhere and {remedy}"
     return Named(
         name=f"timm/{name}",
         network=f"timm/{architecture}",
         load=functools.partial(_create_timm, name, remedy=remedy),
-        **_described(config.to_dict()),
+        **described(config.to_dict()),
         licence=config.license,
     )
 
 
 def _create_timm(name: str, options: Mapping[str, Any], *, remedy: str) -> Mapping[str, Tensor]:
-    with _fetching(name, remedy):
+    with fetching(name, remedy):
         state: Mapping[str, Tensor] = timm.create_model(name, pretrained=True, **options).state_dict()
     return state
 
@@ -227,7 +204,7 @@ def _clips(description: str) -> dict[str, Any]:
 
 
 def _load_torchvision(weights: Any, options: Mapping[str, Any], *, remedy: str) -> Mapping[str, Tensor]:
-    with _fetching(str(weights), remedy):
+    with fetching(str(weights), remedy):
         state: Mapping[str, Tensor] = weights.get_state_dict(progress=False)
     return state
 
@@ -274,7 +251,7 @@ def _pytorchvideo(name: str) -> Named:
 
 def _load_pytorchvideo(name: str, options: Mapping[str, Any]) -> Mapping[str, Tensor]:
     place = os.path.join(torch.hub.get_dir(), "checkpoints")
-    with _fetching(f"pytorchvideo/{name}", f"fetch the file elsewhere and put it into {place}"):
+    with fetching(f"pytorchvideo/{name}", f"fetch the file elsewhere and put it into {place}"):
         return load_pytorchvideo(name)
 
 
@@ -299,14 +276,14 @@ def _hub(repository: str) -> Named:
 
     name = f"{HUB}{repository}"
     remedy = (
-        f"fetch {_HUB_FILES.format(repository, CONFIG)} and model.safetensors beside it into a folder, and name that "
+        f"fetch {HUB_FILES.format(repository, CONFIG)} and model.safetensors beside it into a folder, and name that "
         f"{LOCAL}FOLDER"
     )
-    with _fetching(name, remedy), open(hf_hub_download(repository, CONFIG), encoding="utf-8") as file:
+    with fetching(name, remedy), open(hf_hub_download(repository, CONFIG), encoding="utf-8") as file:
         content = json.load(file)
 
     def fetch() -> str:
-        with _fetching(name, remedy):
+        with fetching(name, remedy):
             path: str = hf_hub_download(repository, "model.safetensors")
         return path
 
@@ -337,7 +314,7 @@ def _folder(name: str, content: Any, *, fetch: Callable[[], str]) -> Named:
         adapted: Mapping[str, Tensor] = model.state_dict()
         return adapted
 
-    described = content.get("pretrained_cfg", content)
+    pretrained = content.get("pretrained_cfg", content)
     classes = content.get("label_names")
     if isinstance(classes, dict):
         classes = list(classes.values())
@@ -347,45 +324,10 @@ def _folder(name: str, content: Any, *, fetch: Callable[[], str]) -> Named:
         load=load,
         options=content.get("model_args", {}),
         **{
-            **_described(described),
+            **described(pretrained),
             "num_classes": content.get("num_classes"),
             "classes": None if classes is None else tuple(classes),
         },
         clips=content.get("clips", {}),
-        licence=described.get("license"),
+        licence=pretrained.get("license"),
     )
-
-
-def _described(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a ``pretrained_cfg`` of timm says, as arguments of ``Named``."""
-    transforms = {}
-    if config.get("input_size"):
-        height, width = config["input_size"][-2:]
-        if height != width:
-            raise UserError(
-                f"the network takes pictures of {height}x{width}; networks here see squares: choose another"
-            )
-        squashed = config.get("crop_mode") == "squash"
-        transforms = {
-            "size": height,
-            "test_resize": "whole" if squashed else math.floor(height / (config.get("crop_pct") or 0.875)),
-            "interpolation": "bilinear" if config.get("interpolation") == "bilinear" else "bicubic",
-        }
-    colours = {key: tuple(config[key]) for key in ("mean", "std") if config.get(key)}
-    return {
-        "transforms": {**transforms, **colours},
-        "num_classes": config.get("num_classes"),
-        "fixed_size": bool(config.get("fixed_input_size")),
-    }
-
-
-@contextlib.contextmanager
-def _fetching(name: str, remedy: str) -> Iterator[None]:
-    """Whatever goes wrong inside becomes a UserError: each of the libraries on the way has exceptions of its own."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise UserError(f"could not fetch {name} ({reason}); connect to the internet, or {remedy}") from None

@@ -33,6 +33,10 @@ _OPENMMLAB = {
 }
 _VOCABULARIES = (("conv1.conv.weight", "conv1.weight", _OPENMMLAB), ("stem.0.weight", "blocks.0.conv.", _R2PLUS1D))
 """the end of a name that tells a vocabulary, the beginning of one of the network for which it is translated, and how"""
+_TEXTS = re.compile(
+    r"(text|transformer|token_embedding|positional_embedding|ln_final|text_projection|text_decoder|logit_\w+)(\.|$)"
+)
+"""what a whole CLIP has beside the tower that sees pictures, which is called visual"""
 _HEADS = ("fc", "classifier", "head", "head.fc", "last_linear", "cls_head.fc_cls", "cls_head.fc")
 _AVERAGED = re.compile(r"(?<![a-z])ema(?![a-z])|averag|teacher", re.IGNORECASE)
 
@@ -66,6 +70,8 @@ def find_part(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], head:
     translated = _translated(state, expected)
     found = _places(list(translated), expected)
     inside = {name.removeprefix(found[0]): value for name, value in translated.items() if name.startswith(found[0])}
+    if any(name.startswith("visual.") for name in expected):
+        inside = {name: value for name, value in inside.items() if not _TEXTS.match(name)}
     return Part(_with_head(inside, translated, expected, head), found[0], tuple(found[1:]))
 
 

@@ -66,7 +66,9 @@ class ReproductionGrid(Grid):
         """Return the points of every experiment, then the options; several may be the same runs under other names."""
         points: list[Point] = []
         common = self.settings.set
-        self._config({}, common)  # a mistake in the recipe itself is reported once, not for every point
+        recipe = self._config({}, common)  # a mistake in the recipe itself is reported once, not for every point
+        if recipe.data.train is None:
+            raise UserError(f"{self.config_path}: the recipe has no labels, and so nothing to compare; set data.train")
         for name, rows in self.settings.experiments.items():
             for label, values in (rows or {}).items():
                 points.append(self._point({name: label}, {**common, **values}))

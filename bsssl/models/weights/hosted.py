@@ -1,0 +1,86 @@
+"""What a name of weights stands for, and how what goes wrong in fetching them is told."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from bsssl.errors import UserError
+
+LOCAL, HUB = "local-dir:", "hf-hub:"
+HUB_FILES = "https://huggingface.co/{}/resolve/main/{}"
+
+
+@dataclass(frozen=True)
+class Named:
+    """Weights that a name stands for. They are fetched when they are asked for."""
+
+    name: str
+    """in full"""
+    network: str
+    """the name of their network, see ``build_model``"""
+    load: Callable[[Mapping[str, Any]], Mapping[str, Tensor]]
+    """given the options of the network, returns the tensors by name, or raises UserError with the way to mend it"""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """of the network"""
+    transforms: Mapping[str, Any] = field(default_factory=dict)
+    """how the network was made to see pictures, in keys of ``data.transforms``; empty where that is unknown"""
+    clips: Mapping[str, Any] = field(default_factory=dict)
+    """how it was made to see videos, in keys of ``data.clips``"""
+    classes: tuple[str, ...] | None = None
+    """the names of the classes, where they are known"""
+    num_classes: int | None = None
+    """how many classes there are; 0 for weights without a classifier"""
+    licence: str | None = None
+    """as the host states it"""
+    fixed_size: bool = False
+    """whether the network takes pictures of one size alone"""
+
+
+def described(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a ``pretrained_cfg`` of timm says, as arguments of ``Named``.
+
+    Raises:
+        UserError: The network does not see squares.
+    """
+    transforms = {}
+    if config.get("input_size"):
+        height, width = config["input_size"][-2:]
+        if height != width:
+            raise UserError(
+                f"the network takes pictures of {height}x{width}; networks here see squares: choose another"
+            )
+        squashed = config.get("crop_mode") == "squash"
+        transforms = {
+            "size": height,
+            "test_resize": "whole" if squashed else math.floor(height / (config.get("crop_pct") or 0.875)),
+            "interpolation": "bilinear" if config.get("interpolation") == "bilinear" else "bicubic",
+        }
+    colours = {key: tuple(config[key]) for key in ("mean", "std") if config.get(key)}
+    return {
+        "transforms": {**transforms, **colours},
+        "num_classes": config.get("num_classes"),
+        "fixed_size": bool(config.get("fixed_input_size")),
+    }
+
+
+@contextlib.contextmanager
+def fetching(name: str, remedy: str) -> Iterator[None]:
+    """Whatever goes wrong inside becomes a UserError: each of the libraries on the way has exceptions of its own."""
+    with mending(f"could not fetch {name}", f"connect to the internet, or {remedy}"):
+        yield
+
+
+@contextlib.contextmanager
+def mending(problem: str, remedy: str) -> Iterator[None]:
+    """Whatever goes wrong inside becomes a UserError that says ``problem``, why, and the ``remedy``."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise UserError(f"{problem} ({reason}); {remedy}") from None

@@ -1,0 +1,96 @@
+"""The zeroshot stage: the names of the classes as the classifier, by a network that knows texts too."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from bsssl.config import Model, Section, ZeroShot
+from bsssl.engine.temperature import fit_temperature
+from bsssl.engine.train import Failures
+from bsssl.models import WEIGHTS, ClipClassifier, class_texts
+from bsssl.pipeline.stage import Context, PlanRow, Resources, Stage
+from bsssl.registry import STAGES
+from bsssl.runtime.console import logger
+from bsssl.stages.computing import Execution, class_list, leave_model, split_records
+from bsssl.stages.probe import features_of
+from bsssl.stages.seen import TestView
+from bsssl.stages.train import initial_model, start_state
+
+
+class ZeroShotSettings(Section):
+    """What decides the classifier, besides the names of the classes and the labels."""
+
+    zeroshot: ZeroShot
+    init_from: str | None = None
+    model: Model
+    seed: int
+    precision: str
+    seen: TestView
+
+
+@STAGES.register("zeroshot")
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ZeroShotStage(Stage[ZeroShotSettings]):
+    """A classifier made of the names of the classes; labels, where there are some, set its temperature alone."""
+
+    kind = "zeroshot"
+    outputs = {"weights": (WEIGHTS,)}
+    inputs = {"data": ("classes", "labeled")}
+    resources = Resources(gpu=True)
+
+    execution: Execution
+
+    @override
+    def work(self, run: Context) -> dict[str, Any]:
+        settings, folder = self.settings, run.input(self, "data")
+        classes, records = class_list(folder), split_records(folder, "labeled")
+        names, compute = settings.zeroshot.called(classes), self.execution.compute(settings.precision)
+        network, _ = initial_model(run, self, classes, init_from=settings.init_from, new_classifier=True)
+        weights = settings.init_from or settings.model.weights
+        assert isinstance(network, ClipClassifier) and weights is not None  # the config sees to it
+        texts = class_texts(
+            weights,
+            network=settings.model.name,
+            options=settings.model.options,
+            names=names,
+            templates=settings.zeroshot.templates,
+            device=compute.device,
+        )
+        network.compare_with(texts.embeddings, scale=texts.scale)
+        model = compute.place_model(network)
+        failures = Failures(rows=len(records), max_rate=self.execution.max_failure_rate)
+        temperature, figures = 1.0, {"rows": 0}
+        if len(records):
+            features, rows = features_of(
+                self, run, model, records, compute=compute, execution=self.execution, failures=failures
+            )
+            targets = torch.from_numpy(records.class_indices(classes, what="data.train"))[rows]
+            with torch.inference_mode():
+                logits = network.head(features)
+            temperature, figures = self._temperature(logits, targets.to(logits.device))
+        network.compare_with(texts.embeddings, scale=texts.scale / temperature)
+        leave_model(run.folder(self.name), model, settings.model, classes, seen=settings.seen)
+        return {"scale": texts.scale, "temperature": temperature, **figures, "unreadable": len(failures.reasons)}
+
+    @override
+    def outside(self) -> dict[str, Any]:
+        return start_state(self, self.settings.init_from, self.settings.model)
+
+    @override
+    def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
+        return PlanRow(rows=f"{sizes['labeled']:,}" if "labeled" in sizes else "unknown")
+
+    def _temperature(self, logits: Tensor, targets: Tensor) -> tuple[float, dict[str, Any]]:
+        """Return the temperature that labels ask for, and the figures to remember; 1 where they set no bound to it."""
+        found = fit_temperature(logits, targets)
+        if found.at_bound:
+            logger.warning(
+                "%s: the labels set no bound to the temperature, so that the network's own is kept; give more labels",
+                self.name,
+            )
+        value, after = (1.0, found.before) if found.at_bound else (found.value, found.after)
+        return value, {"rows": len(logits), "nll_before": round(found.before, 4), "nll_after": round(after, 4)}
