@@ -344,6 +344,7 @@ STAGES = Registry(
             "choose",
             "materialise",
             "probe",
+            "zeroshot",
             "evaluate",
         )
     },

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import shutil
 import signal
 import tarfile
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import yaml
 from PIL import Image, ImageDraw
@@ -237,3 +239,30 @@ def finished_once(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> P
 def finished(finished_once: Path, tmp_path: Path) -> Path:
     """A copy of the finished run, to change at will."""
     return Path(shutil.copytree(finished_once, tmp_path / "run"))
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of open_clip's with a tiny CLIP for 16x16 that knows the shapes by the prompt "a photo of a {}."."""
+    import open_clip
+
+    folder = tmp_path_factory.mktemp("clip")
+    tower = {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8}
+    config = {"embed_dim": 16, "vision_cfg": tower, "text_cfg": {"width": 8, "heads": 1, "layers": 1}}
+    seen = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "interpolation": "bicubic", "resize_mode": "shortest"}
+    torch.manual_seed(0)
+    model = open_clip.CLIP(**config)
+    prepare = open_clip.image_transform(16, is_train=False, **seen)
+    pictures = torch.stack([prepare(draw_shape(name, seed=1000 + seed)) for name in SHAPES for seed in range(20)])
+    texts, targets = (
+        open_clip.tokenize([f"a photo of a {name}." for name in SHAPES]),
+        torch.arange(3).repeat_interleave(20),
+    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
+    for _ in range(20):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model.get_logits(pictures, texts)[0], targets).backward()
+        optimizer.step()
+    safetensors.torch.save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": seen}))
+    return folder

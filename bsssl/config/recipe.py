@@ -223,8 +223,8 @@ class Config(Experiment):
                 problems.append(f"teacher.mode is scratch, but {name} is given weights; take these out, or the mode")
             if mode == "zeroshot" and not model.is_clip:
                 problems.append(
-                    f"teacher.mode is zeroshot, but {name} ({model.name}) knows no class by its name; give it a network "
-                    "of open_clip, such as open_clip/ViT-B-32.laion2b_s34b_b79k"
+                    f"teacher.mode is zeroshot, but {name} ({model.name}) knows no class by its name; set "
+                    "models.teacher.name to a network of open_clip, such as open_clip/ViT-B-32.laion2b_s34b_b79k"
                 )
             elif mode in ("finetune", "probe", "zeroshot") and not pretrained:
                 problems.append(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-_BOUND = 100.0
+_LIMIT = math.log(1000.0)
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,14 @@ class Temperature:
     """the mean negative log-likelihood of the labels at temperature 1"""
     after: float
     """the same at this temperature"""
-    at_bound: bool
-    """whether the likelihood does not end at a temperature, as when all labels are the first answer, or none"""
 
 
-def fit_temperature(logits: Tensor, targets: Tensor) -> Temperature:
-    """Return the temperature at which the labels are most likely, of those from 1/100 to 100.
+def fit_temperature(logits: Tensor, targets: Tensor) -> Temperature | None:
+    """Return the temperature at which the labels are most likely.
 
-    The negative log-likelihood is convex in 1 / temperature, and so has one minimum.
+    The negative log-likelihood is convex in 1 / temperature. It has no minimum, and None is returned, where every label
+    is the first choice (the colder, the likelier), and where labels have no greater logits than classes have on average
+    (the hotter, the likelier).
 
     Args:
         logits: The logits, (N, C).
@@ -34,10 +34,12 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> Temperature:
     from scipy.optimize import minimize_scalar
 
     logits = logits.double()
+    of_labels = logits.gather(1, targets[:, None])[:, 0]
+    if bool((of_labels >= logits.amax(1)).all()) or float((of_labels - logits.mean(1)).mean()) <= 0:
+        return None
 
     def loss(log: float) -> float:
         return float(functional.cross_entropy(logits * math.exp(-log), targets))
 
-    limit = math.log(_BOUND)
-    log = float(minimize_scalar(loss, bounds=(-limit, limit), method="bounded", options={"xatol": 1e-6}).x)
-    return Temperature(math.exp(log), loss(0.0), loss(log), at_bound=limit - abs(log) < 1e-3)
+    log = float(minimize_scalar(loss, bounds=(-_LIMIT, _LIMIT), method="bounded", options={"xatol": 1e-6}).x)
+    return Temperature(math.exp(log), loss(0.0), loss(log))

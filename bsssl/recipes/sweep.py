@@ -72,9 +72,10 @@ class Sweep(Grid):
         """Return all points in the order of the command line, the last key varying fastest.
 
         Raises:
-            UserError: No key varies.
+            UserError: No key varies, or there is no test set.
         """
-        self._load({})  # what is wrong with the rest is told first
+        if not self._load({}).data.tests:  # what is wrong with the rest is told first
+            raise UserError("the points of a sweep are compared on a test set, and there is none; set data.test")
         axes = [axis for axis in map(_axis, self.overrides) if len(axis[1]) > 1]
         if not axes:
             raise UserError("nothing to sweep: give at least one key several values, such as select.top_k=1000,2000")

@@ -94,6 +94,7 @@ class Results:
             *(f"seed {seed}: {described(one)}" for seed, one in zip(self.seeds, self.choices, strict=False)),
             f"selection: {chosen.pairs} pairs of {chosen.samples} samples{precision}",
             f"seeds: {', '.join(map(str, self.seeds))}",
+            *([] if self.networks else ["no network is tested: there is no data.test"]),
         ]
         return Table(["", *columns.values()], rows, notes, right=range(1, len(columns) + 1))
 
@@ -153,6 +154,7 @@ def collect(config: Config, runs: Sequence[Run]) -> Results:
         rounds.append(Round(found.get("pretrained"), found.get("finetuned"), _selection(runs, number)))
     stages = _stages(roles, config.rounds)
     networks = _measured(config, runs, stages)
+    there = networks if config.data.tests else [role for role, stage in stages.items() if stage in runs[0].stages]
     both = "finetuned" in networks and "supervised" in networks
     return Results(
         networks=networks,
@@ -160,9 +162,7 @@ def collect(config: Config, runs: Sequence[Run]) -> Results:
         selection=rounds[-1].selection,
         seeds=tuple(run.seed for run in runs),
         rounds=tuple(rounds),
-        paths={
-            role: tuple(run.path / stage for run in runs) for role, stage in stages.items() if stage in runs[0].stages
-        },
+        paths={role: tuple(run.path / stage for run in runs) for role, stage in stages.items() if role in there},
         choices=tuple(run.result(CHOOSE) for run in runs) if CHOOSE in runs[0].stages else (),
     )
 
@@ -182,6 +182,8 @@ def _measured(config: Config, runs: Sequence[Run], stages: Mapping[str, str]) ->
 def write(config: Config, runs: Sequence[Run]) -> str:
     """Write ``results.json``, ``results.md`` and ``results.png`` into the output folder and return the table as text.
 
+    There is no picture where no network is tested.
+
     Args:
         config: The recipe.
         runs: Its finished runs, one for each seed.
@@ -189,7 +191,8 @@ def write(config: Config, runs: Sequence[Run]) -> str:
     results = collect(config, runs)
     storage.write_json(os.path.join(config.output_dir, "results.json"), results.to_dict())
     storage.write_text(os.path.join(config.output_dir, "results.md"), results.table.markdown())
-    _draw(results, os.path.join(config.output_dir, "results.png"))
+    if results.networks:
+        _draw(results, os.path.join(config.output_dir, "results.png"))
     return results.table.text()
 
 

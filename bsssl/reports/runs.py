@@ -20,5 +20,6 @@ def write_results(config: Experiment, runs: Sequence[Run]) -> str:
     if isinstance(config, Transfer):
         table, files = transfer.write(config, runs), "transfer.json, transfer.csv, transfer.md and transfer.png"
     else:
-        table, files = recipe.write(cast(Config, config), runs), "results.json, results.md and results.png"
+        table = recipe.write(cast(Config, config), runs)
+        files = "results.json, results.md and results.png" if config.data.tests else "results.json and results.md"
     return f"{table}\n{files} are in {config.output_dir}"

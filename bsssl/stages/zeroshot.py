@@ -68,10 +68,9 @@ class ZeroShotStage(Stage[ZeroShotSettings]):
             features, rows = features_of(
                 self, run, model, records, compute=compute, execution=self.execution, failures=failures
             )
-            targets = torch.from_numpy(records.class_indices(classes, what="data.train"))[rows]
+            targets = torch.from_numpy(records.class_indices(classes, what="data.train"))[rows].to(features.device)
             with torch.inference_mode():
-                logits = network.head(features)
-            temperature, figures = self._temperature(logits, targets.to(logits.device))
+                temperature, figures = self._temperature(network.head(features), targets)
         network.compare_with(texts.embeddings, scale=texts.scale / temperature)
         leave_model(run.folder(self.name), model, settings.model, classes, seen=settings.seen)
         return {"scale": texts.scale, "temperature": temperature, **figures, "unreadable": len(failures.reasons)}
@@ -85,12 +84,14 @@ class ZeroShotStage(Stage[ZeroShotSettings]):
         return PlanRow(rows=f"{sizes['labeled']:,}" if "labeled" in sizes else "unknown")
 
     def _temperature(self, logits: Tensor, targets: Tensor) -> tuple[float, dict[str, Any]]:
-        """Return the temperature that labels ask for, and the figures to remember; 1 where they set no bound to it."""
-        found = fit_temperature(logits, targets)
-        if found.at_bound:
+        """Return the temperature that labels ask for, 1 where they ask for none, and the figures to remember."""
+        found, rows = fit_temperature(logits, targets), {"rows": len(logits)}
+        if found is None:
             logger.warning(
-                "%s: the labels set no bound to the temperature, so that the network's own is kept; give more labels",
+                "%s: the %d labels fit no temperature, and the network's own is kept: all of them are what it says, or "
+                "no more than by chance",
                 self.name,
+                len(logits),
             )
-        value, after = (1.0, found.before) if found.at_bound else (found.value, found.after)
-        return value, {"rows": len(logits), "nll_before": round(found.before, 4), "nll_after": round(after, 4)}
+            return 1.0, rows
+        return found.value, {**rows, "nll_before": round(found.before, 4), "nll_after": round(found.after, 4)}
