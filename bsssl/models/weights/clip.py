@@ -108,11 +108,10 @@ def _folder(name: str) -> Named:
             content = _read_json(os.path.join(_path(name), _CONFIG))
     else:
         content = _hub_config(name.removeprefix(HUB))
-    if not isinstance(content, dict) or "model_cfg" not in content:
-        raise UserError(f"{full}: its {_CONFIG} describes no network; give a folder that open_clip wrote")
-    config = content["model_cfg"]
-    options = {key: config[key] for key in ("embed_dim", "vision_cfg")}
-    return _named(name, f"{OPEN_CLIP}{UNNAMED}", config, content.get("preprocess_cfg", {}), options)
+    with mending(f"{full}: its {_CONFIG} describes no network", "give a folder that open_clip wrote"):
+        config, seen = content["model_cfg"], content.get("preprocess_cfg", {})
+        options = {key: config[key] for key in ("embed_dim", "vision_cfg")}
+    return _named(name, f"{OPEN_CLIP}{UNNAMED}", config, seen, options)
 
 
 @functools.lru_cache
@@ -138,8 +137,13 @@ def _named(
         config: The architecture.
         seen: How pictures are prepared, in open_clip's words.
         options: Of the network.
+
+    Raises:
+        UserError: The network does not see squares, or sees padded pictures.
     """
     open_clip = import_open_clip()
+    if seen.get("resize_mode") == "longest":
+        raise UserError(f"{OPEN_CLIP}{name} sees padded pictures, which no network here does; choose another")
     size = seen.get("size") or config["vision_cfg"].get("image_size", 224)
     quick = {"quick_gelu": True} if seen.get("quick_gelu") or config.get("quick_gelu") else {}
     as_timm = {

@@ -142,6 +142,23 @@ def test_names_that_stand_for_nothing(monkeypatch: pytest.MonkeyPatch, name: str
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"model_cfg": {"vision_cfg": {}}}, "its open_clip_config.json describes no network"),
+        ([], "its open_clip_config.json describes no network"),
+        (
+            {"model_cfg": {"embed_dim": 8, "vision_cfg": {}}, "preprocess_cfg": {"resize_mode": "longest"}},
+            "sees padded pictures, which no network here does",
+        ),
+    ],
+)
+def test_folders_that_are_none(tmp_path: Path, content: Any, message: str) -> None:
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        named_weights(f"open_clip/local-dir:{tmp_path}")
+
+
 def test_what_to_fetch_without_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("open_clip.pretrained.hf_hub_download", _without_connection)
     place = "https://huggingface.co/laion/CLIP-ViT-B-32-laion2B-s34B-b79K/resolve/main/open_clip_model.safetensors"
