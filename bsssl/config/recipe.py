@@ -268,6 +268,8 @@ class Config(Experiment):
             yield "ceiling"
         if self.pretrain.with_labels:
             yield "pretrain.with_labels"
+        if self.select.top_k == "auto":
+            yield "select.top_k: auto"
 
     def _weak_problems(self) -> list[str]:
         problems = [

@@ -160,6 +160,7 @@ def test_what_cannot_be_is_one_line(bsssl, zero_shot, tmp_path, overrides, messa
         ("teacher.mode=probe", "there are no labels that teacher could be trained on: set teacher.mode=zeroshot, or"),
         ("ceiling.length=1 steps", "ceiling needs labels, and there is no data.train; take it out"),
         ("pretrain.with_labels=true", "pretrain.with_labels needs labels, and there is no data.train; take it out"),
+        ("select.top_k=auto", "select.top_k: auto needs labels, and there is no data.train; take it out"),
         ("data.labels_per_class=2", "labels_per_class is about labels, of which there are none; take it out"),
         ("data.classes=[circle, circle]", "classes: 'circle' is there twice; give each class a name of its own"),
         ("data.num_classes=4", "num_classes (4) is not that of classes (3); take it out"),
