@@ -343,6 +343,7 @@ STAGES = Registry(
             "select",
             "choose",
             "materialise",
+            "features",
             "probe",
             "zeroshot",
             "evaluate",

@@ -34,6 +34,7 @@ from bsssl.stages.choose import ChooseStage
 from bsssl.stages.computing import Execution
 from bsssl.stages.data import DataSettings, DataStage, ItemsSettings, LabelsSettings, PoolSettings
 from bsssl.stages.evaluate import EvaluateSettings, EvaluateStage
+from bsssl.stages.features import FeaturesSettings, FeaturesStage
 from bsssl.stages.given import GivenSettings, GivenStage
 from bsssl.stages.live import LiveSettings
 from bsssl.stages.materialise import MaterialiseSettings, MaterialiseStage
@@ -356,7 +357,8 @@ def _trained(
 
 
 def _as_it_is(config: Config, seed: int, network: _Network, needs: Mapping[str, str]) -> list[Stage[Any]]:
-    """Return a teacher that is a classifier on pre-trained features, which stay as they are, and its evaluation."""
+    """Return a teacher that is a classifier on pre-trained features, which stay as they are, and its evaluation; before
+    it the features, where other settings of the classifier may be tried on them."""
     teacher, execution = config.teacher, _execution(config)
     decided: dict[str, Any] = {
         "init_from": teacher.init_from,
@@ -366,18 +368,20 @@ def _as_it_is(config: Config, seed: int, network: _Network, needs: Mapping[str, 
         "seen": TestView.of(network.model, config.data, "test"),
     }
     common: dict[str, Any] = {
-        "name": network.name,
         "section": "teacher",
-        "needs": needs,
         "command": _alone("train", 1, "teacher"),
         "execution": execution,
     }
-    stage: Stage[Any]
+    planned: list[Stage[Any]] = []
     if teacher.mode == "probe":
-        stage = ProbeStage(settings=ProbeSettings(fc_only=teacher.probe, **decided), **common)
+        name = f"features-{network.name}"
+        planned.append(FeaturesStage(name=name, settings=FeaturesSettings(**decided), needs=needs, **common))
+        probe, read = ProbeSettings(fc_only=teacher.probe, **decided), {**needs, "features": name}
+        planned.append(ProbeStage(name=network.name, settings=probe, needs=read, **common))
     else:
-        stage = ZeroShotStage(settings=ZeroShotSettings(zeroshot=teacher.zeroshot, **decided), **common)
-    return [stage, *evaluations(stage, network.model, config, execution=execution, runs_alone=True)]
+        zeroshot = ZeroShotSettings(zeroshot=teacher.zeroshot, **decided)
+        planned.append(ZeroShotStage(name=network.name, settings=zeroshot, needs=needs, **common))
+    return [*planned, *evaluations(planned[-1], network.model, config, execution=execution, runs_alone=True)]
 
 
 def _live(config: Config, teacher: Model, *, temperature: float) -> LiveSettings:

@@ -1,5 +1,6 @@
 """The probe stage: logistic regression on the features of a network that otherwise stays as it is."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,30 +10,25 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from bsssl import data
-from bsssl.config import FcOnly, Model, Section
-from bsssl.engine.features import extract
+from bsssl.config import FcOnly
 from bsssl.engine.logistic import Logistic, fit, standardisation
-from bsssl.engine.train import Failures
 from bsssl.errors import UserError
 from bsssl.models import WEIGHTS, classifier
 from bsssl.pipeline.stage import Context, PlanRow, Resources, Stage
 from bsssl.registry import STAGES
 from bsssl.runtime.console import logger
 from bsssl.runtime.device import Compute
-from bsssl.stages.computing import Execution, class_list, leave_model, normalize, split_records
-from bsssl.stages.seen import TestView, earlier_view
+from bsssl.stages.computing import Execution, class_list, leave_model, split_records
+from bsssl.stages.features import FeaturesSettings, compute_features, read_features
+from bsssl.stages.seen import earlier_view
 from bsssl.stages.train import initial_model, start_state
 
 
-class ProbeSettings(Section):
-    """What decides the classifier, besides the features and the labels."""
+class ProbeSettings(FeaturesSettings):
+    """What decides the features and the classifier, besides the items, their labels and the weights of another
+    stage."""
 
     fc_only: FcOnly
-    init_from: str | None = None
-    model: Model
-    seed: int
-    precision: str
-    seen: TestView
 
 
 @STAGES.register("probe")
@@ -40,12 +36,13 @@ class ProbeSettings(Section):
 class ProbeStage(Stage[ProbeSettings]):
     """A classifier fitted to the features of a network; the network with it is the result.
 
-    The standardisation of the features becomes a part of the classifier's weights.
+    The features are those of a stage that is needed as ``features``; without one they are computed here. Their
+    standardisation becomes a part of the classifier's weights.
     """
 
     kind = "probe"
     outputs = {"weights": (WEIGHTS,)}
-    inputs = {"data": ("classes", "labeled"), "start": ("weights",)}
+    inputs = {"data": ("classes", "labeled"), "start": ("weights",), "features": ("features",)}
     resources = Resources(gpu=True)
 
     execution: Execution
@@ -60,21 +57,24 @@ class ProbeStage(Stage[ProbeSettings]):
         layer = classifier(model)[1]
         if layer.bias is None:
             raise UserError(
-                f"the classifier of {settings.model.name} has no bias, which fc_only needs; choose another model"
+                f"the classifier of {settings.model.name} has no bias, which {self._key} needs; choose another model"
             )
-        failures = Failures(rows=len(records), max_rate=self.execution.max_failure_rate)
-        features, rows = features_of(
-            self, run, model, records, compute=compute, execution=self.execution, failures=failures
-        )
+        features, rows = self._features(run, model, records, compute)
         targets = torch.from_numpy(records.class_indices(classes, what="data.train"))[rows].to(features.device)
         fitted, figures = _fit(
-            features, targets, settings.fc_only, num_classes=len(classes), seed=settings.seed, title=self.name
+            features,
+            targets,
+            settings.fc_only,
+            num_classes=len(classes),
+            seed=settings.seed,
+            stage=self.name,
+            key=self._key,
         )
         with torch.no_grad():
             layer.weight.copy_(fitted.weight.reshape(layer.weight.shape))
             layer.bias.copy_(fitted.bias)
         leave_model(run.folder(self.name), model, settings.model, classes, seen=settings.seen)
-        return {"rows": len(rows), "features": features.shape[1], **figures, "unreadable": len(failures.reasons)}
+        return {"rows": len(rows), "features": features.shape[1], **figures, "unreadable": len(records) - len(rows)}
 
     @override
     def outside(self) -> dict[str, Any]:
@@ -92,40 +92,33 @@ class ProbeStage(Stage[ProbeSettings]):
         today = {**settings, "fc_only": fc_only, "init_from": init_from, "seen": seen}
         return today, {"init_from": state} if state else {}
 
+    @override
+    def key_of(self, setting: str) -> str:
+        return re.sub("^fc_only", self._key, setting)
 
-def features_of(
-    stage: Stage[Any],
-    run: Context,
-    model: nn.Module,
-    records: data.Records,
-    *,
-    compute: Compute,
-    execution: Execution,
-    failures: Failures,
-) -> tuple[Tensor, Tensor]:
-    """Return the features of ``records`` as ``stage`` sees them in testing, and the rows that could be read."""
-    seen: TestView = stage.settings.seen
-    views = seen.views(deadline=execution.deadline)
-    dataset, title = data.ItemDataset(records, views=views), f"seed {run.seed}: {stage.name}"
-    features, rows = extract(
-        model,
-        classifier(model)[1],
-        execution.eval_loader(dataset, views, compute, title=title),
-        rows=len(records),
-        normalize=normalize(seen.transforms, compute),
-        compute=compute,
-        failures=failures,
-    )
-    if not features.isfinite().all():
-        raise UserError(f"{stage.name}: features are not numbers; the checkpoint is broken, or try precision=float32")
-    return features, rows
+    @property
+    def _key(self) -> str:
+        """The key of the config that sets ``fc_only``."""
+        return self.section if self.section == "fc_only" else f"{self.section}.probe"
+
+    def _features(
+        self, run: Context, model: nn.Module, records: data.Records, compute: Compute
+    ) -> tuple[Tensor, Tensor]:
+        """Return the features on the device, see ``compute_features``, and the rows that they are of."""
+        if "features" not in self.needs:
+            return compute_features(run, self, model, records, execution=self.execution, compute=compute)
+        features, rows = read_features(run.input(self, "features"))
+        return features.to(compute.device), rows
 
 
 def _fit(
-    features: Tensor, targets: Tensor, settings: FcOnly, *, num_classes: int, seed: int, title: str
+    features: Tensor, targets: Tensor, settings: FcOnly, *, num_classes: int, seed: int, stage: str, key: str
 ) -> tuple[Logistic, dict[str, Any]]:
-    """Return the classifier of features as they are, with the best value of C; and the figures to remember."""
-    tried = _search(features, targets, settings, num_classes=num_classes, seed=seed)
+    """Return the classifier of features as they are, with the best value of C; and the figures to remember.
+
+    ``stage`` and ``key`` are the name of the stage and the key of ``settings``, for messages.
+    """
+    tried = _search(features, targets, settings, num_classes=num_classes, seed=seed, key=key)
     best = settings.c_values[0]
     if tried:
         best = max(tried, key=lambda one: (one["holdout_top1"], -one["holdout_loss"]))["c"]
@@ -135,16 +128,16 @@ def _fit(
     )
     at_edge = bool(tried) and best in (settings.c_values[0], settings.c_values[-1])
     if at_edge:
-        logger.warning("%s: the best C, %g, is at the edge of fc_only.c_values; widen them", title, best)
+        logger.warning("%s: the best C, %g, is at the edge of %s.c_values; widen them", stage, best, key)
     if not found.converged:
-        logger.warning("%s: not converged at C = %g; raise fc_only.max_iterations", title, best)
+        logger.warning("%s: not converged at C = %g; raise %s.max_iterations", stage, best, key)
     converged = found.converged and all(one["converged"] for one in tried)
     figures = {"c": best, "at_edge": at_edge, "converged": converged, "tried": tried}
     return found.unstandardised(mean, std), figures
 
 
 def _search(
-    features: Tensor, targets: Tensor, settings: FcOnly, *, num_classes: int, seed: int
+    features: Tensor, targets: Tensor, settings: FcOnly, *, num_classes: int, seed: int, key: str
 ) -> list[dict[str, Any]]:
     """For each value of C whether the fit converged, its accuracy (percent) and mean loss on items held out of it;
     nothing for one value."""
@@ -152,7 +145,7 @@ def _search(
         return []
     held = data.hold_out(targets.cpu().numpy(), share=settings.holdout, seed=seed)
     if not held.any():
-        raise UserError("fc_only cannot choose C: no class has two items; give one value, such as fc_only.c_values=[1]")
+        raise UserError(f"{key} cannot choose C: no class has two items; give one value, such as {key}.c_values=[1]")
     held_out = torch.from_numpy(held).to(features.device)
     mean, std = standardisation(features[~held_out])
     fitted, tested = (features[~held_out] - mean) / std, (features[held_out] - mean) / std

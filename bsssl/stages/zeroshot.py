@@ -8,28 +8,21 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from bsssl.config import Model, Section, ZeroShot
+from bsssl.config import ZeroShot
 from bsssl.engine.temperature import fit_temperature
-from bsssl.engine.train import Failures
 from bsssl.models import WEIGHTS, ClipClassifier, class_texts
 from bsssl.pipeline.stage import Context, PlanRow, Resources, Stage
 from bsssl.registry import STAGES
 from bsssl.runtime.console import logger
 from bsssl.stages.computing import Execution, class_list, leave_model, split_records
-from bsssl.stages.probe import features_of
-from bsssl.stages.seen import TestView
+from bsssl.stages.features import FeaturesSettings, compute_features
 from bsssl.stages.train import initial_model, start_state
 
 
-class ZeroShotSettings(Section):
-    """What decides the classifier, besides the names of the classes and the labels."""
+class ZeroShotSettings(FeaturesSettings):
+    """What decides the features and the classifier, besides the names of the classes, the items and their labels."""
 
     zeroshot: ZeroShot
-    init_from: str | None = None
-    model: Model
-    seed: int
-    precision: str
-    seen: TestView
 
 
 @STAGES.register("zeroshot")
@@ -62,18 +55,16 @@ class ZeroShotStage(Stage[ZeroShotSettings]):
         )
         network.compare_with(texts.embeddings, scale=texts.scale)
         model = compute.place_model(network)
-        failures = Failures(rows=len(records), max_rate=self.execution.max_failure_rate)
-        temperature, figures = 1.0, {"rows": 0}
+        temperature, figures, unreadable = 1.0, {"rows": 0}, 0
         if len(records):
-            features, rows = features_of(
-                self, run, model, records, compute=compute, execution=self.execution, failures=failures
-            )
+            features, rows = compute_features(run, self, model, records, execution=self.execution, compute=compute)
+            unreadable = len(records) - len(rows)
             targets = torch.from_numpy(records.class_indices(classes, what="data.train"))[rows].to(features.device)
             with torch.inference_mode():
                 temperature, figures = self._temperature(network.head(features), targets)
         network.compare_with(texts.embeddings, scale=texts.scale / temperature)
         leave_model(run.folder(self.name), model, settings.model, classes, seen=settings.seen)
-        return {"scale": texts.scale, "temperature": temperature, **figures, "unreadable": len(failures.reasons)}
+        return {"scale": texts.scale, "temperature": temperature, **figures, "unreadable": unreadable}
 
     @override
     def outside(self) -> dict[str, Any]:

@@ -77,6 +77,57 @@ def test_teacher_and_student_each_have_their_own_eyes(bsssl, recipe, pretrained,
     assert model.preprocessing.interpolation == "bicubic"
 
 
+def fitted(seed: Path) -> dict[str, torch.Tensor]:
+    """The weights of the teacher of a run."""
+    return safetensors.torch.load_file(seed / "teacher" / "model.safetensors")
+
+
+def test_other_settings_of_the_classifier_fit_again_to_the_same_features(bsssl, pretrained, tmp_path):
+    common = ("train", "stage=teacher", "--config", pretrained, f"output_dir={tmp_path / 'run'}")
+    assert bsssl(*common).status == 0
+    seed = tmp_path / "run" / "seed-0"
+    kept = safetensors.torch.load_file(seed / "features-teacher" / "features.safetensors")
+    assert kept["features"].shape[0] == 12 and kept["rows"].tolist() == list(range(12))
+    first = fitted(seed)
+    again = bsssl(*common, "teacher.probe={c_values: [0.5, 5], holdout: 0.4}")
+    assert again.status == 0, again.err
+    assert "features-teacher is done already" in again.err
+    assert "teacher (teacher.probe.c_values" in again.err
+    other = fitted(seed)
+    assert [name for name in first if not torch.equal(first[name], other[name])] == ["fc.bias", "fc.weight"]
+
+
+def test_a_classifier_on_kept_features_is_the_one_on_features_of_its_own(
+    bsssl, pretrained, recipe, foundation, tmp_path
+):
+    """The transfer computes the features in the stage that fits to them."""
+    assert bsssl("train", "stage=teacher", "--config", pretrained, f"output_dir={tmp_path / 'run'}").status == 0
+    labeled = {"dataset": "manifest", "path": str(tmp_path / "run" / "seed-0" / "data" / "labeled.csv")}
+    values = {
+        "output_dir": str(tmp_path / "transfer"),
+        "data": {**{key: recipe.values["data"][key] for key in ("test", "transforms")}, "train": labeled},
+        "checkpoints": {"same": {"model": {"name": f"local-dir:{foundation}"}}},
+        "full_ft": None,
+        "system": recipe.values["system"],
+    }
+    (tmp_path / "transfer.yaml").write_text(yaml.safe_dump(values))
+    done = bsssl("transfer", "--config", tmp_path / "transfer.yaml")
+    assert done.status == 0, done.err
+    ours = fitted(tmp_path / "run" / "seed-0")
+    theirs = safetensors.torch.load_file(tmp_path / "transfer" / "seed-0" / "fc_only-same" / "model.safetensors")
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_the_plan_and_the_status_have_the_features(bsssl, pretrained, tmp_path):
+    call = ("--config", pretrained, f"output_dir={tmp_path / 'run'}")
+    assert bsssl("train", "stage=teacher", *call).status == 0
+    lines = bsssl("run", *call, "--plan").out.splitlines()
+    (features,) = (line for line in lines if line.startswith("features-teacher"))
+    assert features.split() == ["features-teacher", "12", "8", "12", "done"]
+    status = bsssl("status", tmp_path / "run").out
+    assert "features-teacher" in status
+
+
 def test_pictures_are_resized_as_the_weights_say(recipe, pretrained, foundation):
     stages = {stage.name: stage for stage in teacher_student.stages(load_config(str(pretrained), []), seed=0)}
     network = timm.create_model(f"local-dir:{foundation}", pretrained=True)
