@@ -365,15 +365,21 @@ class Model(Section):
         return data.model_copy(update=update) if update else data
 
     def problems(self, key: str, data: LabeledData) -> list[str]:
-        """Return what is wrong with how this network, at ``key`` of the config, would see ``data``."""
-        found = [
+        """Return what is wrong with how this network, at ``key`` of the config, would see ``data``.
+
+        How it sees pictures may depend on its weights: see ``misfits``.
+        """
+        return [
             f"{key}.{name} is for videos; set data.clips, or leave it out"
             for name in ("frames", "stride")
             if getattr(self, name) is not None and data.clips is None
         ]
+
+    def misfits(self, key: str, data: LabeledData) -> list[str]:
+        """Return which values of ``transforms``, with those of the weights, do not go together."""
         try:
             self.view_of(data)
         except ValidationError as error:
             messages = [one["msg"].removeprefix("Value error, ") for one in error.errors()]
-            found += [f"{key}.transforms: {line}" for message in messages for line in message.splitlines()]
-        return found
+            return [f"{key}.transforms: {line}" for message in messages for line in message.splitlines()]
+        return []

@@ -42,17 +42,19 @@ def check(config: configs.Experiment, *, launched: bool = False) -> None:
 
 
 def _check_checkpoints(config: configs.Transfer) -> None:
-    expected = storage.as_json({"mean": config.data.transforms.mean, "std": config.data.transforms.std})
     for name, checkpoint in config.checkpoints.items():
-        starts = [origin(name, checkpoint, seed=config.seed + number) for number in range(config.seeds)]
+        seeds = range(config.seed, config.seed + config.seeds)
+        starts = [origin(name, checkpoint, config.data, seed=seed) for seed in seeds]
         for start in starts:
             if start.path is not None and not storage.exists(start.path):
                 raise UserError(f"checkpoints.{name}: there is no {start.path}; run the stage that leaves it first")
-        seen = {key: starts[0].transforms.get(key, value) for key, value in expected.items()}
-        if seen != expected and distributed.is_main():
+        sees = starts[0].model.view_of(config.data).transforms
+        colours = {"mean": sees.mean, "std": sees.std}
+        trained = {key: tuple(starts[0].transforms.get(key, value)) for key, value in colours.items()}
+        if trained != colours and distributed.is_main():
             logger.warning(
-                "checkpoints.%s was trained with mean %s and std %s, but data.transforms has mean %s and std %s",
-                *(name, seen["mean"], seen["std"], expected["mean"], expected["std"]),
+                "checkpoints.%s was trained with mean %s and std %s, but the config has it see mean %s and std %s",
+                *(name, *map(list, trained.values()), *map(list, colours.values())),
             )
 
 

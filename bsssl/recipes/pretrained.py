@@ -1,21 +1,24 @@
 """What the weights that a network starts from say of it: its architecture, and how it sees pictures and videos."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from bsssl.config import Model, NetworkTransforms
+from bsssl.config import LabeledData, Model, NetworkTransforms
 from bsssl.errors import UserError
 from bsssl.models import HUB, LOCAL, OPEN_CLIP, Named, implied_weights, is_named, named_weights
 
 
-def resolved(key: str, model: Model) -> Model:
-    """Return ``model`` with what its weights say made explicit; what the config says comes first.
+def resolved(key: str, model: Model, data: LabeledData, *, data_first: bool = False) -> Model:
+    """Return ``model`` with what its weights say made explicit; what the config says of the network comes first.
 
     Args:
         key: Where the config has the network, for messages.
         model: The network.
+        data: The data that it sees.
+        data_first: See ``seeing``.
 
     Raises:
-        UserError: There are no such weights, or the network cannot see pictures of the size that the config gives.
+        UserError: There are no such weights, or the network cannot see pictures as the config says.
     """
     try:
         implied = _named(implied_weights(model.name, pretrained=model.pretrained))
@@ -23,28 +26,74 @@ def resolved(key: str, model: Model) -> Model:
     except UserError as error:
         raise UserError(f"{key}: {error}") from None
     if weights is None:
-        return model
+        return _fitting(key, model, data)
     name, options = model.name, model.options
     if implied is not None and name.startswith((LOCAL, HUB, OPEN_CLIP)):
         name, options = implied.network, {**implied.options, **options}
     elif weights.network == name:
         options = {**weights.options, **options}
-    given = {} if model.transforms is None else model.transforms.given()
-    size = given.get("size")
-    if weights.fixed_size and size not in (None, weights.transforms["size"]) and "img_size" not in options:
+    update = {"name": name, "options": options, "pretrained": False, "weights": model.weights or weights.name}
+    found = seeing(
+        key,
+        model.model_copy(update=update),
+        data,
+        transforms=weights.transforms,
+        clips=weights.clips,
+        data_first=data_first,
+    )
+    size = found.view_of(data).transforms.size
+    side = weights.transforms["size"] if weights.fixed_size else size
+    if size != side and "img_size" not in options:
         raise UserError(
-            f"{key}.transforms.size: {weights.network} takes pictures of {weights.transforms['size']} alone; leave it "
-            f"out, or set {key}.options.img_size={size} too"
+            f"{key}: {weights.network} takes pictures of {side}x{side} alone, not of {size}x{size}; set "
+            f"{key}.transforms.size={side}, or {key}.options.img_size={size} too"
         )
+    return found
+
+
+def seeing(
+    key: str,
+    model: Model,
+    data: LabeledData,
+    *,
+    transforms: Mapping[str, Any],
+    clips: Mapping[str, Any],
+    data_first: bool = False,
+) -> Model:
+    """Return ``model`` seeing as its weights say; what the config says of the network comes first.
+
+    Args:
+        key: Where the config has the network, for messages.
+        model: The network.
+        data: The data that it sees.
+        transforms: How its weights see pictures, in keys of ``data.transforms``.
+        clips: How they see videos, in keys of ``data.clips``.
+        data_first: Whether what ``data`` has otherwise than by default comes before what the weights say too.
+
+    Raises:
+        UserError: The values do not go together.
+    """
+    given = {} if model.transforms is None else model.transforms.given()
+    if data_first:
+        of_networks = {*NetworkTransforms.model_fields}
+        given = {**data.transforms.model_dump(include=of_networks, exclude_defaults=True), **given}
+        said = {} if data.clips is None else data.clips.model_dump(exclude_defaults=True)
+        clips = {name: value for name, value in clips.items() if name not in said}
+    sees = {**_at_size(dict(transforms), given.get("size")), **given}
+    if data_first:  # a size that is given, though it be the same, would have the short side of the crops follow from it
+        sees = {name: value for name, value in sees.items() if value != getattr(data.transforms, name)}
     update: dict[str, Any] = {
-        "name": name,
-        "options": options,
-        "pretrained": False,
-        "weights": model.weights or weights.name,
-        "transforms": NetworkTransforms(**{**_at_size(dict(weights.transforms), size), **given}),
-        **{name: value for name, value in weights.clips.items() if getattr(model, name) is None},
+        "transforms": NetworkTransforms(**sees),
+        **{name: value for name, value in clips.items() if getattr(model, name) is None},
     }
-    return model.model_copy(update=update)
+    return _fitting(key, model.model_copy(update=update), data)
+
+
+def _fitting(key: str, model: Model, data: LabeledData) -> Model:
+    """Return ``model``, whose values go together; UserError where they do not."""
+    if problems := model.misfits(key, data):
+        raise UserError("; ".join(problems))
+    return model
 
 
 def _named(weights: str | None) -> Named | None:

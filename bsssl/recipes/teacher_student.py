@@ -86,7 +86,7 @@ def networks(config: Config) -> dict[str, Model]:
         UserError: There are no such weights.
     """
     found = {**config.models.teachers, "student": config.models.student}
-    return {f"models.{name}": resolved(f"models.{name}", model) for name, model in found.items()}
+    return {f"models.{name}": resolved(f"models.{name}", model, config.data) for name, model in found.items()}
 
 
 def data_stage(

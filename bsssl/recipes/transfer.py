@@ -23,7 +23,7 @@ def stages(config: Transfer, *, seed: int) -> list[Stage[Any]]:
     planned: list[Stage[Any]] = [data_stage(data, None, seed=seed)]
     shared: dict[str, Any] = {"needs": {"data": DATA}, "command": COMMAND, "execution": execution}
     for name, checkpoint in config.checkpoints.items():
-        start = origin(name, checkpoint, seed=seed)
+        start = origin(name, checkpoint, data, seed=seed)
         common = {"model": start.model.without_view(), "seed": seed, "precision": precision}
         trained: list[Stage[Any]] = []
         if config.full_ft is not None:
@@ -41,6 +41,6 @@ def stages(config: Transfer, *, seed: int) -> list[Stage[Any]]:
 
 
 def networks(config: Transfer, *, seed: int) -> dict[str, Model]:
-    """Return every network of ``config``, by the key that sets it."""
-    named = config.checkpoints.items()
-    return {f"checkpoints.{name}.model": origin(name, checkpoint, seed=seed).model for name, checkpoint in named}
+    """Return every network of ``config``, by the key that sets it, with what its weights say of it."""
+    origins = {name: origin(name, one, config.data, seed=seed) for name, one in config.checkpoints.items()}
+    return {f"checkpoints.{name}.model": start.model for name, start in origins.items()}

@@ -105,7 +105,7 @@ def test_a_classifier_on_kept_features_is_the_one_on_features_of_its_own(
     labeled = {"dataset": "manifest", "path": str(tmp_path / "run" / "seed-0" / "data" / "labeled.csv")}
     values = {
         "output_dir": str(tmp_path / "transfer"),
-        "data": {**{key: recipe.values["data"][key] for key in ("test", "transforms")}, "train": labeled},
+        "data": {"train": labeled, "test": recipe.values["data"]["test"]},
         "checkpoints": {"same": {"model": {"name": f"local-dir:{foundation}"}}},
         "full_ft": None,
         "system": recipe.values["system"],
@@ -205,6 +205,14 @@ def test_live_targets_and_labels_beside_the_selection(bsssl, pretrained, tmp_pat
             ["models.teacher.transforms.size=64", "models.teacher.transforms.test_resize=60"],
             "test_resize (60) is below",
         ),
+        (
+            ["models.teacher.transforms.test_resize=40"],
+            "models.teacher.transforms: test_resize (40) is below size (48)",
+        ),
+        (
+            ["models.student.transforms={size: 64, test_resize: 60}"],
+            "models.student.transforms: test_resize (60) is below size (64)",
+        ),
         (["models.teacher.weights=nothing.pth"], "models.teacher.weights: unknown weights 'nothing.pth'"),
         (["models.teacher.transforms.sise=64"], "models.teacher.transforms.sise"),
         (["models.student.weights=timm/resnet18.a9_in1k"], "models.student: unknown weights 'timm/resnet18.a9_in1k'"),
@@ -230,8 +238,8 @@ def test_networks_of_one_size_are_told_apart(bsssl, recipe, tmp_path):
     common = ("train", "stage=teacher", "--config", config, f"output_dir={tmp_path / 'run'}")
     refused = bsssl(*common, "models.teacher.transforms.size=32")
     assert (
-        "timm/test_vit takes pictures of 160 alone; leave it out, or set models.teacher.options.img_size=32"
-        in refused.err
+        "timm/test_vit takes pictures of 160x160 alone, not of 32x32; set models.teacher.transforms.size=160, or "
+        "models.teacher.options.img_size=32 too" in refused.err
     )
     done = bsssl(*common, "models.teacher.transforms.size=32", "models.teacher.options.img_size=32")
     assert done.status == 0, done.err

@@ -210,6 +210,66 @@ def test_the_plan(transfer, config, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def seen_by(transfer, checkpoint, *overrides):
+    """What the plan says that a checkpoint sees."""
+    out = transfer("--plan", *overrides).out
+    return next(line for line in out.splitlines() if line.startswith(f"{checkpoint} "))
+
+
+@pytest.fixture
+def student(recipe, bsssl, tmp_path):
+    """The folder of a student that sees pictures otherwise than by default."""
+    transforms = "data.transforms={size: 20, test_resize: 24, interpolation: bicubic, mean: [0.5, 0.4, 0.3]}"
+    call = ("train", "stage=baseline", "--config", recipe.config, f"output_dir={tmp_path / 'student'}", transforms)
+    done = bsssl(*call, "baseline.length=0 steps", "baseline.warmup=0 steps")
+    assert done.status == 0, done.err
+    return tmp_path / "student" / "seed-0" / "baseline"
+
+
+OWN = "short side 24, centre crop to 20x20, bicubic, mean 0.5 0.4 0.3"
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_checkpoint_sees_pictures_as_it_was_trained_to(transfer, config, student, tmp_path, copied):
+    if copied:  # without the record of its stage
+        student = Path(shutil.copytree(student, tmp_path / "copied", ignore=shutil.ignore_patterns("done.json")))
+    values = yaml.safe_load(config.read_text())
+    values["data"]["transforms"] = {"train_crop": "none"}
+    values["checkpoints"] = {"semi": str(student), "scratch": {"model": NETWORK}}
+    config.write_text(yaml.safe_dump(values))
+    assert OWN in seen_by(transfer, "semi")
+    assert "whole pictures to 224x224, mean 0.485" in seen_by(transfer, "scratch")
+    bigger = seen_by(transfer, "semi", "data.transforms.size=40")
+    assert "short side 48, centre crop to 40x40, bicubic, mean 0.5 0.4 0.3" in bigger
+    assert "to 20x20, bilinear" not in seen_by(transfer, "semi", "data.transforms.mean=[0, 0, 0]")
+    one = {"init_from": str(student), "model": {**NETWORK, "transforms": {"size": 30}}}
+    own = seen_by(transfer, "semi", f"checkpoints.semi={json.dumps(one)}", "data.transforms.size=40")
+    assert "short side 36, centre crop to 30x30, bicubic" in own
+    done = transfer("full_ft=null", "checkpoints.scratch=null")
+    assert done.status == 0 and " was trained with mean " not in done.err
+    described = json.loads((tmp_path / "out" / "seed-0" / "fc_only-semi" / "config.json").read_text())
+    assert described["pretrained_cfg"]["input_size"] == [3, 20, 20]
+
+
+def test_data_that_says_what_the_checkpoint_says_is_the_same_transfer(transfer, config, tmp_path):
+    """What was done when the checkpoint did not say it."""
+    assert transfer("full_ft=null").status == 0
+    values = yaml.safe_load(config.read_text())
+    values["data"]["transforms"] = {"train_crop": "none", "flip": False}
+    del values["checkpoints"]["scratch"]
+    config.write_text(yaml.safe_dump(values))
+    assert transfer("full_ft=null").err.count("is done already") == 3
+
+
+def test_values_that_do_not_go_together_are_one_line(refused, student):
+    for size, resize in (({}, 20), ({"size": 15}, 15)):
+        one = {"init_from": str(student), "model": {**NETWORK, "transforms": {**size, "test_resize": resize - 1}}}
+        line = refused(f"checkpoints.semi={json.dumps(one)}", "data.transforms={size: 224}")
+        assert line.startswith(
+            f"checkpoints.semi.model.transforms: test_resize ({resize - 1}) is below size ({resize}); "
+        )
+
+
 def test_other_colours_than_the_checkpoint_saw_are_warned_of(transfer):
     colours = "data.transforms.mean=[0.5, 0.5, 0.5]"
     outcome = transfer("full_ft=null", colours)

@@ -63,7 +63,7 @@ def described(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "transforms": {**transforms, **colours},
         "num_classes": config.get("num_classes"),
-        "fixed_size": bool(config.get("fixed_input_size")),
+        "fixed_size": bool(config.get("fixed_input_size") and config.get("input_size")),
     }
 
 
