@@ -37,7 +37,7 @@ _TEXTS = re.compile(
     r"(text|transformer|token_embedding|positional_embedding|ln_final|text_projection|text_decoder|logit_\w+)(\.|$)"
 )
 """what a whole CLIP has beside the tower that sees pictures, which is called visual"""
-_HEADS = ("fc", "classifier", "head", "head.fc", "last_linear", "cls_head.fc_cls", "cls_head.fc")
+_HEADS = ("fc", "classifier", "head", "head.fc", "last_linear", "cls_head.fc_cls", "cls_head.fc", "heads.0.clf.0")
 _AVERAGED = re.compile(r"(?<![a-z])ema(?![a-z])|averag|teacher", re.IGNORECASE)
 
 

@@ -96,6 +96,17 @@ def _openmmlab(model: nn.Module) -> Any:
     return {"meta": {"epoch": 3}, "state_dict": state}
 
 
+def _vissl(model: nn.Module, head: str = "clf.0.") -> Any:
+    """As VISSL's training leaves a network, its classifier apart from the trunk and the optimiser beside both."""
+    state = model.state_dict()
+    trunk = {f"_feature_blocks.{name}": value for name, value in state.items() if not name.startswith("fc.")}
+    heads = {f"0.{head}{name[3:]}": value for name, value in state.items() if name.startswith("fc.")}
+    base = {"model": {"trunk": trunk, "heads": heads}, "meta": {}}
+    optimizer = {"optim": {"state": {0: {"momentum_buffer": torch.zeros(64, 3, 7, 7)}}}, "lr": 0.1}
+    classy = {"base_model": base, "optimizer": optimizer, "loss": {"center": torch.zeros(1, 5)}, "train_phase_idx": 9}
+    return {"phase_idx": 9, "iteration": 100, "type": "consolidated", "classy_state_dict": classy}
+
+
 LAYOUTS: dict[str, tuple[str, Callable[[nn.Module], Any]]] = {
     "torchvision": ("torchvision", nn.Module.state_dict),
     "original": ("torchvision", _original),
@@ -108,6 +119,7 @@ LAYOUTS: dict[str, tuple[str, Callable[[nn.Module], Any]]] = {
     "an average beside the last": ("torchvision", _model_ema),
     "Lightning": ("torchvision", _lightning),
     "OpenMMLab": ("torchvision", _openmmlab),
+    "VISSL": ("torchvision", _vissl),
 }
 
 
@@ -261,6 +273,21 @@ def test_a_backbone_without_a_classifier_wants_a_new_one(tmp_path: Path) -> None
     assert not has_classes(model, str(tmp_path / "a.pth"), ["a", "b", "c"])
     load_weights(model, str(tmp_path / "a.pth"), new_head=True)
     assert torch.equal(model.state_dict()["conv1.weight"], saved.state_dict()["conv1.weight"])
+
+
+def test_the_trunk_of_self_supervised_training_wants_a_new_classifier(tmp_path: Path) -> None:
+    """VISSL's projection and prototypes are no classifier."""
+    saved = build_model("resnet18", num_classes=3)
+    content = _vissl(saved)
+    weights = content["classy_state_dict"]["base_model"]["model"]
+    weights["heads"] = {"0.projection_head.0.weight": torch.ones(8, 512), "0.prototypes0.weight": torch.ones(3, 8)}
+    torch.save(content, tmp_path / "a.torch")
+    torch.save(weights["trunk"], tmp_path / "trunk.torch")
+    for name in ("a.torch", "trunk.torch"):
+        model = build_model("resnet18", num_classes=3)
+        assert not has_classes(model, str(tmp_path / name), ["a", "b", "c"])
+        load_weights(model, str(tmp_path / name), new_head=True)
+        assert torch.equal(model.state_dict()["layer4.1.conv2.weight"], saved.state_dict()["layer4.1.conv2.weight"])
 
 
 def moco(model: nn.Module, key: nn.Module) -> dict[str, Any]:
