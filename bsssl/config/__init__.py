@@ -18,6 +18,7 @@ from bsssl.config.data import (
     tests_of,
 )
 from bsssl.config.experiment import Experiment, ExtraStage, Launcher, System
+from bsssl.config.names import by_role, numbered
 from bsssl.config.reading import load_config, options, validated
 from bsssl.config.recipe import Config, Models, Score, Select
 from bsssl.config.reproduction import Reproduction
@@ -72,8 +73,10 @@ __all__ = [
     "Weak",
     "WeakTraining",
     "ZeroShot",
+    "by_role",
     "check_warmup",
     "load_config",
+    "numbered",
     "options",
     "tests_of",
     "validated",

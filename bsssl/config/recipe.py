@@ -9,6 +9,7 @@ from typing_extensions import Annotated, Self, override  # noqa: UP035 - with th
 
 from bsssl.config.data import Data, Model
 from bsssl.config.experiment import Experiment
+from bsssl.config.names import by_role
 from bsssl.config.section import Section, known_to, without
 from bsssl.config.training import TRAIN_STAGES, Finetune, Pretrain, Supervised, Teacher, Train, Weak
 from bsssl.registry import SELECTION_RULES
@@ -34,8 +35,7 @@ class Models(Section):
     @property
     def teachers(self) -> dict[str, Model]:
         """The teachers by the names of the stages that train them: teacher, teacher-2, ..."""
-        models = [*([] if self.teacher is None else [self.teacher]), *self.more_teachers]
-        return {"teacher" if number == 1 else f"teacher-{number}": one for number, one in enumerate(models, start=1)}
+        return by_role([*([] if self.teacher is None else [self.teacher]), *self.more_teachers])
 
 
 class Score(Section):

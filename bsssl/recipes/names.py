@@ -10,8 +10,3 @@ def evaluation(trained: str, test: str = "test") -> str:
     """
     items = test.removeprefix("test").removeprefix("-")
     return f"evaluate-{trained}" + (f".{items}" if items else "")
-
-
-def numbered(name: str, number: int) -> str:
-    """Return the name of a stage in round ``number``, from 1 on."""
-    return name if number == 1 else f"{name}-{number}"

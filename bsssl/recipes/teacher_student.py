@@ -8,7 +8,7 @@ select.top_k: auto, between score and select: select-*, pretrain-*, evaluate-pre
 Without labels there is no finetune, baseline or ceiling.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,10 +25,12 @@ from bsssl.config import (
     Train,
     Weak,
     WeakTraining,
+    by_role,
+    numbered,
 )
 from bsssl.errors import UserError
 from bsssl.pipeline.stage import Stage
-from bsssl.recipes.names import CHOOSE, evaluation, numbered
+from bsssl.recipes.names import CHOOSE, evaluation
 from bsssl.recipes.pretrained import resolved
 from bsssl.stages.choose import ChooseStage
 from bsssl.stages.computing import Execution
@@ -266,7 +268,7 @@ def _views(config: Config, seed: int, number: int, teachers: list[_Network], sel
         name=numbered("views", number),
         section="pretrain",
         settings=settings,
-        needs={"data": DATA, "selection": selection, **_roles(teachers)},
+        needs={"data": DATA, "selection": selection, **by_role(one.name for one in teachers)},
         execution=_execution(config),
     )
 
@@ -293,15 +295,10 @@ def _scored(config: Config, name: str, number: int, teachers: list[_Network]) ->
             seen=first.seen,
             others=tuple(others),
         ),
-        needs={"data": DATA, **_roles(teachers)},
+        needs={"data": DATA, **by_role(one.name for one in teachers)},
         command=_alone("score", number),
         execution=_execution(config),
     )
-
-
-def _roles(teachers: Iterable[_Network]) -> dict[str, str]:
-    """Return the names of the teachers' stages by role: teacher, teacher-2, ..."""
-    return {numbered("teacher", number): one.name for number, one in enumerate(teachers, start=1)}
 
 
 def _trained(
@@ -328,7 +325,7 @@ def _trained(
         return _as_it_is(config, seed, network, needs={"data": DATA, **start})
     live: tuple[LiveSettings, ...] = ()
     if teachers is not None and training.targets == "live":
-        start |= _roles(teachers)
+        start |= by_role(one.name for one in teachers)
         live = tuple(_live(config, one.model, temperature=training.temperature) for one in teachers)
     settings = train_settings(
         _deciding(training),

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bsssl import storage
-from bsssl.config import Config
+from bsssl.config import Config, numbered
 from bsssl.pipeline.run import Run
-from bsssl.recipes.names import CHOOSE, evaluation, numbered
+from bsssl.recipes.names import CHOOSE, evaluation
 from bsssl.reports.accuracy import Accuracy, measured
 from bsssl.reports.plots import picture
 from bsssl.reports.tables import Table

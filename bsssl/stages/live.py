@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from bsssl.config import Model, Section
+from bsssl.config import Model, Section, by_role
 from bsssl.engine.live import LiveTeacher, MeanOf
 from bsssl.pipeline.stage import Context, Stage
 from bsssl.runtime.device import Compute
@@ -40,17 +40,16 @@ def live_teachers(
         student: How the student sees pictures.
         compute: The device.
     """
-    theirs, networks = student.for_testing(), []
-    for number, live in enumerate(teachers, start=1):
-        role = "teacher" if number == 1 else f"teacher-{number}"
-        networks.append(
-            LiveTeacher(
-                trained_model(run.input(stage, role), live.model, classes),
-                size=live.transforms.size,
-                interpolation=live.transforms.interpolation,
-                student=(theirs.mean, theirs.std),
-                teacher=(live.transforms.mean, live.transforms.std),
-                temperature=live.temperature,
-            )
+    theirs = student.for_testing()
+    networks = [
+        LiveTeacher(
+            trained_model(run.input(stage, role), live.model, classes),
+            size=live.transforms.size,
+            interpolation=live.transforms.interpolation,
+            student=(theirs.mean, theirs.std),
+            teacher=(live.transforms.mean, live.transforms.std),
+            temperature=live.temperature,
         )
+        for role, live in by_role(teachers).items()
+    ]
     return compute.place_model(MeanOf(networks)) if networks else None

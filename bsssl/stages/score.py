@@ -10,7 +10,7 @@ from torch import nn
 from typing_extensions import override
 
 from bsssl import data, selection, storage
-from bsssl.config import Model, Section
+from bsssl.config import Model, Section, by_role
 from bsssl.engine.predict import average, predict
 from bsssl.engine.score import EXCLUDED, excludes_the_same, hashes_path, save_shard, score_shard
 from bsssl.errors import UserError
@@ -48,8 +48,7 @@ class ScoreSettings(Section):
     @property
     def teachers(self) -> dict[str, Eyes]:
         """All teachers by role: teacher, teacher-2, ..."""
-        eyes = [Eyes(model=self.model, seen=self.seen), *self.others]
-        return {"teacher" if number == 1 else f"teacher-{number}": one for number, one in enumerate(eyes, start=1)}
+        return by_role([Eyes(model=self.model, seen=self.seen), *self.others])
 
 
 @STAGES.register("score")
