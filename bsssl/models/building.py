@@ -108,20 +108,25 @@ def profile(name: str, *, num_classes: int, input_shape: Sequence[int], **option
         **options: See ``build_model``.
 
     Raises:
-        UserError: The network cannot be made, or takes no inputs of that shape.
+        UserError: The network cannot be made, takes no inputs of that shape, or does not give a logit for each class.
     """
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         model = build_model(name, num_classes=num_classes, **options).eval().requires_grad_(False)
         batch = torch.empty(1, *input_shape)
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(batch)
+            logits = model(batch)
     except (RuntimeError, AssertionError, ValueError) as error:
         shape = "x".join(map(str, input_shape))
         remedy = "change the crop" + (" or the number of frames" if len(input_shape) == 4 else "")
         other = "images, leave out data.clips" if len(input_shape) == 4 else "videos, set data.clips"
         remedy += f"; if it is a network for {other}"
         raise UserError(f"model '{name}' cannot take inputs of {shape} ({_one_line(error)}); {remedy}") from None
+    if not isinstance(logits, torch.Tensor) or logits.shape != (1, num_classes):
+        given = "x".join(map(str, logits.shape)) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise UserError(
+            f"model '{name}' gives {given} for an input, not a vector of {num_classes} logits; choose a classifier"
+        )
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Profile(parameters=parameters, multiply_adds=counter.get_total_flops() // 2)
 

@@ -107,9 +107,10 @@ def _check_options(config: configs.Experiment) -> None:
 
 
 def check_settings(config: configs.Experiment, *, launched: bool = False) -> None:
-    """UserError for networks that cannot be made, do not have the parts that a training treats apart or, in a transfer,
-    have no classifier whose inputs are the features, unknown released weights, work that the processes of a stage
-    (those of this run or, if it is ``launched``, of its jobs) cannot share, or a reader of videos that is missing.
+    """UserError for networks that cannot be made, do not have the parts that a training treats apart or, in a transfer
+    and where they start from weights, have no classifier whose inputs are the features, unknown released weights, work
+    that the processes of a stage (those of this run or, if it is ``launched``, of its jobs) cannot share, or a reader
+    of videos that is missing.
     """
     _check_options(config)
     if config.data.clips is not None:
@@ -126,7 +127,7 @@ def check_settings(config: configs.Experiment, *, launched: bool = False) -> Non
             input_shape=model.view_of(config.data).input_shape,
             **model.options,
         )
-        if isinstance(config, configs.Transfer):
+        if isinstance(config, configs.Transfer) or model.weights is not None:
             _check_classifier(key, model)
     for section, settings in config.trainings().items():
         settings.check_parts(section)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from bsssl.config import LabeledData, Model, NetworkTransforms
+from bsssl.config import LabeledData, Model, NetworkTransforms, validated
 from bsssl.errors import UserError
 from bsssl.models import HUB, LOCAL, OPEN_CLIP, Named, implied_weights, is_named, named_weights
 
@@ -83,7 +83,7 @@ def seeing(
     if data_first:  # a size that is given, though it be the same, would have the short side of the crops follow from it
         sees = {name: value for name, value in sees.items() if value != getattr(data.transforms, name)}
     update: dict[str, Any] = {
-        "transforms": NetworkTransforms(**sees),
+        "transforms": validated(NetworkTransforms, sees, what=f"{key}: how its weights see pictures"),
         **{name: value for name, value in clips.items() if getattr(model, name) is None},
     }
     return _fitting(key, model.model_copy(update=update), data)

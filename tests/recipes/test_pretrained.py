@@ -14,6 +14,7 @@ import timm
 import torch
 import yaml
 from PIL import Image
+from torch import nn
 
 from bsssl import load
 from bsssl.config import load_config
@@ -215,6 +216,24 @@ def test_live_targets_and_labels_beside_the_selection(bsssl, pretrained, tmp_pat
         ),
         (["models.teacher.weights=nothing.pth"], "models.teacher.weights: unknown weights 'nothing.pth'"),
         (["models.teacher.transforms.sise=64"], "models.teacher.transforms.sise"),
+        (
+            ["models.teacher.name=timm/resnet18.a9_in1k"],
+            "models.teacher: unknown weights 'timm/resnet18.a9_in1k': timm's weights of resnet18 are timm/resnet18.a1",
+        ),
+        (
+            ["models.teacher.weights=ResNet18_Weights.IMAGENET1K_V9"],
+            "did you mean 'torchvision/ResNet18_Weights.IMAGENET1K_V1'?",
+        ),
+        (["models.teacher.options.num_classes=3"], "options.num_classes: the data says how many classes there are"),
+        (["models.teacher.options.pretrained=true"], "options.pretrained: set pretrained itself, beside options"),
+        (
+            ["models.teacher.options.features_only=true"],
+            "model 'timm/test_resnet' gives list for an input, not a vector of 3 logits; choose a classifier",
+        ),
+        (
+            ["models.student={name: timm/deit_tiny_patch16_224, transforms: {size: 32}}"],
+            "model 'timm/deit_tiny_patch16_224' cannot take inputs of 3x32x32 (Input height (32) doesn't match model",
+        ),
         (["models.student.weights=timm/resnet18.a9_in1k"], "models.student: unknown weights 'timm/resnet18.a9_in1k'"),
         (["models.student={name: small_resnet, pretrained: true}"], "no pre-trained weights of 'small_resnet'"),
     ],
@@ -223,6 +242,82 @@ def test_what_cannot_be_is_one_line(bsssl, pretrained, tmp_path, overrides, mess
     outcome = bsssl("run", "--config", pretrained, f"output_dir={tmp_path / 'run'}", *overrides)
     assert outcome.status == 1
     assert message in outcome.errors[0] and len(outcome.errors) == 1
+
+
+def left_by(network: nn.Module, folder: Path, **said: Any) -> str:
+    """The name of a folder with a network, and a description of it with other values than the right ones."""
+    folder.mkdir()
+    safetensors.torch.save_file(network.state_dict(), folder / "model.safetensors")
+    classes = [f"class {number}" for number in range(network.num_classes)]
+    described = describe("timm/test_resnet", {}, classes=classes, transforms=TRANSFORMS)
+    (folder / "config.json").write_text(json.dumps({**described, **said}))
+    return f"local-dir:{folder}"
+
+
+UNTRAINED = {"mode": "finetune", "length": "0 steps", "warmup": "0 steps"}
+
+
+@pytest.mark.parametrize(
+    ("said", "count", "teacher", "message"),
+    [
+        ({"architecture": "test_resnt"}, 3, {}, "timm has no 'test_resnt': did you mean 'test_resnet'? "),
+        ({"architecture": 1}, 3, {}, "its config.json names no architecture; give a folder that timm or "),
+        (
+            {"architecture": "resnet18"},
+            3,
+            {},
+            "is of another architecture: 9 of its 90 tensors match the network's 122",
+        ),
+        ({"model_args": {"widht": 3}}, 3, {}, "model 'timm/test_resnet' cannot be made with options {'widht': 3}: "),
+        ({"pretrained_cfg": []}, 3, {}, "its config.json is not as timm writes it ("),
+        ({"pretrained_cfg": {"input_size": 48}}, 3, {}, "its config.json is not as timm writes it ("),
+        (
+            {"pretrained_cfg": {"mean": [0.5, "red", 0.5]}},
+            3,
+            {},
+            "models.teacher: how its weights see pictures: mean.1",
+        ),
+        ({}, 2, UNTRAINED, "the classifier of teacher was never trained, so that its scores would be random; set "),
+        (
+            {"label_names": ["circle", "square", "triangle"], "num_classes": 3},
+            2,
+            UNTRAINED,
+            "has 2 classes and the net",
+        ),
+    ],
+)
+def test_folders_that_cannot_be(bsssl, recipe, tmp_path, said, count, teacher, message):
+    name = left_by(timm.create_model("test_resnet", num_classes=count), tmp_path / "theirs", **said)
+    config = with_teacher(recipe, tmp_path, name, {"mode": "probe", **teacher})
+    outcome = bsssl("run", "--config", config, f"output_dir={tmp_path / 'run'}")
+    assert outcome.status == 1
+    assert message in outcome.errors[0] and len(outcome.errors) == 1
+
+
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [("config.json", "there is no "), ("model.safetensors", " has no model.safetensors; give a folder with one, or ")],
+)
+def test_folders_that_lack_something(bsssl, recipe, tmp_path, lost, message):
+    name = left_by(timm.create_model("test_resnet", num_classes=3), tmp_path / "theirs")
+    (tmp_path / "theirs" / lost).unlink()
+    config = with_teacher(recipe, tmp_path, name, {"mode": "probe"})
+    outcome = bsssl("run", "--config", config, f"output_dir={tmp_path / 'run'}")
+    assert outcome.status == 1 and message in outcome.errors[0] and len(outcome.errors) == 1
+
+
+def test_a_network_whose_features_are_no_vector(bsssl, recipe, tmp_path):
+    network = timm.create_model("vit_tiny_patch16_224", num_classes=3, img_size=48, depth=1, num_heads=1, embed_dim=8)
+    options = {"img_size": 48, "depth": 1, "num_heads": 1, "embed_dim": 8}
+    for architecture, more, message in (
+        ("vit_tiny_patch16_224", {"global_pool": ""}, "gives 1x10x3 for an input, not a vector of 3 logits"),
+        ("deit_tiny_distilled_patch16_224", {}, "models.teacher: VisionTransformerDistilled has no single linear"),
+    ):
+        folder = tmp_path / architecture
+        name = left_by(network, folder, architecture=architecture, model_args={**options, **more})
+        config = with_teacher(recipe, tmp_path, name, {"mode": "probe"})
+        outcome = bsssl("run", "--config", config, f"output_dir={tmp_path / 'run'}")
+        assert outcome.status == 1 and message in outcome.errors[0] and len(outcome.errors) == 1
 
 
 def test_networks_of_one_size_are_told_apart(bsssl, recipe, tmp_path):
@@ -345,6 +440,10 @@ def test_given_scores_that_cannot_be(given, change, message):
 
 
 def test_given_files_that_are_none(given):
+    assert "score.top_p (4) is above data.num_classes (3); lower it" in given(PAIR, "score.top_p=4")
+    assert "score.top_p (4) is above the 3 classes of data.train" in given(
+        PAIR, "score.top_p=4", "data.num_classes=null"
+    )
     assert "is not a readable Parquet file" in given(b"nothing")
     assert "has no column score; it has key, class" in given({name: PAIR[name] for name in ("key", "class")})
     assert "models.teacher is missing" in given(PAIR, "score.given=null")

@@ -314,20 +314,23 @@ def _folder(name: str, content: Any, *, fetch: Callable[[], str]) -> Named:
         adapted: Mapping[str, Tensor] = model.state_dict()
         return adapted
 
-    pretrained = content.get("pretrained_cfg", content)
-    classes = content.get("label_names")
-    if isinstance(classes, dict):
-        classes = list(classes.values())
-    return Named(
-        name=name,
-        network=network,
-        load=load,
-        options=content.get("model_args", {}),
-        **{
-            **described(pretrained),
-            "num_classes": content.get("num_classes"),
-            "classes": None if classes is None else tuple(classes),
-        },
-        clips=content.get("clips", {}),
-        licence=pretrained.get("license"),
-    )
+    try:
+        pretrained = content.get("pretrained_cfg", content)
+        classes = content.get("label_names")
+        if isinstance(classes, dict):
+            classes = list(classes.values())
+        return Named(
+            name=name,
+            network=network,
+            load=load,
+            options={key: value for key, value in content.get("model_args", {}).items() if key != "num_classes"},
+            **{
+                **described(pretrained),
+                "num_classes": content.get("num_classes"),
+                "classes": None if classes is None else tuple(classes),
+            },
+            clips=dict(content.get("clips", {})),
+            licence=pretrained.get("license"),
+        )
+    except (TypeError, ValueError, AttributeError) as error:  # written by whatever tool, or by hand
+        raise UserError(f"{name}: its {CONFIG} is not as timm writes it ({error}); write the folder again") from None
