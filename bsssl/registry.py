@@ -343,6 +343,7 @@ STAGES = Registry(
             "select",
             "choose",
             "materialise",
+            "views",
             "features",
             "probe",
             "zeroshot",
