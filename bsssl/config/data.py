@@ -334,9 +334,6 @@ class Model(Section):
             problems.append("pretrained and weights are two origins; give one of them")
         if "num_classes" in self.options:
             problems.append("options.num_classes: the data says how many classes there are; take it out")
-        for name in ("pretrained", "weights"):
-            if name in self.options:
-                problems.append(f"options.{name}: set {name} itself, beside options")
         return without(problems, self)
 
     @property

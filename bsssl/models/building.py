@@ -28,6 +28,8 @@ class _Library:
     """``(name, *, num_classes, **options)`` -> the network, freshly initialised"""
     listing: str
     """the Python expression that lists the names"""
+    loads: str | None = None
+    """the option that would fetch weights, which are loaded apart here"""
 
 
 def _torchvision_names() -> list[str]:
@@ -41,12 +43,14 @@ _LIBRARIES = {
         names=timm.list_models,
         has=timm.is_model,  # names with a tag, and deprecated ones, too
         create=partial(timm.create_model, pretrained=False),
+        loads="pretrained",
         listing="timm.list_models()",
     ),
     "torchvision": _Library(
         names=_torchvision_names,
         has=lambda name: name in _torchvision_names(),
         create=partial(torchvision.models.get_model, weights=None),
+        loads="weights",
         listing="torchvision.models.list_models()",
     ),
     "pytorchvideo": _Library(
@@ -146,6 +150,11 @@ def _build_from(library: str, architecture: str, num_classes: int, options: dict
     if not source.has(architecture):
         near = ", ".join(f"{library}/{match}" for match in get_close_matches(architecture, source.names(), n=3))
         raise UserError(f"unknown {library} model '{name}': nearest: {near or 'none'}; {source.listing} lists them all")
+    if source.loads in options:
+        raise UserError(
+            f"model '{name}' is built without weights: take {source.loads} out of its options, and set {source.loads} "
+            "beside them"
+        )
     try:
         return source.create(architecture, num_classes=num_classes, **options)
     except (TypeError, ValueError, RuntimeError, AssertionError, LookupError, AttributeError) as error:

@@ -225,7 +225,10 @@ def test_live_targets_and_labels_beside_the_selection(bsssl, pretrained, tmp_pat
             "did you mean 'torchvision/ResNet18_Weights.IMAGENET1K_V1'?",
         ),
         (["models.teacher.options.num_classes=3"], "options.num_classes: the data says how many classes there are"),
-        (["models.teacher.options.pretrained=true"], "options.pretrained: set pretrained itself, beside options"),
+        (
+            ["models.teacher.options.pretrained=true"],
+            "model 'timm/test_resnet' is built without weights: take pretrained out of its options",
+        ),
         (
             ["models.teacher.options.features_only=true"],
             "model 'timm/test_resnet' gives list for an input, not a vector of 3 logits; choose a classifier",
