@@ -50,13 +50,10 @@ class LiveTeacher(nn.Module):
     def _resized(self, inputs: Tensor) -> Tensor:
         if inputs.shape[-1] == self._size:
             return inputs
-        pictures = inputs if inputs.ndim == 4 else inputs.movedim(2, 1).flatten(0, 1)
-        resized = functional.interpolate(
-            pictures, size=(self._size, self._size), mode=self._interpolation, antialias=True
-        )
-        if inputs.ndim == 4:
-            return resized
-        return resized.reshape(len(inputs), -1, *resized.shape[1:]).movedim(1, 2)
+        planes = inputs.flatten(1, -3)  # channels and frames alike, as each is resized by itself
+        size = (self._size, self._size)
+        resized = functional.interpolate(planes, size=size, mode=self._interpolation, antialias=True)
+        return resized.reshape(*inputs.shape[:-2], *size)
 
 
 class MeanOf(nn.ModuleList):

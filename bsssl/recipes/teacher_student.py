@@ -390,8 +390,8 @@ def _live(config: Config, teacher: Model, *, temperature: float) -> LiveSettings
             f"{theirs.frames} frames with a stride of {theirs.stride}, not {ours.frames} with {ours.stride}; give both "
             "networks the same frames and stride"
         )
-    seen = TestView.of(teacher, config.data, "score")
-    return LiveSettings(model=teacher.without_view(), transforms=seen.transforms, temperature=temperature)
+    pictures = TestView.of(teacher, config.data, "score").transforms.model_dump(exclude={"resize"})
+    return LiveSettings(model=teacher.without_view(), temperature=temperature, **pictures)
 
 
 def _deciding(training: Train) -> Train:

@@ -1,7 +1,7 @@
 """Teachers that say what they think of the very inputs that a student sees."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -10,14 +10,17 @@ from bsssl.engine.live import LiveTeacher, MeanOf
 from bsssl.pipeline.stage import Context, Stage
 from bsssl.runtime.device import Compute
 from bsssl.stages.computing import trained_model
-from bsssl.stages.seen import Seen, TestTransforms
+from bsssl.stages.seen import Seen
 
 
 class LiveSettings(Section):
     """What decides the targets that a teacher gives, besides the teacher's weights."""
 
     model: Model
-    transforms: TestTransforms
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     temperature: float
 
 
@@ -44,10 +47,10 @@ def live_teachers(
     networks = [
         LiveTeacher(
             trained_model(run.input(stage, role), live.model, classes),
-            size=live.transforms.size,
-            interpolation=live.transforms.interpolation,
+            size=live.size,
+            interpolation=live.interpolation,
             student=(theirs.mean, theirs.std),
-            teacher=(live.transforms.mean, live.transforms.std),
+            teacher=(live.mean, live.std),
             temperature=live.temperature,
         )
         for role, live in by_role(teachers).items()

@@ -20,6 +20,7 @@ from bsssl import load
 from bsssl.config import load_config
 from bsssl.data import Normalize
 from bsssl.models.weights.folder import describe
+from bsssl.pipeline.stage import identifying
 from bsssl.recipes import teacher_student
 
 TRANSFORMS = {"size": 48, "resize": 54, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), "interpolation": "bicubic"}
@@ -176,6 +177,16 @@ def test_a_folder_of_ours_is_a_network_too(bsssl, recipe, tmp_path):
     assert bsssl("train", "stage=teacher", *common).status == 0
     weights = (tmp_path / "run" / "seed-0" / "teacher" / "model.safetensors").read_bytes()
     assert weights == (student / "model.safetensors").read_bytes()
+
+
+def test_live_targets_depend_on_what_of_the_teachers_eyes_they_use(pretrained):
+    def settings(*overrides: str) -> Any:
+        config = load_config(str(pretrained), ["pretrain.targets=live", *overrides])
+        stages = {stage.name: stage for stage in teacher_student.stages(config, seed=0)}
+        return identifying(stages["pretrain"].settings)
+
+    assert settings() == settings("models.teacher.transforms.test_resize=60")  # a crop is not cropped again
+    assert settings() != settings("models.teacher.transforms={size: 32, test_resize: 54}")
 
 
 def test_live_targets_and_labels_beside_the_selection(bsssl, pretrained, tmp_path):
