@@ -222,7 +222,9 @@ def _candidates(config: Config, seed: int, score: str, teachers: list[_Network])
     These students draw the random numbers of the one that the recipe is about, so that they differ in K alone.
     """
     plain = config.pretrain.model_copy(update={"with_labels": False, "soft_views": None})
-    config = config.model_copy(update={"pretrain": plain, "materialise": None})
+    # The labels that test them may be as unreadable here as where they train.
+    labels = config.data.model_copy(update={"max_missing_rate": config.data.max_failure_rate})
+    config = config.model_copy(update={"pretrain": plain, "materialise": None, "data": labels})
     targets = {"scores": score} if plain.targets == "soft" else {}
     planned: list[Stage[Any]] = []
     needs: dict[str, str] = {}

@@ -139,6 +139,14 @@ def test_a_student_that_is_not_that_of_a_candidate_is_trained(call, tmp_path):
     assert result(output, "select-2")["top_k"] == top_k and executed(outcome).count("choose") == 1
 
 
+def test_a_label_that_cannot_be_read_is_tolerated_as_in_training(call, recipe, tmp_path):
+    shutil.copytree(recipe.folder / "train", tmp_path / "train")
+    (tmp_path / "train" / "circle" / "broken.jpg").write_bytes(b"no picture")
+    broken = (f"data.train.path={tmp_path / 'train'}", "data.max_failure_rate=0.1", "pretrain.length=2 steps")
+    assert call("run", *broken).status == 0
+    assert result(tmp_path / "run", "evaluate-pretrain-k2.labeled")["missing"] == 1
+
+
 def test_candidates_do_without_labels_stored_views_and_tars(recipe):
     asked = ("pretrain.with_labels=true", "pretrain.targets=soft", "pretrain.soft_views=2", "materialise={}")
     (run,) = all_runs(load_config(str(recipe.config), [*AUTO, *asked]), config_path="")
