@@ -20,8 +20,8 @@ from bsssl.stages.train import TrainStage
 
 
 def check(config: configs.Experiment, *, launched: bool = False) -> None:
-    """UserError for what ``check_settings`` refuses, an ``init_from`` or a checkpoint that is not there, or an output
-    folder inside a data folder, which every run would change. Warns of checkpoints that saw other colours.
+    """UserError for what ``check_settings`` refuses, an ``init_from``, a checkpoint or given scores that are not there,
+    or an output folder inside a data folder, which every run would change. Warns of checkpoints that saw other colours.
     """
     check_settings(config, launched=launched)
     for section, settings in config.trainings().items():
@@ -33,6 +33,9 @@ def check(config: configs.Experiment, *, launched: bool = False) -> None:
             )
     if isinstance(config, configs.Transfer):
         _check_checkpoints(config)
+    given = config.score.given if isinstance(config, configs.Config) else None
+    if given is not None and not storage.exists(given):
+        raise UserError(f"score.given: there is no {given}; correct the path, or write the file first")
     output = Path(config.output_dir).resolve()
     weak = config.weak.sources if isinstance(config, configs.Config) and config.weak is not None else []
     for source in (*config.data.sources(), *weak):

@@ -47,6 +47,7 @@ class GivenStage(Stage[GivenSettings]):
                 "path alone; take copies of them under other names out of it, or set data.pool_overlap=allow",
                 self.name,
             )
+        teacher = storage.digest([settings.given])
         records = [shard.records() for shard in pool.shards]
         keys = pa.concat_tables(part.table for part in records)["key"]
         rows, best, scores = selection.read_parquet(
@@ -66,7 +67,7 @@ class GivenStage(Stage[GivenSettings]):
                 held_hashes=[],
             )
             header = selection.ScoreHeader(
-                teacher=storage.digest([settings.given]),
+                teacher=teacher,
                 class_names=tuple(classes),
                 top_p=settings.top_p,
                 num_shards=len(pool.shards),
