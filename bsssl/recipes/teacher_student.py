@@ -54,9 +54,8 @@ DATA = "data"
 
 def stages(config: Config, *, seed: int) -> list[Stage[Any]]:
     """Return all stages of ``config`` for one seed, each after those it needs."""
-    found = {key.removeprefix("models."): model for key, model in networks(config).items()}
-    student, (first, *others) = found.pop("student"), (*found.values(), None)
-    models = Models(teacher=first, more_teachers=[one for one in others if one is not None], student=student)
+    *known, student = networks(config).values()
+    models = Models(teacher=known[0] if known else None, more_teachers=known[1:], student=student)
     config, teachers = config.model_copy(update={"models": models}), models.teachers
     planned: list[Stage[Any]] = [
         data_stage(config.data, _pool(config, seed), seed=seed, top_p=config.score.top_p, classes=config.data.classes)
@@ -82,7 +81,7 @@ def stages(config: Config, *, seed: int) -> list[Stage[Any]]:
 
 
 def networks(config: Config) -> dict[str, Model]:
-    """Return every network of ``config``, by the key that sets it, with what its weights say of it.
+    """Return every network of ``config``, the student last, by its key, with what its weights say of it.
 
     Raises:
         UserError: There are no such weights.

@@ -146,8 +146,8 @@ class Results:
 
 def collect(config: Config, runs: Sequence[Run]) -> Results:
     """Return the results of the finished ``runs`` of ``config``, one for each seed."""
-    several = [numbered("teacher", number) for number in range(2, len(runs[0].stages))]
-    roles = [role for title in TITLES for role in ([title, *several] if title == "teacher" else [title])]
+    teachers = config.models.teachers
+    roles = [role for title in TITLES for role in (teachers if title == "teacher" else [title])]
     rounds = []
     for number in range(1, config.rounds + 1):
         found = _measured(config, runs, _stages(_OF_A_ROUND, number))

@@ -34,7 +34,8 @@ def made_run(*, seed=0, top1=80.0, gain=5.0, rounds=1, precision=90.0, ceiling=F
 
 
 def made_config(output=".", *, rounds=1):
-    return SimpleNamespace(output_dir=str(output), rounds=rounds, data=SimpleNamespace(tests={"test": None}))
+    data, models = SimpleNamespace(tests={"test": None}), SimpleNamespace(teachers={"teacher": None})
+    return SimpleNamespace(output_dir=str(output), rounds=rounds, data=data, models=models)
 
 
 def test_one_seed():
