@@ -163,9 +163,13 @@ class Config(Experiment):
         return "pretrain" if self.data.train is None else "finetune"
 
     def left_out(self, section: str | None) -> str | None:
-        """Return that a section is left out and what adds it; None where it is there, or there is no such section."""
+        """Return why a section is left out, or what adds it; None where it is there, or there is no such section."""
         if section == "evaluate" and not self.data.tests:
             return "there is no test set; set data.test"
+        if section == "teacher" and not self.models.teachers:
+            return "there is no teacher: score.given is in its place"
+        if section in ("baseline", "finetune") and self.data.train is None:
+            return f"{section} needs labels, and there is no data.train"
         if section not in _ADDED_BY or getattr(self, section) is not None:
             return None
         return f"the config has no {section} section; {_ADDED_BY[section]}"

@@ -270,6 +270,7 @@ def _views(config: Config, seed: int, number: int, teachers: list[_Network], sel
         section="pretrain",
         settings=settings,
         needs={"data": DATA, "selection": selection, **by_role(one.name for one in teachers)},
+        command=_alone("train", number, "pretrain"),
         execution=_execution(config),
     )
 

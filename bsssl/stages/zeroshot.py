@@ -1,5 +1,6 @@
 """The zeroshot stage: the names of the classes as the classifier, by a network that knows texts too."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +74,10 @@ class ZeroShotStage(Stage[ZeroShotSettings]):
     @override
     def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
         return PlanRow(rows=f"{sizes['labeled']:,}" if "labeled" in sizes else "unknown")
+
+    @override
+    def key_of(self, setting: str) -> str:
+        return re.sub("^zeroshot", f"{self.section}.zeroshot", setting)
 
     def _temperature(self, logits: Tensor, targets: Tensor) -> tuple[float, dict[str, Any]]:
         """Return the temperature that labels ask for, 1 where they ask for none, and the figures to remember."""

@@ -381,6 +381,25 @@ def test_several_teachers_are_averaged_each_in_its_own_eyes(bsssl, recipe, found
     np.testing.assert_allclose(list(both.values()), expected, atol=1e-6)
 
 
+def test_several_frozen_teachers_stored_views_and_a_chosen_k(bsssl, recipe, foundation, tmp_path):
+    teachers = [{"name": f"local-dir:{foundation}", "transforms": {"size": size}} for size in (48, 32)]
+    values = {**recipe.values, "teacher": {"mode": "probe"}, "select": {"top_k": "auto", "grid": [2, 6]}}
+    values["models"] = {**recipe.values["models"], "teacher": teachers}
+    values["pretrain"] = {**recipe.values["pretrain"], "targets": "soft", "soft_views": 2}
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump(values))
+    call = ("run", "--config", tmp_path / "both.yaml", f"output_dir={tmp_path / 'run'}")
+    done = bsssl(*call)
+    assert done.status == 0, done.err
+    assert "whose result is copied" not in done.err  # the candidates are taught by scores of whole pictures
+    seed = tmp_path / "run" / "seed-0"
+    read = json.loads((seed / "views" / "done.json").read_text())["read"]
+    assert read.keys() == {"data", "selection", "teacher", "teacher-2"}
+    assert read["teacher"] != read["teacher-2"]
+    plan = bsssl(*call, "--plan", "teacher.probe.c_values=[1]").out.splitlines()
+    todo = [line.split()[0] for line in plan if "to do" in line]
+    assert todo == ["teacher", "teacher-2"]  # with features that are kept
+
+
 def scores_of(path: Path) -> dict[tuple[str, str], float]:
     """The scores in a Parquet file by (key, class)."""
     table = pq.read_table(path).to_pydict()
@@ -461,5 +480,5 @@ def test_given_files_that_are_none(given):
     assert "is not a readable Parquet file" in given(b"nothing")
     assert "has no column score; it has key, class" in given({name: PAIR[name] for name in ("key", "class")})
     assert "models.teacher is missing" in given(PAIR, "score.given=null")
-    assert "no such file: /nowhere.parquet" in given(PAIR, "score.given=/nowhere.parquet")
+    assert "score.given: there is no /nowhere.parquet; correct the path" in given(PAIR, "score.given=/nowhere.parquet")
     assert "targets: live needs a teacher" in given(PAIR, "pretrain.targets=live")

@@ -5,11 +5,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from bsssl import selection
+from bsssl.data import SparseTargets, selected_training_set
 
 TEACHER = {"mode": "zeroshot", "zeroshot": {"templates": ["a photo of a {}."]}}
 
@@ -115,6 +117,37 @@ def test_a_pool_without_one_label_and_nothing_to_test_on(bsssl, unlabeled, tmp_p
     assert (tmp_path / "run" / "seed-0" / "pretrain" / "model.safetensors").exists()
     assert "error: there is no test set; set data.test" in bsssl("evaluate", *common).err
     assert "there is none; set data.test" in bsssl("sweep", *common, "select.top_k=2,4").err
+
+
+def test_stored_views_of_a_pool_without_one_label(bsssl, unlabeled, tmp_path):
+    views = ("pretrain.targets=soft", "pretrain.soft_views=2", "score.top_p=1")
+    common = ("--config", unlabeled, f"output_dir={tmp_path / 'run'}", *views)
+    for command in (["train", "stage=teacher"], ["score"], ["select"], ["train", "stage=pretrain"]):
+        done = bsssl(*command, *common)
+        assert done.status == 0, done.err
+    seed = tmp_path / "run" / "seed-0"
+    stored = np.load(seed / "views" / "000000.npy")["class"][:, :, 0]
+    records, classes = selected_training_set(str(seed / "select" / "selection.parquet"), mode="multi")
+    assert isinstance(classes, SparseTargets) and len(classes.classes) == len(records)
+    assert stored.tolist() == [[number, number] for number in classes.classes]  # the crops are the whole pictures
+    assert bsssl("run", *common, "rounds=2").status == 0
+    assert json.loads((seed / "views-2" / "done.json").read_text())["read"].keys() == {"data", "selection", "teacher"}
+    plan = bsssl("run", *common, "--plan", "teacher.zeroshot.templates=['{}']").out
+    assert "to do (teacher.zeroshot.templates: " in plan
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["train", "stage=finetune"], "finetune needs labels, and there is no data.train"),
+        (["evaluate", "stage=baseline"], "baseline needs labels, and there is no data.train"),
+        (["train", "stage=teacher", "models.teacher=null", "score.given=a.parquet"], "there is no teacher: score."),
+    ],
+)
+def test_stages_that_are_not_there(bsssl, unlabeled, tmp_path, command, message):
+    outcome = bsssl(*command, "--config", unlabeled, f"output_dir={tmp_path / 'run'}")
+    assert outcome.status == 1 and len(outcome.errors) == 1
+    assert message in outcome.errors[0]
 
 
 def test_other_teachers_without_labels(bsssl, unlabeled, tmp_path):
