@@ -1,13 +1,14 @@
-"""The features stage: what a network computes of the labeled items, kept for every classifier that is fitted to it."""
+"""The features stage: what a network computes of the labeled items, kept for every classifier that is fitted to it; and
+what stages have in common that make a classifier for a network which otherwise stays as it is."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import safetensors.torch
 from torch import Tensor, nn
-from typing_extensions import override
+from typing_extensions import TypeVar, override
 
 from bsssl import data, storage
 from bsssl.config import Model, Section
@@ -35,29 +36,58 @@ class FeaturesSettings(Section):
     seen: TestView
 
 
-@STAGES.register("features")
-@dataclass(frozen=True, kw_only=True, eq=False)
-class FeaturesStage(Stage[FeaturesSettings]):
-    """The features of the labeled items: ``features`` float32 (M, D) of the M that can be read, ``rows`` int64 (M,)."""
+F = TypeVar("F", bound=FeaturesSettings, covariant=True, default=FeaturesSettings)
 
-    kind = "features"
-    outputs = {"features": (FEATURES,)}
-    inputs = {"data": ("classes", "labeled"), "start": ("weights",)}
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FrozenStage(Stage[F], Generic[F]):
+    """A stage that sees the labeled items with a network which stays as it is."""
+
     resources = Resources(gpu=True)
 
     execution: Execution
 
-    @override
-    def work(self, run: Context) -> dict[str, Any]:
+    def begin(self, run: Context) -> tuple[list[str], data.Records, nn.Module, Compute]:
+        """Return the classes, the labeled items, the network on its device, and how to compute."""
         settings, folder = self.settings, run.input(self, "data")
-        classes, records = class_list(folder), split_records(folder, "labeled")
-        compute = self.execution.compute(settings.precision)
+        classes, compute = class_list(folder), self.execution.compute(settings.precision)
         network, _ = initial_model(run, self, classes, init_from=settings.init_from, new_classifier=True)
-        model = compute.place_model(network)
-        features, rows = compute_features(run, self, model, records, execution=self.execution, compute=compute)
-        with storage.atomic_write(str(run.folder(self.name) / FEATURES)) as file:
-            file.write(safetensors.torch.save({"features": features.cpu(), "rows": rows}))
-        return {"rows": len(rows), "features": features.shape[1], "unreadable": len(records) - len(rows)}
+        return classes, split_records(folder, "labeled"), compute.place_model(network), compute
+
+    def compute_features(
+        self, run: Context, model: nn.Module, records: data.Records, compute: Compute
+    ) -> tuple[Tensor, Tensor]:
+        """Return the features of items as they are seen in testing, and the rows that can be read.
+
+        Args:
+            run: The run.
+            model: The network, on its device.
+            records: The items.
+            compute: The device, and how to compute on it.
+
+        Returns:
+            The features, float32 (M, D) on the device, and the rows in order, int64 (M,) on the CPU.
+
+        Raises:
+            UserError: Too many items cannot be read, or a feature is not a number.
+        """
+        seen, execution = self.settings.seen, self.execution
+        views = seen.views(deadline=execution.deadline)
+        dataset, title = data.ItemDataset(records, views=views), f"seed {run.seed}: {self.name}"
+        features, rows = extract(
+            model,
+            classifier(model)[1],
+            execution.eval_loader(dataset, views, compute, title=title),
+            rows=len(records),
+            normalize=normalize(seen.transforms, compute),
+            compute=compute,
+            failures=Failures(rows=len(records), max_rate=execution.max_failure_rate),
+        )
+        if not features.isfinite().all():
+            raise UserError(
+                f"{self.name}: features are not numbers; the checkpoint is broken, or try precision=float32"
+            )
+        return features, rows
 
     @override
     def outside(self) -> dict[str, Any]:
@@ -65,7 +95,29 @@ class FeaturesStage(Stage[FeaturesSettings]):
 
     @override
     def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
-        rows = f"{sizes['labeled']:,}" if "labeled" in sizes else "unknown"
+        return PlanRow(rows=f"{sizes['labeled']:,}" if "labeled" in sizes else "unknown")
+
+
+@STAGES.register("features")
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FeaturesStage(FrozenStage[FeaturesSettings]):
+    """The features of the labeled items: ``features`` float32 (M, D) of the M that can be read, ``rows`` int64 (M,)."""
+
+    kind = "features"
+    outputs = {"features": (FEATURES,)}
+    inputs = {"data": ("classes", "labeled"), "start": ("weights",)}
+
+    @override
+    def work(self, run: Context) -> dict[str, Any]:
+        _, records, model, compute = self.begin(run)
+        features, rows = self.compute_features(run, model, records, compute)
+        with storage.atomic_write(str(run.folder(self.name) / FEATURES)) as file:
+            file.write(safetensors.torch.save({"features": features.cpu(), "rows": rows}))
+        return {"rows": len(rows), "features": features.shape[1], "unreadable": len(records) - len(rows)}
+
+    @override
+    def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
+        rows = super().plan_row(run, sizes).rows
         return PlanRow(rows=rows, batch=str(self.execution.batch), samples=rows)
 
 
@@ -73,45 +125,3 @@ def read_features(folder: Path) -> tuple[Tensor, Tensor]:
     """Return the features, float32 (M, D), and their rows, int64 (M,), that a features stage left in ``folder``."""
     tensors = safetensors.torch.load_file(folder / FEATURES)
     return tensors["features"], tensors["rows"]
-
-
-def compute_features(
-    run: Context,
-    stage: Stage[FeaturesSettings],
-    model: nn.Module,
-    records: data.Records,
-    *,
-    execution: Execution,
-    compute: Compute,
-) -> tuple[Tensor, Tensor]:
-    """Return the features of ``records`` as they are seen in testing, and the rows that can be read.
-
-    Args:
-        run: The run of ``stage``.
-        stage: The stage that wants the features; its settings say how items are seen.
-        model: The network, on its device.
-        records: The items.
-        execution: How to load the items, and how many may be unreadable.
-        compute: The device, and how to compute on it.
-
-    Returns:
-        The features, float32 (M, D) on the device, and the rows in order, int64 (M,) on the CPU.
-
-    Raises:
-        UserError: Too many items cannot be read, or a feature is not a number.
-    """
-    seen = stage.settings.seen
-    views = seen.views(deadline=execution.deadline)
-    dataset, title = data.ItemDataset(records, views=views), f"seed {run.seed}: {stage.name}"
-    features, rows = extract(
-        model,
-        classifier(model)[1],
-        execution.eval_loader(dataset, views, compute, title=title),
-        rows=len(records),
-        normalize=normalize(seen.transforms, compute),
-        compute=compute,
-        failures=Failures(rows=len(records), max_rate=execution.max_failure_rate),
-    )
-    if not features.isfinite().all():
-        raise UserError(f"{stage.name}: features are not numbers; the checkpoint is broken, or try precision=float32")
-    return features, rows

@@ -1,7 +1,6 @@
 """The probe stage: logistic regression on the features of a network that otherwise stays as it is."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +13,13 @@ from bsssl.config import FcOnly
 from bsssl.engine.logistic import Logistic, fit, standardisation
 from bsssl.errors import UserError
 from bsssl.models import WEIGHTS, classifier
-from bsssl.pipeline.stage import Context, PlanRow, Resources, Stage
+from bsssl.pipeline.stage import Context
 from bsssl.registry import STAGES
 from bsssl.runtime.console import logger
 from bsssl.runtime.device import Compute
-from bsssl.stages.computing import Execution, class_list, leave_model, split_records
-from bsssl.stages.features import FeaturesSettings, compute_features, read_features
+from bsssl.stages.computing import leave_model
+from bsssl.stages.features import FeaturesSettings, FrozenStage, read_features
 from bsssl.stages.seen import earlier_view
-from bsssl.stages.train import initial_model, start_state
 
 
 class ProbeSettings(FeaturesSettings):
@@ -33,7 +31,7 @@ class ProbeSettings(FeaturesSettings):
 
 @STAGES.register("probe")
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ProbeStage(Stage[ProbeSettings]):
+class ProbeStage(FrozenStage[ProbeSettings]):
     """A classifier fitted to the features of a network; the network with it is the result.
 
     The features are those of a stage that is needed as ``features``; without one they are computed here. Their
@@ -43,17 +41,10 @@ class ProbeStage(Stage[ProbeSettings]):
     kind = "probe"
     outputs = {"weights": (WEIGHTS,)}
     inputs = {"data": ("classes", "labeled"), "start": ("weights",), "features": ("features",)}
-    resources = Resources(gpu=True)
-
-    execution: Execution
 
     @override
     def work(self, run: Context) -> dict[str, Any]:
-        settings, folder = self.settings, run.input(self, "data")
-        classes, records = class_list(folder), split_records(folder, "labeled")
-        compute = self.execution.compute(settings.precision)
-        network, _ = initial_model(run, self, classes, init_from=settings.init_from, new_classifier=True)
-        model = compute.place_model(network)
+        settings, (classes, records, model, compute) = self.settings, self.begin(run)
         layer = classifier(model)[1]
         if layer.bias is None:
             raise UserError(
@@ -76,14 +67,6 @@ class ProbeStage(Stage[ProbeSettings]):
         leave_model(run.folder(self.name), model, settings.model, classes, seen=settings.seen)
         return {"rows": len(rows), "features": features.shape[1], **figures, "unreadable": len(records) - len(rows)}
 
-    @override
-    def outside(self) -> dict[str, Any]:
-        return start_state(self, self.settings.init_from, self.settings.model)
-
-    @override
-    def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
-        return PlanRow(rows=f"{sizes['labeled']:,}" if "labeled" in sizes else "unknown")
-
     @classmethod
     @override
     def earlier(cls, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -104,9 +87,9 @@ class ProbeStage(Stage[ProbeSettings]):
     def _features(
         self, run: Context, model: nn.Module, records: data.Records, compute: Compute
     ) -> tuple[Tensor, Tensor]:
-        """Return the features on the device, see ``compute_features``, and the rows that they are of."""
+        """Return the features that were kept, else those computed here, on the device; and the rows they are of."""
         if "features" not in self.needs:
-            return compute_features(run, self, model, records, execution=self.execution, compute=compute)
+            return self.compute_features(run, model, records, compute)
         features, rows = read_features(run.input(self, "features"))
         return features.to(compute.device), rows
 

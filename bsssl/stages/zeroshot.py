@@ -1,7 +1,6 @@
 """The zeroshot stage: the names of the classes as the classifier, by a network that knows texts too."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +11,11 @@ from typing_extensions import override
 from bsssl.config import ZeroShot
 from bsssl.engine.temperature import fit_temperature
 from bsssl.models import WEIGHTS, ClipClassifier, class_texts
-from bsssl.pipeline.stage import Context, PlanRow, Resources, Stage
+from bsssl.pipeline.stage import Context
 from bsssl.registry import STAGES
 from bsssl.runtime.console import logger
-from bsssl.stages.computing import Execution, class_list, leave_model, split_records
-from bsssl.stages.features import FeaturesSettings, compute_features
-from bsssl.stages.train import initial_model, start_state
+from bsssl.stages.computing import leave_model
+from bsssl.stages.features import FeaturesSettings, FrozenStage
 
 
 class ZeroShotSettings(FeaturesSettings):
@@ -28,52 +26,37 @@ class ZeroShotSettings(FeaturesSettings):
 
 @STAGES.register("zeroshot")
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ZeroShotStage(Stage[ZeroShotSettings]):
+class ZeroShotStage(FrozenStage[ZeroShotSettings]):
     """A classifier made of the names of the classes; labels, where there are some, set its temperature alone."""
 
     kind = "zeroshot"
     outputs = {"weights": (WEIGHTS,)}
     inputs = {"data": ("classes", "labeled")}
-    resources = Resources(gpu=True)
-
-    execution: Execution
 
     @override
     def work(self, run: Context) -> dict[str, Any]:
-        settings, folder = self.settings, run.input(self, "data")
-        classes, records = class_list(folder), split_records(folder, "labeled")
-        names, compute = settings.zeroshot.called(classes), self.execution.compute(settings.precision)
-        network, _ = initial_model(run, self, classes, init_from=settings.init_from, new_classifier=True)
+        settings, (classes, records, model, compute) = self.settings, self.begin(run)
         weights = settings.init_from or settings.model.weights
-        assert isinstance(network, ClipClassifier) and weights is not None  # the config sees to it
+        assert isinstance(model, ClipClassifier) and weights is not None  # the config sees to it
         texts = class_texts(
             weights,
             network=settings.model.name,
             options=settings.model.options,
-            names=names,
+            names=settings.zeroshot.called(classes),
             templates=settings.zeroshot.templates,
             device=compute.device,
         )
-        network.compare_with(texts.embeddings, scale=texts.scale)
-        model = compute.place_model(network)
+        model.compare_with(texts.embeddings, scale=texts.scale)
         temperature, figures, unreadable = 1.0, {"rows": 0}, 0
         if len(records):
-            features, rows = compute_features(run, self, model, records, execution=self.execution, compute=compute)
+            features, rows = self.compute_features(run, model, records, compute)
             unreadable = len(records) - len(rows)
             targets = torch.from_numpy(records.class_indices(classes, what="data.train"))[rows].to(features.device)
             with torch.inference_mode():
-                temperature, figures = self._temperature(network.head(features), targets)
-        network.compare_with(texts.embeddings, scale=texts.scale / temperature)
+                temperature, figures = self._temperature(model.head(features), targets)
+        model.compare_with(texts.embeddings, scale=texts.scale / temperature)
         leave_model(run.folder(self.name), model, settings.model, classes, seen=settings.seen)
         return {"scale": texts.scale, "temperature": temperature, **figures, "unreadable": unreadable}
-
-    @override
-    def outside(self) -> dict[str, Any]:
-        return start_state(self, self.settings.init_from, self.settings.model)
-
-    @override
-    def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
-        return PlanRow(rows=f"{sizes['labeled']:,}" if "labeled" in sizes else "unknown")
 
     @override
     def key_of(self, setting: str) -> str:
