@@ -310,7 +310,7 @@ class Pretrain(Train):
     example whose target spreads evenly over its classes; the teacher's scores for its P classes as the target; or live,
     what the teacher says of the very crop that the student sees, be it mixed (Beyer et al. 2022, arXiv 2106.05237)"""
     temperature: float = Field(1.0, gt=0)
-    """soft, live: scores are raised to 1 / temperature and renormalised"""
+    """soft, live: scores (live: those of each teacher) are raised to 1 / temperature and renormalised"""
     soft_views: int | None = Field(None, ge=1)
     """soft: so many random views of each sample are all that the student sees, one an epoch, and the teacher's P scores
     of each view, computed beforehand, are the targets, in the place of those of the whole picture (Shen and Xing 2021,
@@ -333,7 +333,7 @@ class Finetune(Train):
     targets: Literal["labels", "live"] = "labels"
     """the labels; or live, what the teacher says of the very crop that the student sees"""
     temperature: float = Field(1.0, gt=0)
-    """live: scores are raised to 1 / temperature and renormalised"""
+    """live: the scores of each teacher are raised to 1 / temperature and renormalised"""
 
 
 def check_warmup(section: str, settings: Train, *, steps: int, warmup_steps: int) -> None:

@@ -3,7 +3,9 @@
 data -> teacher -> score -> select (-> materialise) -> pretrain -> finetune     (more rounds: from score on again)
   \\-> tags -> weak, before teacher
   \\-> baseline, ceiling                    evaluate-* after every trained network
+teacher.mode: probe, before each teacher: features-*
 select.top_k: auto, between score and select: select-*, pretrain-*, evaluate-pretrain-*.labeled -> choose
+pretrain.soft_views, before pretrain: views
 
 Without labels there is no finetune, baseline or ceiling.
 """
