@@ -6,7 +6,7 @@ import torch
 
 from bsssl.data.datasets.sources import Folder
 from bsssl.data.loading.dataset import Failure, ItemDataset, collate, content_hash
-from bsssl.data.loading.targets import SparseTargets, class_counts
+from bsssl.data.loading.targets import SparseTargets, StoredViews, class_counts, concat_targets, save_views
 from bsssl.data.records import Records
 from bsssl.data.views.transforms import test_transform as make_test_transform
 from bsssl.data.views.transforms import train_transform
@@ -40,6 +40,21 @@ def test_class_counts():
     assert class_counts(sparse, num_classes=4).tolist() == [0.5, 0.75, 0.75, 0]
     drawn_twice_and_never = np.array([2.0, 0.0])
     assert class_counts(sparse, num_classes=4, weights=drawn_twice_and_never).tolist() == [1, 1, 0, 0]
+
+
+def test_class_counts_of_stored_views(tmp_path):
+    """A row's views count together as one; of those that could not be read there is nothing to count."""
+    classes = np.array([[[2, 0], [2, 1]], [[1, 0], [0, 0]]], np.int32)
+    scores = np.array([[[0.75, 0.25], [0.5, 0.5]], [[1, 0], [0, 0]]], np.float32)
+    save_views(str(tmp_path / "0.npy"), classes[:1], scores[:1])
+    save_views(str(tmp_path / "1.npy"), classes[1:], scores[1:])
+    paths = [str(tmp_path / "0.npy"), str(tmp_path / "1.npy")]
+    stored = StoredViews(paths, rows_per_file=1, num_views=2, num_rows=2, num_classes=3)
+    assert class_counts(stored, num_classes=3).tolist() == [0.125, 0.75, 0.625]
+    both = concat_targets(stored, np.array([2, 2]))
+    assert len(both) == 4 and class_counts(both, num_classes=3).tolist() == [0.125, 0.75, 2.625]
+    assert stored.of_view(1, 1) is None and stored.of_view(0, 0).tolist() == [0.25, 0, 0.75]
+    assert both.of_view(3, 9).tolist() == [0, 0, 1]
 
 
 def test_augmentation_depends_on_seed_and_draw_alone(records):
