@@ -4,7 +4,7 @@ from bsssl.models.building import Profile, build_model, profile
 from bsssl.models.heads import classifier
 from bsssl.models.trained import TrainedNetwork
 from bsssl.models.weights.clip import OPEN_CLIP, class_texts
-from bsssl.models.weights.files import WEIGHTS, Checkpoint, read_checkpoint, save_model, saved_facts
+from bsssl.models.weights.files import WEIGHTS, Checkpoint, file_and_key, read_checkpoint, save_model, saved_facts
 from bsssl.models.weights.folder import describe
 from bsssl.models.weights.hosted import HUB, LOCAL, Named
 from bsssl.models.weights.loading import has_classes, load_weights
@@ -36,6 +36,7 @@ __all__ = [
     "class_texts",
     "classifier",
     "describe",
+    "file_and_key",
     "has_classes",
     "implied_weights",
     "is_named",

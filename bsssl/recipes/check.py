@@ -9,7 +9,7 @@ import torch
 from bsssl import config as configs
 from bsssl import data, storage
 from bsssl.errors import UserError
-from bsssl.models import build_model, classifier, is_named, named_weights, profile
+from bsssl.models import build_model, classifier, file_and_key, is_named, named_weights, profile
 from bsssl.optim import freeze, parameter_groups
 from bsssl.recipes.origins import origin
 from bsssl.recipes.runs import networks, stages
@@ -26,7 +26,7 @@ def check(config: configs.Experiment, *, launched: bool = False) -> None:
     check_settings(config, launched=launched)
     for section, settings in config.trainings().items():
         start = settings.init_from
-        if start is not None and start not in configs.TRAIN_STAGES and not storage.exists(start):
+        if start is not None and start not in configs.TRAIN_STAGES and not _is_there(start):
             raise UserError(
                 f"{section}.init_from: '{start}' is neither a stage ({', '.join(configs.TRAIN_STAGES)}) nor a file "
                 "that exists; correct it"
@@ -49,7 +49,7 @@ def _check_checkpoints(config: configs.Transfer) -> None:
         seeds = range(config.seed, config.seed + config.seeds)
         starts = [origin(name, checkpoint, config.data, seed=seed) for seed in seeds]
         for start in starts:
-            if start.path is not None and not storage.exists(start.path):
+            if start.path is not None and not _is_there(start.path):
                 raise UserError(f"checkpoints.{name}: there is no {start.path}; run the stage that leaves it first")
         sees = starts[0].model.view_of(config.data).transforms
         colours = {"mean": sees.mean, "std": sees.std}
@@ -59,6 +59,11 @@ def _check_checkpoints(config: configs.Transfer) -> None:
                 "checkpoints.%s was trained with mean %s and std %s, but the config has it see mean %s and std %s",
                 *(name, *map(list, trained.values()), *map(list, colours.values())),
             )
+
+
+def _is_there(weights: str) -> bool:
+    """Return whether the file of weights exists, which may be named by its folder, and with a key of what is in it."""
+    return storage.exists(file_and_key(weights)[0])
 
 
 def _check_classifier(key: str, model: configs.Model) -> None:
@@ -119,7 +124,7 @@ def check_settings(config: configs.Experiment, *, launched: bool = False) -> Non
     if config.data.clips is not None:
         data.check_backend(config.data.clips.reader, config.data.clips.reader_options)
     for key, model in networks(config, seed=config.seed).items():
-        if model.weights is not None and not is_named(model.weights) and not storage.exists(model.weights):
+        if model.weights is not None and not is_named(model.weights) and not _is_there(model.weights):
             try:
                 named_weights(model.weights)
             except UserError as error:

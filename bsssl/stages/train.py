@@ -21,6 +21,7 @@ from bsssl.errors import UserError
 from bsssl.models import (
     WEIGHTS,
     build_model,
+    file_and_key,
     has_classes,
     is_named,
     load_named,
@@ -340,7 +341,7 @@ def start_state(stage: Stage[Any], init_from: str | None, model: Model) -> dict[
     if "start" in stage.needs:
         return {}
     if init_from is not None:
-        return {"init_from": storage.state(init_from)}
+        return {"init_from": storage.state(file_and_key(init_from)[0])}
     if model.weights is None or (file := local_weights(model.weights)) is None:
         return {}
     return {"weights": storage.state(file)}

@@ -400,6 +400,23 @@ def test_several_frozen_teachers_stored_views_and_a_chosen_k(bsssl, recipe, foun
     assert todo == ["teacher", "teacher-2"]  # with features that are kept
 
 
+@pytest.mark.parametrize("key", ["teacher.init_from", "models.teacher.weights"])
+def test_one_of_several_sets_of_weights_is_chosen(bsssl, recipe, finished, tmp_path, key):
+    """The file also holds weights of another network, and is a part of what the record says was read."""
+    state = safetensors.torch.load_file(finished / "seed-0" / "teacher" / "model.safetensors")
+    noise = {name: torch.randn_like(value.float()) for name, value in state.items()}
+    file = tmp_path / "a#b.pth"
+    torch.save({"model": state, "model_ema": noise}, file)
+    common = ("train", "stage=teacher", "--config", recipe.config, f"output_dir={tmp_path / 'run'}")
+    chosen = (*common, "teacher.length=0 epochs", f"{key}={file}#model")
+    assert bsssl(*chosen).status == 0
+    loaded = safetensors.torch.load_file(tmp_path / "run" / "seed-0" / "teacher" / "model.safetensors")
+    assert all(torch.equal(loaded[name], value) for name, value in state.items())
+    torch.save({"model": noise, "model_ema": state}, file)
+    assert " has changed)" in bsssl(*chosen).err
+    assert "has no weights under 'modl': did you mean 'model'?" in bsssl(*common, f"{key}={file}#modl").errors[0]
+
+
 def scores_of(path: Path) -> dict[tuple[str, str], float]:
     """The scores in a Parquet file by (key, class)."""
     table = pq.read_table(path).to_pydict()

@@ -100,6 +100,18 @@ def weights_file(path: str, names: Sequence[str] = FILES) -> str:
     return os.path.join(path, there[0])
 
 
+def file_and_key(path: str) -> tuple[str, str]:
+    """Return the file of weights that ``path`` names, and the key of one of several sets in it, or an empty one.
+
+    A path that exists is itself; of another what follows the last ``#`` is the key.
+
+    Raises:
+        UserError: The path is that of a folder without a file of weights.
+    """
+    file, _, key = path.rpartition("#")
+    return (weights_file(path), "") if not file or storage.exists(path) else (weights_file(file), key)
+
+
 def local_copy(path: str) -> str:
     """Return a file on this machine with the content of ``path``: ``path`` itself, or a copy of what lies elsewhere."""
     local: str = fsspec.open_local(f"simplecache::{path}") if storage.is_remote(path) else path

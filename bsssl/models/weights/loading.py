@@ -7,10 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bsssl import storage
 from bsssl.errors import UserError, choices
 from bsssl.models.heads import classifier
-from bsssl.models.weights.files import Checkpoint, flatten, read_checkpoint, weights_file
+from bsssl.models.weights.files import Checkpoint, file_and_key, flatten, read_checkpoint
 from bsssl.models.weights.names import find_part
 from bsssl.runtime.console import logger
 
@@ -106,11 +105,9 @@ def load_weights(
 
 def _read(path: str) -> tuple[Checkpoint, str]:
     """Return what the file holds that ``path`` names, and the place in it that ``path`` chooses, if it does."""
-    file, _, place = path.rpartition("#")
-    if not file or storage.exists(path):
-        return read_checkpoint(weights_file(path)), ""
-    checkpoint = read_checkpoint(weights_file(file))
-    if not any(f".{place}." in f".{name}" for name in checkpoint.state):
+    file, place = file_and_key(path)
+    checkpoint = read_checkpoint(file)
+    if place and not any(f".{place}." in f".{name}" for name in checkpoint.state):
         keys = dict.fromkeys(name.partition(".")[0] for name in checkpoint.state)
         raise UserError(f"{file} has no weights under '{place}': {choices(place, list(keys))}")
     return checkpoint, place

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from bsssl.errors import UserError, choices
 from bsssl.models.weights.clip import OPEN_CLIP, clip_weights, local_clip_weights, means_weights
-from bsssl.models.weights.files import read_checkpoint, weights_file
+from bsssl.models.weights.files import file_and_key, read_checkpoint, weights_file
 from bsssl.models.weights.hosted import HUB, HUB_FILES, LOCAL, Named, described, fetching
 from bsssl.models.zoo.video import load_pytorchvideo
 from bsssl.runtime.console import logger
@@ -84,7 +84,7 @@ def local_weights(name: str) -> str | None:
         return weights_file(os.path.expanduser(name.removeprefix(LOCAL)))
     if name.startswith(OPEN_CLIP):
         return local_clip_weights(name.removeprefix(OPEN_CLIP))
-    return None if is_named(name) else weights_file(name.partition("#")[0])
+    return None if is_named(name) else file_and_key(name)[0]
 
 
 def implied_weights(network: str, *, pretrained: bool) -> str | None:
