@@ -1,15 +1,19 @@
 """Weights into a network, from a file of whichever tool or from a state dict."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from bsssl import storage
 from bsssl.errors import UserError, choices
 from bsssl.models.heads import classifier
-from bsssl.models.weights.files import Checkpoint, file_and_key, flatten, read_checkpoint
+from bsssl.models.weights.files import FILES, Checkpoint, file_and_key, flatten, read_checkpoint
+from bsssl.models.weights.hosted import LOCAL
+from bsssl.models.weights.named import CONFIG, named_weights
 from bsssl.models.weights.names import find_part
 from bsssl.runtime.console import logger
 
@@ -34,13 +38,13 @@ class LoadReport:
 def has_classes(model: nn.Module, path: str, classes: Sequence[str]) -> bool:
     """Return whether the file at ``path``, of ``model``'s architecture, has a classifier for ``classes``.
 
-    The names decide where the file has names, else their number.
+    The names decide where the file, or the ``config.json`` of its folder, has names, else their number.
 
     Raises:
         UserError: The file cannot be read, see ``read_checkpoint``.
     """
     checkpoint, place = _read(path)
-    theirs = checkpoint.metadata.get("classes")
+    theirs = checkpoint.metadata.get("classes") or _described_classes(file_and_key(path)[0])
     if theirs is not None:
         return list(theirs) == list(classes)
     head, _ = classifier(model)
@@ -90,6 +94,7 @@ def load_weights(
     ]
     file_model = checkpoint.metadata.get("model") or _recognise(state)
     _check_architecture(origin, state, expected, absent, head=head, file_model=file_model)
+    _check_types(origin, state, expected)
     model.load_state_dict(state, strict=False)
     matched = tuple(name for name in expected if name in state)
     counters = sum(name.endswith(_COUNTER) for name in missing)
@@ -111,6 +116,17 @@ def _read(path: str) -> tuple[Checkpoint, str]:
         keys = dict.fromkeys(name.partition(".")[0] for name in checkpoint.state)
         raise UserError(f"{file} has no weights under '{place}': {choices(place, list(keys))}")
     return checkpoint, place
+
+
+def _described_classes(file: str) -> Sequence[str] | None:
+    """Return the names of the classes of a network as the ``config.json`` beside its file of weights has them."""
+    folder, name = os.path.split(file)
+    if storage.is_remote(file) or name not in FILES or not os.path.exists(os.path.join(folder, CONFIG)):
+        return None
+    try:
+        return named_weights(f"{LOCAL}{folder}").classes
+    except UserError:  # the description of something else
+        return None
 
 
 def _check_classes(origin: str, theirs: Sequence[str] | None, ours: Sequence[str] | None) -> None:
@@ -161,6 +177,17 @@ def _check_architecture(
         f"{origin} is of another architecture: {matching} of its {len(state)} tensors match the network's "
         f"{len(expected)}, first difference: {first}; configure {named} with its options, or give another file"
     )
+
+
+def _check_types(origin: str, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse a ``state`` whose weights were made whole numbers: without their scales they are others."""
+    for name, value in state.items():
+        if expected[name].is_floating_point() and not value.is_floating_point():
+            kind = str(value.dtype).removeprefix("torch.")
+            raise UserError(
+                f"{origin}: '{name}' holds whole numbers ({kind}), as of a quantised network; give the weights from "
+                "before they were quantised"
+            )
 
 
 def _shape(tensor: Tensor) -> str:

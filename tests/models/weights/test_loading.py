@@ -1,5 +1,6 @@
 import argparse
 import functools
+import json
 import logging
 import re
 from collections.abc import Callable
@@ -319,3 +320,24 @@ def test_a_folder_stands_for_its_weights(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty has no model.safetensors"):
         load_weights(model, str(tmp_path / "empty"))
+
+
+def test_the_description_in_a_folder_says_which_classes_its_weights_are_of(tmp_path: Path) -> None:
+    """Weights of another tool have no names in their header; the order of the classes is in ``config.json``."""
+    model = build_model("small_resnet", num_classes=3, width=4, blocks=[1])
+    file, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    safetensors.torch.save_file(model.state_dict(), file)
+    assert has_classes(model, str(file), ["a", "b", "c"])
+    config.write_text(json.dumps({"architecture": "small_resnet", "library_name": "bsssl", "label_names": list("bca")}))
+    for path in (file, tmp_path):
+        assert has_classes(model, str(path), ["b", "c", "a"]) and not has_classes(model, str(path), ["a", "b", "c"])
+    config.write_text('{"model_type": "of something else"}')
+    assert has_classes(model, str(file), ["a", "b", "c"])
+
+
+def test_quantised_weights_are_refused(tmp_path: Path) -> None:
+    model = build_model("small_resnet", num_classes=3, width=4, blocks=[1])
+    state = {name: value.to(torch.int8) for name, value in model.state_dict().items()}
+    safetensors.torch.save_file(state, tmp_path / "int8.safetensors")
+    with pytest.raises(UserError, match=r"int8.safetensors: 'bn1.bias' holds whole numbers \(int8\)"):
+        load_weights(model, str(tmp_path / "int8.safetensors"))
