@@ -8,6 +8,10 @@ class UserError(Exception):
     """Something the user can mend: one line that says what is wrong, where, and how to mend it."""
 
 
+class Problems(UserError):
+    """Several such things, each a line of the text."""
+
+
 def note(error: Exception, text: str) -> None:
     """Have ``text`` told with ``error``, whoever catches it: as ``add_note``, which Python 3.10 has not."""
     error.__notes__ = [*notes(error), text]

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from bsssl.config.plugins import load_plugins
 from bsssl.config.recipe import Config
 from bsssl.config.section import S, Section
-from bsssl.errors import UserError
+from bsssl.errors import Problems, UserError
 
 _KINDS = {
     "models": "the recipe (`bsssl run`, `train`, `score`, ...)",
@@ -71,7 +71,7 @@ def validated(schema: type[S], values: Mapping[str, Any], *, what: str) -> S:
         return schema.model_validate(values)
     except ValidationError as error:
         problems = [line for problem in error.errors() for line in _describe(problem, schema)]
-        raise UserError(f"{what}: " + f"\n{what}: ".join(problems)) from None
+        raise Problems(f"{what}: " + f"\n{what}: ".join(problems)) from None
 
 
 def plugins_of(path: str) -> list[str]:

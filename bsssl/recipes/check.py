@@ -8,7 +8,7 @@ import torch
 
 from bsssl import config as configs
 from bsssl import data, storage
-from bsssl.errors import UserError
+from bsssl.errors import Problems, UserError
 from bsssl.models import build_model, classifier, file_and_key, is_named, named_weights, profile
 from bsssl.optim import freeze, parameter_groups
 from bsssl.recipes.origins import origin
@@ -111,7 +111,7 @@ def _check_options(config: configs.Experiment) -> None:
         except UserError as error:
             problems.append(str(error))
     if problems:
-        raise UserError("\n".join(dict.fromkeys(problems)))
+        raise Problems("\n".join(dict.fromkeys(problems)))
 
 
 def check_settings(config: configs.Experiment, *, launched: bool = False) -> None:

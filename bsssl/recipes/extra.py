@@ -6,7 +6,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from bsssl.config import Experiment, ExtraStage
-from bsssl.errors import UserError, choices
+from bsssl.errors import Problems, UserError, choices
 from bsssl.pipeline.stage import Stage
 from bsssl.recipes.teacher_student import execution_of
 from bsssl.registry import STAGES
@@ -49,7 +49,7 @@ def with_extra(planned: Sequence[Stage[Any]], config: Experiment, *, seed: int) 
     except CycleError as error:
         problems.append(f"stages: {' -> '.join(error.args[1])} need each other; each must need earlier ones alone")
     if problems:
-        raise UserError("\n".join(problems))
+        raise Problems("\n".join(problems))
     placed = list(planned)
     for name in order:
         _place(made[name], extras[name].instead_of, placed, recipe=named)

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from bsssl.errors import UserError, notes
+from bsssl.errors import Problems, UserError, notes
 from bsssl.runtime.distributed import is_main
 
 T = TypeVar("T")
@@ -21,10 +21,17 @@ class _ThroughTqdm(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
+class _OneLine(logging.Formatter):
+    """A log line is one line, whatever it tells of; a traceback is as it is."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+
 def setup(*, debug: bool = False) -> None:
     """Send the project's log lines to standard error, around any progress bar; only rank 0 speaks below warnings."""
     handler = _ThroughTqdm()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    handler.setFormatter(_OneLine("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     logger.handlers = [handler]
     logger.propagate = False
     logger.setLevel((logging.DEBUG if debug else logging.INFO) if is_main() else logging.WARNING)
@@ -46,6 +53,11 @@ def progress(items: Iterable[T], *, total: int | None = None, unit: str, title: 
     )
 
 
+def printable(text: str) -> str:
+    """Return ``text`` with escapes for line breaks, codes of terminals and all else that cannot be seen."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 def describe(error: Exception) -> str:
     """Return what is printed about ``error``: one line, or one for each problem of a config."""
     return "; ".join([_described(error), *(" ".join(text.split())[:300] for text in notes(error))])
@@ -53,7 +65,8 @@ def describe(error: Exception) -> str:
 
 def _described(error: Exception) -> str:
     if isinstance(error, UserError):
-        return "\n".join(f"error: {line}" for line in str(error).splitlines() if line)
+        lines = str(error).splitlines() if isinstance(error, Problems) else [str(error)]
+        return "\n".join(f"error: {printable(line)}" for line in lines if line)
     kind = type(error).__name__
     text = " ".join(str(error).split())[:300]
     if kind == "OutOfMemoryError":

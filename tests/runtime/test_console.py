@@ -1,8 +1,12 @@
 import subprocess
 import sys
 
-from bsssl.errors import UserError
-from bsssl.runtime.console import describe
+import pytest
+
+from bsssl.errors import Problems, UserError
+from bsssl.runtime import console
+from bsssl.runtime.console import describe, logger
+from tests.conftest import quiet_logger
 
 
 def test_import_changes_nothing_and_needs_no_other_room():
@@ -18,6 +22,24 @@ def test_import_changes_nothing_and_needs_no_other_room():
 
 
 def test_errors_are_a_line_each():
-    assert describe(UserError("one\ntwo")) == "error: one\nerror: two"
+    assert describe(Problems("one\ntwo")) == "error: one\nerror: two"
     assert describe(OSError(28, "No space left on device")).startswith("error: [Errno 28] No space left on device;")
     assert describe(ValueError("what\nnow")).startswith("error: ValueError: what now (not an error we foresaw")
+
+
+def test_what_data_is_called_breaks_no_line():
+    """Line breaks and the codes of terminals are seen; letters of all scripts are as they are."""
+    name = "li\nne\r\x1b[31mred\udcff\u202ecafé 猫"
+    assert describe(UserError(f"no class {name}")) == r"error: no class li\nne\r\x1b[31mred\udcff\u202ecafé 猫"
+
+
+def test_log_lines_are_a_line_each(capsys: pytest.CaptureFixture[str]):
+    with quiet_logger():
+        console.setup()
+        logger.warning("class %s", "a\nb\x1b[2J")
+        try:
+            raise ValueError
+        except ValueError:
+            logger.exception("and a traceback")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].endswith(r" class a\nb\x1b[2J") and lines[-1] == "ValueError" and len(lines) > 3

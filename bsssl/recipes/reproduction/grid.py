@@ -17,7 +17,7 @@ from typing_extensions import override
 from bsssl import config as configs
 from bsssl.config import Config, load_config
 from bsssl.config.reproduction import Values
-from bsssl.errors import UserError, choices
+from bsssl.errors import Problems, UserError, choices
 from bsssl.recipes.names import evaluation
 from bsssl.recipes.reproduction.paper import (
     BALANCED,
@@ -105,7 +105,7 @@ class ReproductionGrid(Grid):
             return load_config(self._recipe, self._recipe_overrides(name, values))
         except UserError as error:
             where = "".join(f"{experiment}, {label}: " for experiment, label in name.items())
-            raise UserError(
+            raise Problems(
                 "\n".join(f"{self.config_path}: {where}{line}" for line in str(error).splitlines())
             ) from None
 
