@@ -1,9 +1,10 @@
 """The data: where items come from, how they are seen, what is labeled and what is the pool; and the networks."""
 
 import re
+import unicodedata
 from typing import Any, Literal, TypeVar
 
-from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 from typing_extensions import Annotated, Self, override  # noqa: UP035 - with the rest of pydantic's
 
 from bsssl.config.section import Section, known_to, without
@@ -250,6 +251,11 @@ class Data(LabeledData):
     shard_size: int = Field(10_000, ge=1)
     """items per pool shard, for folders and manifests; a tar is always one shard"""
 
+    @field_validator("classes")
+    @classmethod
+    def _tidy(cls, classes: list[str] | None) -> list[str] | None:
+        return None if classes is None else [unicodedata.normalize("NFC", name.strip()) for name in classes]
+
     @override
     def _label_problems(self) -> list[str]:
         if self.classes is None:
@@ -261,6 +267,8 @@ class Data(LabeledData):
         problems = [
             f"{key} is about labels, of which there are none; take it out" for key, on in about_labels.items() if on
         ]
+        if "" in self.classes:
+            problems.append("classes: a name is empty; give each class a name")
         twice = [name for number, name in enumerate(self.classes) if name in self.classes[:number]]
         if twice:
             problems.append(f"classes: '{twice[0]}' is there twice; give each class a name of its own")

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
@@ -24,7 +25,9 @@ def reading_table(path: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, UnicodeDecodeError) as error:
-        hint = "; save it as UTF-8" if "utf8" in str(error).lower() else ""
+        hint = (
+            "; save it as UTF-8" if "invalid utf" in str(error).lower() or isinstance(error, UnicodeDecodeError) else ""
+        )
         raise UserError(f"{path} cannot be read as a table: {' '.join(str(error).split())}{hint}") from None
 
 
@@ -54,8 +57,13 @@ def read_tables(path: str, *, types: Mapping[str, pa.DataType]) -> Iterator[pa.T
 
 
 def column(table: pa.Table, name: str, kind: pa.DataType) -> Any:
-    """Return the column ``name`` as ``kind``; None if there is none."""
-    return table[name].cast(kind) if name in table.column_names else None
+    """Return the column ``name`` as ``kind``, NaN as no text; None if there is none."""
+    if name not in table.column_names:
+        return None
+    values = table[name]
+    if pa.types.is_floating(values.type) and pa.types.is_string(kind):
+        values = pc.if_else(pc.is_nan(values), None, values)
+    return values.cast(kind)
 
 
 def _jsonl_batches(path: str, file: IO[bytes]) -> Iterator[pa.RecordBatch]:
@@ -77,5 +85,9 @@ def _jsonl_batches(path: str, file: IO[bytes]) -> Iterator[pa.RecordBatch]:
 
 def _json_column(values: list[Any]) -> pa.Array:
     if any(isinstance(value, str) for value in values):  # "3" and 3 may both stand for the class "3"
-        values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+        nothing = [value is None or value != value for value in values]  # what is not itself is NaN
+        values = [
+            None if none else value if isinstance(value, str) else json.dumps(value)
+            for value, none in zip(values, nothing, strict=True)
+        ]
     return pa.array(values)

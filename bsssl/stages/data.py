@@ -25,6 +25,8 @@ from bsssl.stages.sources import OVERLAP_REMEDY, files_state, makes_files, open_
 
 POOL = "pool"
 UNLABELED = "unlabeled.csv"
+_NO_LABEL = ("", "-1", "-1.0")
+"""what stands in manifests, besides nothing, where there is no label; pandas makes floats of whole numbers"""
 HELD = "held.hashes"
 """the contents of labeled and test items, which the pool must not hold"""
 
@@ -123,6 +125,7 @@ class DataStage(Stage[DataSettings]):
     def work(self, run: Context) -> dict[str, Any]:
         folder, split = run.folder(self.name), self.split
         self._check_classes(split)
+        _warn_of_lookalikes(split.classes)
         for name, records in split.tests.items():
             _warn_of_shared_items([split.labeled, split.rest], records, name)
         for name, records in {"labeled": split.labeled, "rest": split.rest, **split.tests}.items():
@@ -166,7 +169,11 @@ class DataStage(Stage[DataSettings]):
         train = data.Records.concat([])
         if items.train is not None:
             train = open_source(items.train, videos=items.videos).records()
-        train, unlabeled = _labeled(train)
+        train = _tidy(train)
+        has_label = np.asarray(pc.is_valid(train.label))
+        train, unlabeled = (
+            (train.filter(has_label), train.filter(~has_label)) if has_label.any() else (train, train[:0])
+        )
         if len(unlabeled) and self.settings.pool is None:
             raise UserError(
                 f"data.train: {len(unlabeled)} of {len(train) + len(unlabeled)} items have no label (first: "
@@ -176,7 +183,8 @@ class DataStage(Stage[DataSettings]):
             train, held = data.split_holdout(train, share=items.holdout, seed=items.seed or 0)
             tests = dict.fromkeys(items.tests, held)
         else:
-            tests = {name: open_source(source, videos=items.videos).records() for name, source in items.tests.items()}
+            opened = {name: open_source(source, videos=items.videos) for name, source in items.tests.items()}
+            tests = {name: _tidy(source.records()) for name, source in opened.items()}
         classes = train.class_names() if items.classes is None else list(items.classes)
         train.class_indices(classes, what="data.train")
         if len(classes) == 1:
@@ -298,13 +306,23 @@ def _warn_of_shared_items(train: Sequence[data.Records], test: data.Records, nam
         )
 
 
-def _labeled(records: data.Records) -> tuple[data.Records, data.Records]:
-    """Return the records that have a label, and those that have none, or an empty one or -1 in its place.
+def _tidy(records: data.Records) -> data.Records:
+    """Return the records with labels as they are compared: in Unicode's NFC, without blanks around them.
 
-    All of them where none has one, which is then told as such.
+    Those that are empty or -1 are none.
     """
-    labels = pc.utf8_trim_whitespace(records.label)
-    has_label = np.asarray(pc.fill_null(pc.is_in(labels, pa.array(["", "-1", None], pa.string())), True)) == 0
-    if has_label.all() or not has_label.any():
-        return records, records[:0]
-    return records.filter(has_label), records.filter(~has_label).with_labels([None] * int((~has_label).sum()))
+    labels = pc.utf8_normalize(pc.utf8_trim_whitespace(records.label), form="NFC")
+    return records.with_labels(pc.if_else(pc.is_in(labels, pa.array(_NO_LABEL)), pa.scalar(None, pa.string()), labels))
+
+
+def _warn_of_lookalikes(classes: Sequence[str]) -> None:
+    folded = [name.casefold() for name in classes]
+    if twice := sorted(name for name, count in Counter(folded).items() if count > 1):
+        same = ", ".join(f"'{name}'" for name, one in zip(classes, folded, strict=True) if one == twice[0])
+        logger.warning(
+            "data.train: %d names of classes differ in case alone, such as %s, and are taken as classes of their own; "
+            "if they are one, spell it alike",
+            *(sum(one in twice for one in folded), same),
+        )
+    for name in sorted({"nan", "none", "null"}.intersection(folded)):
+        logger.warning("data.train: '%s' is taken as a class; where there is no label, leave it empty", name)

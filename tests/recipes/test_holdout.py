@@ -2,9 +2,11 @@
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -70,6 +72,65 @@ def test_items_without_a_label_are_the_pool(bsssl, recipe, tmp_path):
     result = json.loads((tmp_path / "run" / "seed-0" / "data" / "done.json").read_text())["result"]
     assert result["labeled"] == 12 and result["pool"] == 15 and result["classes"] == 3
     assert "15" in next(line for line in plan.out.splitlines() if line.startswith("score"))
+
+
+@pytest.mark.parametrize(
+    ("ending", "labels", "nothing"),
+    [
+        ("parquet", [0.0, 1.0, 2.0], float("nan")),
+        ("parquet", [0, 1, 2], -1),
+        ("jsonl", [0.0, 1.0, 2.0], float("nan")),
+        ("jsonl", ["a", "b", "c"], float("nan")),
+        ("jsonl", ["a", "b", "c"], None),
+        ("csv", [0.0, 1.0, 2.0], -1.0),
+        ("csv", ["a", "b", "c"], "-1 "),
+    ],
+)
+def test_no_label_is_none_however_it_is_written(bsssl, recipe, tmp_path, ending, labels, nothing):
+    file = write_labels(tmp_path / f"all.{ending}", recipe, lambda shape, number: labels[shape] if number else nothing)
+    tested = write_labels(tmp_path / f"test.{ending}", recipe, lambda shape, number: labels[shape])
+    common = ("--config", one_list(recipe, file, tmp_path), f"output_dir={tmp_path / 'run'}")
+    test = f"data.test={{dataset: manifest, path: {tested}}}"
+    done = bsssl("train", "stage=teacher", *common, test, "data.pool_overlap=allow")
+    assert done.status == 0, done.err
+    result = json.loads((tmp_path / "run" / "seed-0" / "data" / "done.json").read_text())["result"]
+    assert (result["classes"], result["labeled"], result["pool"]) == (3, 9, 3)
+
+
+def write_labels(path: Path, recipe: Any, label: Callable[[int, int], Any]) -> Path:
+    """A list of the labeled pictures; ``label`` is given the number of the shape and that of the picture in it."""
+    items = [sorted(folder.iterdir()) for folder in sorted((recipe.folder / "train").iterdir())]
+    rows = [(str(item), label(shape, number)) for shape, of in enumerate(items) for number, item in enumerate(of)]
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table(dict(zip(("path", "label"), map(list, zip(*rows, strict=True)), strict=True))), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps({"path": item, "label": one}) + "\n" for item, one in rows))
+    else:
+        path.write_text("path,label\n" + "".join(f"{item},{one}\n" for item, one in rows))
+    return path
+
+
+def test_items_none_of_which_has_a_label(bsssl, recipe, tmp_path):
+    file = write_labels(tmp_path / "all.jsonl", recipe, lambda shape, number: "-1" if number else "")
+    outcome = bsssl("run", "--config", one_list(recipe, file, tmp_path), f"output_dir={tmp_path / 'run'}")
+    assert outcome.status == 1 and "data.train: 12 of 12 items have no label" in outcome.errors[0]
+
+
+def test_spellings_of_a_class_are_one_or_said(bsssl, recipe, tmp_path):
+    """Blanks around a label and forms of Unicode make no class; case does, and is warned of."""
+    names = (["cafe\u0301", "caf\u00e9", " caf\u00e9 ", "caf\u00e9"], ["b", "b", "b", "b\t"], ["c", "c", "C", "nan"])
+    file = write_labels(tmp_path / "all.jsonl", recipe, lambda shape, number: names[shape][number])
+    config = one_list(recipe, file, tmp_path)
+    data = (f"data.test={{dataset: manifest, path: {file}}}", "data.num_classes=null", "data.pool_overlap=allow")
+    pool = f"data.pool=[{{dataset: folder, path: {recipe.folder / 'loose'}}}]"
+    done = bsssl("train", "stage=teacher", "--config", config, f"output_dir={tmp_path / 'run'}", *data, pool)
+    assert done.status == 0, done.err
+    classes = json.loads((tmp_path / "run" / "seed-0" / "data" / "classes.json").read_text())
+    assert classes == ["C", "b", "c", "caf\u00e9", "nan"]
+    assert (
+        "2 names of classes differ in case alone, such as 'C', 'c', and are taken as classes of their own" in done.err
+    )
+    assert "'nan' is taken as a class; where there is no label, leave it empty" in done.err
 
 
 @pytest.mark.parametrize(

@@ -196,6 +196,8 @@ def test_what_cannot_be_is_one_line(bsssl, zero_shot, tmp_path, overrides, messa
         ("select.top_k=auto", "select.top_k: auto needs labels, and there is no data.train; take it out"),
         ("data.labels_per_class=2", "labels_per_class is about labels, of which there are none; take it out"),
         ("data.classes=[circle, circle]", "classes: 'circle' is there twice; give each class a name of its own"),
+        ("data.classes=[circle, 'circle ']", "classes: 'circle' is there twice; give each class a name of its own"),
+        ("data.classes=[circle, ' ']", "classes: a name is empty; give each class a name"),
         ("data.num_classes=4", "num_classes (4) is not that of classes (3); take it out"),
         ("score.top_p=4", "score.top_p (4) is above data.classes (3); lower it"),
     ],
