@@ -227,12 +227,23 @@ class ZeroShot(Section):
         """Return what prompts call each of the ``classes``.
 
         Raises:
-            UserError: Another class is given a name.
+            UserError: Another class is given a name, or prompts would call a class nothing, or two classes the same.
         """
         for name in self.names:
             if name not in classes:
                 raise UserError(f"teacher.zeroshot.names: there is no class '{name}': {choices(name, classes)}")
-        return [self.names.get(name, re.sub("[_-]+", " ", name).strip()) for name in classes]
+        called = [self.names.get(name, re.sub("[_-]+", " ", name)).strip() for name in classes]
+        for number, one in enumerate(called):
+            if not one:
+                raise UserError(
+                    f"teacher.zeroshot.names: prompts have no name for class '{classes[number]}'; give it one"
+                )
+            if (first := called.index(one)) < number:
+                raise UserError(
+                    f"teacher.zeroshot.names: prompts call classes '{classes[first]}' and '{classes[number]}' both "
+                    f"'{one}'; give one of them another name"
+                )
+        return called
 
 
 class Teacher(Supervised):

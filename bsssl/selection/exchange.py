@@ -58,7 +58,8 @@ def read_parquet(
 
     Raises:
         UserError: The file is missing, damaged or lacks a column; a key is unknown or names several items, a class is
-            unknown, a score is not in 0..1, a pair is there twice, or an item has fewer than P rows.
+            unknown, a score is not in 0..1, a pair is there twice, or an item has fewer than P rows, or no score
+            above 0.
     """
     table = _read(path)
     distinct = pc.unique(keys)
@@ -90,6 +91,11 @@ def read_parquet(
         raise UserError(
             f"{path}: {keys[int(rows[few[0]])].as_py()!r} has scores for {counts[few[0]]} classes, fewer than "
             f"score.top_p={top_p}; lower it, or give more classes"
+        )
+    if len(nothing := np.flatnonzero(score[starts] == 0)):
+        raise UserError(
+            f"{path}: all scores of {keys[int(rows[nothing[0]])].as_py()!r} are 0 ({len(nothing)} items in all); leave "
+            "out the rows of what is of no class"
         )
     best = starts[:, None] + np.arange(top_p)
     return rows, label[best], score[best]

@@ -139,7 +139,8 @@ class DataStage(Stage[DataSettings]):
         """Write the list of the pool, which must not hold labeled and test items."""
         settings = self.settings.pool
         assert settings is not None
-        held = data.Records.concat([split.labeled, *split.tests.values()])
+        tests = list(split.tests.values())
+        held = data.Records.concat([split.labeled, *tests])
         if not (sources := self.pool_sources(folder, split)):
             raise UserError(
                 "there is no pool: set data.pool, or data.labels_per_class with rest_in_pool, or give data.train items "
@@ -157,7 +158,11 @@ class DataStage(Stage[DataSettings]):
             shards = progress(pool.shards, unit="shard", title="comparing the pool with the labels")
             data.check_overlap((shard.records() for shard in shards), held, remedy=OVERLAP_REMEDY)
         # Once, for all the tasks that score the pool.
-        hashes = data.content_hashes(held) if settings.pool_overlap != "allow" else set()
+        hashes: set[bytes] = set()
+        if settings.pool_overlap != "allow":
+            hashes, tested = (data.content_hashes(part) for part in (split.labeled, data.Records.concat(tests)))
+            _warn_of_copies(len(hashes & tested))
+            hashes |= tested
         with storage.atomic_write(str(folder / HELD)) as file:
             file.write(b"".join(sorted(hashes)))
         return {"pool": pool.num_records, "pool_shards": len(pool.shards)}
@@ -303,6 +308,14 @@ def _warn_of_shared_items(train: Sequence[data.Records], test: data.Records, nam
             len(shared),
             name.replace("-", ".", 1),
             shared[0].key,
+        )
+
+
+def _warn_of_copies(count: int) -> None:
+    if count:
+        logger.warning(
+            "%d test items are copies of labeled ones, under the same name or another: the accuracies will be too high",
+            count,
         )
 
 

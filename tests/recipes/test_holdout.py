@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,3 +165,14 @@ def test_a_list_of_labels_alone_has_no_pool(bsssl, recipe, tmp_path):
     (tmp_path / "all.csv").write_text("path,label\n" + "".join(f"{item},{label}\n" for item, label in rows))
     outcome = bsssl("run", "--config", one_list(recipe, tmp_path / "all.csv", tmp_path), f"output_dir={tmp_path / 'o'}")
     assert outcome.status == 1 and "there is no pool: set data.pool" in outcome.errors[0]
+
+
+def test_copies_among_the_held_out_items_are_said(bsssl, recipe, without_test, tmp_path):
+    shutil.copytree(recipe.folder / "train", tmp_path / "train")
+    for item in sorted((tmp_path / "train").glob("*/*.jpg")):
+        shutil.copy(item, item.with_name(f"copy-{item.name}"))
+    run = ("train", "stage=teacher", "--config", without_test, f"output_dir={tmp_path / 'run'}")
+    done = bsssl(*run, f"data.train.path={tmp_path / 'train'}", "data.holdout=0.5")
+    assert done.status == 0, done.err
+    assert " test items are copies of labeled ones, under the same name or another: the accuracies will be" in done.err
+    assert "copies" not in bsssl(*run[:-1], f"output_dir={tmp_path / 'other'}").err

@@ -482,6 +482,10 @@ PAIR = {"key": ["00-circle.jpg", "00-circle.jpg"], "class": ["circle", "square"]
         ({"class": ["circle", "circle"]}, "there are two scores of '00-circle.jpg' for class 'circle'"),
         ({"key": ["00-circle.jpg", "01-square.jpg"]}, "has scores for 1 classes, fewer than score.top_p=2"),
         ({"key": [None, "00-circle.jpg"]}, "key is empty in 1 rows"),
+        (
+            {"score": [0.0, 0.0]},
+            "all scores of '00-circle.jpg' are 0 (1 items in all); leave out the rows of what is of",
+        ),
         ({"score": ["high", "low"]}, "key and class have to be text and score a number"),
     ],
 )

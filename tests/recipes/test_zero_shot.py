@@ -75,6 +75,10 @@ def test_names_stand_in_the_prompts(bsssl, zero_shot, tmp_path):
     assert result(tmp_path / "run" / "seed-0" / "evaluate-teacher")["top1"] < 50
     refused = bsssl(*common, "teacher.zeroshot.names={cirle: disc}")
     assert "teacher.zeroshot.names: there is no class 'cirle': did you mean 'circle'?" in refused.err
+    refused = bsssl(*common, "teacher.zeroshot.names={circle: square}")
+    assert "names: prompts call classes 'circle' and 'square' both 'square'; give one of them another" in refused.err
+    refused = bsssl(*common, "teacher.zeroshot.names={circle: ' '}")
+    assert "teacher.zeroshot.names: prompts have no name for class 'circle'; give it one" in refused.err
 
 
 @pytest.mark.parametrize("mode", ["probe", "finetune"])
