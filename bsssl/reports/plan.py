@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
-from bsssl.config import Experiment, Model
+from bsssl.config import Config, Experiment, Model, Transfer
 from bsssl.pipeline.run import Run
 from bsssl.pipeline.stage import Stage
 from bsssl.recipes.runs import all_runs, networks
@@ -77,13 +77,20 @@ def _networks(config: Experiment, classes: int | None) -> Iterable[tuple[str, ..
             shape = view.input_shape
             cost = profile(model.name, num_classes=classes, input_shape=shape, **model.options)
             costs = f"{cost.parameters:,}", f"{cost.multiply_adds:,} at {'x'.join(map(str, shape[1:]))}"
-        yield key.split(".")[1], model.name, *costs, _origin(model), preprocessing(view)
+        yield key.split(".")[1], model.name, *costs, _origin(config, key, model), preprocessing(view)
 
 
-def _origin(model: Model) -> str:
-    """Return which weights a network starts from where no stage or file is named, and their licence."""
+def _origin(config: Experiment, key: str, model: Model) -> str:
+    """Return the file, the stage or the weights that the network at ``key`` starts from, and their licence if known."""
     from bsssl.models import is_named, named_weights  # imports torch
 
+    name, start = key.split(".")[1], None
+    if isinstance(config, Transfer) and (path := config.checkpoints[name].init_from) is not None:
+        start = path.replace("{seed}", str(config.seed))
+    elif isinstance(config, Config):
+        start = config.pretrain.init_from if name == "student" else config.teacher.init_from
+    if start is not None:
+        return start
     if model.weights is None:
         return "scratch"
     licence = named_weights(model.weights).licence if is_named(model.weights) else None

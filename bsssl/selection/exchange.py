@@ -23,8 +23,10 @@ def write_parquet(paths: Sequence[str], path: str) -> int:
         path: The Parquet file, local or remote.
 
     Raises:
-        UserError: A score file is damaged, or does not go with the others.
+        UserError: A score file is damaged, or does not go with the others, or the name does not end in .parquet.
     """
+    if not path.endswith(".parquet"):
+        raise UserError(f"{path}: scores are written as Parquet; give the file a name that ends in .parquet")
     rows = 0
     with storage.atomic_write(path) as output, pq.ParquetWriter(output, SCHEMA) as writer:
         for file in open_scores(paths):

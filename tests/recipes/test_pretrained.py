@@ -152,6 +152,10 @@ def test_the_plan_shows_what_the_networks_start_from_and_see(bsssl, pretrained, 
         and "short side 54, centre crop to 48x48, bicubic, mean 0.5 0.4 0.3" in teacher
     )
     assert "scratch" in student and "whole pictures to 16x16" in student
+    start = f"teacher.init_from={foundation / 'model.safetensors'}"
+    out = bsssl("run", "--config", pretrained, f"output_dir={tmp_path / 'run'}", "--plan", start).out
+    teacher = next(line for line in out.splitlines() if line.startswith("teacher "))
+    assert f" {foundation / 'model.safetensors'} " in teacher and "local-dir:" not in teacher
 
 
 @pytest.mark.parametrize(
@@ -427,6 +431,8 @@ def test_scores_from_elsewhere_stand_for_a_teacher(bsssl, recipe, finished, tmp_
     """What a teacher said, taken out as Parquet and in again, makes the same selection."""
     exported = tmp_path / "scores.parquet"
     assert bsssl("scores", finished / "seed-0" / "score", "--to", exported).status == 0
+    refused = bsssl("scores", finished / "seed-0" / "score", "--to", tmp_path / "scores.csv")
+    assert "scores.csv: scores are written as Parquet; give the file a name that ends in .parquet" in refused.errors[0]
     models = {"student": recipe.values["models"]["student"]}
     values = {**recipe.values, "models": models, "score": {"top_p": 2, "given": str(exported)}}
     (tmp_path / "given.yaml").write_text(yaml.safe_dump(values))

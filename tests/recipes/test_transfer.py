@@ -202,6 +202,7 @@ def test_the_plan(transfer, config, tmp_path):
     assert planned.status == 0, planned.err
     lines = planned.out.splitlines()
     assert [line.split()[:2] for line in lines[3:5]] == [["semi", "small_resnet"], ["scratch", "small_resnet"]]
+    assert "seed-0" in lines[3] and " scratch " not in lines[3]
     assert [line.split()[:2] for line in lines[7:]][:3] == [
         ["data", "30"],
         ["full_ft-semi", "18"],
