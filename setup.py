@@ -38,10 +38,11 @@ setup(
     extras_require={
         "torchcodec": ["torchcodec>=0.7"],  # needs the shared libraries of FFmpeg
         "clip": ["open_clip_torch>=3.0"],  # networks that were trained on pictures and texts
+        "onnx": ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"],  # ONNX files, written and checked
         "s3": ["s3fs>=2024.2"],  # s3:// paths
         "dev": [
             *("pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.11", "torchcodec>=0.7"),
-            "open_clip_torch>=3.0",
+            *("open_clip_torch>=3.0", "onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"),
             *("s3fs>=2024.2", "moto[s3,server]>=5"),  # a server that speaks S3, for the tests of remote data
         ],
         "benchmarks": ["duckdb>=1.0", "polars>=1.0"],

@@ -222,7 +222,10 @@ def _add_options_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", help="the folder of a trained stage")
     parser.add_argument("--to", required=True, help="the format: a name in `bsssl options exporters`")
-    parser.add_argument("--path", required=True, help="the file or folder to write")
+    parser.add_argument("--path", required=True, help="the file or folder to write; with --to hub USER/REPOSITORY")
+    parser.add_argument(
+        "--check", nargs="+", default=[], metavar="FILE", help="pictures or videos to compare it on; else generated"
+    )
     _add_plugins(parser)
     parser.add_argument("overrides", nargs="*", metavar="option=value", help="options of the format")
 
@@ -421,8 +424,11 @@ def _export(parsed: argparse.Namespace, given: list[str]) -> None:
     from bsssl.config.reading import parse_overrides
 
     load_plugins(parsed.plugins)
-    load(parsed.folder).export(parsed.to, parsed.path, **parse_overrides(parsed.overrides))
+    options = parse_overrides(parsed.overrides)
+    difference = load(parsed.folder).export(parsed.to, parsed.path, check=parsed.check, **options)
     print(f"{parsed.path} has been written")
+    if difference is not None:
+        print(f"loaded again, its probabilities differ from the network's by at most {difference:.1e}")
 
 
 def _scores(parsed: argparse.Namespace, given: list[str]) -> None:

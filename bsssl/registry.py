@@ -359,9 +359,18 @@ LAUNCHERS = Registry(
 )
 """Sub-classes of ``bsssl.launch.base.Launcher``: who starts the processes of a command given ``--launch``."""
 
-EXPORTERS = Registry("exporter", given=("model", "path"), built_in={"bsssl.models.export.program": ("torch-export",)})
-"""Functions ``(model, path: str, **options) -> None`` that write a ``bsssl.models.TrainedNetwork`` for another
-program."""
+EXPORTERS = Registry(
+    "exporter",
+    given=("model", "path"),
+    built_in={
+        "bsssl.models.export.program": ("torch-export",),
+        "bsssl.models.export.onnx_file": ("onnx",),
+        "bsssl.models.export.folders": ("timm", "torchvision", "hub-folder", "hub"),
+    },
+)
+"""Functions ``(model, path: str, **options) -> float | None`` that write a ``bsssl.models.TrainedNetwork`` for another
+program. One that has the other program compute the probabilities of ``model.examples`` returns by how much they differ
+from the network's at most."""
 
 METRICS = Registry("metric", given=("probabilities", "targets"))
 """Functions ``(*, probabilities: np.ndarray, targets: np.ndarray, **options) -> float`` of a test: the mean softmax of

@@ -105,30 +105,42 @@ class Model:
         mean: npt.NDArray[np.float32] = every.reshape(-1, views.count, len(self.classes)).mean(1)
         return mean
 
-    def export(self, format: str, path: AnyPath, **options: Any) -> None:
+    def export(self, format: str, path: AnyPath, *, check: Iterable[AnyPath] = (), **options: Any) -> float | None:
         """Write the network for another program.
 
         Args:
-            format: The name of an exporter, such as ``torch-export``; ``bsssl options exporters`` lists them.
+            format: The name of an exporter, such as ``onnx``; ``bsssl options exporters`` lists them.
             path: The file or folder to write.
+            check: Paths of pictures, of a network for videos of videos, on which what is written is compared with the
+                network; without any, generated ones.
             options: The options of the exporter.
+
+        Returns:
+            The largest difference of a probability; None of an exporter that compares nothing.
 
         Raises:
             UserError: There is no such exporter or option, or the network cannot be exported by it.
         """
-        from bsssl.models import TrainedNetwork
+        from bsssl.api.examples import Examples
+        from bsssl.models import Preprocessing, TrainedNetwork
         from bsssl.registry import EXPORTERS
 
+        clips, card = self.preprocessing.clips, self.folder / "README.md"
         network = TrainedNetwork(
             network=self.network,
             name=self.name,
             options=self.options,
             classes=self.classes,
-            input_shape=self._input_shape,
-            mean=self.preprocessing.mean,
-            std=self.preprocessing.std,
+            preprocessing=Preprocessing(
+                **self._seen.transforms.model_dump(),
+                frames=None if clips is None else clips.frames,
+                stride=None if clips is None else clips.stride,
+            ),
+            examples=Examples(self._seen, [os.fspath(picture) for picture in check]),
+            card=card.read_text(encoding="utf-8") if card.exists() else None,
         )
-        EXPORTERS.build(format, options, model=network, path=os.fspath(path))
+        difference: float | None = EXPORTERS.build(format, options, model=network, path=os.fspath(path))
+        return difference
 
     @property
     def _input_shape(self) -> tuple[int, ...]:

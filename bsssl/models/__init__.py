@@ -2,7 +2,7 @@
 
 from bsssl.models.building import Profile, build_model, profile
 from bsssl.models.heads import classifier
-from bsssl.models.trained import TrainedNetwork
+from bsssl.models.trained import Example, Preprocessing, TrainedNetwork
 from bsssl.models.weights.clip import OPEN_CLIP, class_texts
 from bsssl.models.weights.files import WEIGHTS, Checkpoint, file_and_key, read_checkpoint, save_model, saved_facts
 from bsssl.models.weights.folder import describe
@@ -29,7 +29,9 @@ __all__ = [
     "WEIGHTS",
     "Checkpoint",
     "ClipClassifier",
+    "Example",
     "Named",
+    "Preprocessing",
     "Profile",
     "TrainedNetwork",
     "build_model",

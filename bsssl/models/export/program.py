@@ -1,63 +1,121 @@
 """A network as a program of torch.export, which PyTorch runs without the code of the network."""
 
-import copy
-import io
+import dataclasses
 import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bsssl import storage
-from bsssl.errors import UserError
-from bsssl.models.trained import TrainedNetwork
+from bsssl.models.export.checking import check, leave, portable, workshop
+from bsssl.models.export.pixels import FromPixels
+from bsssl.models.trained import Example, TrainedNetwork
 from bsssl.registry import EXPORTERS
 
-CLASSES, PREPROCESSING = "classes.json", "preprocessing.json"
-"""The extra files of a program."""
+Layout = Literal["nhwc", "nchw"]
+"""the order of the axes of pixels: (B, H, W, 3) or (B, 3, H, W); of clips (B, T, H, W, 3) or (B, 3, T, H, W)"""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the program of a network takes and gives."""
+
+    model: TrainedNetwork
+    plain: bool
+    """whether it takes normalised floats (B, *input_shape) and gives logits, instead of pixels and probabilities"""
+    layout: Layout
+    """of pixels"""
+
+    @property
+    def input(self) -> str:
+        """What the program calls its input."""
+        return "input" if self.plain else "pixels"
+
+    @property
+    def output(self) -> str:
+        """What the program calls its output."""
+        return "logits" if self.plain else "probabilities"
+
+    def facts(self) -> dict[str, str]:
+        """Return what the program carries with it, JSON by name: the classes, and the preprocessing."""
+        preprocessing = {
+            "input": self.input,
+            "output": self.output,
+            **({} if self.plain else {"layout": self.layout}),
+            "input_shape": self.model.input_shape,
+            **dataclasses.asdict(self.model.preprocessing),
+        }
+        return {"classes": json.dumps(self.model.classes), "preprocessing": json.dumps(preprocessing)}
+
+    def program(self) -> torch.export.ExportedProgram:
+        """Return the program, for batches of any size and, unless it is plain, pictures of any size."""
+        network, preprocessing = portable(self.model.network), self.model.preprocessing
+        axes = {0: torch.export.Dim("batch")}
+        if self.plain:
+            batch = torch.zeros(2, *self.model.input_shape)
+        else:
+            network = FromPixels(network, preprocessing, channels_last=self.layout == "nhwc").eval()
+            frames = () if preprocessing.frames is None else (preprocessing.frames,)
+            sides = preprocessing.size + 5, preprocessing.size + 12  # like no other number of the network
+            batch = self._laid_out(torch.zeros(2, *frames, *sides, 3, dtype=torch.uint8))
+            height = batch.ndim - (3 if self.layout == "nhwc" else 2)
+            axes |= {height: torch.export.Dim("height"), height + 1: torch.export.Dim("width")}
+        with torch.no_grad():
+            return torch.export.export(network, (batch,), dynamic_shapes=(axes,))
+
+    def check(self, run: Callable[[Tensor], Tensor]) -> float:
+        """Return the largest difference of the probabilities of what was exported, see ``check``.
+
+        Args:
+            run: Returns what was exported makes of a batch.
+        """
+        return check(self.model, self._batches(), lambda batch: run(batch).softmax(1) if self.plain else run(batch))
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield each example alone, and three times in a batch, as the network and as the program are given it."""
+        for example in self.model.examples:
+            for size in (1, 3):
+                inputs = torch.stack([example.input] * size)
+                yield inputs, inputs if self.plain else self._pixels(example, size)
+
+    def _pixels(self, example: Example, size: int) -> Tensor:
+        return self._laid_out(torch.stack([example.pixels] * size))
+
+    def _laid_out(self, pixels: Tensor) -> Tensor:
+        return pixels if self.layout == "nhwc" else pixels.movedim(-1, 1).contiguous()
 
 
 @EXPORTERS.register("torch-export")
-def torch_export(model: TrainedNetwork, path: str) -> None:
-    """Write the network as a program of torch.export for the CPU, float32, and batches of any size.
+def torch_export(model: TrainedNetwork, path: str, *, plain: bool = False, layout: Layout = "nhwc") -> float:
+    """Write the network as a program of torch.export for the CPU, float32, from pixels to probabilities.
 
     ``torch.export.load(path, extra_files={"classes.json": "", "preprocessing.json": ""})`` gives it back, with the
-    names of the classes, and with the shape of an input, the mean and the standard deviation. The program is loaded and
-    its logits are compared with the network's before it is written.
+    names of the classes, and with how pictures are seen. Batches are of any size, pictures of any one.
 
     Args:
         model: The network.
         path: The file to write, usually called ``*.pt2``.
+        plain: Take normalised floats of a fixed size instead, and give logits.
+        layout: The axes of the pixels, uint8: nhwc (clips: with frames before the height) or nchw (after the channels).
+
+    Returns:
+        The largest difference of the probabilities of examples from the network's.
 
     Raises:
         UserError: The network cannot be exported, or the program computes something else.
     """
-    network = copy.deepcopy(model.network).cpu().float().eval()
-    network.to(memory_format=torch.contiguous_format)  # of weights that are not, torch warns as of a danger
-    preprocessing = {"input_shape": model.input_shape, "mean": model.mean, "std": model.std}
-    extra_files = {CLASSES: json.dumps(model.classes), PREPROCESSING: json.dumps(preprocessing)}
-    file = io.BytesIO()
-    try:
-        with torch.no_grad():
-            dynamic = ({0: torch.export.Dim("batch")},)
-            program = torch.export.export(network, (_batch(model, 2),), dynamic_shapes=dynamic)
-            torch.export.save(program, file, extra_files=extra_files)
-            file.seek(0)
-            _compare(torch.export.load(file).module(), network, _batch(model, 3))
-    except Exception as error:  # tracing runs any code of the network, and has exceptions of its own
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(
-            f"model '{model.name}' cannot be exported by torch-export ({reason}); choose another exporter or network"
-        ) from None
-    with storage.atomic_write(path) as target:
-        target.write(file.getbuffer())
-
-
-def _batch(model: TrainedNetwork, size: int) -> Tensor:
-    return torch.randn(size, *model.input_shape, generator=torch.Generator().manual_seed(size))
-
-
-def _compare(program: nn.Module, network: nn.Module, batch: Tensor) -> None:
-    """Refuse a ``program`` whose logits of ``batch`` are not those of ``network``."""
-    difference = float((program(batch) - network(batch)).abs().max())
-    if not difference <= 1e-4:
-        raise ValueError(f"the program's logits differ from the network's by {difference:.2g}")
+    form = Form(model, plain, layout)
+    with workshop(model, "torch-export") as folder:
+        file = os.path.join(folder, "program.pt2")
+        facts = {f"{name}.json": text for name, text in form.facts().items()}
+        torch.export.save(form.program(), file, extra_files=facts)
+        carried = dict.fromkeys(facts, "")
+        program = torch.export.load(file, extra_files=carried).module()
+        if carried != facts:
+            raise ValueError("the program does not carry the names of the classes")
+        difference = form.check(program)
+        leave(file, path)
+    return difference

@@ -5,48 +5,47 @@ import torch
 from torch import nn
 
 from bsssl.errors import UserError
-from bsssl.models import build_model
-from bsssl.models.trained import TrainedNetwork
 from bsssl.registry import EXPORTERS
+from tests.models.export.networks import CLASSES, CLIPS, COLOURS, PICTURES, built, probabilities, trained
 
 
-def trained(network, *, shape=(3, 8, 8)):
-    return TrainedNetwork(
-        network=network,
-        name="net",
-        options={},
-        classes=["ä", "b", "c"],
-        input_shape=shape,
-        mean=(0.5, 0.4, 0.3),
-        std=(0.2, 0.2, 0.25),
-    )
+def export(model, path, **options):
+    return EXPORTERS.build("torch-export", options, model=model, path=str(path))
 
 
-def export(model, path):
-    EXPORTERS.build("torch-export", {}, model=model, path=str(path))
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "shape"),
-    [
-        ("small_resnet", {"width": 4, "blocks": [1, 1]}, (3, 8, 8)),
-        ("small_r2plus1d", {"width": 4, "blocks": [1]}, (3, 4, 16, 16)),
-    ],
-)
-def test_a_program_computes_what_the_network_does_for_any_batch(name, options, shape, tmp_path):
-    network = build_model(name, num_classes=3, **options).train()
-    before = {key: value.clone() for key, value in network.state_dict().items()}
-    export(trained(network, shape=shape), tmp_path / "new" / "net.pt2")
-    assert network.training and all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+@pytest.mark.parametrize(("network", "layout"), [(PICTURES, "nchw"), (CLIPS, "nhwc")])
+def test_a_program_goes_from_pixels_to_probabilities(network, layout, tmp_path):
+    model = built(*network, frames=4 if network is CLIPS else None, resize=10)
+    before = {key: value.clone() for key, value in model.network.state_dict().items()}
+    difference = export(model, tmp_path / "new" / "net.pt2", layout=layout)
+    state = model.network.state_dict()
+    assert difference < 1e-5 and model.network.training and all(torch.equal(before[key], state[key]) for key in state)
     extra = {"classes.json": "", "preprocessing.json": ""}
     program = torch.export.load(tmp_path / "new" / "net.pt2", extra_files=extra).module()
-    network.eval()
+    for example in model.examples:
+        for size in (1, 3):
+            pixels = example.pixels.expand(size, *example.pixels.shape)
+            outcome = program(pixels if layout == "nhwc" else pixels.movedim(-1, 1))
+            expected = probabilities(model, example.input[None]).expand(size, -1)
+            torch.testing.assert_close(outcome, expected, atol=1e-5, rtol=0)
+    assert json.loads(extra["classes.json"]) == CLASSES
+    preprocessing = json.loads(extra["preprocessing.json"])
+    assert preprocessing["layout"] == layout and preprocessing["input_shape"] == list(model.input_shape)
+    assert preprocessing["resize"] == 10 and preprocessing["frames"] == model.preprocessing.frames
+
+
+@pytest.mark.parametrize("network", [PICTURES, CLIPS])
+def test_a_plain_program_goes_from_floats_to_logits(network, tmp_path):
+    model = built(*network, frames=4 if network is CLIPS else None)
+    assert export(model, tmp_path / "net.pt2", plain=True) < 1e-5
+    extra = {"preprocessing.json": ""}
+    program = torch.export.load(tmp_path / "net.pt2", extra_files=extra).module()
+    network = model.network.eval()
     for size in (1, 5):
-        batch = torch.randn(size, *shape)
+        batch = torch.randn(size, *model.input_shape)
         torch.testing.assert_close(program(batch), network(batch))
-    assert json.loads(extra["classes.json"]) == ["ä", "b", "c"]
-    expected = {"input_shape": list(shape), "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.25]}
-    assert json.loads(extra["preprocessing.json"]) == expected
+    preprocessing = json.loads(extra["preprocessing.json"])
+    assert preprocessing["mean"] == list(COLOURS["mean"]) and preprocessing["output"] == "logits"
 
 
 class Deciding(nn.Module):
@@ -70,13 +69,14 @@ class Random(nn.Module):
         return torch.rand_like(images).mean((2, 3))
 
 
+@pytest.mark.parametrize("plain", [True, False])
 @pytest.mark.parametrize(
     ("network", "reason"),
-    [(Deciding(), ""), (FixedBatch(), ""), (Random(), "the program's logits differ from the network's by ")],
+    [(Deciding(), ""), (FixedBatch(), ""), (Random(), "its probabilities differ from the network's by ")],
 )
-def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(network, reason, tmp_path):
+def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(network, reason, plain, tmp_path):
     with pytest.raises(
         UserError, match=rf"model 'net' cannot be exported by torch-export \({reason}.+choose"
     ) as caught:
-        export(trained(network), tmp_path / "net.pt2")
+        export(trained(network), tmp_path / "net.pt2", plain=plain)
     assert "\n" not in str(caught.value) and list(tmp_path.iterdir()) == []
