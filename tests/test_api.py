@@ -19,6 +19,7 @@ from PIL import Image
 
 import bsssl as package
 from bsssl import data, selection, storage
+from bsssl.api.examples import Examples
 from bsssl.config import Config, Transfer, load_config
 from bsssl.data.decoding.pictures import decode_image
 from bsssl.engine.evaluate import evaluate
@@ -27,7 +28,7 @@ from bsssl.errors import UserError
 from bsssl.models import build_model, save_model
 from bsssl.reports.transfer import TransferResults
 from bsssl.runtime.device import Compute
-from tests.data.videos import write_video
+from tests.data.videos import read_numbers, write_video
 
 ROOT = Path(__file__).parent.parent
 CLASSES = ["circle", "square", "triangle"]
@@ -381,17 +382,54 @@ def test_a_network_for_videos_averages_clips(finished, video_stage, tmp_path):
 def test_export_from_the_command_line_and_from_python(bsssl, recipe, finished_once, tmp_path, recwarn):
     folder, files = finished_once / "seed-0" / "finetune", [tmp_path / "cli.pt2", tmp_path / "python.pt2"]
     outcome = bsssl("export", folder, "--to", "torch-export", "--path", files[0])
-    assert (outcome.status, outcome.out) == (0, f"{files[0]} has been written\n")
+    assert outcome.status == 0, outcome.err
+    written, difference = outcome.out.splitlines()
+    assert written == f"{files[0]} has been written"
+    assert re.fullmatch(
+        r"loaded again, its probabilities differ from the network's by at most \d\.\de[-+]\d\d", difference
+    )
     assert [str(warning.message) for warning in recwarn] == []
     model = package.load(folder)
-    model.export("torch-export", files[1])
-    pixels = torch.rand(2, 3, 16, 16)
+    assert model.export("torch-export", files[1]) < 1e-5
+    picture = recipe.folder / "loose" / "02-triangle.jpg"
+    pixels = decode_image(picture.read_bytes()).permute(1, 2, 0)
     for file in files:
         extra = {"classes.json": "", "preprocessing.json": ""}
         program = torch.export.load(str(file), extra_files=extra).module()
         assert json.loads(extra["classes.json"]) == CLASSES
         assert json.loads(extra["preprocessing.json"])["input_shape"] == [3, 16, 16]
-        torch.testing.assert_close(program(pixels), model.network(pixels), atol=1e-4, rtol=0)
+        expected = torch.from_numpy(model.predict_probabilities([picture]))
+        torch.testing.assert_close(program(pixels[None]), expected, atol=1e-5, rtol=0)
+
+
+def test_an_export_is_compared_on_pictures_of_ones_own(bsssl, recipe, finished_once, tmp_path):
+    folder, pictures = finished_once / "seed-0" / "finetune", sorted((recipe.folder / "test" / "circle").iterdir())
+    to = ("export", folder, "--to", "onnx", "--path", tmp_path / "net.onnx", "layout=nchw", "--check")
+    outcome = bsssl(*to, *pictures)
+    assert outcome.status == 0 and "differ from the network's by at most" in outcome.out, outcome.err
+    (tmp_path / "net.onnx").unlink()
+    outcome = bsssl(*to, pictures[0], recipe.folder / "loose" / "broken.jpg")
+    assert outcome.errors[0].startswith("error: image 1 cannot be read: ") and list(tmp_path.iterdir()) == []
+
+
+def test_an_export_of_a_network_for_videos_is_compared_on_clips(video_stage, tmp_path):
+    videos = [write_video(tmp_path / "short.mp4", frames=3), write_video(tmp_path / "wide.mp4", frames=20, width=96)]
+    model = package.load(video_stage)
+    assert model.export("hub-folder", tmp_path / "folder", check=videos) < 1e-5
+    assert json.loads((tmp_path / "folder" / "config.json").read_text())["clips"] == {"frames": 4, "stride": 2}
+    examples = list(Examples(model._seen, list(map(str, videos))))
+    assert [tuple(example.pixels.shape) for example in examples] == [(4, 48, 64, 3), (4, 48, 96, 3)]
+    assert read_numbers(examples[1].pixels.numpy()) == [6, 8, 10, 12]
+    views = data.make_views(data.test_transform(size=16), max_pixels=10**6, clips={**CLIPS, "count": 1})
+    normalize = data.Normalize(mean=model.preprocessing.mean, std=model.preprocessing.std)
+    for example, video in zip(examples, videos, strict=True):
+        assert torch.equal(example.input[None], normalize(views(str(video), (None, None))[0][None]))
+
+
+def test_a_card_beside_the_network_goes_with_it(finished, tmp_path):
+    (finished / "seed-0" / "finetune" / "README.md").write_text("# Näme\n", encoding="utf-8")
+    package.load(finished / "seed-0" / "finetune").export("hub-folder", tmp_path / "folder")
+    assert (tmp_path / "folder" / "README.md").read_text(encoding="utf-8") == "# Näme\n"
 
 
 def test_what_cannot_be_exported_is_told_in_one_line(bsssl, finished_once, tmp_path):
@@ -405,6 +443,29 @@ def test_what_cannot_be_exported_is_told_in_one_line(bsssl, finished_once, tmp_p
     assert "choose one of the folders in it: seed-0/baseline, seed-0/finetune, " in outcome.errors[0]
     outcome = bsssl("export", finished_once / "seed-0" / "score", "--to", "torch-export", "--path", path)
     assert "seed-0/score is not the folder of a trained stage (there is no model.safetensors)" in outcome.errors[0]
+    for name in ("timm", "torchvision"):
+        outcome = bsssl("export", folder, "--to", name, "--path", path)
+        expected = f"error: model 'small_resnet' is none of {name}'s; hub-folder, onnx, torch-export take any network"
+        assert outcome.errors == [expected] and not path.exists()
+    outcome = bsssl("export", folder, "--to", "onnx", "--path", path, "layout=hwc")
+    assert "exporter 'onnx': layout='hwc'" in outcome.errors[0] and len(outcome.errors) == 1
+    outcome = bsssl("export", folder, "--to", "hub", "--path", path)
+    assert "is no repository of the Hugging Face Hub" in outcome.errors[0]
+
+
+def test_a_folder_without_its_record_or_of_another_tool_is_told_in_one_line(bsssl, finished, tmp_path):
+    folder = finished / "seed-0" / "finetune"
+
+    def refusal():
+        outcome = bsssl("export", folder, "--to", "onnx", "--path", tmp_path / "net.onnx")
+        assert outcome.status == 1 and len(outcome.err.splitlines()) == 1 and not (tmp_path / "net.onnx").exists()
+        return outcome.errors[0]
+
+    (folder / "done.json").write_text('{"architectures": ["BertModel"]}')
+    foreign = refusal()
+    (folder / "done.json").unlink()
+    assert "has weights but no done.json" in refusal()
+    assert str(folder) in foreign
 
 
 # Scoring

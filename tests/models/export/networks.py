@@ -12,7 +12,9 @@ PICTURES = ("small_resnet", {"width": 4, "blocks": [1, 1]})
 CLIPS = ("small_r2plus1d", {"width": 4, "blocks": [1]})
 
 
-def trained(network, *, name="net", options=None, size=8, resize=None, interpolation="bilinear", frames=None, card=None):
+def trained(
+    network, *, name="net", options=None, size=8, resize=None, interpolation="bilinear", frames=None, card=None
+):
     """``network`` with three classes for pictures, or for clips of so many frames."""
     transforms = {"size": size, "resize": resize, "interpolation": interpolation, **COLOURS}
     clips = {} if frames is None else {"frames": frames, "stride": 2}

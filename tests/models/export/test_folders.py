@@ -122,8 +122,8 @@ def test_what_the_hub_refuses_is_one_line(monkeypatch):
             export("hub", model, path)
 
     def refuse(*arguments, **options):
-        raise huggingface_hub.errors.HfHubHTTPError("401 Client Error\nmore", response=None)
+        raise huggingface_hub.errors.LocalTokenNotFoundError("no token\nmore")
 
     hub.create_repo = refuse
-    with pytest.raises(UserError, match=r"^could not upload to a/b \(401 Client Error\); connect to the [^\n]+$"):
+    with pytest.raises(UserError, match=r"^could not upload to a/b \(no token\); connect to the [^\n]+$"):
         export("hub", model, "a/b")
