@@ -653,6 +653,6 @@ def test_the_tutorial_runs(tmp_path):
     for shown in ("unknown key 'select.topk'", "gain of the fine-tuned student", "'key': 'digit-", "inputs 3x8x8"):
         assert shown in done.stdout
     written = {path.name for path in (tmp_path / "outputs" / "tutorial").iterdir()}
-    assert {"results.md", "student.pt2", "scores", "selection.parquet", "seed-0"} <= written
+    assert {"results.md", "student.onnx", "scores", "selection.parquet", "seed-0"} <= written
     config = yaml.safe_load((tmp_path / "outputs" / "tutorial" / "seed-0" / "config.yaml").read_text())
     assert config["select"]["top_k"] == 50 and config["teacher"]["batch_size"] == 50

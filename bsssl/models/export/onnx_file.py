@@ -1,6 +1,5 @@
 """A network as an ONNX file, which ONNX Runtime and many other programs run."""
 
-import logging
 import os
 import warnings
 from typing import Any
@@ -65,7 +64,6 @@ def _runtime() -> Any:
 def _write(form: Form, file: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of versions of operators, and of what onnxscript means to change
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
             form.program(), dynamo=True, verbose=False, input_names=[form.input], output_names=[form.output]
         )

@@ -75,14 +75,14 @@ class Form:
         return check(self.model, self._batches(), lambda batch: run(batch).softmax(1) if self.plain else run(batch))
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield each example alone, and three times in a batch, as the network and as the program are given it."""
+        """Yield each example alone, and the last three times in a batch, as the network and as the program see them."""
         for example in self.model.examples:
-            for size in (1, 3):
-                inputs = torch.stack([example.input] * size)
-                yield inputs, inputs if self.plain else self._pixels(example, size)
+            yield self._batch(example, 1)
+        yield self._batch(example, 3)
 
-    def _pixels(self, example: Example, size: int) -> Tensor:
-        return self._laid_out(torch.stack([example.pixels] * size))
+    def _batch(self, example: Example, size: int) -> tuple[Tensor, Tensor]:
+        inputs = torch.stack([example.input] * size)
+        return inputs, inputs if self.plain else self._laid_out(torch.stack([example.pixels] * size))
 
     def _laid_out(self, pixels: Tensor) -> Tensor:
         return pixels if self.layout == "nhwc" else pixels.movedim(-1, 1).contiguous()
