@@ -80,12 +80,17 @@ def check(
         exported: Returns the probabilities (B, number of classes).
 
     Raises:
-        ValueError: The difference is above the tolerance.
+        ValueError: The difference is above the tolerance, or the shape is another.
     """
     network, largest = portable(model.network), 0.0
     with torch.inference_mode():
         for inputs, given in batches:
-            difference = float((exported(given) - network(inputs).softmax(1)).abs().max())
+            outcome, expected = exported(given), network(inputs).softmax(1)
+            if outcome.shape != expected.shape:
+                raise ValueError(
+                    f"it gives {[*outcome.shape]} for a batch of which the network gives {[*expected.shape]}"
+                )
+            difference = float((outcome - expected).abs().max())
             if not difference <= TOLERANCE:
                 raise ValueError(f"its probabilities differ from the network's by {difference:.2g}")
             largest = max(largest, difference)

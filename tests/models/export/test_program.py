@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from bsssl.errors import UserError
+from bsssl.models.export.program import Form
 from bsssl.registry import EXPORTERS
 from tests.models.export.networks import CLASSES, CLIPS, COLOURS, PICTURES, built, probabilities, trained
 
@@ -80,3 +81,9 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(network, reason,
     ) as caught:
         export(trained(network), tmp_path / "net.pt2", plain=plain)
     assert "\n" not in str(caught.value) and list(tmp_path.iterdir()) == []
+
+
+def test_what_forgets_a_part_of_a_batch_is_refused():
+    model = built(*PICTURES)
+    with pytest.raises(ValueError, match=r"^it gives \[1, 3\] for a batch of which the network gives \[3, 3\]$"):
+        Form(model, True, "nhwc").check(lambda batch: model.network.eval()(batch)[:1])
