@@ -9,7 +9,8 @@ from bsssl.models.trained import Preprocessing
 class FromPixels(nn.Module):
     """From uint8 pictures of any size, all of one, or clips, to probabilities (B, number of classes).
 
-    Resizing is what PyTorch does on the CPU, to the last bit, in matrix products whose weights follow from the size.
+    Resizing is what torchvision does with bytes on the CPU, to the last bit: matrix products across and down, each
+    rounded, whose weights follow from the size.
 
     Args:
         network: Maps normalised floats to logits.
