@@ -45,6 +45,14 @@ a Slurm cluster:
 `bsssl options` lists the keys of a config.
 A command that was interrupted goes on where it stopped when it is given again.
 """
+PREDICT_EPILOG = """several GPUs or processes of one machine share the work and leave one file:
+  torchrun --nproc-per-node 8 --no-python bsssl predict MODEL photos --to predictions.parquet
+a cluster: tasks, each with a file of its own (predictions-00003-of-00064.parquet), as an array of your scheduler's:
+  bsssl predict MODEL photos --to predictions.parquet --task 3/64
+
+What cannot be read is listed at the end, and in predictions.unreadable.jsonl beside predictions.parquet. The exit
+status is 1 if nothing could be read, and with --strict if anything could not.
+"""
 _MOST = 20  # rows of each table of `tags inspect`
 
 
@@ -147,6 +155,12 @@ def _commands() -> dict[str, Command]:
             _export,
             _add_export_arguments,
         ),
+        "predict": Command(
+            "what a trained network says of pictures or videos",
+            "Prints the most probable classes of each, or writes them to a table.",
+            _predict,
+            _add_predict_arguments,
+        ),
         "scores": Command(
             "write the scores of the pool as Parquet, a row per item and class",
             "Columns key, class and score: what score.given reads.",
@@ -235,6 +249,38 @@ def _add_scores_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", required=True, metavar="FILE", help="the Parquet file to write")
 
 
+def _add_predict_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, PREDICT_EPILOG
+    parser.add_argument(
+        "model",
+        help="the folder of a trained network; of a run, for its student; hf-hub:USER/REPOSITORY; or weights with a "
+        "name, e.g. timm/resnet50.a1_in1k",
+    )
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="path",
+        help="a picture or video, a folder of them, tars (x.tar, or a pattern 'x-{000..099}.tar'), or a table of paths "
+        "(.csv, .jsonl, .parquet); all of them may be URLs",
+    )
+    parser.add_argument("--to", metavar="FILE", help="the table to write: FILE ends in .csv, .jsonl or .parquet")
+    parser.add_argument("--top", type=_count, default=3, metavar="N", help="classes of each item (default: 3)")
+    parser.add_argument("--batch-size", type=_count, default=64, metavar="N", help="inputs at a time (default: 64)")
+    parser.add_argument(
+        "--workers", type=_number, default=2, metavar="N", help="processes that read files (default: 2)"
+    )
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU if there is one")
+    parser.add_argument(
+        "--strict", action="store_true", help="fail if anything cannot be read, not if all of it cannot"
+    )
+    _add_task(parser, "do the I-th of N shares of the items (from 0), into a file of its own")
+    _add_plugins(parser)
+
+
+def _add_task(parser: argparse.ArgumentParser, meaning: str) -> None:
+    parser.add_argument("--task", metavar="I/N", type=_task, help=meaning)
+
+
 def _add_plugins(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plugins", action="append", default=[], metavar="MODULE", help="import this first")
 
@@ -266,12 +312,19 @@ def _add_work_arguments(parser: argparse.ArgumentParser, *, tasks: bool = False,
             "--finished", action="store_true", help="run nothing; write the results of the points that are done"
         )
     if tasks:
-        parser.add_argument(
-            "--task",
-            metavar="I/N",
-            type=_task,
-            help="do the I-th of N shares of the work (from 0), no more, where it has parts such as shards",
-        )
+        _add_task(parser, "do the I-th of N shares of the work (from 0), no more, where it has parts such as shards")
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if _number(text) == 0:
+        raise argparse.ArgumentTypeError("at least 1 is needed")
+    return int(text)
 
 
 def _task(text: str) -> tuple[int, int]:
@@ -429,6 +482,27 @@ def _export(parsed: argparse.Namespace, given: list[str]) -> None:
     print(f"{parsed.path} has been written")
     if difference is not None:
         print(f"loaded again, its probabilities differ from the network's by at most {difference:.1e}")
+
+
+def _predict(parsed: argparse.Namespace, given: list[str]) -> None:
+    from bsssl.api.predicting import predict_files
+    from bsssl.config.plugins import load_plugins
+    from bsssl.pipeline.stage import Task
+
+    console.setup(debug=parsed.debug)
+    load_plugins(parsed.plugins)
+    outcome = predict_files(
+        parsed.model,
+        parsed.paths,
+        to=parsed.to,
+        top=parsed.top,
+        batch_size=parsed.batch_size,
+        workers=parsed.workers,
+        device=parsed.device,
+        task=Task(*parsed.task) if parsed.task else None,
+    )
+    if is_main():
+        outcome.tell(strict=parsed.strict)
 
 
 def _scores(parsed: argparse.Namespace, given: list[str]) -> None:

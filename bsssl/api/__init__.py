@@ -6,11 +6,12 @@ random state and number of threads are afterwards what they were before. What th
 worded as on the command line.
 """
 
-from bsssl.api.model import Model, Preprocessing, load
+from bsssl.api.loading import load
+from bsssl.api.model import Model, Prediction, Preprocessing
 from bsssl.api.recipe import Recipe
 from bsssl.api.scoring import score
 from bsssl.api.selecting import select
 from bsssl.errors import UserError
 from bsssl.reports.recipe import Results
 
-__all__ = ["Model", "Preprocessing", "Recipe", "Results", "UserError", "load", "score", "select"]
+__all__ = ["Model", "Prediction", "Preprocessing", "Recipe", "Results", "UserError", "load", "score", "select"]

@@ -1,6 +1,7 @@
-"""Pictures and videos that a program hands to a network."""
+"""Pictures and videos that a program hands to a network: paths, or pictures in memory."""
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -8,35 +9,23 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from bsssl import data
 from bsssl.data.decoding.pictures import DecodeError, to_tensor
 from bsssl.errors import UserError
-from bsssl.stages.seen import TestView
 
 
-def samples_of(image: Any, index: int, seen: TestView, views: data.Views) -> list[dict[str, Any]]:
-    """Return the samples of an image at a path or in memory, see ``bsssl.data.ItemDataset``.
-
-    Raises:
-        UserError: It cannot be read.
-    """
-    if isinstance(image, str | os.PathLike):
-        path = os.fspath(image)
-        samples = data.ItemDataset(data.Records.from_columns(key=[path], path=[path]), views=views)[0]
-        if isinstance(samples[-1], data.Failure):
-            raise UserError(f"image {index} cannot be read: {samples[-1].reason}")
-        return [{**sample, "index": index} for sample in samples if isinstance(sample, dict)]
-    if seen.clips is not None:
-        raise UserError(f"image {index}: the network is for videos; give their paths")
-    transforms = seen.transforms
-    transform = data.test_transform(
-        size=transforms.size, resize=transforms.resize, interpolation=transforms.interpolation
-    )
-    return [{"input": transform(_pixels(image, index)), "target": -1, "index": index, "view": 0}]
+def several(images: Any) -> Iterable[Any]:
+    """Return ``images``, or a list of it where that is a single one."""
+    is_one = is_path(images) or isinstance(images, Image.Image) or getattr(images, "ndim", None) == 3
+    return [images] if is_one else images
 
 
-def _pixels(image: Any, index: int) -> Tensor:
-    """Return a picture in memory as uint8 (3, height, width).
+def is_path(image: Any) -> bool:
+    """Return whether an image is given by its path or URL."""
+    return isinstance(image, str | os.PathLike)
+
+
+def pixels_of(image: Any, index: int) -> Tensor:
+    """Return a picture in memory as uint8 (3, height, width); ``index`` is its number, for messages.
 
     Raises:
         UserError: It is no picture, or none of a supported kind.
@@ -46,9 +35,13 @@ def _pixels(image: Any, index: int) -> Tensor:
             return to_tensor(ImageOps.exif_transpose(image))
         except (DecodeError, OSError) as error:  # Pillow reads a file when its pixels are asked for
             raise UserError(f"image {index} cannot be read: {error}") from None
-    if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3):
-        shape = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise UserError(
-            f"image {index}: give a path, a Pillow picture or a uint8 array (height, width, 3), not {shape}"
-        )
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3:
+        return image.cpu()
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    is_array = isinstance(image, np.ndarray | Tensor)
+    given = f"{image.dtype} {tuple(image.shape)}" if is_array else type(image).__name__
+    raise UserError(
+        f"image {index}: give a path, a Pillow picture, a uint8 array (height, width, 3) or a uint8 tensor (3, height, "
+        f"width), not {given}"
+    )

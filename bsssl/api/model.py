@@ -1,28 +1,39 @@
-"""A network that a stage has trained: it predicts, and is written for other programs."""
+"""A trained network: it predicts, gives features, and is written for other programs."""
 
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
 
-from bsssl.config import Clips
+from bsssl.config import Clips, System
 from bsssl.config import Model as ModelSection
-from bsssl.config.plugins import load_plugins
-from bsssl.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image
-    from torch import nn
+    from torch import Tensor, nn
 
-    from bsssl.runtime.device import Compute
+    from bsssl.api.predictor import Predictor
+    from bsssl.stages.computing import Execution
     from bsssl.stages.seen import ClipView, TestView
 
 AnyPath = str | os.PathLike[str]
+AnyImage: TypeAlias = "AnyPath | Image.Image | npt.NDArray[np.uint8] | Tensor"
+Images: TypeAlias = "AnyImage | Iterable[AnyImage]"
+
+
+class Prediction(NamedTuple):
+    """What a network says of a picture or a video."""
+
+    path: str | None
+    """where it is; None for a picture in memory"""
+    classes: tuple[str, ...]
+    """the most probable ones, best first"""
+    probabilities: tuple[float, ...]
+    """of these classes"""
 
 
 @dataclass(frozen=True)
@@ -45,10 +56,12 @@ class Preprocessing:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Model:
-    """A network that a stage has trained, see ``load``."""
+    """A trained network, see ``load``."""
 
-    folder: Path
-    """where it was loaded from"""
+    origin: str
+    """where it was loaded from: a folder, or a name of weights"""
+    folder: Path | None
+    """the folder; None for weights with a name"""
     name: str
     """the architecture"""
     options: dict[str, Any]
@@ -62,48 +75,55 @@ class Model:
     """of the forward pass, as in the stage's own test"""
     _seen: "TestView" = field(repr=False)
     _section: ModelSection = field(repr=False)
-    _compute: "Compute" = field(repr=False)
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self._input_shape))
-        return f"Model({self.name!r}, {len(self.classes)} classes, inputs {shape}, from {str(self.folder)!r})"
+        return f"Model({self.name!r}, {len(self.classes)} classes, inputs {shape}, from {self.origin!r})"
 
-    def predict_probabilities(
-        self, images: "Iterable[AnyPath | Image.Image | npt.NDArray[np.uint8]]", *, batch_size: int = 64
-    ) -> npt.NDArray[np.float32]:
-        """Return the probability of every class for every image, float32 (images, classes).
+    def predict(self, images: Images, *, top: int = 3, batch_size: int = 64, workers: int = 2) -> list[Prediction]:
+        """Return the most probable classes of every image, in order.
 
         Args:
-            images: Paths or URLs of pictures, of a network for videos of videos; or in memory, Pillow's pictures or
-                uint8 arrays (height, width, 3). They are read as the batches need them.
+            images: One image, or any number of them: paths or URLs of pictures, for a network of videos of videos; of
+                folders, tars and manifests of such; or in memory, Pillow's pictures, uint8 arrays (height, width, 3) or
+                uint8 tensors (3, height, width). They are read as they are needed.
+            top: How many classes of each.
             batch_size: Inputs that the network sees at a time.
+            workers: Processes that read and decode files.
 
         Raises:
-            UserError: An image cannot be read.
+            UserError: An image cannot be read, or what the network says is no number.
         """
-        from bsssl.api.images import samples_of
-        from bsssl.data import collate
-        from bsssl.engine.predict import predict
-        from bsssl.stages.computing import normalize
+        from bsssl.api.predictor import best_classes
 
-        views = self._seen.views(deadline=Clips().deadline)
+        predictions: list[Prediction] = []
+        for names, probabilities in self._probabilities(images, batch_size=batch_size, workers=workers):
+            best = best_classes(probabilities, top)
+            scores = np.take_along_axis(probabilities, best, axis=1)
+            for name, row, values in zip(names, best.tolist(), scores.tolist(), strict=True):
+                predictions.append(Prediction(name, tuple(self.classes[index] for index in row), tuple(values)))
+        return predictions
 
-        def batches() -> Iterator[dict[str, Any]]:
-            waiting: list[list[Any]] = []
-            for index, image in enumerate(images):
-                waiting.append(samples_of(image, index, self._seen, views))
-                if len(waiting) >= max(1, batch_size // views.count):
-                    yield collate(waiting)
-                    waiting = []
-            if waiting:
-                yield collate(waiting)
+    def predict_probabilities(
+        self, images: Images, *, batch_size: int = 64, workers: int = 2
+    ) -> npt.NDArray[np.float32]:
+        """Return the probability of every class for every image, float32 (images, classes); see ``predict``."""
+        found = [part for _, part in self._probabilities(images, batch_size=batch_size, workers=workers)]
+        return np.concatenate([np.zeros((0, len(self.classes)), np.float32), *found])
 
-        to_floats = normalize(self._seen.transforms, self._compute)
-        predictions = predict(self.network, batches(), normalize=to_floats, compute=self._compute)
-        found = [prediction.probabilities for prediction in predictions]
-        every = np.concatenate(found) if found else np.zeros((0, len(self.classes)), np.float32)
-        mean: npt.NDArray[np.float32] = every.reshape(-1, views.count, len(self.classes)).mean(1)
-        return mean
+    def features(self, images: Images, *, batch_size: int = 64, workers: int = 2) -> npt.NDArray[np.float32]:
+        """Return what the network computes of every image before its classifier, float32 (images, D); see ``predict``.
+
+        Where the classifier sees a map or several tokens, their mean counts; so does the mean over the clips of a
+        video.
+        """
+        from bsssl.models import classifier
+        from bsssl.runtime.device import torch_as_it_was
+
+        with torch_as_it_was(self._device):
+            predictor = self._predictor(batch_size=batch_size, workers=workers)
+            found = [predictor.features(chunk) for chunk in predictor.chunks(images)]
+        return np.concatenate([np.zeros((0, classifier(self.network)[1].weight.shape[1]), np.float32), *found])
 
     def export(self, format: str, path: AnyPath, *, check: Iterable[AnyPath] = (), **options: Any) -> float | None:
         """Write the network for another program.
@@ -142,89 +162,38 @@ class Model:
         difference: float | None = EXPORTERS.build(format, options, model=network, path=os.fspath(path))
         return difference
 
+    def _probabilities(
+        self, images: Images, *, batch_size: int, workers: int
+    ) -> "Iterator[tuple[list[str | None], npt.NDArray[np.float32]]]":
+        """Yield the names and the probabilities of some images at a time."""
+        from bsssl.runtime.device import torch_as_it_was
+
+        with torch_as_it_was(self._device):
+            predictor = self._predictor(batch_size=batch_size, workers=workers)
+            for chunk in predictor.chunks(images):
+                for said in predictor.said(chunk):
+                    yield [chunk.names[row] for row in said.index], said.probabilities
+
+    def _predictor(self, *, batch_size: int, workers: int) -> "Predictor":
+        from bsssl.api.predictor import Predictor
+
+        return Predictor(self.network, self._seen, self.precision, self._execution(batch_size, workers))
+
+    def _execution(self, batch_size: int, workers: int, *, max_failure_rate: float = 0.0) -> "Execution":
+        from bsssl.stages.computing import Execution
+
+        return Execution(
+            system=System(device=self._device, workers=workers),
+            batch=batch_size,
+            deadline=None if self._seen.clips is None else Clips().deadline,
+            max_failure_rate=max_failure_rate,
+        )
+
+    @property
+    def _device(self) -> Literal["cpu", "cuda"]:
+        return "cpu" if next(self.network.parameters()).device.type == "cpu" else "cuda"
+
     @property
     def _input_shape(self) -> tuple[int, ...]:
         side, clips = self.preprocessing.size, self.preprocessing.clips
         return (3, side, side) if clips is None else (3, clips.frames, side, side)
-
-
-def load(folder: AnyPath, *, device: Literal["auto", "cpu", "cuda"] = "auto") -> Model:
-    """Return the network that a trained stage left in ``folder``, such as ``outputs/quickstart/seed-0/finetune``.
-
-    A network of a module of your own, which a config names under ``plugins``, is known once that module is imported.
-    How many clips of a video are averaged is taken from the test of the stage, beside its folder; 10 where there is
-    none.
-
-    Args:
-        folder: The folder of the stage.
-        device: Where the network computes; ``auto`` is a GPU where there is one.
-
-    Raises:
-        UserError: The folder is none of a trained stage, or something in it is missing or damaged.
-    """
-    place = Path(folder)
-    path = _weights_in(place)
-    from bsssl.models import saved_facts
-    from bsssl.runtime.device import make_compute, torch_as_it_was
-    from bsssl.stages.computing import trained_model
-    from bsssl.stages.seen import recorded_settings, recorded_test_view
-
-    recorded = recorded_settings(place)
-    if recorded is None:
-        raise UserError(
-            f"{place} has weights but no done.json, which says how the network sees images: the training is not "
-            "finished or the file was deleted; run the stage again"
-        )
-    stage, settings = recorded
-    load_plugins(())
-    facts = saved_facts(str(path))
-    if not facts:
-        raise UserError(f"{path} does not say which network it is of: another tool wrote it, or it is damaged")
-    try:
-        section, precision = ModelSection.model_validate(settings["model"]), str(settings["precision"])
-        seen = recorded_test_view(stage, settings, place.parent)
-    except (KeyError, TypeError, ValidationError):
-        raise UserError(f"{place / 'done.json'} is not the record of a training; run the stage again") from None
-    section = section.model_copy(update={"name": facts["model"], "options": facts.get("options", {})})
-    with torch_as_it_was(device):
-        compute = make_compute(
-            device=device, precision=precision, channels_last=True, compile=False, threads=None, workers=0
-        )
-        network = compute.place_model(trained_model(place, section, facts["classes"])).eval()
-    transforms = seen.transforms
-    return Model(
-        folder=place,
-        name=section.name,
-        options=section.options,
-        classes=list(facts["classes"]),
-        network=network,
-        preprocessing=Preprocessing(**transforms.model_dump(), clips=seen.clips),
-        precision=precision,
-        _seen=seen,
-        _section=section,
-        _compute=compute,
-    )
-
-
-def _weights_in(folder: Path) -> Path:
-    """Return the file of weights in the folder of a trained stage.
-
-    Raises:
-        UserError: There is none.
-    """
-    from bsssl.models import WEIGHTS
-    from bsssl.pipeline.record import BEGUN, read_record
-
-    if not folder.is_dir():
-        raise UserError(f"no such folder: {folder}; give that of a trained stage, e.g. outputs/try/seed-0/finetune")
-    path = folder / WEIGHTS
-    if not path.exists():
-        record = read_record(folder)
-        left = (record["digests"] if isinstance(record, dict) else record.digests) if record else ()
-        if "weights" in left or (folder / BEGUN).exists():
-            raise UserError(f"there is no {path}: the training is not finished or the file was deleted; run the stage")
-        below = [path.parent for pattern in ("*", "*/*") for path in folder.glob(f"{pattern}/{WEIGHTS}")]
-        trained = sorted(str(place.relative_to(folder)) for place in below)
-        hint = f"choose one of the folders in it: {', '.join(trained)}" if trained else "give that of a trained stage"
-        raise UserError(f"{folder} is not the folder of a trained stage (there is no {WEIGHTS}); {hint}")
-    return path

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bsssl.api.model import AnyPath, Model, load
-from bsssl.config import Clips, System
+from bsssl.api.loading import load
+from bsssl.api.model import AnyPath, Model
 from bsssl.errors import UserError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def score(
 
     network, folder = model if isinstance(model, Model) else load(model), os.fspath(to)
     settings = _settings(network, top_p=top_p, clips=clips)
-    execution = _execution(network, batch_size=batch_size, workers=workers, max_failure_rate=max_failure_rate)
+    execution = network._execution(batch_size, workers, max_failure_rate=max_failure_rate)
     videos = network.preprocessing.clips is not None
     opened = data.open_source(dataset, path=os.fspath(source), options=options or {}, videos=videos)
     pool = data.write_pool([opened], folder=os.path.join(folder, "pool"), shard_size=shard_size)
@@ -87,27 +87,17 @@ def _settings(network: Model, *, top_p: int | None, clips: int) -> "ScoreSetting
     )
 
 
-def _execution(network: Model, *, batch_size: int, workers: int, max_failure_rate: float) -> "Execution":
-    from bsssl.stages.computing import Execution
-
-    return Execution(
-        system=System(device="cpu" if network._compute.device.type == "cpu" else "cuda", workers=workers),
-        batch=batch_size,
-        deadline=None if network.preprocessing.clips is None else Clips().deadline,
-        max_failure_rate=max_failure_rate,
-    )
-
-
 def _score(network: Model, pool: "Pool", folder: str, *, settings: "ScoreSettings", execution: "Execution") -> None:
     """Write the score files of ``pool`` that are not in ``folder`` yet; too many unreadable items are an error."""
     from bsssl import storage
-    from bsssl.models import WEIGHTS
+    from bsssl.models import weights_file
     from bsssl.pipeline.stage import Task
     from bsssl.runtime.device import torch_as_it_was
     from bsssl.stages.score import common_header, remove_surplus, score_pool, totals
 
     remove_surplus(folder, pool)
-    teacher = storage.fingerprint({"weights": storage.digest([str(network.folder / WEIGHTS)])})
+    file = None if network.folder is None else weights_file(str(network.folder))
+    teacher = storage.fingerprint({"weights": storage.digest([file]) if file else network.origin})
     with torch_as_it_was(execution.system.device):
         score_pool(
             pool,

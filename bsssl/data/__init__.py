@@ -3,6 +3,7 @@
 from bsssl.data.datasets.cub import Cub
 from bsssl.data.datasets.generated import Digits, MovingDigits
 from bsssl.data.datasets.opening import open_source
+from bsssl.data.datasets.paths import items_at
 from bsssl.data.datasets.sources import VIDEO_EXTENSIONS, Manifest, Source
 from bsssl.data.datasets.video_sets import Hmdb51, Kinetics, Ucf101
 from bsssl.data.decoding.readers import check_backend
@@ -36,10 +37,11 @@ from bsssl.data.loading.targets import (
 )
 from bsssl.data.pool.listing import Pool, Shard, read_pool, shard_file, write_pool
 from bsssl.data.pool.overlap import Places, check_overlap, content_hashes, find_overlap
-from bsssl.data.records import Record, Records
+from bsssl.data.records import Record, Records, rechunked
 from bsssl.data.selected.tars import TarPlan, is_written, plan_tars, tar_path, write_places, write_tar
 from bsssl.data.selected.training import selected_training_set
 from bsssl.data.splits import hold_out, split_holdout, split_labels
+from bsssl.data.tables import writing_table
 from bsssl.data.views.transforms import Normalize, Transform, test_transform, train_transform
 from bsssl.data.views.views import ClipViews, ImageViews, Views, make_views
 
@@ -85,6 +87,7 @@ __all__ = [
     "find_overlap",
     "hold_out",
     "is_written",
+    "items_at",
     "make_loader",
     "make_views",
     "open_source",
@@ -93,6 +96,7 @@ __all__ = [
     "read_pairs",
     "read_pool",
     "read_tags",
+    "rechunked",
     "resampling",
     "save_views",
     "selected_training_set",
@@ -109,4 +113,5 @@ __all__ = [
     "write_pool",
     "write_tagged",
     "write_tar",
+    "writing_table",
 ]

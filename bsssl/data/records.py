@@ -164,6 +164,10 @@ class Records:
         """Return the same records with other tags."""
         return self._with("tags", tags)
 
+    def with_keys(self, keys: Sequence[str] | Values[str]) -> "Records":
+        """Return the same records with other keys."""
+        return self._with("key", keys)
+
     def _with(self, name: str, values: Any) -> "Records":
         field, place = RECORD_SCHEMA.field(name), RECORD_SCHEMA.get_field_index(name)
         return Records(self.table.set_column(place, field, _array(values, field.type)))
@@ -209,6 +213,18 @@ class Records:
 def _array(values: Any, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
     """Return the values of a sequence, or of an array of Arrow's, as ``kind``."""
     return values.cast(kind) if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, kind)
+
+
+def rechunked(batches: Iterable[Records], rows: int) -> Iterator[Records]:
+    """Yield the same records in batches of ``rows`` each, but for the last."""
+    waiting = Records.concat([])
+    for batch in batches:
+        waiting = Records.concat([waiting, batch])
+        while len(waiting) >= rows:
+            yield waiting[:rows]
+            waiting = waiting[rows:]
+    if len(waiting):
+        yield waiting
 
 
 def tag_lists(column: pa.ChunkedArray) -> pa.ChunkedArray:

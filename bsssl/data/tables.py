@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
 
 import pyarrow as pa
@@ -16,7 +16,6 @@ from bsssl import storage
 from bsssl.errors import UserError
 
 BATCH_ROWS = 65_536  # rows in memory at once while a table or a source is streamed
-_ENDINGS = ("csv", "jsonl", "parquet")
 
 
 @contextlib.contextmanager
@@ -37,9 +36,7 @@ def read_tables(path: str, *, types: Mapping[str, pa.DataType]) -> Iterator[pa.T
     ``types`` are the types of columns that a CSV file may have. UserError for a missing file and a malformed JSONL
     line, Arrow's own errors for the rest (see ``reading_table``).
     """
-    ending = path.rsplit(".", 1)[-1].lower()
-    if ending not in _ENDINGS:
-        raise UserError(f"{path}: a manifest must end in .csv, .jsonl or .parquet")
+    ending = storage.table_format(path)
     with storage.open_read(path) as file:
         if ending == "csv":
             # Without the types, a class called "007" would become the number 7.
@@ -54,6 +51,22 @@ def read_tables(path: str, *, types: Mapping[str, pa.DataType]) -> Iterator[pa.T
             batches = pq.ParquetFile(file).iter_batches(batch_size=BATCH_ROWS)
         for batch in batches:
             yield pa.Table.from_batches([batch])
+
+
+@contextlib.contextmanager
+def writing_table(path: str, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    """Open a table for writing as its name says; what is yielded takes its rows, some at a time.
+
+    The file appears complete, or not at all. A CSV file has no columns of lists.
+    """
+    ending = storage.table_format(path)
+    with storage.atomic_write(path) as file, contextlib.ExitStack() as open_files:
+        if ending == "csv":
+            yield open_files.enter_context(pa.csv.CSVWriter(file, schema)).write_table
+        elif ending == "parquet":
+            yield open_files.enter_context(pq.ParquetWriter(file, schema)).write_table
+        else:
+            yield lambda table: file.writelines(f"{json.dumps(row)}\n".encode() for row in table.to_pylist())
 
 
 def column(table: pa.Table, name: str, kind: pa.DataType) -> Any:

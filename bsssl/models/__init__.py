@@ -4,9 +4,18 @@ from bsssl.models.building import Profile, build_model, profile
 from bsssl.models.heads import classifier
 from bsssl.models.trained import Example, Preprocessing, TrainedNetwork
 from bsssl.models.weights.clip import OPEN_CLIP, class_texts
-from bsssl.models.weights.files import WEIGHTS, Checkpoint, file_and_key, read_checkpoint, save_model, saved_facts
+from bsssl.models.weights.files import FILES as WEIGHT_FILES
+from bsssl.models.weights.files import (
+    WEIGHTS,
+    Checkpoint,
+    file_and_key,
+    read_checkpoint,
+    save_model,
+    saved_facts,
+    weights_file,
+)
 from bsssl.models.weights.folder import describe
-from bsssl.models.weights.hosted import HUB, LOCAL, Named
+from bsssl.models.weights.hosted import HUB, LOCAL, Named, class_names
 from bsssl.models.weights.loading import has_classes, load_weights
 from bsssl.models.weights.named import (
     CONFIG,
@@ -27,6 +36,7 @@ __all__ = [
     "OPEN_CLIP",
     "RELEASED",
     "WEIGHTS",
+    "WEIGHT_FILES",
     "Checkpoint",
     "ClipClassifier",
     "Example",
@@ -35,6 +45,7 @@ __all__ = [
     "Profile",
     "TrainedNetwork",
     "build_model",
+    "class_names",
     "class_texts",
     "classifier",
     "describe",
@@ -50,4 +61,5 @@ __all__ = [
     "read_checkpoint",
     "save_model",
     "saved_facts",
+    "weights_file",
 ]

@@ -49,6 +49,8 @@ class Context(Protocol):
     """The run that a stage belongs to, as far as the stage may know it (``bsssl.pipeline.run.Run``)."""
 
     seed: int
+    stages: dict[str, "Stage[Any]"]
+    """all of them by name, each after those it needs"""
 
     def folder(self, name: str) -> Path:
         """Return where the stage ``name`` leaves its results."""
@@ -161,7 +163,14 @@ class Stage(ABC, Generic[S]):
         raise TypeError(f"the work of '{self.kind}' has no parts")
 
     def clean_up(self, run: Context) -> None:
-        """Remove what only the unfinished stage needs. It is called once the stage is done, lest much be lost."""
+        """Remove what only the unfinished stage needs, and tell others that the stage is done, as it then is."""
+
+    def summary(self, run: Context) -> str:
+        """Return what the stage has done, in a line of Markdown, for the card of a network that came of it.
+
+        It names no place on this machine, and is empty where there is nothing to tell.
+        """
+        return ""
 
     def leaves(self) -> Mapping[str, tuple[str, ...]]:
         """Return the files that the stage leaves, by output."""

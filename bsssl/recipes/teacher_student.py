@@ -152,13 +152,14 @@ def _tested(trained: Stage[Any], model: Model, config: Experiment, test: str, *,
     )
 
 
-def execution_of(config: Any, deadline_of: LabeledData, batch: int) -> Execution:
-    """Return how the stages of ``config`` compute."""
+def execution_of(config: Any, seen: LabeledData, batch: int) -> Execution:
+    """Return how the stages of ``config`` compute, which see this data."""
     return Execution(
         system=config.system,
         batch=batch,
-        deadline=None if deadline_of.clips is None else deadline_of.clips.deadline,
-        max_failure_rate=deadline_of.max_failure_rate,
+        deadline=None if seen.clips is None else seen.clips.deadline,
+        test_clips=None if seen.clips is None else seen.clips.test_clips,
+        max_failure_rate=seen.max_failure_rate,
     )
 
 

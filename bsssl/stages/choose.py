@@ -60,6 +60,10 @@ class ChooseStage(Stage[Section]):
         return {"top_k": choice["top_k"]}, f"seed {run.seed}: {described(choice)}"
 
     @override
+    def summary(self, run: Context) -> str:
+        return described(run.result(self.name))
+
+    @override
     def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
         return PlanRow(rows=f"{len(self._names)} candidates")
 

@@ -10,9 +10,10 @@ from torch import nn
 from bsssl import data, storage
 from bsssl.config import Model, System
 from bsssl.models import CONFIG, WEIGHTS, build_model, describe, load_weights, save_model
+from bsssl.pipeline.stage import Context, Stage
 from bsssl.runtime.console import progress
 from bsssl.runtime.device import Compute, make_compute
-from bsssl.stages.seen import Seen
+from bsssl.stages.card import write_card
 
 CLASSES = "classes.json"
 
@@ -26,6 +27,8 @@ class Execution:
     """views of items that a process sees at a time when scoring and testing"""
     deadline: float | None = None
     """seconds after which a video counts as unreadable"""
+    test_clips: int | None = None
+    """clips of a video that a test of the network takes; None for pictures"""
     max_failure_rate: float = 0.0
     """share of unreadable items that is tolerated when training and scoring"""
 
@@ -81,12 +84,26 @@ def trained_model(folder: Path, model: Model, classes: list[str]) -> nn.Module:
     return network
 
 
-def leave_model(folder: Path, network: nn.Module, model: Model, classes: list[str], *, seen: Seen) -> None:
-    """Leave a trained network in ``folder``, as ``trained_model`` returns it, and how it sees pictures and videos."""
+def leave_model(
+    run: Context, stage: Stage[Any], network: nn.Module, classes: list[str], *, execution: Execution
+) -> None:
+    """Leave a trained network in the folder of ``stage``, which is then usable alone.
+
+    That is the weights, as ``trained_model`` returns them, ``config.json``, which says what the network is and how it
+    sees pictures and videos, and the card. The settings of the stage have a ``model``, a ``precision``, and ``seen``.
+    """
+    folder, settings = run.folder(stage.name), stage.settings
+    model, seen = settings.model, settings.seen
     named: dict[str, Any] = {"name": model.name, "options": model.options}
-    clips = None if seen.clips is None else {"frames": seen.clips.frames, "stride": seen.clips.stride}
-    described = describe(**named, classes=classes, transforms=seen.for_testing().model_dump(), clips=clips)
+    described = describe(
+        **named,
+        classes=classes,
+        transforms=seen.for_testing().model_dump(),
+        clips=None if seen.clips is None else {"frames": seen.clips.frames, "stride": seen.clips.stride},
+        testing={"precision": settings.precision, **seen.testing(execution.test_clips)},
+    )
     storage.write_json(str(folder / CONFIG), described)
+    write_card(run, stage.name)
     save_model(str(folder / WEIGHTS), network.state_dict(), **named, classes=classes)
 
 

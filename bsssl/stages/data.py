@@ -20,6 +20,7 @@ from bsssl.pipeline.record import Work
 from bsssl.pipeline.stage import Context, PlanRow, Stage, identifying
 from bsssl.registry import STAGES
 from bsssl.runtime.console import logger, progress
+from bsssl.stages.card import named_sources
 from bsssl.stages.computing import CLASSES
 from bsssl.stages.sources import OVERLAP_REMEDY, files_state, makes_files, open_source
 
@@ -272,6 +273,16 @@ class DataStage(Stage[DataSettings]):
         tests = self.settings.items.tests
         known = sizes.get("labeled", 0) + sum(sizes.get(name, 0) for name in tests) + sizes.get("pool", 0)
         return PlanRow(rows=f"{known:,}" if known else "unknown")
+
+    @override
+    def summary(self, run: Context) -> str:
+        items, pool, counts = self.settings.items, self.settings.pool, run.result(self.name)
+        labels = "" if items.train is None else f" of {named_sources([items.train])}"
+        text = f"{counts['labeled']:,} labels of {counts['classes']:,} classes{labels}"
+        if pool is None:
+            return text
+        others = f" of {named_sources(pool.pool)}" if pool.pool else ""
+        return f"{text}; a pool of {counts['pool']:,} items{others}"
 
     @classmethod
     @override

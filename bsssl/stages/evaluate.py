@@ -16,6 +16,7 @@ from bsssl.engine.predict import predict
 from bsssl.pipeline.stage import Context, PlanRow, Resources, Stage
 from bsssl.registry import STAGES
 from bsssl.runtime.console import logger
+from bsssl.stages.card import plain, write_card
 from bsssl.stages.computing import Execution, class_list, normalize, split_records, trained_model
 from bsssl.stages.seen import TestView, earlier_view
 
@@ -79,6 +80,14 @@ class EvaluateStage(Stage[EvaluateSettings]):
         network = self.name.removeprefix("evaluate-")
         logger.info("seed %d: %s: top-1 %.2f %%, top-5 %.2f %%", run.seed, network, summary["top1"], summary["top5"])
         return summary
+
+    @override
+    def clean_up(self, run: Context) -> None:
+        write_card(run, self.needs["network"])
+
+    @override
+    def summary(self, run: Context) -> str:
+        return plain(self.settings.test)
 
     @override
     def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:

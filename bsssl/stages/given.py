@@ -15,6 +15,7 @@ from bsssl.engine.score import ShardScores, save_shard
 from bsssl.pipeline.stage import Context, PlanRow, Stage
 from bsssl.registry import STAGES
 from bsssl.runtime.console import logger
+from bsssl.stages.card import last_part, plain
 from bsssl.stages.computing import class_list
 from bsssl.stages.data import HELD, POOL
 
@@ -98,6 +99,11 @@ class GivenStage(Stage[GivenSettings]):
     @override
     def digest(self, run: Context, output: str) -> str:
         return storage.digest(selection.score_files(str(run.folder(self.name))))
+
+    @override
+    def summary(self, run: Context) -> str:
+        settings = self.settings
+        return f"scores of another tool, {plain(last_part(settings.given))}, P = {settings.top_p}"
 
     @override
     def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:

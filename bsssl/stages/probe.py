@@ -17,6 +17,7 @@ from bsssl.pipeline.stage import Context
 from bsssl.registry import STAGES
 from bsssl.runtime.console import logger
 from bsssl.runtime.device import Compute
+from bsssl.stages.card import named_network
 from bsssl.stages.computing import leave_model
 from bsssl.stages.features import FeaturesSettings, FrozenStage, read_features
 from bsssl.stages.seen import earlier_view
@@ -64,8 +65,12 @@ class ProbeStage(FrozenStage[ProbeSettings]):
         with torch.no_grad():
             layer.weight.copy_(fitted.weight.reshape(layer.weight.shape))
             layer.bias.copy_(fitted.bias)
-        leave_model(run.folder(self.name), model, settings.model, classes, seen=settings.seen)
+        leave_model(run, self, model, classes, execution=self.execution)
         return {"rows": len(rows), "features": features.shape[1], **figures, "unreadable": len(records) - len(rows)}
+
+    @override
+    def summary(self, run: Context) -> str:
+        return f"{named_network(self.settings.model, self.settings.init_from)}, with logistic regression on its features"
 
     @classmethod
     @override

@@ -142,6 +142,10 @@ class ScoreStage(Stage[ScoreSettings]):
         return Parts(count, SUFFIX, "shards") if count else None
 
     @override
+    def summary(self, run: Context) -> str:
+        return f"P = {self.settings.top_p}, the classes that each item of the pool keeps"
+
+    @override
     def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
         rows = f"{sizes['pool']:,}" if "pool" in sizes else "unknown"
         return PlanRow(rows=rows, batch=str(self.execution.batch), samples=rows)

@@ -9,6 +9,7 @@ from typing_extensions import Self, override
 
 from bsssl import data
 from bsssl.config import Clips, LabeledData, Model, Purpose, Section, Transforms
+from bsssl.data.decoding.pictures import MAX_PIXELS
 from bsssl.pipeline.record import read_record
 
 
@@ -49,6 +50,16 @@ class Seen(Section, ABC):
     def clip_options(self, deadline: float | None) -> dict[str, Any] | None:
         """Return the clips as the data room wants them; ``deadline`` is for the reading of a video, in seconds."""
         return None if self.clips is None else {**self.clips.model_dump(), "deadline": deadline}
+
+    def testing(self, test_clips: int | None) -> dict[str, Any]:
+        """Return what a description of the network says besides its transforms, and frames and stride of clips.
+
+        ``test_clips``: the clips of a video in a test, where this is how items are seen in training.
+        """
+        if self.clips is None:
+            return {"max_pixels": self.max_pixels}
+        kept = self.clips.model_dump(include={"reader", "reader_options"})
+        return {"max_pixels": self.max_pixels, "clips": {**kept, "count": self.clips.count or test_clips}}
 
 
 class TrainView(Seen):
@@ -108,6 +119,28 @@ def _common(model: Model, settings: LabeledData, purpose: Purpose) -> dict[str, 
     if clips is not None:
         clips.pop("deadline")  # it decides nothing
     return {"max_pixels": settings.max_pixels, "clips": clips}
+
+
+def described_test_view(
+    transforms: Mapping[str, Any], clips: Mapping[str, Any], testing: Mapping[str, Any]
+) -> TestView:
+    """Return how a network sees items when it is tested, by what its weights say.
+
+    Args:
+        transforms: How it sees pictures, in keys of ``data.transforms``.
+        clips: How it sees videos, in keys of ``data.clips``; nothing for pictures.
+        testing: What ``Seen.testing`` returned, or nothing for weights of another tool.
+
+    Raises:
+        ValidationError: The values are none, or do not go together.
+    """
+    default = Clips()
+    videos = {"reader": default.reader, "count": default.test_clips, **testing.get("clips", {}), **clips}
+    return TestView(
+        transforms=TestTransforms(**Transforms(**transforms).for_testing()),
+        max_pixels=testing.get("max_pixels", MAX_PIXELS),
+        clips=ClipView(**videos) if clips else None,
+    )
 
 
 def recorded_settings(folder: Path) -> tuple[str, dict[str, Any]] | None:

@@ -13,6 +13,7 @@ from bsssl.config import Section
 from bsssl.pipeline.stage import Context, PlanRow, Stage
 from bsssl.registry import STAGES
 from bsssl.runtime.console import logger, progress
+from bsssl.stages.card import plain
 from bsssl.stages.choose import CHOICE
 from bsssl.stages.computing import class_list, first_counts, split_records
 
@@ -73,6 +74,14 @@ class SelectStage(Stage[SelectSettings]):
             "dropped": chosen.dropped,
             "precision": None if truth is None else _precision(selection.read_selection(path), truth),
         }
+
+    @override
+    def summary(self, run: Context) -> str:
+        result = run.result(self.name)
+        top_k, right = self.settings.top_k or result["top_k"], result.get("precision")
+        precision = "" if right is None else f", {right:.1f} % of them right"
+        chosen = f"{result['pairs']:,} pairs of {result['samples']:,} samples{precision}"
+        return f"K = {top_k:,}, {plain(self.settings.variant)}: {chosen}"
 
     @override
     def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:

@@ -14,6 +14,7 @@ from bsssl.errors import UserError
 from bsssl.pipeline.stage import Context, PlanRow, Stage
 from bsssl.registry import STAGES
 from bsssl.runtime.console import logger, progress
+from bsssl.stages.card import named_sources
 from bsssl.stages.computing import CLASSES, class_list, first_counts, split_records
 from bsssl.stages.sources import OVERLAP_REMEDY, files_state, open_source
 
@@ -87,6 +88,12 @@ class TagsStage(Stage[TagsSettings]):
         tags = self.settings.tags
         named = [path for path in (tags.file, tags.map, tags.spelling) if isinstance(path, str)]
         return {"weak.sources": [*files_state(self.settings.sources), *map(storage.state, named)]}
+
+    @override
+    def summary(self, run: Context) -> str:
+        result = run.result(self.name)
+        sources = named_sources(self.settings.sources)
+        return f"{result['samples']:,} samples with hashtags of {result['classes']:,} classes, of {sources}"
 
     @override
     def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:

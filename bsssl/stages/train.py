@@ -36,6 +36,7 @@ from bsssl.registry import STAGES
 from bsssl.runtime import distributed
 from bsssl.runtime.console import logger
 from bsssl.runtime.device import Compute
+from bsssl.stages.card import named_network, plain
 from bsssl.stages.computing import Execution, class_list, leave_model, normalize, split_records, stage_seed
 from bsssl.stages.live import LiveSettings, live_teachers
 from bsssl.stages.seen import TrainView, earlier_view
@@ -159,7 +160,7 @@ class TrainStage(Stage[TrainSettings[Any]]):
             title=f"seed {run.seed}: {self.name}",
         )
         if distributed.is_main():
-            leave_model(folder, trained, settings.model, classes, seen=settings.seen)
+            leave_model(run, self, trained, classes, execution=self.execution)
             records.write_ledger(str(folder / "unreadable.jsonl"), failures.reasons)
         return {
             "rows": len(records),
@@ -189,6 +190,15 @@ class TrainStage(Stage[TrainSettings[Any]]):
                 f"{self.section}.batch_size ({training.batch_size}) does not divide evenly over {count} processes with "
                 f"accumulate={training.accumulate}; make it a multiple of {training.accumulate * count}"
             )
+
+    @override
+    def summary(self, run: Context) -> str:
+        settings, training = self.settings, self.settings.training
+        soft = ", soft targets" if self.needs.keys() & {"scores", "views"} else ""
+        network = named_network(settings.model, training.init_from)
+        if "start" in self.needs:
+            network = f"{plain(settings.model.name)} from {self.needs['start']}"
+        return f"{network}, {training.length} in batches of {training.batch_size}{soft}"
 
     @override
     def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:

@@ -14,6 +14,7 @@ from bsssl.models import WEIGHTS, ClipClassifier, class_texts
 from bsssl.pipeline.stage import Context
 from bsssl.registry import STAGES
 from bsssl.runtime.console import logger
+from bsssl.stages.card import named_network
 from bsssl.stages.computing import leave_model
 from bsssl.stages.features import FeaturesSettings, FrozenStage
 
@@ -55,8 +56,12 @@ class ZeroShotStage(FrozenStage[ZeroShotSettings]):
             with torch.inference_mode():
                 temperature, figures = self._temperature(model.head(features), targets)
         model.compare_with(texts.embeddings, scale=texts.scale / temperature)
-        leave_model(run.folder(self.name), model, settings.model, classes, seen=settings.seen)
+        leave_model(run, self, model, classes, execution=self.execution)
         return {"scale": texts.scale, "temperature": temperature, **figures, "unreadable": unreadable}
+
+    @override
+    def summary(self, run: Context) -> str:
+        return f"{named_network(self.settings.model, self.settings.init_from)}, with the names of the classes as its classifier"
 
     @override
     def key_of(self, setting: str) -> str:

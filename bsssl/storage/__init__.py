@@ -2,9 +2,11 @@
 
 from bsssl.storage.fingerprints import digest, fingerprint, state
 from bsssl.storage.formats import (
+    TABLES,
     as_json,
     read_json,
     read_ledger,
+    table_format,
     write_csv,
     write_json,
     write_json_lines,
@@ -12,11 +14,12 @@ from bsssl.storage.formats import (
 )
 from bsssl.storage.listing import glob, walk
 from bsssl.storage.paths import absolute, join
-from bsssl.storage.reading import exists, open_read
+from bsssl.storage.reading import exists, is_folder, open_read
 from bsssl.storage.remote import is_remote, read_range, remote_filesystem
 from bsssl.storage.writing import atomic_write, remove_leftovers, unwritable, write_text
 
 __all__ = [
+    "TABLES",
     "absolute",
     "as_json",
     "atomic_write",
@@ -24,6 +27,7 @@ __all__ = [
     "exists",
     "fingerprint",
     "glob",
+    "is_folder",
     "is_remote",
     "join",
     "open_read",
@@ -33,6 +37,7 @@ __all__ = [
     "remote_filesystem",
     "remove_leftovers",
     "state",
+    "table_format",
     "unwritable",
     "walk",
     "write_csv",

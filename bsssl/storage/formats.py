@@ -10,6 +10,21 @@ from bsssl.errors import UserError
 from bsssl.storage.reading import open_read
 from bsssl.storage.writing import write_text
 
+TABLES = ("csv", "jsonl", "parquet")
+"""what the name of a table ends in"""
+
+
+def table_format(path: str) -> str:
+    """Return the format of a table, one of ``TABLES``, by its name.
+
+    Raises:
+        UserError: The name ends in something else.
+    """
+    ending = path.rsplit(".", 1)[-1].lower()
+    if ending not in TABLES:
+        raise UserError(f"{path}: the name of a table must end in .csv, .jsonl or .parquet")
+    return ending
+
 
 def write_json(path: str, value: Any) -> None:
     """Write ``value`` as indented JSON."""

@@ -45,6 +45,22 @@ def exists(path: str) -> bool:
     return True
 
 
+def is_folder(path: str) -> bool:
+    """Return whether there is a folder.
+
+    Raises:
+        UserError: A server does not let us know.
+    """
+    if not is_remote(path):
+        return os.path.isdir(path)
+    try:
+        return bool(remote_info(path)["type"] == "directory")
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise refused(path, error) from error
+
+
 def _no_such_file(path: str) -> UserError:
     return UserError(f"no such file: {path}; check the path")
 

@@ -1,7 +1,7 @@
 """The unlabeled pool: an ordered list of shards on disk, written once, from which any task can take any shard."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from bsssl import storage
 from bsssl.data.datasets.sources import Source, Tars
 from bsssl.data.pool.overlap import Places
-from bsssl.data.records import Records
+from bsssl.data.records import Records, rechunked
 from bsssl.errors import UserError
 from bsssl.runtime.console import logger, progress
 from bsssl.runtime.threads import map_ahead
@@ -130,20 +130,8 @@ def _shard_records(sources: Sequence[Source], shard_size: int) -> Iterator[tuple
             for tar, records in zip(tars, map_ahead(source.index, tars, threads=_INDEX_THREADS), strict=True):
                 yield tar.rsplit("/", 1)[-1], records
         else:
-            for records in _rechunk(source.batches(), shard_size):
+            for records in rechunked(source.batches(), shard_size):
                 yield None, records
-
-
-def _rechunk(batches: Iterable[Records], rows: int) -> Iterator[Records]:
-    """Yield the same records in batches of ``rows`` each, but for the last."""
-    waiting = Records.concat([])
-    for batch in batches:
-        waiting = Records.concat([waiting, batch])
-        while len(waiting) >= rows:
-            yield waiting[:rows]
-            waiting = waiting[rows:]
-    if len(waiting):
-        yield waiting
 
 
 def _chosen(records: Records, fraction: float, seed: int) -> npt.NDArray[np.bool_]:

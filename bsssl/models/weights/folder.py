@@ -8,6 +8,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+TESTING = "bsssl"
+"""the key of what this project alone writes and reads: ``precision``, ``max_pixels`` and, of videos, ``clips`` with
+``count``, ``reader`` and ``reader_options``"""
+
 
 def describe(
     name: str,
@@ -16,6 +20,7 @@ def describe(
     classes: Sequence[str],
     transforms: Mapping[str, Any],
     clips: Mapping[str, int] | None = None,
+    testing: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the content of ``config.json``.
 
@@ -27,6 +32,7 @@ def describe(
             None: the whole picture becomes the square), ``mean``, ``std`` and, where it is not bilinear,
             ``interpolation``.
         clips: Of videos, the ``frames`` and ``stride`` of a clip.
+        testing: What else decides a test of the network here, for which timm's layout has no place, see ``TESTING``.
     """
     library, slash, architecture = name.partition("/")
     if not slash:
@@ -50,7 +56,8 @@ def describe(
             "num_classes": len(classes),
         },
     }
-    return described if clips is None else {**described, "clips": dict(clips)}
+    further = {"clips": clips, TESTING: testing}
+    return described | {key: dict(value) for key, value in further.items() if value is not None}
 
 
 def _share(size: int, resize: int) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor
 
 from bsssl.errors import UserError
@@ -30,6 +31,8 @@ class Named:
     """how the network was made to see pictures, in keys of ``data.transforms``; empty where that is unknown"""
     clips: Mapping[str, Any] = field(default_factory=dict)
     """how it was made to see videos, in keys of ``data.clips``"""
+    testing: Mapping[str, Any] = field(default_factory=dict)
+    """what else decides a test of the network; empty for weights that this project did not train"""
     classes: tuple[str, ...] | None = None
     """the names of the classes, where they are known"""
     num_classes: int | None = None
@@ -65,6 +68,18 @@ def described(config: Mapping[str, Any]) -> dict[str, Any]:
         "num_classes": config.get("num_classes"),
         "fixed_size": bool(config.get("fixed_input_size") and config.get("input_size")),
     }
+
+
+def class_names(number: int) -> list[str]:
+    """Return names for so many classes, of weights that name none: as timm and transformers have them.
+
+    Those are ImageNet's where it has a set of as many classes, and else LABEL_0, LABEL_1, ...
+    """
+    subset = infer_imagenet_subset({"num_classes": number})
+    if subset is None:
+        return [f"LABEL_{index}" for index in range(number)]
+    info = ImageNetInfo(subset)
+    return [info.index_to_description(index) for index in range(number)]
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from torch import Tensor
 from bsssl.errors import UserError, choices
 from bsssl.models.weights.clip import OPEN_CLIP, clip_weights, local_clip_weights, means_weights
 from bsssl.models.weights.files import file_and_key, read_checkpoint, weights_file
+from bsssl.models.weights.folder import TESTING
 from bsssl.models.weights.hosted import HUB, HUB_FILES, LOCAL, Named, described, fetching
 from bsssl.models.zoo.video import load_pytorchvideo
 from bsssl.runtime.console import logger
@@ -330,6 +331,7 @@ def _folder(name: str, content: Any, *, fetch: Callable[[], str]) -> Named:
                 "classes": None if classes is None else tuple(classes),
             },
             clips=dict(content.get("clips", {})),
+            testing=dict(content.get(TESTING, {})),
             licence=pretrained.get("license"),
         )
     except (TypeError, ValueError, AttributeError) as error:  # written by whatever tool, or by hand

@@ -1,0 +1,61 @@
+"""Items by what a user points at: a file, a folder, tars, or a table of files."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bsssl import storage
+from bsssl.data.datasets.sources import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, Folder, Manifest, Source, Tars
+from bsssl.data.records import Records
+from bsssl.data.tables import BATCH_ROWS
+
+_FILES = tuple(f".{extension}" for extension in (*IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS))
+
+
+def items_at(paths: Iterable[str], *, videos: bool) -> Iterator[Records]:
+    """Yield the items at ``paths`` in order, in batches of bounded size; keys are the names by which a user knows them.
+
+    What ends in .tar, and may then be a pattern, is tars; .csv, .jsonl or .parquet is a manifest; a folder is walked;
+    anything else is an item itself, called as it is written. Every path may be a URL.
+
+    Args:
+        paths: What the user points at.
+        videos: Whether the items of folders and tars are videos, or else pictures.
+
+    Raises:
+        UserError: A folder, a table or a tar cannot be read, or there is nothing in it.
+    """
+    sources = ((path, _source(path, videos=videos)) for path in paths)
+    for is_item, group in itertools.groupby(sources, key=lambda one: one[1] is None):
+        if is_item:
+            while files := [path for path, _ in itertools.islice(group, BATCH_ROWS)]:
+                yield Records.from_columns(key=files, path=files)
+        else:
+            for path, source in group:
+                assert source is not None
+                yield from (_named(records, path, source) for records in source.batches())
+
+
+def _source(path: str, *, videos: bool) -> Source | None:
+    """Return what lies at ``path``; None for a single item."""
+    extensions, ending = "videos" if videos else "images", path.lower().rpartition(".")[2]
+    if ending == "tar":
+        return Tars(path=path, extensions=extensions)
+    if ending in storage.TABLES:
+        return Manifest(path=path)
+    is_plainly_a_file = storage.is_remote(path) and path.lower().endswith(_FILES)  # to ask a server takes time
+    if not is_plainly_a_file and storage.is_folder(path):
+        return Folder(path=path, extensions=extensions)
+    return None
+
+
+def _named(records: Records, path: str, source: Source) -> Records:
+    """Return the records of the source at ``path`` with keys that say where they are; a manifest has its own."""
+    if isinstance(source, Manifest):
+        return records
+    if isinstance(source, Folder):
+        return records.with_keys(pa.array([storage.join(path, key) for key in records.key.to_pylist()], pa.string()))
+    folders = pc.replace_substring_regex(records.path, pattern="[^/]*$", replacement="")
+    return records.with_keys(pc.binary_join_element_wise(folders, records.key, ""))
