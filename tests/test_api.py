@@ -278,6 +278,7 @@ def as_format_1(folder):
 def test_records_of_the_first_version_are_read(recipe, finished):
     folder = finished / "seed-0" / "teacher"
     now = package.load(folder)
+    (folder / "config.json").unlink()
     as_format_1(folder)
     then = package.load(folder)
     assert "format" not in json.loads((folder / "done.json").read_text())
@@ -310,13 +311,15 @@ def test_folders_that_cannot_be_loaded_are_told_in_one_line(finished):
     (seed / "teacher" / "model.safetensors").unlink()
     assert "the training is not finished or the file was deleted; run the stage" in refused(seed / "teacher")
     only(seed / "baseline", "model.safetensors")
-    assert "has weights but no done.json" in refused(seed / "baseline")
+    assert "has weights but no config.json" in refused(seed / "baseline")
     weights = seed / "pretrain" / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100])
     assert f"{weights} is damaged" in refused(seed / "pretrain")
     weights.write_bytes(whole[:100])
-    assert "another tool wrote it, or it is damaged" in refused(seed / "pretrain")
+    assert f"{weights} is damaged or not a file of weights" in refused(seed / "pretrain")
+    (seed / "pretrain" / "config.json").unlink()  # as earlier versions left it
+    assert "another tool wrote them, or they are damaged" in refused(seed / "pretrain")
     weights.write_bytes(whole)
     record = json.loads((seed / "pretrain" / "done.json").read_text())
     del record["settings"]["precision"]
@@ -327,7 +330,7 @@ def test_folders_that_cannot_be_loaded_are_told_in_one_line(finished):
     storage.write_json(str(seed / "pretrain" / "done.json"), {**record, "format": 3})
     assert "newer bsssl" in refused(seed / "pretrain")
     torch.save({"weight": torch.zeros(2)}, seed / "finetune" / "model.safetensors")
-    assert "another tool wrote it, or it is damaged" in refused(seed / "finetune")
+    assert "damaged or not a file of weights" in refused(seed / "finetune")
 
 
 CLIPS = {"frames": 4, "stride": 2, "reader": "av", "stride_jitter": 0}
@@ -335,10 +338,11 @@ CLIPS = {"frames": 4, "stride": 2, "reader": "av", "stride_jitter": 0}
 
 @pytest.fixture
 def video_stage(finished, tmp_path):
-    """The folder of a stage whose network is for clips of 4 frames."""
+    """The folder of a stage of an earlier version whose network is for clips of 4 frames."""
     network = build_model("small_r2plus1d", num_classes=3, width=4, blocks=[1])
     folder = tmp_path / "videos" / "seed-0" / "finetune"
     shutil.copytree(finished / "seed-0" / "finetune", folder)
+    (folder / "config.json").unlink()
     options = {"width": 4, "blocks": [1]}
     weights = str(folder / "model.safetensors")
     save_model(weights, network.state_dict(), name="small_r2plus1d", classes=CLASSES, options=options)

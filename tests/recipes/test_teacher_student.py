@@ -62,7 +62,14 @@ def test_layout(finished_once):
     }  # fmt: skip
     for name in TRAINED:
         files = {path.name for path in (run / name).iterdir()}
-        assert files == {"model.safetensors", "config.json", "metrics.jsonl", "unreadable.jsonl", "done.json"}
+        assert files == {
+            "model.safetensors",
+            "config.json",
+            "README.md",
+            "metrics.jsonl",
+            "unreadable.jsonl",
+            "done.json",
+        }
         files = {path.name for path in (run / f"evaluate-{name}").iterdir()}
         assert files == {
             "metrics.json", "predictions.parquet", "per_class.csv", "confusion.csv", "missing.jsonl", "done.json",
