@@ -43,6 +43,7 @@ setup(
         "dev": [
             *("pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.11", "torchcodec>=0.7"),
             *("open_clip_torch>=3.0", "onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"),
+            "transformers>=4.50",  # which loads trained networks of timm, for the tests of that
             *("s3fs>=2024.2", "moto[s3,server]>=5"),  # a server that speaks S3, for the tests of remote data
         ],
         "benchmarks": ["duckdb>=1.0", "polars>=1.0"],

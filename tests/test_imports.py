@@ -167,12 +167,21 @@ finally: print("heavy:", sorted(set({HEAVY}) & set(sys.modules)), file=sys.stder
         ["run", "--help"],
         ["transfer", "--help"],
         ["status", "nowhere"],
+        ["predict", "--help"],
     ],
 )
 def test_help_and_errors_come_before_heavy_imports(arguments):
     done = run_python(LATE, *arguments)
     assert "heavy: []" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nowhere", "README.md"], ["docs", "nowhere.jpg"], ["docs", "README.md", "--to", "table.txt"]]
+)
+def test_what_cannot_be_predicted_is_told_before_torch_is_imported(arguments):
+    done = run_python(LATE, "predict", *arguments)
+    assert "heavy: ['pyarrow']" in done.stderr and done.stderr.splitlines()[-1].startswith("error: ")
 
 
 def test_the_status_of_a_run_needs_no_heavy_imports(tmp_path):

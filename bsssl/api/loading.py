@@ -165,7 +165,7 @@ def _as_named(named: "Named", classes: Any) -> _Described:
         seen = described_test_view(named.transforms, named.clips, named.testing)
         precision = str(named.testing.get("precision", "float32"))
         section = ModelSection(name=named.network, options=dict(named.options))
-    except (ValidationError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError):
         raise UserError(
             f"{named.name} does not say how the network sees pictures, or it is not a way that is known here; a "
             "pretrained_cfg with input_size, crop_pct, interpolation, mean and std is needed"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bsssl import storage
 from bsssl.api.loading import load
+from bsssl.api.model import Model
 from bsssl.config import Config, load_config, numbered
 from bsssl.config.reading import read_yaml
 from bsssl.errors import UserError
@@ -60,7 +61,7 @@ class Outcome:
 
 
 def predict_files(
-    model: str,
+    model: Model | str,
     paths: Sequence[str],
     *,
     to: str | None = None,
@@ -75,7 +76,7 @@ def predict_files(
     Under torchrun every process calls this; they share the batches, and the main one writes.
 
     Args:
-        model: See ``load``; or the folder of a run, for the network that the run is about.
+        model: The network, or where ``load`` finds it; or the folder of a run, for the network that the run is about.
         paths: See ``bsssl.data.items_at``.
         to: The table to write, complete or not at all: a name that ends in .csv, .jsonl or .parquet. Beside it the
             items that cannot be read are listed, see ``ledger_of``.
@@ -92,7 +93,7 @@ def predict_files(
     if to is not None and task is not None:
         to = part_of(to, task)
     distributed.init(device)
-    network = load(result_folder(model), device=device)
+    network = model if isinstance(model, Model) else load(result_folder(model), device=device)
     predictor = network._predictor(batch_size=batch_size, workers=workers)
     top, items, unreadable, examples = min(top, len(network.classes)), 0, 0, Unreadable()
     chunks = _chunks(paths, task, videos=network.preprocessing.clips is not None)

@@ -132,8 +132,10 @@ def described_test_view(
         testing: What ``Seen.testing`` returned, or nothing for weights of another tool.
 
     Raises:
-        ValidationError: The values are none, or do not go together.
+        ValueError: The size is missing, or the values are none or do not go together.
     """
+    if "size" not in transforms:
+        raise ValueError("the size of the pictures is missing")
     default = Clips()
     videos = {"reader": default.reader, "count": default.test_clips, **testing.get("clips", {}), **clips}
     return TestView(

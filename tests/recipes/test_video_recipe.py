@@ -11,7 +11,7 @@ import pytest
 import yaml
 from sklearn.datasets import load_digits
 
-from bsssl import selection, storage
+from bsssl import load, selection, storage
 from bsssl.data.datasets.generated import MovingDigits
 
 NETWORK = {"name": "small_r2plus1d", "options": {"width": 4, "blocks": [1, 1], "stem_stride": 1}}
@@ -78,6 +78,14 @@ def test_whole_recipe(bsssl, config, tmp_path):
     assert header.top_p == 4 and header.preprocessing["clips"]["count"] == 2
     assert header.preprocessing["clips"]["frames"] == 6  # the teacher's
     assert read(run / "select" / "selection.json")["pairs"] == 24
+    for name in ("model.safetensors", "config.json"):
+        (tmp_path / "alone").mkdir(exist_ok=True)
+        shutil.copy(run / "teacher" / name, tmp_path / "alone")
+    alone, whole = load(tmp_path / "alone"), load(run / "teacher")
+    assert alone.preprocessing == whole.preprocessing
+    assert (alone.preprocessing.clips.frames, alone.preprocessing.clips.count) == (6, 3)
+    card = (run / "finetune" / "README.md").read_text()
+    assert "pipeline_tag: video-classification" in card and "| test | 16 |" in card and str(tmp_path) not in card
 
 
 def test_a_student_says_what_it_lacks(bsssl, config):
