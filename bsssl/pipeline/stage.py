@@ -168,7 +168,8 @@ class Stage(ABC, Generic[S]):
     def summary(self, run: Context) -> str:
         """Return what the stage has done, in a line of Markdown, for the card of a network that came of it.
 
-        It names no place on this machine, and is empty where there is nothing to tell.
+        It names no place on this machine, and is empty where there is nothing to tell. Of the network's own stage it is
+        asked for before the stage is done.
         """
         return ""
 

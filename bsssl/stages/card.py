@@ -101,7 +101,9 @@ def _origins(run: Context, stage: Stage[Any]) -> Iterator[Stage[Any]]:
 
 
 def _steps(run: Context, origins: list[Stage[Any]]) -> str:
-    told = ((one.name, one.summary(run)) for one in origins)
+    *earlier, own = origins
+    there = [one for one in earlier if run.record(one.name) is not None]  # what nobody needs any more may be gone
+    told = ((one.name, one.summary(run)) for one in (*there, own))
     return "".join(f"- {name}: {summary}\n" for name, summary in told if summary)
 
 

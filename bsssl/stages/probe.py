@@ -70,7 +70,8 @@ class ProbeStage(FrozenStage[ProbeSettings]):
 
     @override
     def summary(self, run: Context) -> str:
-        return f"{named_network(self.settings.model, self.settings.init_from)}, with logistic regression on its features"
+        network = named_network(self.settings.model, self.settings.init_from)
+        return f"{network}, with logistic regression on its features"
 
     @classmethod
     @override

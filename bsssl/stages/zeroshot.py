@@ -61,7 +61,8 @@ class ZeroShotStage(FrozenStage[ZeroShotSettings]):
 
     @override
     def summary(self, run: Context) -> str:
-        return f"{named_network(self.settings.model, self.settings.init_from)}, with the names of the classes as its classifier"
+        network = named_network(self.settings.model, self.settings.init_from)
+        return f"{network}, with the names of the classes as its classifier"
 
     @override
     def key_of(self, setting: str) -> str:
