@@ -81,6 +81,9 @@ class Select(Section):
     min_score: float = Field(0.0, ge=0, le=1)
     """for pools with samples of no class: the least score with which a sample is selected for a class; 0 is off. (A
     threshold on the energy would need all logits, and score files hold the softmax scores of P classes alone.)"""
+    exclude: str | None = None
+    """a CSV, JSONL or Parquet file of columns key and class with what must not be selected, as `bsssl report` exports
+    it: a row without a class leaves the item out of all classes, one without a key the class as a whole"""
     grow: bool = False
     """K grows from round to round: round r of R takes K r / R, rounded down, 1 at least (the curriculum of
     Cascante-Bonilla et al. 2020, arXiv 2001.06001)"""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from bsssl import config as configs
-from bsssl import data, storage
+from bsssl import data, selection, storage
 from bsssl.errors import Problems, UserError
 from bsssl.models import build_model, classifier, file_and_key, is_named, named_weights, profile
 from bsssl.optim import freeze, parameter_groups
@@ -20,8 +20,9 @@ from bsssl.stages.train import TrainStage
 
 
 def check(config: configs.Experiment, *, launched: bool = False) -> None:
-    """UserError for what ``check_settings`` refuses, an ``init_from``, a checkpoint or given scores that are not there,
-    or an output folder inside a data folder, which every run would change. Warns of checkpoints that saw other colours.
+    """UserError for what ``check_settings`` refuses, an ``init_from``, a checkpoint, given scores or an exclusion list
+    that are not there, or an output folder inside a data folder, which every run would change. Warns of checkpoints
+    that saw other colours.
     """
     check_settings(config, launched=launched)
     for section, settings in config.trainings().items():
@@ -36,6 +37,8 @@ def check(config: configs.Experiment, *, launched: bool = False) -> None:
     given = config.score.given if isinstance(config, configs.Config) else None
     if given is not None and not storage.exists(given):
         raise UserError(f"score.given: there is no {given}; correct the path, or write the file first")
+    if isinstance(config, configs.Config) and config.select.exclude is not None:
+        selection.read_exclusions(config.select.exclude)
     output = Path(config.output_dir).resolve()
     weak = config.weak.sources if isinstance(config, configs.Config) and config.weak is not None else []
     for source in (*config.data.sources(), *weak):

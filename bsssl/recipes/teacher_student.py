@@ -246,7 +246,7 @@ def _candidates(config: Config, seed: int, score: str, teachers: list[_Network])
 
 def _selected(config: Config, seed: int, name: str, needs: Mapping[str, str], **top_k: int | None) -> SelectStage:
     """Return a selection; ``top_k`` are the settings that say what K is."""
-    rule = config.select.model_dump(include={"variant", "variant_options", "min_score"})
+    rule = config.select.model_dump(include={"variant", "variant_options", "min_score", "exclude"})
     return SelectStage(
         name=name,
         section="select",

@@ -1,6 +1,8 @@
 """From scores to a selection: score shards, exact per-class top-K, and the selection file. NumPy and Arrow only."""
 
 from bsssl.selection.exchange import read_parquet, write_parquet
+from bsssl.selection.exclusions import Exclusions, read_exclusions
+from bsssl.selection.following import following
 from bsssl.selection.picks import (
     SELECTION_SCHEMA,
     Selected,
@@ -25,6 +27,7 @@ from bsssl.selection.scores import (
 from bsssl.selection.topk import select_samples
 
 __all__ = [
+    "Exclusions",
     "SAMPLES_SCHEMA",
     "SELECTION_SCHEMA",
     "Picks",
@@ -33,8 +36,10 @@ __all__ = [
     "Selected",
     "Selection",
     "ShardRows",
+    "following",
     "has_scores",
     "ledger_path",
+    "read_exclusions",
     "read_header",
     "read_parquet",
     "read_sample_scores",

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from bsssl import storage
 from bsssl.errors import UserError
 from bsssl.runtime.frames import import_pandas
+from bsssl.selection.exclusions import Exclusions
 from bsssl.selection.rows import Array, Float32, Int64, UInt32, ranges
 from bsssl.selection.scores import ScoreFile, ScoreHeader, pool_fingerprint
 from bsssl.storage.columns import Column
@@ -65,6 +66,8 @@ class Selection:
     top_k: int
     min_score: float
     seed: int
+    exclude: Exclusions | None = None
+    """What people have left out by hand."""
     per_class: Int64
     """(L,): picks of each class."""
     sample: UInt32
@@ -115,6 +118,7 @@ class Selection:
             "top_k": self.top_k,
             **({"min_score": self.min_score} if self.min_score else {}),
             "seed": self.seed,
+            **({} if self.exclude is None else {"exclude": self.exclude.path}),
             "class_names": list(self.header.class_names),
         }
 

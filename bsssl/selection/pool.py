@@ -98,7 +98,7 @@ class PoolScores:
     def total_counts(self) -> UInt32:
         """Return the pool's rows per class at or above each of ``EDGES``: uint32 (E, L), as sample indices are."""
         totals = np.zeros((len(EDGES), self.num_classes), np.uint32)
-        for counts in self.map(ScoreFile.counts, title="counting"):
+        for counts in self.map(lambda file: file.counts(), title="counting"):
             totals += counts
         return totals
 

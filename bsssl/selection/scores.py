@@ -274,7 +274,7 @@ class ScoreFile:
 
     def __init__(self, path: str, content: bytes | None = None) -> None:
         self.path = path
-        self._content = content
+        self.content = content
         try:
             size = self._read_container()
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -285,7 +285,7 @@ class ScoreFile:
 
     def _read_container(self) -> int:
         """Read the header; returns the size of the file."""
-        with storage.open_read(self.path) if self._content is None else io.BytesIO(self._content) as file:
+        with storage.open_read(self.path) if self.content is None else io.BytesIO(self.content) as file:
             length = int.from_bytes(file.read(8), "little")
             if length > _MAX_HEADER:
                 raise ValueError("header too long")
@@ -377,8 +377,8 @@ class ScoreFile:
         shape, start, stop = self._places[name]
         if start == stop:
             return np.empty(shape, _DTYPES[name][1])
-        if self._content is not None:
-            flat = np.frombuffer(self._content, _DTYPES[name][1], math.prod(shape), start)
+        if self.content is not None:
+            flat = np.frombuffer(self.content, _DTYPES[name][1], math.prod(shape), start)
         elif storage.is_remote(self.path):
             flat = np.frombuffer(storage.read_range(self.path, start, stop), _DTYPES[name][1])
         else:

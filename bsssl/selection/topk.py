@@ -5,6 +5,8 @@ from typing import Any
 
 from bsssl.errors import UserError
 from bsssl.registry import SELECTION_RULES
+from bsssl.runtime.console import logger
+from bsssl.selection.exclusions import Exclusions, without
 from bsssl.selection.picks import Progress, Selection, silent
 from bsssl.selection.pool import Picks, PoolScores
 from bsssl.selection.scores import ScoreFile, open_scores
@@ -18,6 +20,7 @@ def select_samples(
     options: Mapping[str, Any] | None = None,
     min_score: float = 0.0,
     seed: int = 0,
+    exclude: Exclusions | None = None,
     progress: Progress | None = None,
 ) -> Selection:
     """Choose samples for the student (arXiv 1905.00546, section 3).
@@ -29,6 +32,7 @@ def select_samples(
         options: Further arguments of the rule.
         min_score: Rows with a score below this, in float32, do not count: as if their samples had not kept the class.
         seed: For rules that draw at random.
+        exclude: What people have left out by hand: as if the samples had not kept the classes.
         progress: ``bsssl.runtime.console.progress`` or the like, called with items, total, unit and title.
 
     Returns:
@@ -45,13 +49,20 @@ def select_samples(
     files = open_scores(paths)
     if not any(file.num_rows for file in files):
         raise UserError(f"nothing to select: no sample of the pool was scored ({files[0].path}); see the ledgers")
-    pool = PoolScores(files, min_score=min_score, progress=progress or silent)
+    read, unknown = (files, frozenset()) if exclude is None else without(files, exclude)
+    if exclude is not None and unknown:
+        logger.warning(
+            "%s: %d of %d keys are no scored item of the pool (first: %s)",
+            *(exclude.path, len(unknown), len(exclude.keys), min(unknown)),
+        )
+    pool = PoolScores(read, min_score=min_score, progress=progress or silent)
     picks: Picks = SELECTION_RULES.build(variant, options or {}, pool=pool, top_k=top_k, seed=seed)
     if not len(picks.samples):
         raise UserError(
             f"nothing to select: no score of the pool reaches min_score={min_score:g}; lower it"
             if picks.without_minimum
             else f"nothing to select: the selection rule '{variant}' picked no sample"
+            + ("" if exclude is None else f", but for those that {exclude.path} leaves out")
         )
     return Selection(
         files=files,
@@ -60,6 +71,7 @@ def select_samples(
         top_k=top_k,
         min_score=min_score,
         seed=seed,
+        exclude=exclude,
         per_class=picks.per_class,
         sample=picks.samples,
         score=picks.scores,

@@ -30,6 +30,7 @@ class SelectSettings(Section):
     variant: str = "balanced"
     variant_options: dict[str, Any] = {}
     min_score: float = 0.0
+    exclude: str | None = None
     seed: int
 
 
@@ -57,6 +58,7 @@ class SelectStage(Stage[SelectSettings]):
             options=settings.variant_options,
             min_score=settings.min_score,
             seed=settings.seed,
+            exclude=None if settings.exclude is None else selection.read_exclusions(settings.exclude),
             progress=progress,
         )
         selection.write_selection(path, chosen, progress=progress)
@@ -82,6 +84,12 @@ class SelectStage(Stage[SelectSettings]):
         precision = "" if right is None else f", {right:.1f} % of them right"
         chosen = f"{result['pairs']:,} pairs of {result['samples']:,} samples{precision}"
         return f"K = {top_k:,}, {plain(self.settings.variant)}: {chosen}"
+
+    @override
+    def outside(self) -> dict[str, Any]:
+        path = self.settings.exclude
+        # By content: the list may be copied, and exported again as it was.
+        return {} if path is None or not storage.exists(path) else {"exclude": storage.digest([path])}
 
     @override
     def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:

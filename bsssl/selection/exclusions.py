@@ -1,0 +1,160 @@
+"""What people have left out of a selection by hand: a file of keys and classes, and score files without these."""
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet as pq
+from typing_extensions import override
+
+from bsssl import storage
+from bsssl.errors import UserError, choices
+from bsssl.selection.rows import Array, Int64, UInt32, UInt64, count, edge_counts, positions_of, ranges
+from bsssl.selection.scores import ScoreFile
+
+COLUMNS = ("key", "class")
+_READERS: Mapping[str, Callable[[io.BytesIO], pa.Table]] = {
+    ".csv": lambda content: pyarrow.csv.read_csv(
+        content,
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+        convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string())),
+    ),
+    ".jsonl": pyarrow.json.read_json,
+    ".parquet": pq.read_table,
+}
+
+
+@dataclass(frozen=True)
+class Exclusions:
+    """Pairs of an item and a class that must not be selected."""
+
+    path: str
+    """the file that they come from"""
+    everywhere: frozenset[str]
+    """keys of items that are left out of all classes"""
+    pairs: frozenset[tuple[str, str]]
+    """key and class"""
+    classes: frozenset[str]
+    """classes of which nothing is selected"""
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """The keys that the file names."""
+        return self.everywhere | {key for key, _ in self.pairs}
+
+
+def read_exclusions(path: str) -> Exclusions:
+    """Return the content of an exclusion list: CSV, JSONL or Parquet with the columns ``key`` and ``class``.
+
+    A row without a class leaves the item out of all classes, a row without a key the class as a whole.
+
+    Raises:
+        UserError: The file is missing or damaged, lacks a column, or a row names nothing.
+    """
+    table = _read(path)
+    rows = set(zip(*(table[name].to_pylist() for name in COLUMNS), strict=True))
+    if ("", "") in rows:
+        raise UserError(f"{path}: a row has neither a key nor a class; take it out")
+    return Exclusions(
+        path,
+        everywhere=frozenset(key for key, name in rows if not name),
+        pairs=frozenset((key, name) for key, name in rows if key and name),
+        classes=frozenset(name for key, name in rows if not key),
+    )
+
+
+def without(files: Sequence[ScoreFile], excluded: Exclusions) -> tuple[list[ScoreFile], frozenset[str]]:
+    """Return score files that lack what is excluded, and the keys that no scored item of the pool has.
+
+    The sample table of every file is read; files of which nothing is excluded come back as they are.
+
+    Raises:
+        UserError: A class is unknown, or no key is known.
+    """
+    names = files[0].header.class_names
+    number = {name: index for index, name in enumerate(names)}
+    for name in sorted(excluded.classes | {name for _, name in excluded.pairs}):
+        if name not in number:
+            raise UserError(f"{excluded.path}: unknown class {name!r}: {choices(name, names)}")
+    whole = np.isin(np.arange(len(names)), [number[name] for name in excluded.classes])
+    classes_of: dict[str, list[int]] = {key: [] for key in excluded.keys}
+    for key, name in excluded.pairs:
+        classes_of[key].append(number[name])
+    keys, known, reduced = pa.array(sorted(classes_of), pa.string()), set(), []
+    for file in files:
+        samples = file.samples()
+        here = samples.filter(pc.is_in(samples["key"], keys)).select(["position", "key"]).to_pylist()
+        known |= {one["key"] for one in here}
+        items = [one["position"] for one in here if one["key"] in excluded.everywhere]
+        pairs = [index << 32 | one["position"] for one in here for index in classes_of[one["key"]]]
+        nothing = not here and not whole.any()
+        reduced.append(file if nothing else _Reduced(file, np.array(items), np.array(pairs, np.uint64), whole))
+    if classes_of and not known:
+        raise UserError(
+            f"{excluded.path}: none of its {len(classes_of)} keys is an item of the pool (first: {keys[0].as_py()!r}); "
+            "give keys as selection.parquet has them"
+        )
+    return reduced, frozenset(classes_of.keys() - known)
+
+
+class _Reduced(ScoreFile):
+    """A score file without some of its rows, which are found anew whenever rows are asked for.
+
+    Args:
+        file: The score file.
+        items: The positions that are left out of all classes.
+        pairs: The other rows to leave out: the class in the high word, the position in the low one.
+        classes: The classes to leave out, bool (L,).
+    """
+
+    def __init__(self, file: ScoreFile, items: Array, pairs: UInt64, classes: Array) -> None:
+        super().__init__(file.path, file.content)
+        self._whole, self._items, self._pairs, self._classes = file, items, pairs, classes
+
+    @override
+    def offsets(self) -> Int64:
+        return self._left()[0]
+
+    @override
+    def rows(self) -> UInt64:
+        return self._left()[1]
+
+    @override
+    def best_rows(self, lengths: Int64) -> Iterator[tuple[Int64, UInt64]]:
+        offsets, rows = self._left()
+        wanted = np.minimum(lengths, np.diff(offsets))
+        yield wanted, rows[ranges(offsets[:-1], wanted)]
+
+    @override
+    def counts(self) -> UInt32:
+        offsets, rows = self._left()
+        return edge_counts(offsets=offsets, rows=rows)
+
+    def _left(self) -> tuple[Int64, UInt64]:
+        """Return offsets and rows of what is left."""
+        offsets, rows = self._whole.offsets(), self._whole.rows()
+        lengths, positions = np.diff(offsets), positions_of(rows)
+        owners = np.repeat(np.arange(len(lengths), dtype=np.uint64), lengths)
+        out = np.repeat(self._classes, lengths) | np.isin(positions, self._items)
+        out |= np.isin(owners << np.uint64(32) | positions, self._pairs)
+        return np.concatenate([[0], np.cumsum(count(~out, lengths))]), rows[~out]
+
+
+def _read(path: str) -> pa.Table:
+    suffix = next((suffix for suffix in _READERS if path.endswith(suffix)), None)
+    if suffix is None:
+        raise UserError(f"{path}: an exclusion list ends in {', '.join(_READERS)}; rename it")
+    try:
+        with storage.open_read(path) as file:
+            table = _READERS[suffix](io.BytesIO(file.read()))
+        if missing := [name for name in COLUMNS if name not in table.column_names]:
+            raise UserError(f"{path} has no column {', '.join(missing)}; it has {', '.join(table.column_names)}")
+        columns = [pc.fill_null(table[name].cast(pa.string()), "") for name in COLUMNS]
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} is not a readable exclusion list ({str(error).splitlines()[0]}); mend it") from None
+    return pa.table(columns, names=list(COLUMNS))
