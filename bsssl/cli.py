@@ -132,6 +132,13 @@ def _commands() -> dict[str, Command]:
             partial(_run_all, Transfer),
             _add_work_arguments,
         ),
+        "report": Command(
+            "one page of HTML about a run",
+            "Writes what was selected and what came of it, with pictures: whether the student gained, the best and the "
+            "last picks of each class, confusions, calibration, failures, time. `run` writes it too.",
+            _report,
+            _add_report_arguments,
+        ),
         "status": Command(
             "what a launched run is doing",
             "Shows what is done, running, waiting and failed, with the last lines of the logs.",
@@ -217,6 +224,25 @@ def _add_arguments(parser: argparse.ArgumentParser, command: Command) -> None:
 def _add_folder(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "For runs on a Slurm cluster: call it where Slurm's commands work, such as a login node."
     parser.add_argument("output_dir", help="the run's folder, the config's output_dir")
+
+
+def _add_report_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", help="the run's folder, the config's output_dir, or that of one of its seeds")
+    parser.add_argument("--seed", type=int, help="the seed whose pictures are shown; default: the first")
+    parser.add_argument("--to", metavar="FILE", help="the file to write; default: report.html in the run's folder")
+    parser.add_argument(
+        "--thumbnails-mb", type=_megabytes, default=20.0, metavar="N", help="room for pictures in the page; default: 20"
+    )
+
+
+def _megabytes(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < 30:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number from 0 to below 30, the most that a page may have")
+    return number
 
 
 def _add_status_arguments(parser: argparse.ArgumentParser) -> None:
@@ -332,6 +358,18 @@ def _task(text: str) -> tuple[int, int]:
     if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
         raise argparse.ArgumentTypeError(f"'{text}' is not a task; write for example 0/16 for the first of 16")
     return int(number), int(count)
+
+
+def _report(parsed: argparse.Namespace, given: list[str]) -> None:
+    from bsssl.reports.page import NAME
+    from bsssl.reports.page.opening import open_run
+    from bsssl.reports.page.writing import write_page
+
+    console.setup(debug=parsed.debug)
+    run = open_run(parsed.run, seed=parsed.seed)
+    written = write_page(run, parsed.to or os.path.join(run.folder, NAME), thumbnails_mb=parsed.thumbnails_mb)
+    size = f"{written.bytes / 10**6:.1f} MB, {written.thumbnails:,} thumbnails"
+    print(f"{written.path} has been written: {size}" + (f"; {written.lacks}" if written.lacks else ""))
 
 
 def _status(parsed: argparse.Namespace, given: list[str]) -> None:

@@ -42,6 +42,7 @@ from bsssl.data.selected.tars import TarPlan, is_written, plan_tars, tar_path, w
 from bsssl.data.selected.training import selected_training_set
 from bsssl.data.splits import hold_out, split_holdout, split_labels
 from bsssl.data.tables import writing_table
+from bsssl.data.views.thumbnails import Thumbnailer, Unreadable
 from bsssl.data.views.transforms import Normalize, Transform, test_transform, train_transform
 from bsssl.data.views.views import ClipViews, ImageViews, Views, make_views
 
@@ -73,9 +74,11 @@ __all__ = [
     "TaggedSamples",
     "TarPlan",
     "Targets",
+    "Thumbnailer",
     "TrainBatches",
     "Transform",
     "Ucf101",
+    "Unreadable",
     "Views",
     "check_backend",
     "check_overlap",

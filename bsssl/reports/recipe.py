@@ -11,6 +11,7 @@ import numpy as np
 from bsssl import storage
 from bsssl.config import Config, numbered
 from bsssl.pipeline.run import Run
+from bsssl.pipeline.stage import Stage
 from bsssl.recipes.names import CHOOSE, evaluation
 from bsssl.reports.accuracy import Accuracy, measured
 from bsssl.reports.plots import picture
@@ -103,9 +104,9 @@ class Results:
         for role, accuracy in self.networks.items():
             if len(self.rounds) > 1 and role in _OF_A_ROUND:
                 for number, one in enumerate(self.rounds, start=1):
-                    yield f"{_title(role)}, round {number}", getattr(one, role)
+                    yield f"{title_of(role)}, round {number}", getattr(one, role)
             else:
-                yield _title(role), accuracy
+                yield title_of(role), accuracy
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``results.json``; ``rounds`` is there when there are several."""
@@ -146,13 +147,11 @@ class Results:
 
 def collect(config: Config, runs: Sequence[Run]) -> Results:
     """Return the results of the finished ``runs`` of ``config``, one for each seed."""
-    teachers = config.models.teachers
-    roles = [role for title in TITLES for role in (teachers if title == "teacher" else [title])]
     rounds = []
     for number in range(1, config.rounds + 1):
         found = _measured(config, runs, _stages(_OF_A_ROUND, number))
         rounds.append(Round(found.get("pretrained"), found.get("finetuned"), _selection(runs, number)))
-    stages = _stages(roles, config.rounds)
+    stages = _stages(_roles(config), config.rounds)
     networks = _measured(config, runs, stages)
     there = networks if config.data.tests else [role for role, stage in stages.items() if stage in runs[0].stages]
     both = "finetuned" in networks and "supervised" in networks
@@ -167,6 +166,16 @@ def collect(config: Config, runs: Sequence[Run]) -> Results:
     )
 
 
+def tested_stages(config: Config, run: Run) -> dict[str, str]:
+    """Return the names of the stages that train the networks which are tested, by role; of several rounds the last."""
+    return _tested(config, run, _stages(_roles(config), config.rounds))
+
+
+def _roles(config: Config) -> list[str]:
+    """Return the roles of all networks that a recipe may have, in the order of the tables."""
+    return [role for title in TITLES for role in (config.models.teachers if title == "teacher" else [title])]
+
+
 def _stages(roles: Sequence[str], number: int) -> dict[str, str]:
     """Return the names of the stages that train the networks of these ``roles``; of a round, those of ``number``."""
     return {role: numbered(_STAGES.get(role, role), number if role in _OF_A_ROUND else 1) for role in roles}
@@ -175,8 +184,13 @@ def _stages(roles: Sequence[str], number: int) -> dict[str, str]:
 def _measured(config: Config, runs: Sequence[Run], stages: Mapping[str, str]) -> dict[str, Accuracy]:
     """Return the accuracy of the networks that are tested, by role."""
     tests = tuple(config.data.tests)
-    tested = {role: stage for role, stage in stages.items() if evaluation(stage, *tests[:1]) in runs[0].stages}
-    return {role: measured(runs, stage, tests) for role, stage in tested.items()}
+    return {role: measured(runs, stage, tests) for role, stage in _tested(config, runs[0], stages).items()}
+
+
+def _tested(config: Config, run: Run, stages: Mapping[str, str]) -> dict[str, str]:
+    """Return those of the trained ``stages``, by role, that are tested."""
+    first = tuple(config.data.tests)[:1]
+    return {role: stage for role, stage in stages.items() if evaluation(stage, *first) in run.stages}
 
 
 def write(config: Config, runs: Sequence[Run]) -> str:
@@ -197,12 +211,8 @@ def write(config: Config, runs: Sequence[Run]) -> str:
 
 
 def _selection(runs: Sequence[Run], number: int) -> Selection:
-    """Return what the student of a round is pre-trained on: the result of `select`, or of a stage in its place."""
-    stages = runs[0].stages
-    stage = stages[stages[numbered("pretrain", number)].needs["selection"]]
-    while stage.copies is not None:
-        stage = stages[stage.needs[stage.copies]]
-    results = [run.result(stage.name) for run in runs]
+    """Return what the student of a round is pre-trained on."""
+    results = [run.result(selecting(run, number).name) for run in runs]
     precisions = [result["precision"] for result in results if result.get("precision") is not None]
     return Selection(
         pairs=round(float(np.mean([result["pairs"] for result in results]))),
@@ -211,7 +221,16 @@ def _selection(runs: Sequence[Run], number: int) -> Selection:
     )
 
 
-def _title(role: str) -> str:
+def selecting(run: Run, number: int) -> Stage[Any]:
+    """Return the stage that selects what the student of a round is pre-trained on: `select`, or one in its place."""
+    stages = run.stages
+    stage = stages[stages[numbered("pretrain", number)].needs["selection"]]
+    while stage.copies is not None:
+        stage = stages[stage.needs[stage.copies]]
+    return stage
+
+
+def title_of(role: str) -> str:
     """Return what tables call a network; of several teachers each has a number."""
     name, _, number = role.partition("-")
     return f"{TITLES[name]} {number}".strip()

@@ -27,9 +27,9 @@ from bsssl.selection.scores import (
 from bsssl.selection.topk import select_samples
 
 __all__ = [
-    "Exclusions",
     "SAMPLES_SCHEMA",
     "SELECTION_SCHEMA",
+    "Exclusions",
     "Picks",
     "PoolScores",
     "ScoreHeader",

@@ -11,9 +11,7 @@ from bsssl.selection.rows import Array, Int64, ranges
 from bsssl.selection.topk import select_samples
 
 
-def following(
-    paths: Sequence[str], chosen: Selected, *, most: int, exclude: Exclusions | None = None
-) -> Selected:
+def following(paths: Sequence[str], chosen: Selected, *, most: int, exclude: Exclusions | None = None) -> Selected:
     """Return up to ``most`` samples of every class that would have come after those ``chosen``, ranks going on.
 
     The rule is asked again for ``most`` more samples of each class, without the minimum score: its cost is that of the

@@ -107,7 +107,7 @@ def test_unknown_keys_are_told_and_others_left_out(pool, tmp_path, caplog):
         ("out.jsonl", "{", "is not a readable exclusion list"),
         ("out.parquet", "PAR1", "is not a readable exclusion list"),
         ("out.txt", "", "an exclusion list ends in .csv, .jsonl, .parquet"),
-        ("out.csv", "key,class\n,cat\n,dog\n,\"fox, red\"\n", "nothing to select"),
+        ("out.csv", 'key,class\n,cat\n,dog\n,"fox, red"\n', "nothing to select"),
     ],
 )
 def test_what_is_wrong_is_one_line(pool, tmp_path, name, content, message):

@@ -78,9 +78,25 @@ def _by_torchvision(decode: Callable[..., Tensor], data: bytes) -> Tensor:
 
 
 def _by_pillow(data: bytes, max_pixels: int, max_aspect: float) -> Tensor:
+    return to_tensor(open_image(data, max_pixels=max_pixels, max_aspect=max_aspect))
+
+
+def open_image(
+    data: bytes, *, max_pixels: int = MAX_PIXELS, max_aspect: float = MAX_ASPECT, about: int | None = None
+) -> Image.Image:
+    """Return a picture as Pillow decodes it, upright; what is refused is what ``decode_image`` refuses.
+
+    Args:
+        data: The content of the file.
+        max_pixels: The most pixels.
+        max_aspect: The longest side over the shortest.
+        about: A length of the sides that will do: JPEGs are then decoded at a fraction of their size, no smaller.
+    """
     try:
         with Image.open(io.BytesIO(data)) as image:
             check_size(*image.size, max_pixels, max_aspect)
+            if about is not None:
+                image.draft("RGB", (about, about))
             ImageOps.exif_transpose(image, in_place=True)  # loads it, and copies nothing that is upright
     except (DecodeError, MemoryError):
         raise
@@ -88,7 +104,7 @@ def _by_pillow(data: bytes, max_pixels: int, max_aspect: float) -> Tensor:
         raise DecodeError("not a picture, or of an unknown kind") from None
     except Exception as error:  # Pillow's readers raise almost anything on damaged files
         raise DecodeError(" ".join(str(error).split()) or type(error).__name__) from None
-    return to_tensor(image)
+    return image
 
 
 def to_tensor(image: Image.Image) -> Tensor:

@@ -100,7 +100,7 @@ class ClipViews(Views):
     @override
     def __call__(self, source: bytes | str, segment: Segment) -> list[Tensor]:
         with self._open(source) as video:
-            first, end = _frame_range(video.seconds(), segment) if segment != (None, None) else (0, video.num_frames)
+            first, end = frame_range(video.seconds(), segment) if segment != (None, None) else (0, video.num_frames)
             clips = first + (self._random_clip(end - first) if self._random else self._even_clips(end - first))
             frames, places = np.unique(clips, return_inverse=True)
             # Every frame once, however many clips have it. What is not random can be done to some frames at a time, so
@@ -140,7 +140,7 @@ def make_views(transform: Transform, *, max_pixels: int, clips: Mapping[str, Any
     return ClipViews(transform, max_pixels=max_pixels, **clips)
 
 
-def _frame_range(seconds: np.ndarray, segment: Segment) -> tuple[int, int]:
+def frame_range(seconds: np.ndarray, segment: Segment) -> tuple[int, int]:
     """First frame of a segment and the one after its last; what is on the screen throughout, if none begins in it."""
     start, end = segment
     first = 0 if start is None else int(np.searchsorted(seconds, start - _ROUNDING))
