@@ -12,6 +12,9 @@ from bsssl.runtime import console
 from bsssl.runtime.console import logger
 
 
+_SECONDS = 30.0  # for the pictures of the report that comes with a run
+
+
 def collect_results(config: Experiment, runs: Sequence[Run]) -> recipe.Results | transfer.TransferResults:
     """Return the results of the finished ``runs`` of ``config``, one for each seed."""
     if isinstance(config, Transfer):
@@ -37,7 +40,7 @@ def _wrote_page(config: Config, runs: Sequence[Run]) -> bool:
     from bsssl.reports.page.writing import write_page
 
     try:
-        write_page(opened(config, runs), os.path.join(config.output_dir, NAME))
+        write_page(opened(config, runs), os.path.join(config.output_dir, NAME), seconds=_SECONDS)
     except Exception as error:  # whatever it is, the results are there
         logger.warning("there is no %s: %s", NAME, console.describe(error))
         return False

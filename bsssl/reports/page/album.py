@@ -32,13 +32,10 @@ class Album:
         """why items have no picture any more, and how many"""
         self.is_late = False
         """whether time was over before there was no more room"""
+        self.characters = 0.0
+        """what the thumbnails take in the page"""
         self._make = make
         self._numbers: dict[tuple[str, int], int] = {}
-
-    @property
-    def characters(self) -> int:
-        """What the thumbnails take in the page."""
-        return int(sum(map(len, self.pictures)) * _BASE64)
 
     def add(self, wanted: "Iterable[tuple[T, Record]]", *, room: int, seconds: float) -> Iterator[tuple[T, int]]:
         """Yield of each item, until there is no more room or time, what came with it and the number of its thumbnail.
@@ -59,14 +56,19 @@ class Album:
                 return
             new = {self._place(record): record for _, record in batch if self._place(record) not in self._numbers}
             for place, content in zip(new, map_ahead(self._try, new.values(), threads=threads), strict=True):
-                self._numbers[place] = self._keep(content)
-            yield from ((what, self._numbers[self._place(record)]) for what, record in batch)
+                if isinstance(content, str) or self.characters + len(content) * _BASE64 <= full:
+                    self._numbers[place] = self._keep(content)
+            there = ((what, self._numbers.get(self._place(record))) for what, record in batch)
+            yield from ((what, number) for what, number in there if number is not None)
+            if any(place not in self._numbers for place in new):
+                return
 
     def _keep(self, content: bytes | str) -> int:
         if isinstance(content, str):
             self.reasons[content] += 1
             return UNREADABLE
         self.pictures.append(content)
+        self.characters += len(content) * _BASE64
         return len(self.pictures) - 1
 
     def _try(self, record: "Record") -> bytes | str:

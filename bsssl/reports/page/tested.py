@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 BINS = 15
 """of confidence, as the expected calibration error has them"""
+_FEWEST = 5
+"""items of a bin that is shown"""
 _WRONG, _RIGHT = 6, 2  # items of each cell of the confusion matrix that are shown
 _CELLS = 20_000  # cells that the page has at most: those with most items
 
@@ -99,7 +101,7 @@ def calibration(run: Opened) -> list[dict[str, Any]]:
         items, sums, rights = (
             np.bincount(bins, weights=weights, minlength=BINS) for weights in (None, confidence, right.astype(float))
         )
-        there = items > 0
+        there = items >= min(_FEWEST, items.max())
         curves.append(
             {
                 "title": title_of(role),

@@ -20,8 +20,7 @@ from bsssl.reports.page.tested import Tested
 
 LIMIT_MB = 30.0
 """of the whole page"""
-THUMBNAILS_MB = 20.0
-_SECONDS = 90.0  # for thumbnails
+THUMBNAILS_MB, SECONDS = 20.0, 90.0
 _OF_TEST, _OF_SHARED = 0.2, 0.05  # of room and time
 _CHUNK = 64  # thumbnails in a block of the page: what is decoded at once
 _MB = 10**6
@@ -39,13 +38,16 @@ class Written:
     """what the page lacks, in a line, or nothing"""
 
 
-def write_page(run: Opened, path: str, *, thumbnails_mb: float = THUMBNAILS_MB) -> Written:
+def write_page(
+    run: Opened, path: str, *, thumbnails_mb: float = THUMBNAILS_MB, seconds: float = SECONDS
+) -> Written:
     """Write the report of a run, complete or not at all.
 
     Args:
         run: The run, as far as it came.
         path: The file to write.
         thumbnails_mb: The room for thumbnails in the page, megabytes; the page is never above ``LIMIT_MB`` by them.
+        seconds: After which no further thumbnail is begun.
 
     Raises:
         UserError: The selection is damaged, or the page cannot be written.
@@ -60,11 +62,11 @@ def write_page(run: Opened, path: str, *, thumbnails_mb: float = THUMBNAILS_MB) 
     data = _figures(run, picked, test, names)
     room = int(min(thumbnails_mb, LIMIT_MB - 1 - len(_json(data)) / _MB) * _MB)
     if picked is not None:
-        data["sharing"] = _with_pictures(data["sharing"], picked, album, room=room)
+        data["sharing"] = _with_pictures(data["sharing"], picked, album, room=room, seconds=seconds)
     if test is not None:
-        data["tested"]["items"] = _test_items(test, album, room=room)
+        data["tested"]["items"] = _test_items(test, album, room=room, seconds=seconds)
     if picked is not None:
-        data["picks"] = _shown(picked, album, room=room - album.characters)
+        data["picks"] = _shown(picked, album, room=room - int(album.characters), seconds=seconds)
     text = _rendered(run, data, album, picked)
     storage.write_text(path, text)
     return Written(path, len(text.encode()), len(album.pictures), _lacking(run, album))
@@ -93,7 +95,7 @@ def _figures(run: Opened, picked: Picked | None, test: Tested | None, names: lis
     return figures
 
 
-def _shown(picked: Picked, album: Album, *, room: int) -> list[dict[str, list[Any]]]:
+def _shown(picked: Picked, album: Album, *, room: int, seconds: float) -> list[dict[str, list[Any]]]:
     """Return of every class the picks that are shown, by rank, with their thumbnails."""
     rows = picks.rows_to_show(picked)
 
@@ -101,7 +103,7 @@ def _shown(picked: Picked, album: Album, *, room: int) -> list[dict[str, list[An
         while batch := [*islice(rows, 1024)]:
             yield from zip(batch, picked.record_rows(batch), strict=True)
 
-    numbers = dict(album.add(wanted(), room=room, seconds=_SECONDS * (1 - _OF_TEST - _OF_SHARED)))
+    numbers = dict(album.add(wanted(), room=room, seconds=seconds * (1 - _OF_TEST - _OF_SHARED)))
     order = sorted(numbers)
     keys = [record.key for record in picked.record_rows(order)]
     after = picked.after.table
@@ -121,13 +123,15 @@ def _shown(picked: Picked, album: Album, *, room: int) -> list[dict[str, list[An
     return shown
 
 
-def _with_pictures(sharing: dict[str, Any], picked: Picked, album: Album, *, room: int) -> dict[str, Any]:
+def _with_pictures(
+    sharing: dict[str, Any], picked: Picked, album: Album, *, room: int, seconds: float
+) -> dict[str, Any]:
     """Return what classes share with the thumbnails and keys of some of it."""
     rows = [row for pair in sharing["pairs"] for row in pair["rows"]]
     records = [*picked.record_rows(rows)]
     keys = {row: record.key for row, record in zip(rows, records, strict=True)}
     wanted = zip(rows, records, strict=True)
-    numbers = dict(album.add(wanted, room=int(room * _OF_SHARED), seconds=_SECONDS * _OF_SHARED))
+    numbers = dict(album.add(wanted, room=int(room * _OF_SHARED), seconds=seconds * _OF_SHARED))
     pairs = [
         {**pair, "rows": [[keys[row], numbers[row]] for row in pair["rows"] if row in numbers]}
         for pair in sharing["pairs"]
@@ -135,10 +139,10 @@ def _with_pictures(sharing: dict[str, Any], picked: Picked, album: Album, *, roo
     return {**sharing, "pairs": pairs}
 
 
-def _test_items(test: Tested, album: Album, *, room: int) -> dict[int, list[Any]]:
+def _test_items(test: Tested, album: Album, *, room: int, seconds: float) -> dict[int, list[Any]]:
     """Return the test items that are shown: key, confidence and thumbnail, by row."""
     wanted = (((row, record.key), record) for row, record in tested.rows_to_show(test))
-    numbers = album.add(wanted, room=int(room * _OF_TEST), seconds=_SECONDS * _OF_TEST)
+    numbers = album.add(wanted, room=int(room * _OF_TEST), seconds=seconds * _OF_TEST)
     return {row: [key, test.confidence[row], number] for (row, key), number in numbers}
 
 

@@ -161,7 +161,7 @@
       slider.addEventListener("input", show);
       const chart = element("div", { class: "chart" });
       details.append(
-        element("label", { for: id }, `Pictures from this rank on (${format(of.rank.length)} of ${format(count)} have one here)`),
+        element("label", { for: id }, `Pictures from this rank on; ${format(of.rank.filter((rank) => rank <= count).length)} of ${format(count)} picks have one here`),
         slider, says, pictures, chart);
       const x = pointRanks(count), curves = data.per_class;
       plot(chart, `Score by rank of ${short(names[index])}`, "rank", x, [
@@ -295,7 +295,8 @@
     if (shown.length > most) shown = shown.sort((one, other) => errors[other] - errors[one]).slice(0, most).sort((one, other) => one - other);
     const wrong = tested.cells.filter((cell) => cell.true !== cell.predicted).sort((one, other) => other.count - one.count);
     byId("confusion-text").textContent = (shown.length < names.length
-      ? `The ${most} of ${format(names.length)} classes with most errors; ` : "") + "rows are true classes, columns what the student says; a cell opens its pictures.";
+      ? `The ${most} of ${format(names.length)} classes with most errors. ` : "") + "Rows are true classes, columns what the student says; a cell opens its pictures."
+      + (tested.left_out ? ` ${format(tested.left_out)} cells with the fewest items are left out of the page.` : "");
     const highest = Math.max(1, ...shown.flatMap((of) => shown.filter((as) => as !== of).map((as) => counts.get(of * names.length + as)?.count ?? 0)));
     const button = (cell) => {
       const same = cell.true === cell.predicted;
@@ -329,8 +330,8 @@
 
   // Curves, each with the same figures as a table for those who cannot see it.
   function plot(host, title, xTitle, x, series, { low, high, ideal } = {}) {
-    const W = 520, H = 240, left = 52, right = 10, top = 10, bottom = 34;
-    const values = series.flatMap(([, ys, xs]) => ys.filter((y) => y !== null));
+    const W = Math.min(736, Math.max(280, host.clientWidth || 520)), H = 240, left = 52, right = 10, top = 10, bottom = 34;
+    const values = series.flatMap(([, ys]) => ys.filter((y) => y !== null));
     if (!values.length) return;
     const all = series.flatMap(([, , xs]) => xs ?? x);
     const minX = Math.min(...all), maxX = Math.max(...all);
@@ -349,6 +350,7 @@
     if (ideal) svg.append(drawn("line", { class: "ideal", x1: px(minX), y1: py(Math.max(minX, minY)), x2: px(maxX), y2: py(Math.min(maxX, maxY)) }));
     series.forEach(([, ys, xs], place) => {
       const points = ys.map((y, at) => (y === null ? null : `${px((xs ?? x)[at]).toFixed(1)},${py(y).toFixed(1)}`)).filter((point) => point);
+      if (points.length === 1) svg.append(drawn("circle", { class: `curve series-${place % 6}`, cx: points[0].split(",")[0], cy: points[0].split(",")[1], r: 3 }));
       svg.append(drawn("polyline", { class: `curve series-${place % 6} dash-${place % 6}`, points: points.join(" ") }));
     });
     const legend = element("ul", { class: "legend" }, ...series.map(([name], place) => {
@@ -381,9 +383,9 @@
     }
     for (const of of data.curves) {
       const host = element("div", { class: "chart" }, element("h3", {}, of.stage));
+      byId("curves").append(host);
       if (of.loss) plot(host, `Loss of ${of.stage}`, "step", of.step, [["loss", of.loss]], { low: 0 });
       if (of.accuracy) plot(host, `Accuracy of ${of.stage} while it was trained`, "step", of.step, [["accuracy while training, %", of.accuracy]], { low: 0, high: 100 });
-      byId("curves").append(host);
     }
   }
 
