@@ -11,7 +11,6 @@ from bsssl.reports.page import NAME
 from bsssl.runtime import console
 from bsssl.runtime.console import logger
 
-
 _SECONDS = 30.0  # for the pictures of the report that comes with a run
 
 

@@ -64,8 +64,8 @@ class Picked:
 
     @cached_property
     def classes(self) -> Array:
-        """The class of each pick, int64 (M,)."""
-        return self.chosen.class_index.to_numpy().astype(np.int64)
+        """The class of each pick, int32 (M,)."""
+        return self.chosen.class_index.to_numpy()
 
     @cached_property
     def scores(self) -> Array:
@@ -84,9 +84,9 @@ class Picked:
 
     @cached_property
     def samples(self) -> Array:
-        """The number of the sample of each pick, int64 (M,)."""
+        """The number of the sample of each pick, int32 (M,)."""
         place = self.chosen.shard.to_numpy().astype(np.int64) << 40 | self.chosen.position.to_numpy()
-        return np.unique(place, return_inverse=True)[1]
+        return np.unique(place, return_inverse=True)[1].astype(np.int32)
 
     @property
     def wanted(self) -> int:
@@ -95,10 +95,16 @@ class Picked:
 
     def record_rows(self, rows: Sequence[int]) -> "Iterator[Record]":
         """Yield the records of ``rows``."""
-        from bsssl.data import Records  # imports torch
+        from bsssl.data.records import PLACE_SCHEMA, Records  # imports torch
 
-        table = pa.concat_tables([self.chosen.table, self.after.table.cast(self.chosen.table.schema)])
-        yield from Records.unlabeled(table.select(["key", "path", "offset", "size"]).take(np.asarray(rows, np.int64)))
+        wanted, picks = np.asarray(rows, np.int64), len(self.chosen)
+        is_pick = wanted < picks
+        places = [
+            one.table.select(PLACE_SCHEMA.names).take(part).cast(PLACE_SCHEMA)
+            for one, part in ((self.chosen, wanted[is_pick]), (self.after, wanted[~is_pick] - picks))
+        ]
+        order = np.argsort(np.argsort(~is_pick, kind="stable"))  # from picks first back to the order of the rows
+        yield from Records.unlabeled(pa.concat_tables(places).take(order))
 
 
 def read_picks(run: Opened) -> Picked | None:
@@ -111,7 +117,7 @@ def read_picks(run: Opened) -> Picked | None:
     if run.result(stage.name) is None:
         return None
     folder = run.shown.folder(stage.name)
-    chosen = selection.read_selection(str(folder / stage.leaves()["selection"][0]))
+    chosen = _with_few_paths(selection.read_selection(str(folder / stage.leaves()["selection"][0])))
     truth = _truth(run, chosen) if getattr(stage, "knows_truth", None) else None
     after, histogram, scored, trouble = selection.Selected(chosen.table[:0]), None, None, "there are no score files"
     if "scores" in stage.needs:
@@ -124,7 +130,15 @@ def read_picks(run: Opened) -> Picked | None:
             trouble = ""
         except (UserError, OSError) as error:  # other files than those of the selection: the page does without
             trouble = " ".join(str(error).split())[:300]
+    pa.default_memory_pool().release_unused()
     return Picked(chosen, after, truth, histogram, scored, trouble)
+
+
+def _with_few_paths(chosen: selection.Selected) -> selection.Selected:
+    """Return a selection that holds every path once: most memory of a large one are paths of tars, again and again."""
+    place = chosen.table.schema.get_field_index("path")
+    table = chosen.table.set_column(place, "path", chosen.table["path"].dictionary_encode())
+    return selection.Selected(table)
 
 
 def rows_to_show(picked: Picked) -> Iterator[int]:
@@ -204,7 +218,7 @@ def sharing(picked: Picked) -> dict[str, Any]:
     for distance in range(1, len(counts)):
         same = np.flatnonzero(samples[distance:] == samples[:-distance])
         low, high = np.sort([classes[same], classes[same + distance]], axis=0)
-        codes.append(low * len(picked.names) + high)
+        codes.append(low.astype(np.int64) * len(picked.names) + high)
         rows.append(order[same])
     every, where = np.concatenate([*codes, np.zeros(0, np.int64)]), np.concatenate([*rows, np.zeros(0, np.int64)])
     pairs, sizes = np.unique(every, return_counts=True)

@@ -20,10 +20,11 @@ from bsssl.reports.page.tested import Tested
 
 LIMIT_MB = 30.0
 """of the whole page"""
-THUMBNAILS_MB, SECONDS = 20.0, 90.0
+THUMBNAILS_MB, SECONDS = 20.0, 75.0
 _OF_TEST, _OF_SHARED = 0.2, 0.05  # of room and time
 _CHUNK = 64  # thumbnails in a block of the page: what is decoded at once
 _MB = 10**6
+_BLOCKS, _SIZE = "<!--blocks-->", b"<!--size-->"  # places in the template that nothing from data can look like
 _ESCAPED = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&"}
 
 
@@ -38,9 +39,7 @@ class Written:
     """what the page lacks, in a line, or nothing"""
 
 
-def write_page(
-    run: Opened, path: str, *, thumbnails_mb: float = THUMBNAILS_MB, seconds: float = SECONDS
-) -> Written:
+def write_page(run: Opened, path: str, *, thumbnails_mb: float = THUMBNAILS_MB, seconds: float = SECONDS) -> Written:
     """Write the report of a run, complete or not at all.
 
     Args:
@@ -67,9 +66,25 @@ def write_page(
         data["tested"]["items"] = _test_items(test, album, room=room, seconds=seconds)
     if picked is not None:
         data["picks"] = _shown(picked, album, room=room - int(album.characters), seconds=seconds)
-    text = _rendered(run, data, album, picked)
-    storage.write_text(path, text)
-    return Written(path, len(text.encode()), len(album.pictures), _lacking(run, album))
+    blocks = _blocks(data, album)
+    head, tail = (part.encode() for part in _rendered(run, data, album, picked).split(_BLOCKS))
+    size = sum(map(len, (head, *blocks, tail)))
+    with storage.atomic_write(path) as file:
+        file.write(head.replace(_SIZE, f"{size / _MB:.1f} MB".encode()))
+        file.writelines(blocks)
+        file.write(tail)
+    return Written(path, size, len(album.pictures), _lacking(run, album))
+
+
+def _blocks(data: dict[str, Any], album: Album) -> list[bytes]:
+    """Return the figures and the thumbnails as blocks of JSON."""
+    chunks = [album.pictures[start : start + _CHUNK] for start in range(0, len(album.pictures), _CHUNK)]
+    pictures = [[base64.b64encode(picture).decode() for picture in chunk] for chunk in chunks]
+    named = {"data": data, **{f"pictures-{number}": chunk for number, chunk in enumerate(pictures)}}
+    return [
+        f'<script type="application/json" id="{name}">{_json(value)}</script>\n'.encode()
+        for name, value in named.items()
+    ]
 
 
 def _figures(run: Opened, picked: Picked | None, test: Tested | None, names: list[str]) -> dict[str, Any]:
@@ -147,6 +162,7 @@ def _test_items(test: Tested, album: Album, *, room: int, seconds: float) -> dic
 
 
 def _rendered(run: Opened, data: dict[str, Any], album: Album, picked: Picked | None) -> str:
+    """Return the page with a place for the blocks, and one for its size."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -156,13 +172,9 @@ def _rendered(run: Opened, data: dict[str, Any], album: Album, picked: Picked | 
     templates = resources.files("bsssl.reports") / "templates"
     style, script = ((templates / name).read_text() for name in ("report.css", "report.js"))
     networks, (failed, all_failures) = verdict.networks(run), work.failures(run)
-    pictures = [
-        _json([base64.b64encode(picture).decode() for picture in album.pictures[start : start + _CHUNK]])
-        for start in range(0, len(album.pictures), _CHUNK)
-    ]
     counts = [] if picked is None else picked.counts.tolist()
     shown = sum(rank <= most for of, most in zip(data["picks"] or (), counts, strict=True) for rank in of["rank"])
-    text = environment.get_template("report.html.jinja").render(
+    text: str = environment.get_template("report.html.jinja").render(
         name=run.folder.name or str(run.folder),
         written=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         missing=run.missing,
@@ -187,13 +199,10 @@ def _rendered(run: Opened, data: dict[str, Any], album: Album, picked: Picked | 
         style=style,
         script=script,
         hashes={name: _digest(part) for name, part in (("style", style), ("script", script))},
-        json=_json(data),
-        pictures=pictures,
         num_pictures=len(album.pictures),
         animated=run.config.data.clips is not None,
-        size="%SIZE%",
     )
-    return text.replace("%SIZE%", f"{len(text.encode()) / _MB:.1f} MB", 1)
+    return text
 
 
 def _short(picked: Picked | None) -> list[tuple[str, int]]:
