@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install quickstart quickstart-video test test-cluster lint docs clean
+.PHONY: install quickstart quickstart-video test test-cluster lint docs screenshots clean
 
 install: .venv/installed  ## create .venv and install bsssl with everything it needs (about 6 GB: torch brings CUDA)
 
@@ -32,6 +32,9 @@ lint: install  ## style and types
 
 docs:  ## the picture of the rooms in docs/architecture.md, from the imports
 	$(PYTHON) docs/draw_architecture.py
+
+screenshots: install  ## those of reports in README.md, of both quickstarts in outputs/, with Chromium
+	$(BIN)/python -m docs.take_screenshots
 
 clean:
 	rm -rf .venv outputs build *.egg-info

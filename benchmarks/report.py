@@ -2,9 +2,9 @@
 
     python -m benchmarks.report --classes 1000 --top-k 1000
 
-Makes the folder of a finished run with random scores, a pool of twice as many photographs as picks (a few of them, under
-many names), and a test set of 50 items per class; then `bsssl report` makes its page in a process of its own. Where there
-is a Chromium, it opens the page. The last line is one JSON object.
+Makes the folder of a finished run with random scores, a pool of twice as many photographs as picks (a few of them, with
+many names), and a test set of 50 items per class; then `bsssl report` makes its page in a process of its own. Where
+there is a Chromium, it opens the page. The last line is one JSON object.
 """
 
 import argparse

@@ -361,11 +361,14 @@ def _task(text: str) -> tuple[int, int]:
 
 
 def _report(parsed: argparse.Namespace, given: list[str]) -> None:
+    import pyarrow
+
     from bsssl.reports.page import NAME
     from bsssl.reports.page.opening import open_run
     from bsssl.reports.page.writing import write_page
 
     console.setup(debug=parsed.debug)
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # which gives back what a large selection no longer needs
     run = open_run(parsed.run, seed=parsed.seed)
     written = write_page(run, parsed.to or os.path.join(run.folder, NAME), thumbnails_mb=parsed.thumbnails_mb)
     size = f"{written.bytes / 10**6:.1f} MB, {written.thumbnails:,} thumbnails"

@@ -27,7 +27,7 @@ def run(command, recipe, output, *arguments):
 def test_two_processes_on_this_machine(recipe, finished, tmp_path):
     done = run("run", recipe, tmp_path / "two", *TWO)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("results.json, results.md and results.png are in") == 1
+    assert done.stdout.count("results.json, results.md, results.png and report.html are in") == 1
     two = tmp_path / "two" / "seed-0"
     assert '"processes": 2' in (two / "teacher" / "done.json").read_text()
     # Batch normalisation sees half a batch each, so weights differ a little, and what they lead to too.

@@ -53,7 +53,9 @@ def again(bsssl, recipe, finished):
 
 def test_layout(finished_once):
     run = finished_once / "seed-0"
-    assert {path.name for path in finished_once.iterdir()} == {"seed-0", "results.json", "results.md", "results.png"}
+    assert {path.name for path in finished_once.iterdir()} == {
+        *("seed-0", "results.json", "results.md", "results.png", "report.html")
+    }
     expected = {*STAGES, *(f"evaluate-{name}" for name in TRAINED), "config.yaml"}
     assert {path.name for path in run.iterdir()} == expected
     assert not list(finished_once.rglob("*.tmp"))

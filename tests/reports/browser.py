@@ -85,10 +85,14 @@ class Page:
 
     def open(self, path: Path, *, until: str = "document.documentElement.dataset.ready === 'yes'") -> float:
         """Open a file and wait until an expression is true; the seconds that took."""
-        began = time.perf_counter()
+        began, self._opened = time.perf_counter(), path
         self.call("Page.navigate", url=path.resolve().as_uri())
         self.wait(f"document.readyState === 'complete' && ({until})")
         return time.perf_counter() - began
+
+    def open_again(self) -> None:
+        """Open the same file anew."""
+        self.open(self._opened)
 
     def run(self, expression: str) -> Any:
         """The value of a JavaScript expression."""

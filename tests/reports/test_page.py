@@ -229,7 +229,10 @@ def test_pictures_that_are_gone(odd, tmp_path, bsssl):
         (lambda seed: shutil.rmtree(seed), "is no run: there is no seed-N/config.yaml in it"),
         (lambda seed: shutil.rmtree(seed.parent), "there is no folder"),
         (lambda seed: (seed / "config.yaml").write_text("checkpoints: {}\n"), "is a config of a transfer"),
-        (lambda seed: (seed / "config.yaml").write_text((seed / "config.yaml").read_text() + "new: 1\n"), "unknown key 'new'"),
+        (
+            lambda seed: (seed / "config.yaml").write_text((seed / "config.yaml").read_text() + "new: 1\n"),
+            "unknown key 'new'",
+        ),
         (lambda seed: (seed / "select" / "done.json").write_text('{"format": 99}'), "written by a newer bsssl"),
         (lambda seed: (seed / "select" / "done.json").write_text("{}"), "is not a record of a stage"),
         (lambda seed: (seed / "select" / "selection.parquet").write_text("x"), "is damaged"),
@@ -315,3 +318,10 @@ def test_an_album_keeps_to_its_time(tmp_path):
         assert image.size == (96, 64)
     late = Album(Thumbnailer())
     assert [*late.add(records, room=10_000, seconds=-1)] == [] and late.is_late
+
+
+def test_long_names_take_room_too(tmp_path):
+    Image.new("RGB", (300, 200), "red").save(tmp_path / "red.png")
+    records = [(number, Record("k" * 5_000, str(tmp_path / "red.png"), 0, -1, None, None)) for number in range(9)]
+    album = Album(Thumbnailer())
+    assert len([*album.add(records, room=21_000, seconds=60)]) == 4 and album.characters <= 21_000

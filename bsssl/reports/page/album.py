@@ -1,5 +1,6 @@
 """The thumbnails of a page: as many as the page has room for, each once, those that matter most first."""
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 UNREADABLE = -1
 _THREADS = 4
+_ENTRY = 60  # characters of what else the page has of an item, its score for example
 _BATCH = 64  # thumbnails between two looks at the clock
 _BASE64 = 4 / 3  # characters for a byte
 
@@ -33,7 +35,7 @@ class Album:
         self.is_late = False
         """whether time was over before there was no more room"""
         self.characters = 0.0
-        """what the thumbnails take in the page"""
+        """what the thumbnails, and the names of their items, take in the page"""
         self._make = make
         self._numbers: dict[tuple[str, int], int] = {}
 
@@ -42,7 +44,7 @@ class Album:
 
         Args:
             wanted: The items; those that matter most come first.
-            room: Characters of the page that these thumbnails may take.
+            room: Characters of the page that these items may take.
             seconds: After which no further thumbnail is begun.
 
         Yields:
@@ -58,10 +60,12 @@ class Album:
             for place, content in zip(new, map_ahead(self._try, new.values(), threads=threads), strict=True):
                 if isinstance(content, str) or self.characters + len(content) * _BASE64 <= full:
                     self._numbers[place] = self._keep(content)
-            there = ((what, self._numbers.get(self._place(record))) for what, record in batch)
-            yield from ((what, number) for what, number in there if number is not None)
-            if any(place not in self._numbers for place in new):
-                return
+            for what, record in batch:
+                entry = len(json.dumps(record.key)) + _ENTRY
+                if self._place(record) not in self._numbers or self.characters + entry > full:
+                    return
+                self.characters += entry
+                yield what, self._numbers[self._place(record)]
 
     def _keep(self, content: bytes | str) -> int:
         if isinstance(content, str):

@@ -1,7 +1,7 @@
 """What was selected, in figures: of each class and of all together; what it has just missed, and what was left out."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -154,8 +154,8 @@ def rows_to_show(picked: Picked) -> Iterator[int]:
         marks = [start + rank for rank in landmarks(count)]
         worst = [] if picked.right is None else [start + rank for rank in _worst(picked.right[start : start + count])]
         between = (start + rank for rank in _spread(count))
-        order = [*marks, *after[index][:1], *worst, *after[index][1:], *between]
-        queues.append([*dict.fromkeys(order)][:most])
+        order = itertools.chain(marks, after[index][:1], worst, after[index][1:], between)
+        queues.append([*itertools.islice(_distinct(order), most)])
     for level in range(max(map(len, queues), default=0)):
         yield from (queue[level] for queue in queues if level < len(queue))
 
@@ -282,6 +282,15 @@ def _spread(count: int) -> Iterator[int]:
         yield from (count * part // parts for part in range(1, parts, 2))
         parts *= 2
     yield from range(count)
+
+
+def _distinct(rows: Iterable[int]) -> Iterator[int]:
+    """Yield rows as they come, each once."""
+    seen: set[int] = set()
+    for row in rows:
+        if row not in seen:
+            seen.add(row)
+            yield row
 
 
 def _rounded(score: Any) -> float:

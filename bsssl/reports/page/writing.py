@@ -66,25 +66,25 @@ def write_page(run: Opened, path: str, *, thumbnails_mb: float = THUMBNAILS_MB, 
         data["tested"]["items"] = _test_items(test, album, room=room, seconds=seconds)
     if picked is not None:
         data["picks"] = _shown(picked, album, room=room - int(album.characters), seconds=seconds)
-    blocks = _blocks(data, album)
     head, tail = (part.encode() for part in _rendered(run, data, album, picked).split(_BLOCKS))
-    size = sum(map(len, (head, *blocks, tail)))
+    size = len(head) + sum(map(len, _blocks(data, album))) + len(tail)
     with storage.atomic_write(path) as file:
         file.write(head.replace(_SIZE, f"{size / _MB:.1f} MB".encode()))
-        file.writelines(blocks)
+        file.writelines(_blocks(data, album))
         file.write(tail)
     return Written(path, size, len(album.pictures), _lacking(run, album))
 
 
-def _blocks(data: dict[str, Any], album: Album) -> list[bytes]:
-    """Return the figures and the thumbnails as blocks of JSON."""
-    chunks = [album.pictures[start : start + _CHUNK] for start in range(0, len(album.pictures), _CHUNK)]
-    pictures = [[base64.b64encode(picture).decode() for picture in chunk] for chunk in chunks]
-    named = {"data": data, **{f"pictures-{number}": chunk for number, chunk in enumerate(pictures)}}
-    return [
-        f'<script type="application/json" id="{name}">{_json(value)}</script>\n'.encode()
-        for name, value in named.items()
-    ]
+def _blocks(data: dict[str, Any], album: Album) -> Iterator[bytes]:
+    """Yield the figures and the thumbnails as blocks of JSON; all together they are most of the page."""
+    yield _block("data", data)
+    for number, start in enumerate(range(0, len(album.pictures), _CHUNK)):
+        chunk = album.pictures[start : start + _CHUNK]
+        yield _block(f"pictures-{number}", [base64.b64encode(picture).decode() for picture in chunk])
+
+
+def _block(name: str, value: Any) -> bytes:
+    return f'<script type="application/json" id="{name}">{_json(value)}</script>\n'.encode()
 
 
 def _figures(run: Opened, picked: Picked | None, test: Tested | None, names: list[str]) -> dict[str, Any]:
