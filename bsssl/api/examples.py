@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from bsssl import data
-from bsssl.api.images import samples_of
 from bsssl.config import Clips
+from bsssl.errors import UserError
 from bsssl.models import Example
 from bsssl.stages.seen import TestView
 
@@ -35,8 +35,12 @@ class Examples:
         """Yield the pixels of every path, uint8 (3, H, W) or (T, 3, H, W)."""
         seen = self._seen
         views = data.make_views(_unchanged, max_pixels=seen.max_pixels, clips=seen.clip_options(Clips().deadline))
-        for index, path in enumerate(self._paths):
-            pixels: Tensor = samples_of(path, index, seen, views)[0]["input"]
+        items = data.ItemDataset(data.Records.from_columns(key=self._paths, path=self._paths), views=views)
+        for index in range(len(items)):
+            sample = items[index][-1]
+            if isinstance(sample, data.Failure):
+                raise UserError(f"image {index} cannot be read: {sample.reason}")
+            pixels: Tensor = sample["input"]
             yield pixels.movedim(0, -3)
 
     def _generated(self) -> Iterator[Tensor]:

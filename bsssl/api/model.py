@@ -145,7 +145,8 @@ class Model:
         from bsssl.models import Preprocessing, TrainedNetwork
         from bsssl.registry import EXPORTERS
 
-        clips, card = self.preprocessing.clips, self.folder / "README.md"
+        clips = self.preprocessing.clips
+        card = None if self.folder is None else self.folder / "README.md"
         network = TrainedNetwork(
             network=self.network,
             name=self.name,
@@ -157,7 +158,7 @@ class Model:
                 stride=None if clips is None else clips.stride,
             ),
             examples=Examples(self._seen, [os.fspath(picture) for picture in check]),
-            card=card.read_text(encoding="utf-8") if card.exists() else None,
+            card=card.read_text(encoding="utf-8") if card is not None and card.exists() else None,
         )
         difference: float | None = EXPORTERS.build(format, options, model=network, path=os.fspath(path))
         return difference

@@ -15,9 +15,9 @@ from bsssl.errors import UserError
 from bsssl.models.trained import TrainedNetwork
 
 TOLERANCE = 1e-3
-"""the largest difference of a probability. Where torchvision resizes bytes as bytes (AVX2, 64-bit ARM) it is about 1e-6;
-elsewhere bilinear resizing gives other bytes, by 1 in a tenth of the pixels, and probabilities that differ by up to 2e-2:
-there only a plain export, of the network without the resizing, can be checked"""
+"""the largest difference of a probability. Where torchvision resizes bytes as bytes (AVX2, 64-bit ARM) it is about
+1e-6; elsewhere bilinear resizing gives other bytes, by 1 in a tenth of the pixels, and probabilities that differ by up
+to 2e-2: there only a plain export, of the network without the resizing, can be checked"""
 ANY = ("hub-folder", "onnx", "torch-export")
 """the exporters that take any network"""
 
