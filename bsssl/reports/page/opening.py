@@ -32,6 +32,11 @@ class Opened:
     """what the finished stages have left, by seed and stage"""
 
     @property
+    def test(self) -> str:
+        """The first test set, as the data stage calls it; its usual name where there is none."""
+        return next(iter(self.config.data.tests), "test")
+
+    @property
     def missing(self) -> list[str]:
         """The stages that are not done, with their seeds."""
         waiting: dict[str, list[str]] = {}

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from bsssl.recipes.names import evaluation
 from bsssl.reports.page.opening import Opened
-from bsssl.reports.recipe import title_of, trained_stages
+from bsssl.reports.recipe import tested_stages, title_of
 
 if TYPE_CHECKING:
     from bsssl.data import Record, Records
@@ -52,13 +52,12 @@ def read_tested(run: Opened, names: list[str]) -> Tested | None:
     """
     from bsssl.stages.computing import split_records  # imports torch
 
-    first = next(iter(run.config.data.tests))
-    roles = trained_stages(run.config, run.shown)
-    done = [role for role in roles if run.result(evaluation(roles[role], first)) is not None]
+    roles = tested_stages(run.config, run.shown)
+    done = [role for role in roles if run.result(evaluation(roles[role], run.test)) is not None]
     role = next((role for role in ("finetuned", "pretrained", "supervised", *done) if role in done), None)
     if role is None:
         return None
-    table = pq.read_table(run.shown.folder(evaluation(roles[role], first)) / "predictions.parquet")
+    table = pq.read_table(run.shown.folder(evaluation(roles[role], run.test)) / "predictions.parquet")
     true, predicted = (_numbers(table[name], names) for name in ("label", "predicted"))
     confidence = pc.fill_null(table["confidence"], 0).to_numpy()
     is_read = predicted >= 0
@@ -67,7 +66,7 @@ def read_tested(run: Opened, names: list[str]) -> Tested | None:
     items = np.bincount(true, minlength=len(names))
     return Tested(
         title=title_of(role),
-        records=split_records(run.shown.folder("data"), first),
+        records=split_records(run.shown.folder("data"), run.test),
         cells=cells,
         left_out=left_out,
         confidence=[round(float(one), 4) if there else None for one, there in zip(confidence, is_read, strict=True)],
@@ -86,13 +85,12 @@ def rows_to_show(tested: Tested) -> "Iterator[tuple[int, Record]]":
 
 def calibration(run: Opened) -> list[dict[str, Any]]:
     """Return of every network that was tested its title, and items, confidence and accuracy of each bin."""
-    first = next(iter(run.config.data.tests))
     curves = []
-    for role, stage in trained_stages(run.config, run.shown).items():
-        result = run.result(evaluation(stage, first))
+    for role, stage in tested_stages(run.config, run.shown).items():
+        result = run.result(evaluation(stage, run.test))
         if result is None:
             continue
-        path = run.shown.folder(evaluation(stage, first)) / "predictions.parquet"
+        path = run.shown.folder(evaluation(stage, run.test)) / "predictions.parquet"
         table = pq.read_table(path, columns=["label", "predicted", "confidence"])
         table = table.filter(pc.is_valid(table["predicted"]))
         confidence = table["confidence"].to_numpy()

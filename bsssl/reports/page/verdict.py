@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from bsssl.recipes.names import evaluation
 from bsssl.recipes.reproduction.verdicts import judge
 from bsssl.reports.page.opening import Opened
-from bsssl.reports.recipe import selecting, title_of, trained_stages
+from bsssl.reports.recipe import selecting, tested_stages, title_of
 
 _NORMAL = 1.96  # of a two-sided interval of 95 %
 _FEWEST_SEEDS = 3  # for an interval of Student's t
@@ -48,10 +48,9 @@ def networks(run: Opened) -> list[dict[str, Any]]:
 
     What is not done yet is None.
     """
-    first = next(iter(run.config.data.tests))
     rows = []
-    for role, stage in trained_stages(run.config, run.shown).items():
-        results = [run.result(evaluation(stage, first), one) for one in run.runs]
+    for role, stage in tested_stages(run.config, run.shown).items():
+        results = [run.result(evaluation(stage, run.test), one) for one in run.runs]
         there = [one for one in results if one is not None]
         top1 = [one["top1"] for one in there]
         rows.append(
@@ -69,7 +68,7 @@ def networks(run: Opened) -> list[dict[str, Any]]:
 
 def gain(run: Opened) -> Gain | None:
     """Return the gain, with the interval that the seeds allow for; None while a network is not tested."""
-    names = [evaluation(name, next(iter(run.config.data.tests))) for name in _pair(run)]
+    names = [evaluation(name, run.test) for name in _pair(run)]
     done = [one for one in run.runs if all(run.result(name, one) is not None for name in names)]
     if len(names) < 2 or not done:
         return None
@@ -97,10 +96,9 @@ def gain(run: Opened) -> Gain | None:
 def facts(run: Opened) -> list[tuple[str, str]]:
     """Return what the networks were trained and tested on."""
     data, chosen = run.result("data") or {}, run.result(selecting(run.shown, run.config.rounds).name)
-    first = next(iter(run.config.data.tests))
     lines = [
-        ("tested on", f"{data[first]:,} items" if first in data else ""),
-        ("labels", f"{data['labeled']:,} of {data['classes']:,} classes" if "labeled" in data else ""),
+        ("tested on", f"{data[run.test]:,} items" if run.test in data else ""),
+        ("labels", f"{data['labeled']:,} of {data['classes']:,} classes" if data.get("labeled") else ""),
         ("pool", f"{data['pool']:,} items without labels" if "pool" in data else ""),
     ]
     if chosen is not None:
@@ -124,7 +122,7 @@ def warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _pair(run: Opened) -> list[str]:
-    stages = trained_stages(run.config, run.shown)
+    stages = tested_stages(run.config, run.shown)
     return [stages[role] for role in ("supervised", "finetuned") if role in stages]
 
 
