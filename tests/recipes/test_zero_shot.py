@@ -118,6 +118,7 @@ def test_a_pool_without_one_label_and_nothing_to_test_on(bsssl, unlabeled, tmp_p
         done = bsssl(*command, *common)
         assert done.status == 0, done.err
     assert "no network is tested: there is no data.test" in done.out
+    assert "No network is tested: there is no test set" in (tmp_path / "run" / "report.html").read_text()
     assert (tmp_path / "run" / "seed-0" / "pretrain" / "model.safetensors").exists()
     assert "error: there is no test set; set data.test" in bsssl("evaluate", *common).err
     assert "there is none; set data.test" in bsssl("sweep", *common, "select.top_k=2,4").err
