@@ -46,7 +46,7 @@ def test_a_wrong_call_exits_with_2_and_shows_the_usage(bsssl, arguments):
 def test_options(bsssl):
     outcome = bsssl("options")
     assert outcome.status == 0
-    assert "select.top_k: int = 16000\n    K: samples kept per class\n" in outcome.out
+    assert "select.top_k: int | ['auto'] = 16000\n    K: samples kept per class. auto: that K of" in outcome.out
     assert "\nfull_ft: FullFt | None = (as below)\n    null turns it off\n" in outcome.out
 
 

@@ -379,7 +379,7 @@ def test_names_with_markup_blanks_and_control_characters_stay_in_their_line(bsss
     folder = left_in(tmp_path / "network", "small_resnet", {"width": 4, "blocks": [1]}, names)
     outcome = bsssl("predict", folder, pictures(recipe)[0])
     assert outcome.status == 0 and len(outcome.out.splitlines()) == 2 and "\x1b" not in outcome.out
-    assert "[bold]a[/bold]" in outcome.out and " b | c " in outcome.out
+    assert "[bold]a[/bold]" in outcome.out and r" b\n| c " in outcome.out
     for ending in ("csv", "jsonl", "parquet"):
         to = tmp_path / f"said.{ending}"
         assert bsssl("predict", folder, pictures(recipe)[0], "--to", to).status == 0
@@ -473,6 +473,9 @@ def test_what_is_wrong_is_one_line(bsssl, recipe, finished, forbidden, tmp_path,
         patch.setattr("bsssl.storage.reading.remote_info", forbid)
         assert "/photos: no rights; check the path and the permissions" in refused(network, f"{forbidden}/photos")
     assert "said.txt: the name of a table must end in .csv, .jsonl or" in refused(network, picture, "--to", "said.txt")
+    assert "bad.csv is both read and to be written; " in refused(
+        network, tmp_path / "bad.csv", "--to", tmp_path / "bad.csv"
+    )
     assert refused(network, picture, "--task", "0/2") == "a task writes a table of its own; name it with --to"
     assert "no such folder: " in refused(tmp_path / "none", picture)
     assert "is not the folder of a trained stage (there is no model.safetensors)" in refused(tmp_path, picture)

@@ -16,7 +16,7 @@ from bsssl.config.reading import read_yaml
 from bsssl.errors import UserError
 from bsssl.reports.tables import Table
 from bsssl.runtime import distributed
-from bsssl.runtime.console import logger, printable, progress
+from bsssl.runtime.console import logger, printable, progress, show
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,7 +50,7 @@ class Outcome:
         """
         listed = "" if self.to is None else f"; {ledger_of(self.to)} lists them"
         for name, reason in self.examples:
-            logger.warning("cannot read %s: %s", printable(name), printable(reason))
+            logger.warning("cannot read %s: %s", name, reason)
         if self.to is not None:
             print(f"{self.to} has been written: {self.items - self.unreadable:,} items")
         if self.unreadable and (strict or self.unreadable == self.items):
@@ -148,6 +148,8 @@ def _check(paths: Sequence[str], to: str | None, task: "Task | None") -> None:
     """Refuse what can be seen to be wrong before anything is loaded."""
     if to is not None:
         storage.table_format(to)
+        if to in paths:
+            raise UserError(f"{to} is both read and to be written; name another table with --to")
     elif task is not None:
         raise UserError("a task writes a table of its own; name it with --to")
     for path in paths:
@@ -222,7 +224,7 @@ def _sink(to: str | None, top: int) -> "Iterator[Callable[[pa.Table, Unreadable]
     if not distributed.is_main():
         yield lambda table, unreadable: None
     elif to is None:
-        yield lambda table, unreadable: print(_shown(table, top).text()) if len(table) else None
+        yield lambda table, unreadable: show(_shown(table, top).text()) if len(table) else None
     else:
         with _tables(to, top) as write:
             yield write

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import reduce
 from operator import or_
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
@@ -246,6 +246,14 @@ def _bare(annotation: Any) -> Any:
     return reduce(or_, inner) if origin in (Union, UnionType) else origin[inner]
 
 
+def _kind(bare: Any) -> str:
+    """Return what to call a type that is no union."""
+    if bare is NoneType:
+        return "None"
+    name = str(bare) if get_args(bare) else getattr(bare, "__name__", "")
+    return re.sub(r"typing\.|bsssl\.config\.\w+\.|Literal|Optional", "", name)
+
+
 def _options(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str, str]]:
     for name, field in section.model_fields.items():
         inner = _section_in(field.annotation)
@@ -253,8 +261,7 @@ def _options(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, 
             yield from _options(inner, f"{prefix}{name}.")
             continue
         bare = _bare(field.annotation)
-        kind = str(bare) if get_args(bare) else getattr(bare, "__name__", "")
-        kind = re.sub(r"typing\.|bsssl\.config\.\w+\.|Literal|Optional", "", kind)
+        kind = " | ".join(map(_kind, get_args(bare) if get_origin(bare) in (Union, UnionType) else [bare]))
         default = "(required)" if field.is_required() else str(field.default)
         if isinstance(field.default, Section):
             default = "(as below)"

@@ -53,6 +53,11 @@ def progress(items: Iterable[T], *, total: int | None = None, unit: str, title: 
     )
 
 
+def show(text: str) -> None:
+    """Print ``text``, above any progress bar."""
+    tqdm.write(text)
+
+
 def printable(text: str) -> str:
     """Return ``text`` with escapes for line breaks, codes of terminals and all else that cannot be seen."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)

@@ -157,7 +157,7 @@ NAMES = (
     [
         (
             {"f": sure(kind="example_shure")},
-            ["stages.f.kind: unknown kind of stage 'example_shure': did you mean 'example_sure'? valid: data, "],
+            ["stages.f.kind: unknown kind of stage 'example_shure': did you mean 'example_sure'? valid: choose, "],
         ),
         ({"f": sure(kind="score")}, ["stages.f.kind: 'score' is set by the recipe's own sections; no config can add"]),
         (
