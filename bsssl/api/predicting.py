@@ -54,7 +54,7 @@ class Outcome:
         if self.to is not None:
             print(f"{self.to} has been written: {self.items - self.unreadable:,} items")
         if self.unreadable and (strict or self.unreadable == self.items):
-            first = printable(self.examples[0][1])
+            first = self.examples[0][1]
             raise UserError(f"{self.unreadable:,} of {self.items:,} items cannot be read (first: {first}){listed}")
         if self.unreadable:
             logger.warning("%s of %s items cannot be read%s", f"{self.unreadable:,}", f"{self.items:,}", listed)
