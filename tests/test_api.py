@@ -457,7 +457,7 @@ def test_what_cannot_be_exported_is_told_in_one_line(bsssl, finished_once, tmp_p
     assert "is no repository of the Hugging Face Hub" in outcome.errors[0]
 
 
-def test_a_folder_without_its_record_or_of_another_tool_is_told_in_one_line(bsssl, finished, tmp_path):
+def test_a_folder_without_its_description_or_of_another_tool_is_told_in_one_line(bsssl, finished, tmp_path):
     folder = finished / "seed-0" / "finetune"
 
     def refusal():
@@ -465,11 +465,13 @@ def test_a_folder_without_its_record_or_of_another_tool_is_told_in_one_line(bsss
         assert outcome.status == 1 and len(outcome.err.splitlines()) == 1 and not (tmp_path / "net.onnx").exists()
         return outcome.errors[0]
 
+    (folder / "config.json").write_text('{"architectures": ["BertModel"]}')
+    assert "its config.json names no architecture" in refusal()
+    (folder / "config.json").unlink()
     (folder / "done.json").write_text('{"architectures": ["BertModel"]}')
-    foreign = refusal()
+    assert str(folder) in refusal()
     (folder / "done.json").unlink()
-    assert "has weights but no done.json" in refusal()
-    assert str(folder) in foreign
+    assert "has weights but no config.json" in refusal()
 
 
 # Scoring
