@@ -92,7 +92,7 @@ def plain(text: str) -> str:
 
 
 def _origins(run: Context, stage: Stage[Any]) -> Iterator[Stage[Any]]:
-    """Yield the stages that ``stage`` needs, and those that these need, in the order of the run."""
+    """Return the stages that ``stage`` needs, and those that these need, in the order of the run."""
     needed = {stage.name}
     for one in reversed(run.stages.values()):
         if one.name in needed:
