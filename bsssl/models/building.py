@@ -122,7 +122,10 @@ def profile(name: str, *, num_classes: int, input_shape: Sequence[int], **option
             logits = model(batch)
     except (RuntimeError, AssertionError, ValueError) as error:
         shape = "x".join(map(str, input_shape))
-        remedy = "change the crop" + (" or the number of frames" if len(input_shape) == 4 else "")
+        remedy = "set another transforms.size" + (" or number of frames" if len(input_shape) == 4 else "")
+        if isinstance(error, AssertionError):  # of a transformer, which is made for one size
+            size = "image_size" if name.startswith("torchvision/") else "img_size"
+            remedy += f", or options.{size}={input_shape[-1]}"
         other = "images, leave out data.clips" if len(input_shape) == 4 else "videos, set data.clips"
         remedy += f"; if it is a network for {other}"
         raise UserError(f"model '{name}' cannot take inputs of {shape} ({_one_line(error)}); {remedy}") from None

@@ -265,9 +265,9 @@ def test_bad_names_and_options_are_one_clear_line(name: str, options: dict[str, 
 )
 def test_profile_refuses_an_impossible_clip(name: str, shape: tuple[int, ...]) -> None:
     remedy = (
-        "change the crop or the number of frames; if it is a network for images, leave out data.clips"
+        "set another transforms.size or number of frames; if it is a network for images, leave out data.clips"
         if len(shape) == 4
-        else "change the crop; if it is a network for videos, set data.clips"
+        else "set another transforms.size; if it is a network for videos, set data.clips"
     )
     with pytest.raises(UserError, match=f"{name}' cannot take inputs of 3x.*; {remedy}$") as caught:
         profile(name, num_classes=10, input_shape=shape)
