@@ -20,12 +20,13 @@ from pathlib import Path
 
 import timm
 import torch
-from timing import Rates, alternate, best, report, use_cores, write_photos
+from timing import Rates, alternate, best, report, timm_inference, use_cores, write_photos
 
 import bsssl
 from bsssl.api.predicting import predict_files
 from bsssl.models import build_model, save_model
 from bsssl.models.weights.folder import describe
+from bsssl.runtime.device import Compute
 
 NUM_CLASSES = 1000
 SEEN = {"size": 224, "resize": 256, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -46,12 +47,10 @@ def leave_network(folder: Path, name: str) -> None:
 def timm_side(network: Path, photos: str, args: argparse.Namespace, *, channels_last: bool) -> Callable[[], int]:
     """The loop of timm's inference.py."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = timm.create_model(f"local-dir:{network}", pretrained=True).to(device).eval()
-    if channels_last:
-        model = model.to(memory_format=torch.channels_last)
+    compute = Compute(device=device, precision="float32", channels_last=channels_last)
+    model = compute.place_model(timm.create_model(f"local-dir:{network}", pretrained=True)).eval()
     config = timm.data.resolve_model_data_config(model)
 
-    @torch.inference_mode()
     def run() -> int:
         loader = timm.data.create_loader(
             timm.data.create_dataset(name="", root=photos, split="validation"),
@@ -61,14 +60,7 @@ def timm_side(network: Path, photos: str, args: argparse.Namespace, *, channels_
             device=device,
             **config,
         )
-        indices, outputs = [], []
-        for pixels, _ in loader:
-            if channels_last:
-                pixels = pixels.contiguous(memory_format=torch.channels_last)
-            output, index = model(pixels).softmax(-1).topk(args.top)
-            indices.append(index.cpu().numpy())
-            outputs.append(output.float().cpu().numpy())
-        return sum(map(len, outputs))
+        return timm_inference(model, loader, compute=compute, top=args.top)
 
     return run
 

@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 import timm.data
 import torch
-from timing import Rates, alternate, best, make_compute, report, use_cores, write_photos
+from timing import Rates, alternate, best, make_compute, report, timm_inference, use_cores, write_photos
 from torch import nn
 
 from bsssl import data
@@ -87,7 +87,6 @@ def timm_side(folder: str, network: nn.Module, compute: Compute, args: argparse.
     """The loop of timm's inference.py."""
     network = compute.place_model(network).eval()
 
-    @torch.inference_mode()
     def run() -> int:
         dataset = timm.data.create_dataset(name="", root=folder, split="validation")
         loader = timm.data.create_loader(
@@ -100,16 +99,7 @@ def timm_side(folder: str, network: nn.Module, compute: Compute, args: argparse.
             crop_pct=CROP_PCT,
             interpolation="bilinear",
         )
-        outputs, indices = [], []
-        for pixels, _ in loader:
-            if compute.channels_last:
-                pixels = pixels.contiguous(memory_format=torch.channels_last)
-            with compute.autocast():
-                output = network(pixels)
-            output, index = output.softmax(-1).topk(args.top_p)
-            indices.append(index.cpu().numpy())
-            outputs.append(output.float().cpu().numpy())
-        return sum(map(len, outputs))
+        return timm_inference(network, loader, compute=compute, top=args.top_p)
 
     return run
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from bsssl.runtime.device import Compute
@@ -23,6 +23,21 @@ from bsssl.runtime.device import Compute
 HEIGHT, WIDTH, QUALITY = 375, 500, 92  # 70 to 100 kB once compressed
 DISTINCT = 24
 CLASSES = 10
+
+
+@torch.inference_mode()
+def timm_inference(network: nn.Module, loader: Any, *, compute: Compute, top: int) -> int:
+    """Run the loop of timm's ``inference.py`` over its own loader; return how many pictures there were."""
+    outputs, indices = [], []
+    for pixels, _ in loader:
+        if compute.channels_last:
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        with compute.autocast():
+            output = network(pixels)
+        output, index = output.softmax(-1).topk(top)
+        indices.append(index.cpu().numpy())
+        outputs.append(output.float().cpu().numpy())
+    return sum(map(len, outputs))
 
 
 def write_photos(folder: str, count: int, *, seed: int = 0) -> None:

@@ -56,9 +56,8 @@ class Examples:
     def _input(self, pixels: Tensor) -> Tensor:
         """Return what the network is given of ``pixels``: float (3, size, size) or (3, T, size, size)."""
         seen = self._seen.transforms
-        transform = data.test_transform(size=seen.size, resize=seen.resize, interpolation=seen.interpolation)
         normalize = data.Normalize(mean=seen.mean, std=seen.std)
-        normalised: Tensor = normalize(transform(pixels).movedim(-3, 0).unsqueeze(0))[0]
+        normalised: Tensor = normalize(seen.transform()(pixels).movedim(-3, 0).unsqueeze(0))[0]
         return normalised
 
 

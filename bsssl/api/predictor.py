@@ -131,8 +131,7 @@ class Predictor:
         """Yield a chunk of each batch of ``images``, of which the first has the number ``first``, for messages."""
         if self.seen.clips is not None:
             raise UserError(f"image {first}: the network is for videos; give their paths")
-        seen = self.seen.transforms
-        transform = data.test_transform(size=seen.size, resize=seen.resize, interpolation=seen.interpolation)
+        transform = self.seen.transforms.transform()
         execution = replace(self.execution, system=self.execution.system.model_copy(update={"workers": 0}))
         compute = execution.compute(self.precision)
         while batch := list(itertools.islice(images, self.execution.batch)):

@@ -36,6 +36,10 @@ class TestTransforms(Section):
     std: tuple[float, float, float]
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
+    def transform(self) -> data.Transform:
+        """Return what makes the input, uint8 (..., 3, size, size), of a picture or of the frames of a clip."""
+        return data.test_transform(size=self.size, resize=self.resize, interpolation=self.interpolation)
+
 
 class Seen(Section, ABC):
     """What training, scoring and testing have in common."""
@@ -109,8 +113,7 @@ class TestView(Seen):
 
     def views(self, *, deadline: float | None) -> data.Views:
         """Return the views of items in scoring or testing."""
-        seen = self.transforms
-        transform = data.test_transform(size=seen.size, resize=seen.resize, interpolation=seen.interpolation)
+        transform = self.transforms.transform()
         return data.make_views(transform, max_pixels=self.max_pixels, clips=self.clip_options(deadline))
 
 
