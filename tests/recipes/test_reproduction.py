@@ -104,6 +104,7 @@ def test_what_came_since_the_paper_has_a_table_of_its_own(reproduce, tmp_path):
     assert re.search(r"^\| SSLD .*ResNet-50-vd \| +79\.1 \| +83\.0 \|$", page, re.MULTILINE)
     assert re.search(rf"^\| plain \|.*\| {np.mean(point['top1']['ceiling']):.1f} ± ", page, re.MULTILINE)
     assert "six recommendations" not in page  # none of which was tried
+    assert "published:" in page and "the paper:" not in page
 
 
 def test_an_edited_experiment_takes_no_results_from_another(reproduce, tmp_path):

@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -129,3 +130,12 @@ def test_pickles(records):
     dataset = ItemDataset(records, views=ImageViews(train_transform(size=16, crop="padded", randaugment_ops=1)), seed=1)
     again = pickle.loads(pickle.dumps(dataset))
     assert torch.equal(again[3, 8][0]["input"], dataset[3, 8][0]["input"])
+
+
+def test_stored_views_are_softened_by_their_temperature(tmp_path):
+    classes, scores = np.array([[[2, 0]]]), np.array([[[0.8, 0.2]]])
+    save_views(str(tmp_path / "0.npy"), classes, scores)
+    views = StoredViews([str(tmp_path / "0.npy")], rows_per_file=4, num_views=1, num_rows=1, num_classes=3)
+    assert views.of_view(0, 0).tolist() == pytest.approx([0.2, 0, 0.8])
+    # The square roots of 4 and 1 are as 2 to 1.
+    assert replace(views, temperature=2.0).of_view(0, 0).tolist() == pytest.approx([1 / 3, 0, 2 / 3])
