@@ -13,6 +13,7 @@ from typing import Any
 from typing_extensions import Self
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+READY = "document.documentElement.dataset.ready === 'yes'"
 _SECONDS = 60
 
 
@@ -83,16 +84,21 @@ class Page:
         content: dict[str, Any] = json.loads(message)
         return content
 
-    def open(self, path: Path, *, until: str = "document.documentElement.dataset.ready === 'yes'") -> float:
+    def open(self, path: Path, *, until: str = READY) -> float:
         """Open a file and wait until an expression is true; the seconds that took."""
-        began, self._opened = time.perf_counter(), path
+        began = time.perf_counter()
         self.call("Page.navigate", url=path.resolve().as_uri())
         self.wait(f"document.readyState === 'complete' && ({until})")
         return time.perf_counter() - began
 
-    def open_again(self) -> None:
-        """Open the same file anew."""
-        self.open(self._opened)
+    def reload(self) -> None:
+        """Load the same file anew.
+
+        In the same process: what a page stored can be lost where the browser ends its process too soon after that.
+        """
+        self.run("window.old = true")
+        self.call("Page.reload")
+        self.wait(f"!window.old && document.readyState === 'complete' && ({READY})")
 
     def run(self, expression: str) -> Any:
         """The value of a JavaScript expression."""

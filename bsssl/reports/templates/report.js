@@ -75,7 +75,11 @@
   // Marks: of a picture for a class, "[key,class]"; of a class as a whole, "[null,class]".
   const store = "bsssl-report-" + data.id;
   const marks = new Set();
-  try { for (const mark of JSON.parse(localStorage.getItem(store) || "[]")) marks.add(mark); } catch { /* not kept */ }
+  function readMarks() {
+    marks.clear();
+    try { for (const mark of JSON.parse(localStorage.getItem(store) || "[]")) marks.add(mark); } catch { /* not kept */ }
+  }
+  readMarks();
   const markOf = (key, index) => JSON.stringify([key, index]);
   const quoted = (text) => '"' + text.replaceAll('"', '""') + '"';
   function exclusions() {
@@ -93,17 +97,23 @@
     for (const button of document.querySelectorAll("button[data-mark]")) {
       button.setAttribute("aria-pressed", String(marks.has(button.dataset.mark)));
     }
+  }
+  // Only what the reader changes is kept: a page that has just been opened would else write over what another one keeps.
+  function keepMarks() {
+    showMarks();
     try { localStorage.setItem(store, JSON.stringify([...marks])); } catch { /* not kept */ }
   }
   function toggle(mark) {
     if (!marks.delete(mark)) marks.add(mark);
-    showMarks();
+    keepMarks();
   }
   function markButton(mark, attributes, ...children) {
     return element("button", { type: "button", "data-mark": mark, "aria-pressed": String(marks.has(mark)), onclick: () => toggle(mark), ...attributes }, ...children);
   }
   byId("everywhere").addEventListener("change", showMarks);
-  byId("clear").addEventListener("click", () => { marks.clear(); showMarks(); });
+  byId("clear").addEventListener("click", () => { marks.clear(); keepMarks(); });
+  // Of another window of the report, or of the one before, whose marks may be written late.
+  window.addEventListener("storage", (event) => { if (event.key === store) { readMarks(); showMarks(); } });
   byId("export").addEventListener("click", () => {
     const url = URL.createObjectURL(new Blob([exclusions()], { type: "text/csv" }));
     element("a", { href: url, download: "exclude.csv" }).click();
