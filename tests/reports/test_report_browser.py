@@ -30,8 +30,6 @@ def window():
 def page(window, odd):
     window.events.clear()
     window.open(odd / "report.html", until=PICTURE)
-    window.run("localStorage.clear()")
-    window.open(odd / "report.html", until=PICTURE)
     return window
 
 
