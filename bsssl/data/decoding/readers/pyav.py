@@ -108,9 +108,11 @@ class PyavReader(VideoReader):
             raise DecodeError(f"cut short: {size} of {stated} bytes are there")
         # A path with a colon would be taken for an address.
         file = io.BytesIO(self._source) if isinstance(self._source, bytes) else f"file:{self._source}"
-        # Metadata can be in any encoding. The time limit is for one packet, which may be sought through a whole file.
-        limit = self._clock.left()
-        self._container = av.open(file, "r", options=_OPTIONS, metadata_errors="replace", timeout=limit)
+        version = int(av.__version__.split(".")[0])
+        # Metadata can be in any encoding, which PyAV has to be told before version 19.
+        lenient = {"metadata_errors": "replace"} if version < 19 else {}
+        # The time limit is for one packet, which may be sought through a whole file.
+        self._container = av.open(file, "r", options=_OPTIONS, timeout=self._clock.left(), **lenient)
         try:
             self._stream = self._find_stream()
         except BaseException:
@@ -121,7 +123,7 @@ class PyavReader(VideoReader):
         self._size = self._codec.width, self._codec.height
         self._reformatter = VideoReformatter()
         # For small pictures more than one thread takes longer. PyAV before 17 has but one.
-        self._one_thread = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
+        self._one_thread = {"threads": 1} if version >= 17 else {}
         self._turns: int | None = None
 
     def _find_stream(self) -> Any:
