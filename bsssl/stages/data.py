@@ -1,6 +1,7 @@
 """The data stage: the few-label split, the classes, and the list of the pool."""
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -335,8 +336,15 @@ def _tidy(records: data.Records) -> data.Records:
 
     Those that are empty or -1 are none.
     """
-    labels = pc.utf8_normalize(pc.utf8_trim_whitespace(records.label), form="NFC")
-    return records.with_labels(pc.if_else(pc.is_in(labels, pa.array(_NO_LABEL)), pa.scalar(None, pa.string()), labels))
+    spellings = pc.unique(records.label)
+    # By Python, whose normalisation does not depend on how Arrow was built.
+    tidy = pa.array([_tidy_label(spelling) for spelling in spellings.to_pylist()], pa.string())
+    return records.with_labels(tidy.take(pc.index_in(records.label, value_set=spellings)))
+
+
+def _tidy_label(label: str | None) -> str | None:
+    tidy = unicodedata.normalize("NFC", (label or "").strip())
+    return None if tidy in _NO_LABEL else tidy
 
 
 def _warn_of_lookalikes(classes: Sequence[str]) -> None:

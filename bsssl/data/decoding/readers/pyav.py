@@ -110,7 +110,7 @@ class PyavReader(VideoReader):
         file = io.BytesIO(self._source) if isinstance(self._source, bytes) else f"file:{self._source}"
         version = int(av.__version__.split(".")[0])
         # Metadata can be in any encoding, which PyAV has to be told before version 19.
-        lenient = {"metadata_errors": "replace"} if version < 19 else {}
+        lenient: dict[str, Any] = {"metadata_errors": "replace"} if version < 19 else {}
         # The time limit is for one packet, which may be sought through a whole file.
         self._container = av.open(file, "r", options=_OPTIONS, timeout=self._clock.left(), **lenient)
         try:
