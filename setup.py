@@ -7,8 +7,9 @@ setup(
     version="0.1.0",
     description="A few labels and a very large unlabeled pool make a better small model (Yalniz et al. 2019)",
     license="Apache-2.0",
-    packages=find_packages(include=["bsssl", "bsssl.*"]),
-    package_data={"bsssl": ["py.typed", "reports/templates/*"]},
+    packages=[*find_packages(include=["bsssl", "bsssl.*"]), "bsssl.projects"],
+    package_dir={"bsssl.projects": "projects"},
+    package_data={"bsssl": ["py.typed", "reports/templates/*"], "bsssl.projects": ["*/*"]},
     python_requires=">=3.10",
     install_requires=[
         # torch and torchvision are left unpinned together: pip then takes builds that match.
@@ -25,7 +26,7 @@ setup(
         "numpy>=1.26",
         "pillow>=10",
         "pyarrow>=15",
-        "pydantic>=2.7",
+        "pydantic>=2.9",
         "PyYAML>=6",
         "fsspec[http]>=2024.2",
         "safetensors>=0.4.3",
@@ -43,6 +44,7 @@ setup(
         "dev": [
             *("pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.11", "torchcodec>=0.7"),
             *("open_clip_torch>=3.0", "onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"),
+            "jsonschema>=4.18",  # which validates by the schema of configs, for the tests of that
             "transformers>=4.50",  # which loads trained networks of timm, for the tests of that
             *("s3fs>=2024.2", "moto[s3,server]>=5"),  # a server that speaks S3, for the tests of remote data
         ],

@@ -1,6 +1,7 @@
 """The ``bsssl`` command. Each script in ``tools/`` is one of its sub-commands."""
 
 import argparse
+import json
 import os
 import shlex
 import sys
@@ -11,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bsssl import __version__
-from bsssl.config import TRAIN_STAGES, Config, Experiment, Reproduction, Transfer, load_config, options
+from bsssl.config import TRAIN_STAGES, Config, Experiment, Transfer, load_config
 from bsssl.errors import UserError
 from bsssl.registry import REGISTRIES
 from bsssl.runtime import console
@@ -37,7 +38,7 @@ class Command:
 
 
 EPILOG = """several GPUs of one machine:
-  add --launch launcher.gpus_per_node=8 (or call the script through torchrun)
+  add --launch launcher.gpus_per_node=8 (or start it by torchrun --nproc-per-node 8 --no-python bsssl ...)
 a Slurm cluster:
   add --launch launcher.kind=slurm launcher.partition=gpu launcher.nodes=2 launcher.gpus_per_node=8 ...
   to submit what is not done as a chain of jobs; then `bsssl status OUTPUT_DIR` and `bsssl cancel OUTPUT_DIR`
@@ -176,7 +177,8 @@ def _commands() -> dict[str, Command]:
         ),
         "options": Command(
             "every key of a config, its default and what it means",
-            "With the name of a sort of parts, such as models or losses, or of one part: its names or options.",
+            "With the name of a section, such as teacher: its keys. With that of a sort of parts, such as models or "
+            "losses, or of one part: its names or options.",
             _print_options,
             _add_options_arguments,
         ),
@@ -191,7 +193,20 @@ def _parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argp
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if others:
         parsed.overrides += others
+    if "config" in parsed and "overrides" in parsed:
+        _find_config(parsed)
     return parsed
+
+
+def _find_config(parsed: argparse.Namespace) -> None:
+    """Take the config out of the positional arguments, where it comes first if ``--config`` does not name it."""
+    named = [argument for argument in parsed.overrides[:1] if "=" not in argument]
+    if named and parsed.config is not None:
+        parsed.refuse(f"two configs, {named[0]} and --config {parsed.config}; give one")
+    if not named and parsed.config is None:
+        parsed.refuse("no config; give a YAML file, or a name of `bsssl init --list`, before key=value")
+    if named:
+        parsed.config, *parsed.overrides = parsed.overrides
 
 
 def _parser(command: str | None) -> argparse.ArgumentParser:
@@ -253,8 +268,15 @@ def _add_status_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_options_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sort", nargs="?", choices=[*REGISTRIES], metavar="sort", help=", ".join(REGISTRIES))
-    parser.add_argument("name", nargs="?", help="one of the parts, of which to show the options")
+    parser.add_argument(
+        "part",
+        nargs="?",
+        help=f"a section or a key, such as teacher or data.transforms; or a sort of parts: {', '.join(REGISTRIES)}",
+    )
+    parser.add_argument("name", nargs="?", help="one of a sort of parts, of which to show the options")
+    parser.add_argument(
+        "--schema", nargs="?", const="-", metavar="FILE", help="write the JSON schema of a config, for editors, instead"
+    )
     _add_plugins(parser)
     parser.add_argument("--config", help="a YAML file, whose plugins to import first")
 
@@ -312,9 +334,14 @@ def _add_plugins(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", required=True, help="a YAML file, e.g. projects/image/quickstart.yaml")
+    parser.set_defaults(refuse=parser.error)
+    parser.add_argument("--config", metavar="CONFIG", help="the config, where it is not the first argument")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="e.g. output_dir=outputs/try finetune.base_lr=0.001"
+        "overrides",
+        nargs="*",
+        metavar="CONFIG key=value",
+        help="a YAML file, or the name of a config of the package (`bsssl init --list`), and keys of it, e.g. "
+        "image/quickstart output_dir=outputs/try finetune.base_lr=0.001",
     )
 
 
@@ -556,42 +583,30 @@ def _scores(parsed: argparse.Namespace, given: list[str]) -> None:
 def _print_options(parsed: argparse.Namespace, given: list[str]) -> None:
     from bsssl.config.plugins import load_plugins
     from bsssl.config.reading import plugins_of
+    from bsssl.reports.keys import describe_keys, describe_part, describe_sort
 
     load_plugins([*parsed.plugins, *(plugins_of(parsed.config) if parsed.config else [])])
-    if parsed.sort is None:
-        _print_keys()
+    if parsed.schema is not None:
+        _write_schema(parsed.schema)
+    elif parsed.part is None:
+        print(describe_keys())
+    elif parsed.part in REGISTRIES or parsed.name is not None:
+        print(describe_sort(parsed.part, parsed.name))
+    else:
+        print(describe_part(parsed.part))
+
+
+def _write_schema(file: str) -> None:
+    from bsssl import storage
+    from bsssl.config.schema import json_schema
+
+    if file == "-":
+        print(json.dumps(json_schema(), indent=1))
         return
-    registry = REGISTRIES[parsed.sort]
-    if parsed.name is None:
-        print("\n".join(registry.names()) or f"there are no {parsed.sort} but those of plugins: give --plugins MODULE")
-        return
-    summary = registry.summary(parsed.name)
-    print(parsed.name)
-    print(f"    {summary}\n" if summary else "")
-    for option in registry.options(parsed.name):
-        _print_key(f"    {option.name}", option.type, option.default, option.meaning)
-
-
-def _print_keys() -> None:
-    keys = {path: line for path, *line in options()}
-    of_transfers = {path: line for path, *line in options(Transfer) if path not in keys}
-    of_reproductions = {path: line for path, *line in options(Reproduction)}
-    for title, listed in (
-        ("", keys),
-        ("\nof a transfer alone (`bsssl transfer`):\n\n", of_transfers),
-        ("\nof a reproduction (`bsssl reproduce`), whose recipe has keys as above:\n\n", of_reproductions),
-    ):
-        print(title, end="")
-        for path, (kind, default, meaning) in listed.items():
-            _print_key(path, kind, default, meaning)
-    print("\nthe parts that these keys can name, and their options: bsssl options SORT [NAME]")
-    for sort, registry in REGISTRIES.items():
-        print(f"    {sort}: {', '.join(registry.names())}")
-
-
-def _print_key(key: str, kind: str, default: str, meaning: str) -> None:
-    indent = " " * (len(key) - len(key.lstrip()) + 4)
-    print(f"{key}: {kind} = {default}" + (f"\n{indent}{meaning}" if meaning else ""))
+    if not file.endswith(".json"):
+        raise UserError(f"a schema is written to a file that ends in .json, not to {file}; give it such a name")
+    storage.write_json(file, json_schema())
+    print(f"{file} has been written; editors find it by a line in a config: # yaml-language-server: $schema={file}")
 
 
 def _again(given: list[str]) -> list[str]:

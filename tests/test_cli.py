@@ -37,10 +37,55 @@ def test_version(bsssl):
     assert bsssl("--version").out == f"bsssl {__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["runn"], ["run"], ["run", "--config", "x", "--pln"], ["options", "a=1"]])
+@pytest.mark.parametrize("arguments", [[], ["runn"], ["run"], ["run", "--config", "x", "--pln"], ["run", "seeds=2"]])
 def test_a_wrong_call_exits_with_2_and_shows_the_usage(bsssl, arguments):
     outcome = bsssl(*arguments)
     assert outcome.status == 2 and outcome.err.startswith("usage: bsssl")
+
+
+def test_the_config_is_the_first_argument_or_that_of_an_option(bsssl, recipe, tmp_path):
+    overrides = [f"output_dir={tmp_path}", "seeds=2"]
+    called = [
+        ["run", recipe.config, "--plan", *overrides],
+        ["run", "--plan", recipe.config, *overrides],
+        ["run", "--config", recipe.config, *overrides[:1], "--plan", *overrides[1:]],
+    ]
+    plans = {bsssl(*arguments).out for arguments in called}
+    assert len(plans) == 1 and plans.pop().startswith(f"{recipe.config} -> {tmp_path}, seeds 0, 1\n")
+    for arguments, problem in {
+        ("a.yaml", "--config", "b.yaml", "seeds=2"): "two configs, a.yaml and --config b.yaml; give one",
+        ("seeds=2",): "no config; give a YAML file, or a name of `bsssl init --list`, before key=value",
+    }.items():
+        outcome = bsssl("run", *arguments)
+        assert outcome.status == 2 and outcome.err.splitlines()[-1] == f"bsssl run: error: {problem}"
+
+
+@pytest.mark.parametrize("name", ["image/quickstart", "projects/image/quickstart.yaml"])
+def test_a_config_of_the_package_is_found_from_anywhere_by_its_name(bsssl, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    planned = bsssl("run", name, "--plan")
+    assert planned.out.startswith(f"{name} -> outputs/quickstart, seeds 0\n"), planned.err
+    missing = bsssl("run", "image/quickstrat")
+    assert missing.err.startswith("error: no such config: image/quickstrat; did you mean image/quickstart? `bsssl init")
+
+
+def test_a_file_comes_before_a_config_of_the_package_of_the_same_name(bsssl, recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "image").mkdir()
+    recipe.write(tmp_path / "image" / "quickstart", {"output_dir": "here"})
+    assert bsssl("run", "image/quickstart", "--plan").out.startswith("image/quickstart -> here, ")
+    (tmp_path / "mine.yaml").write_text("_BASE_: image/quickstart\nseed: 3\n")  # beside it, where it is found too
+    assert bsssl("run", "mine.yaml", "--plan").out.startswith("mine.yaml -> here, seeds 3")
+    (tmp_path / "mine.yaml").write_text("_BASE_: projects/image/quickstart.yaml\nseed: 3\n")
+    assert bsssl("run", "mine.yaml", "--plan").out.startswith("mine.yaml -> outputs/quickstart, seeds 3")
+
+
+def test_files_that_configs_of_the_package_name_are_found_from_anywhere(bsssl, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    inspected = bsssl("tags", "inspect", "image/quickstart_weak")
+    assert "tags: 49; with a class 40\n" in inspected.out, inspected.err
+    planned = bsssl("reproduce", "image/reproduce", "--plan", "seeds=1")
+    assert planned.status == 0, planned.err
 
 
 def test_options(bsssl):
@@ -48,6 +93,43 @@ def test_options(bsssl):
     assert outcome.status == 0
     assert "select.top_k: int | ['auto'] = 16000\n    K: samples kept per class. auto: that K of" in outcome.out
     assert "\nfull_ft: FullFt | None = (as below)\n    null turns it off\n" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("part", "first", "titles"),
+    [
+        ("teacher", "teacher.length: Length = 90 epochs\n    how long to train; ", 0),
+        ("launcher", "launcher.kind: str = local\n", 0),
+        ("data.pool", "data.pool: list[Source] = []\n", 0),
+        ("select.top_k", "select.top_k: int | ['auto'] = 16000\n", 0),
+        (
+            "checkpoints",
+            "of a transfer alone (`bsssl transfer`):\n\ncheckpoints: dict[str, Checkpoint] = (required)",
+            1,
+        ),
+        ("weak", "weak: Weak | None = None\n", 1),
+    ],
+)
+def test_options_of_a_part_of_the_config(bsssl, part, first, titles):
+    shown = bsssl("options", part).out
+    keys = [line for line in shown.splitlines() if line and not line.startswith((" ", "of a "))]
+    assert shown.startswith(first) and shown.count("of a ") >= titles
+    assert all(re.match(rf"{re.escape(part)}($|[.\[:])", key) for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("part", "hint"),
+    [
+        ("teachr", "did you mean teacher? "),
+        ("top_k", "did you mean select.top_k? "),
+        ("lossses", "did you mean losses"),
+        ("a=1", ""),
+    ],
+)
+def test_options_of_an_unknown_part(bsssl, part, hint):
+    outcome = bsssl("options", part)
+    assert (outcome.status, outcome.out) == (1, "")
+    assert outcome.err.startswith(f"error: a config has no part '{part}'; {hint}")
 
 
 def test_options_of_a_sort_of_parts(bsssl, monkeypatch):

@@ -1,10 +1,12 @@
 """The whole configuration: every key with its type, its bounds, its default and what it means.
 
-A config is a YAML file, on top of the files it names with ``_BASE_``, with ``key.sub=value`` overrides on top of that.
-Everything that is wrong with it is reported at once, each line with the key's path and what is valid there.
+A config is a YAML file, or the name of one that comes with the package, on top of the files it names with ``_BASE_``;
+``key.sub=value`` overrides are on top of that. Everything that is wrong with it is reported at once, each line with the
+key's path and what is valid there.
 ``bsssl options`` prints this page as a table.
 """
 
+from bsssl.config.bundled import bundled_configs, located
 from bsssl.config.data import (
     Clips,
     Data,
@@ -73,9 +75,11 @@ __all__ = [
     "Weak",
     "WeakTraining",
     "ZeroShot",
+    "bundled_configs",
     "by_role",
     "check_warmup",
     "load_config",
+    "located",
     "numbered",
     "options",
     "tests_of",

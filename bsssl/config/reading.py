@@ -11,9 +11,10 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from fvcore.common.config import CfgNode
+from fvcore.common.config import BASE_KEY, CfgNode
 from pydantic import BaseModel, ValidationError
 
+from bsssl.config.bundled import bundled_configs, located
 from bsssl.config.plugins import load_plugins
 from bsssl.config.recipe import Config
 from bsssl.config.section import S, Section
@@ -113,13 +114,19 @@ def parse_overrides(overrides: list[str]) -> dict[str, Any]:
 def read_yaml(path: str) -> dict[str, Any]:
     """Return the content of a config file on top of the files it builds on.
 
+    Args:
+        path: The file, or the name of a config of the projects: see ``located``.
+
     Raises:
         UserError: The file or one that it builds on is missing or no config.
     """
-    if not os.path.isfile(path):
-        raise UserError(f"no such config: {path}; the project's recipes are in projects/")
+    file = located(path)
+    if not os.path.isfile(file):
+        near = get_close_matches(path.removeprefix("projects/").removesuffix(".yaml"), bundled_configs(), n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"no such config: {path}; {hint}`bsssl init --list` names those that come with the package")
     try:
-        values: dict[str, Any] = _ConfigFile.load_yaml_with_base(path)
+        values: dict[str, Any] = _ConfigFile.load_yaml_with_base(file)
     except RecursionError:
         raise UserError(f"{path}: its _BASE_ leads back to itself; remove one of the two") from None
     except FileNotFoundError as error:
@@ -143,7 +150,14 @@ class _ConfigFile(CfgNode):  # type: ignore[misc]
             values = yaml.safe_load(file)
         if not isinstance(values, dict):
             raise UserError(f"{filename} is not a config: it must hold 'key: value' lines")
+        if isinstance(base := values.get(BASE_KEY), str) and not os.path.isfile(_beside(filename, base)):
+            values[BASE_KEY] = located(base)  # a config of the projects, if there is one of that name
         return io.StringIO(yaml.dump(values, Dumper=_NoAliases, sort_keys=False))
+
+
+def _beside(filename: str, other: str) -> str:
+    """Return where ``other`` lies for a file that names it."""
+    return os.path.join(os.path.dirname(filename), os.path.expanduser(other))
 
 
 def check_kind(path: str, values: dict[str, Any], schema: type[Section]) -> None:

@@ -15,10 +15,15 @@ from bsssl.config.training import TRAIN_STAGES, Finetune, Pretrain, Supervised, 
 from bsssl.registry import SELECTION_RULES
 
 
+def _or_list(schema: dict[str, Any]) -> None:
+    """Let the JSON schema of a section that may be left out allow a list of such sections too."""
+    schema["anyOf"].append({"type": "array", "items": schema["anyOf"][0]})
+
+
 class Models(Section):
     """The networks of the recipe."""
 
-    teacher: Model | None = None
+    teacher: Model | None = Field(None, json_schema_extra=_or_list)
     """may be left out where score.given has the scores; a list stands for several teachers"""
     more_teachers: list[Model] = []
     """further teachers, trained alike: the scores of all are averaged, each seen in its own way"""

@@ -71,7 +71,9 @@ class Reproduction(Section):
                 yield f"options.{label}.set", option.set
                 yield f"options.{label}.against", option.against
 
-    @field_validator("set", "weak", "experiments", "options", mode="before")
+    @field_validator(
+        "set", "weak", "experiments", "options", mode="before", json_schema_input_type=dict[str, Any] | None
+    )
     @classmethod
     def _null_is_none_of_them(cls, values: Any) -> Any:
         return {} if values is None else values

@@ -34,16 +34,23 @@ class Length(BaseModel):
         return f"{int(self.amount) if self.amount == int(self.amount) else self.amount!r} {self.unit}"
 
 
+_LENGTH = r"\s*([\d_]*\.?\d+(?:e[+-]?\d+)?)\s*(samples?|steps?|epochs?)\s*"
+
+
 def _parse_length(value: Any) -> Any:
     if isinstance(value, Length):
         return value
-    match = re.fullmatch(r"\s*([\d_]*\.?\d+(?:e[+-]?\d+)?)\s*(samples?|steps?|epochs?)\s*", str(value))
+    match = re.fullmatch(_LENGTH, str(value))
     if not match:
         raise ValueError(f"'{value}' is not a length; write for example '30 epochs', '5000 steps' or '1e9 samples'")
     return Length(amount=float(match[1].replace("_", "")), unit=match[2].rstrip("s") + "s")
 
 
-LengthField = Annotated[Length, BeforeValidator(_parse_length), PlainSerializer(str)]
+LengthField = Annotated[
+    Length,
+    BeforeValidator(_parse_length, json_schema_input_type=Annotated[str, Field(pattern=f"^{_LENGTH}$")]),
+    PlainSerializer(str),
+]
 
 
 class Section(BaseModel):

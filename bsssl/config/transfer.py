@@ -60,7 +60,10 @@ class Transfer(Experiment):
 
     leaves = "transfer.md"
 
-    checkpoints: Annotated[dict[str, Checkpoint], BeforeValidator(_without_nulls)] = Field(min_length=1)
+    checkpoints: Annotated[
+        dict[str, Checkpoint],
+        BeforeValidator(_without_nulls, json_schema_input_type=dict[str, Checkpoint | str | None]),
+    ] = Field(min_length=1)
     """what is compared, by the names of the table's rows; null leaves out one that the config file has"""
     full_ft: FullFt | None = FullFt()
     """null turns it off"""

@@ -9,7 +9,7 @@ import numpy as np
 from typing_extensions import override
 
 from bsssl import data, storage
-from bsssl.config import Config, Data, Section, Source, Tags, Weak
+from bsssl.config import Config, Data, Section, Source, Tags, Weak, located
 from bsssl.errors import UserError
 from bsssl.pipeline.stage import Context, PlanRow, Stage
 from bsssl.registry import STAGES
@@ -87,7 +87,7 @@ class TagsStage(Stage[TagsSettings]):
     def outside(self) -> dict[str, Any]:
         tags = self.settings.tags
         named = [path for path in (tags.file, tags.map, tags.spelling) if isinstance(path, str)]
-        return {"weak.sources": [*files_state(self.settings.sources), *map(storage.state, named)]}
+        return {"weak.sources": [*files_state(self.settings.sources), *map(storage.state, map(located, named))]}
 
     @override
     def summary(self, run: Context) -> str:
@@ -195,14 +195,14 @@ def _rules(tags: Tags, targets: list[str] | None) -> data.TagRules:
 
 
 def _pairs(given: Mapping[str, str] | str) -> Mapping[str, str]:
-    return data.read_pairs(given) if isinstance(given, str) else given
+    return data.read_pairs(located(given)) if isinstance(given, str) else given
 
 
 def _samples(settings: TagsSettings, exclude: data.Records | None) -> Iterator[data.Records]:
     """Yield the records of all sources with their tags, without those of ``exclude``."""
     batches = _sources(settings)
     if settings.tags.file is not None:
-        batches = data.tags_from_file(batches, settings.tags.file)
+        batches = data.tags_from_file(batches, located(settings.tags.file))
     places, left_out = None if exclude is None else data.Places(exclude), 0
     for records in progress(batches, unit="tables", title="reading tags"):
         if places is not None:

@@ -119,7 +119,7 @@ def test_files_that_are_no_configs(write, text, message):
 
 
 def test_a_missing_file():
-    with pytest.raises(UserError, match=r"no such config: nowhere\.yaml; .*projects/"):
+    with pytest.raises(UserError, match=r"no such config: nowhere\.yaml; `bsssl init --list` names"):
         load_config("nowhere.yaml", [])
 
 

@@ -16,20 +16,11 @@ RUN_TOOLS = ["tools/cancel_run.py", "tools/status_run.py"]
 GRIDS = [path for path in CONFIGS if Path(path).stem.startswith("reproduce")]
 TAG_TOOLS = ["tools/inspect_tags.py"]  # tested in test_weak.py
 TOOLS = sorted({str(path.relative_to(ROOT)) for path in (ROOT / "tools").glob("*.py")} - {*RUN_TOOLS, *TAG_TOOLS})
-COMMAND_OF_TOOL = {
-    "run_recipe": "run",
-    "train_net": "train",
-    "score_pool": "score",
-    "select_samples": "select",
-    "test_net": "evaluate",
-    "reproduce": "reproduce",
-    "transfer_net": "transfer",
-}
 
 
 def test_there_are_projects_and_tools():
     assert "projects/image/quickstart.yaml" in CONFIGS
-    assert {Path(tool).stem for tool in TOOLS} >= set(COMMAND_OF_TOOL)
+    assert "tools/train_net.py" in TOOLS
 
 
 def _opening(path: str) -> list[str]:
@@ -37,8 +28,8 @@ def _opening(path: str) -> list[str]:
     return list(itertools.takewhile(lambda line: line.startswith("#"), lines))
 
 
-def _tool_of(path: str) -> str:
-    named = re.search(r"python (tools/\w+\.py) --config (\S+)", "\n".join(_opening(path)))
+def _command_of(path: str) -> str:
+    named = re.search(r"^# +bsssl (\w+) (\S+)", "\n".join(_opening(path)), re.MULTILINE)
     assert named, f"{path} must open with its command"
     assert named[2] == path
     return named[1]
@@ -46,7 +37,7 @@ def _tool_of(path: str) -> str:
 
 @pytest.mark.parametrize("path", CONFIGS)
 def test_a_project_opens_with_command_needs_time_and_expectation(path):
-    assert _tool_of(path) in TOOLS
+    assert _command_of(path) in ("run", "train", "score", "select", "transfer", "reproduce")
     opening = "\n".join(_opening(path))
     for word in ("Needs", "Takes", "Expect"):
         assert word in opening, f"{path}: its opening comment lacks '{word}'"
@@ -64,9 +55,9 @@ def test_a_reproduction_plans_every_point(path, bsssl, tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", sorted(set(CONFIGS) - set(GRIDS)))
 def test_a_project_loads_and_plans_without_its_data(path, bsssl, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where no project finds its data
-    command = COMMAND_OF_TOOL[Path(_tool_of(path)).stem]
+    command = _command_of(path)
     config = load_config(str(ROOT / path), [], Transfer if command == "transfer" else Config)
-    planned = bsssl(command, "--config", ROOT / path, "--plan")
+    planned = bsssl(command, path, "--plan")  # where it is found by its name
     assert planned.status == 0, planned.err
     lines = planned.out.splitlines()
     assert lines[2].split()[:4] == ["network", "name", "parameters", "multiply-adds"]

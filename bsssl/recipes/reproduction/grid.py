@@ -15,7 +15,7 @@ import yaml
 from typing_extensions import override
 
 from bsssl import config as configs
-from bsssl.config import Config, load_config
+from bsssl.config import Config, load_config, located
 from bsssl.config.reproduction import Values
 from bsssl.errors import Problems, UserError, choices
 from bsssl.recipes.names import evaluation
@@ -111,7 +111,7 @@ class ReproductionGrid(Grid):
 
     @property
     def _recipe(self) -> str:
-        return os.path.normpath(os.path.join(os.path.dirname(self.config_path), self.settings.recipe))
+        return os.path.normpath(os.path.join(os.path.dirname(located(self.config_path)), self.settings.recipe))
 
     def _recipe_overrides(self, name: dict[str, str], values: Values) -> list[str]:
         launcher = self.settings.launcher.model_dump(mode="json", exclude_unset=True)
