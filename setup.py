@@ -9,7 +9,7 @@ setup(
     license="Apache-2.0",
     packages=[*find_packages(include=["bsssl", "bsssl.*"]), "bsssl.projects"],
     package_dir={"bsssl.projects": "projects"},
-    package_data={"bsssl": ["py.typed", "reports/templates/*"], "bsssl.projects": ["*/*"]},
+    package_data={"bsssl": ["py.typed", "reports/templates/*"], "bsssl.projects": ["*/*.yaml", "*/*.csv"]},
     python_requires=">=3.10",
     install_requires=[
         # torch and torchvision are left unpinned together: pip then takes builds that match.
@@ -44,6 +44,7 @@ setup(
         "dev": [
             *("pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.11", "torchcodec>=0.7"),
             *("open_clip_torch>=3.0", "onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"),
+            "setuptools>=70.1",  # which builds a wheel, for the tests of what is installed
             "jsonschema>=4.18",  # which validates by the schema of configs, for the tests of that
             "transformers>=4.50",  # which loads trained networks of timm, for the tests of that
             *("s3fs>=2024.2", "moto[s3,server]>=5"),  # a server that speaks S3, for the tests of remote data

@@ -175,6 +175,12 @@ def _commands() -> dict[str, Command]:
             _scores,
             _add_scores_arguments,
         ),
+        "init": Command(
+            "a first config for data of one's own",
+            "Looks at the data and writes a config for it and for this machine, with the reasons beside the settings.",
+            _init,
+            _add_init_arguments,
+        ),
         "options": Command(
             "every key of a config, its default and what it means",
             "With the name of a section, such as teacher: its keys. With that of a sort of parts, such as models or "
@@ -279,6 +285,22 @@ def _add_options_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_plugins(parser)
     parser.add_argument("--config", help="a YAML file, whose plugins to import first")
+
+
+def _add_init_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(refuse=parser.error)
+    parser.add_argument(
+        "labels",
+        nargs="?",
+        help="labeled pictures or videos: a folder with a folder per class, whose loose files are of the pool; a table "
+        "of files with a column label (.csv, .jsonl, .parquet); or tars",
+    )
+    parser.add_argument(
+        "--pool", action="append", default=[], metavar="PATH", help="pictures or videos without labels, likewise"
+    )
+    parser.add_argument("--test", metavar="PATH", help="labeled ones for the test; default: some are set aside")
+    parser.add_argument("--to", default="mine.yaml", metavar="FILE", help="the config to write; default: mine.yaml")
+    parser.add_argument("--list", action="store_true", help="list the configs that come with the package instead")
 
 
 def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
@@ -578,6 +600,17 @@ def _scores(parsed: argparse.Namespace, given: list[str]) -> None:
 
     rows = write_parquet(score_files(parsed.folder), parsed.to)
     print(f"{parsed.to} has been written: {rows:,} rows")
+
+
+def _init(parsed: argparse.Namespace, given: list[str]) -> None:
+    from bsssl.reports.own import first_config, list_configs
+
+    if not parsed.list and parsed.labels is None:
+        parsed.refuse("name the labeled pictures or videos, or give --list")
+    console.setup(debug=parsed.debug)
+    print(
+        list_configs() if parsed.list else first_config(parsed.labels, pool=parsed.pool, test=parsed.test, to=parsed.to)
+    )
 
 
 def _print_options(parsed: argparse.Namespace, given: list[str]) -> None:

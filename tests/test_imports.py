@@ -162,6 +162,11 @@ finally: print("heavy:", sorted(set({HEAVY}) & set(sys.modules)), file=sys.stder
     [
         ["--help"],
         ["options"],
+        ["options", "teacher"],
+        ["options", "--schema"],
+        ["init", "--list"],
+        ["init", "nowhere"],
+        ["run", "image/nowhere"],
         ["run", "--config", "nowhere.yaml"],
         ["run", "--config", "projects/image/quickstart.yaml", "select.top_k=none"],
         ["run", "--help"],

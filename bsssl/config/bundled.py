@@ -29,4 +29,4 @@ def _purpose(file: Path) -> str:
     """Return the first sentence of the comment that a config opens with."""
     opening = re.match(r"(#.*\n)*", file.read_text(encoding="utf-8"))
     text = " ".join(re.sub(r"^#", "", opening[0] if opening else "", flags=re.MULTILINE).split())
-    return re.split(r"(?<=[.:]) ", text, maxsplit=1)[0].rstrip(":")
+    return re.split(r"(?<=\.) ", text, maxsplit=1)[0]

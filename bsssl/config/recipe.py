@@ -200,8 +200,7 @@ class Config(Experiment):
         if self.select.top_k == "auto":
             problems += self._auto_problems()
         joins_pool = self.data.labels_per_class and self.data.rest_in_pool
-        all_labeled = self.data.train is None or self.data.train.dataset == "folder"  # which has labels alone
-        if not self.data.pool and not joins_pool and all_labeled:
+        if not self.data.pool and not joins_pool and self.data.train is None:  # of which a part may have no label
             problems.append("there is no pool: set data.pool, or data.labels_per_class with rest_in_pool")
         problems += self._weak_problems()
         for number, section in enumerate(TRAIN_STAGES):

@@ -3,8 +3,8 @@
 from bsssl.data.datasets.cub import Cub
 from bsssl.data.datasets.generated import Digits, MovingDigits
 from bsssl.data.datasets.opening import open_source
-from bsssl.data.datasets.paths import items_at
-from bsssl.data.datasets.sources import VIDEO_EXTENSIONS, Manifest, Source
+from bsssl.data.datasets.paths import dataset_at, items_at
+from bsssl.data.datasets.sources import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, Manifest, Source
 from bsssl.data.datasets.video_sets import Hmdb51, Kinetics, Ucf101
 from bsssl.data.decoding.readers import check_backend
 from bsssl.data.hashtags.tags import (
@@ -42,18 +42,21 @@ from bsssl.data.selected.tars import TarPlan, is_written, plan_tars, tar_path, w
 from bsssl.data.selected.training import selected_training_set
 from bsssl.data.splits import hold_out, split_holdout, split_labels
 from bsssl.data.tables import writing_table
+from bsssl.data.views.extents import Extent, extent_of
 from bsssl.data.views.thumbnails import Thumbnailer, Unreadable
 from bsssl.data.views.transforms import Normalize, Transform, test_transform, train_transform
 from bsssl.data.views.views import ClipViews, ImageViews, Views, make_views
 
 __all__ = [
     "HASH_BYTES",
+    "IMAGE_EXTENSIONS",
     "VIDEO_EXTENSIONS",
     "Batches",
     "ClipViews",
     "Cub",
     "Digits",
     "EvalBatches",
+    "Extent",
     "Failure",
     "Hmdb51",
     "ImageViews",
@@ -87,6 +90,8 @@ __all__ = [
     "concat_targets",
     "content_hashes",
     "copy_batches",
+    "dataset_at",
+    "extent_of",
     "find_overlap",
     "hold_out",
     "is_written",

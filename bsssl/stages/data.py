@@ -29,6 +29,10 @@ POOL = "pool"
 UNLABELED = "unlabeled.csv"
 _NO_LABEL = ("", "-1", "-1.0")
 """what stands in manifests, besides nothing, where there is no label; pandas makes floats of whole numbers"""
+NO_POOL = (
+    "there is no pool: set data.pool, or data.labels_per_class with rest_in_pool, or give data.train items without a "
+    "label"
+)
 HELD = "held.hashes"
 """the contents of labeled and test items, which the pool must not hold"""
 
@@ -144,10 +148,7 @@ class DataStage(Stage[DataSettings]):
         tests = list(split.tests.values())
         held = data.Records.concat([split.labeled, *tests])
         if not (sources := self.pool_sources(folder, split)):
-            raise UserError(
-                "there is no pool: set data.pool, or data.labels_per_class with rest_in_pool, or give data.train items "
-                "without a label"
-            )
+            raise UserError(NO_POOL)
         pool = data.write_pool(
             sources,
             folder=str(folder / POOL),
@@ -176,7 +177,7 @@ class DataStage(Stage[DataSettings]):
         train = data.Records.concat([])
         if items.train is not None:
             train = open_source(items.train, videos=items.videos).records()
-        train = _tidy(train)
+        train = tidy(train)
         has_label = np.asarray(pc.is_valid(train.label))
         train, unlabeled = (
             (train.filter(has_label), train.filter(~has_label)) if has_label.any() else (train, train[:0])
@@ -191,7 +192,7 @@ class DataStage(Stage[DataSettings]):
             tests = dict.fromkeys(items.tests, held)
         else:
             opened = {name: open_source(source, videos=items.videos) for name, source in items.tests.items()}
-            tests = {name: _tidy(source.records()) for name, source in opened.items()}
+            tests = {name: tidy(source.records()) for name, source in opened.items()}
         classes = train.class_names() if items.classes is None else list(items.classes)
         train.class_indices(classes, what="data.train")
         if len(classes) == 1:
@@ -233,6 +234,8 @@ class DataStage(Stage[DataSettings]):
             if pool is not None:
                 listed = sum(len(records) for source in self.pool_sources() for records in source.batches())
                 listed += len(self.split.unlabeled) + (counts["rest"] if pool.rest_in_pool else 0)
+                if not listed:
+                    raise UserError(NO_POOL)
                 counts["pool"] = round(listed * pool.fraction)
         except (UserError, OSError) as error:
             sources = [*items.sources, *([] if pool is None else pool.pool)]
@@ -331,7 +334,7 @@ def _warn_of_copies(count: int) -> None:
         )
 
 
-def _tidy(records: data.Records) -> data.Records:
+def tidy(records: data.Records) -> data.Records:
     """Return the records with labels as they are compared: in Unicode's NFC, without blanks around them.
 
     Those that are empty or -1 are none.

@@ -141,8 +141,8 @@ def test_k_grows_evenly_with_the_rounds():
 
 
 def test_every_impossible_combination_is_reported_at_once(problems):
-    lines = problems("data.num_classes=3", "data.pool=[]", "output_dir=s3://bucket")
-    assert [line.split(" ")[0] for line in lines] == ["output_dir:", "score.top_p", "there"]
+    lines = problems("data.num_classes=3", "select.grow=true", "output_dir=s3://bucket")
+    assert [line.split(" ")[0] for line in lines] == ["output_dir:", "score.top_p", "select.grow"]
     lines = problems("teacher={accumulate: 5, warmup: 91 epochs}")
     assert [line.split(" ")[1] for line in lines] == ["accumulate", "warmup"]
     lines = problems("pretrain.elr=3", "pretrain.cutmix=1")
@@ -206,7 +206,6 @@ def test_every_impossible_combination_is_reported_at_once(problems):
         ("data.transforms.std=[1, 0, 1]", "data.transforms: std (1.0, 0.0, 1.0) must be above 0"),
         ("output_dir=s3://bucket/run", "output_dir: s3://bucket/run is a URL; results go to a local or mounted folder"),
         ("teacher.accumulate=5", "teacher: accumulate (5) must divide batch_size (1536)"),
-        ("data.pool=[]", "there is no pool: set data.pool, or data.labels_per_class with rest_in_pool"),
         ("data.num_classes=3", "score.top_p (10) is above data.num_classes (3); lower it"),
         ("teacher.init_from=finetune", "teacher.init_from: finetune is not trained before teacher; give an earlier"),
         ("pretrain.init_from=pretrain", "pretrain.init_from: pretrain is not trained before pretrain; "),

@@ -167,6 +167,22 @@ def test_a_list_of_labels_alone_has_no_pool(bsssl, recipe, tmp_path):
     assert outcome.status == 1 and "there is no pool: set data.pool" in outcome.errors[0]
 
 
+@pytest.mark.parametrize("arguments", [["--plan"], []])
+def test_a_folder_of_labels_alone_has_no_pool(bsssl, recipe, tmp_path, arguments):
+    outcome = bsssl("run", recipe.config, f"output_dir={tmp_path}", "data.pool=[]", *arguments)
+    assert outcome.status == 1 and "there is no pool: set data.pool, or data.labels_per_class" in outcome.errors[0]
+
+
+def test_loose_files_beside_the_folders_of_classes_are_the_pool(bsssl, recipe, tmp_path):
+    shutil.copytree(recipe.folder / "train", tmp_path / "all")
+    for file in (recipe.folder / "manifest" / "listed").iterdir():
+        shutil.copy(file, tmp_path / "all")
+    overrides = [f"output_dir={tmp_path / 'run'}", "data.pool=[]", f"data.train.path={tmp_path / 'all'}"]
+    outcome = bsssl("run", recipe.config, *overrides)
+    assert outcome.status == 0, outcome.err
+    assert json.loads((tmp_path / "run" / "seed-0" / "data" / "done.json").read_text())["result"]["pool"] == 15
+
+
 def test_copies_among_the_held_out_items_are_said(bsssl, recipe, without_test, tmp_path):
     shutil.copytree(recipe.folder / "train", tmp_path / "train")
     for item in sorted((tmp_path / "train").glob("*/*.jpg")):

@@ -2,12 +2,14 @@
 
 import itertools
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from bsssl import storage
-from bsssl.data.datasets.sources import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, Folder, Manifest, Source, Tars
+from bsssl.data.datasets.opening import open_source
+from bsssl.data.datasets.sources import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, Folder, Manifest, Source
 from bsssl.data.records import Records
 from bsssl.data.tables import BATCH_ROWS
 
@@ -38,17 +40,25 @@ def items_at(paths: Iterable[str], *, videos: bool) -> Iterator[Records]:
                 yield from (_named(records, path, source) for records in source.batches())
 
 
+def dataset_at(path: str) -> Literal["tars", "manifest", "folder"] | None:
+    """Return the name of the dataset that lies at ``path``, which may be a URL; None for what would be an item itself.
+
+    Raises:
+        UserError: A server does not let us know.
+    """
+    ending = path.lower().rpartition(".")[2]
+    if ending == "tar":
+        return "tars"
+    if ending in storage.TABLES:
+        return "manifest"
+    is_plainly_a_file = storage.is_remote(path) and path.lower().endswith(_FILES)  # to ask a server takes time
+    return "folder" if not is_plainly_a_file and storage.is_folder(path) else None
+
+
 def _source(path: str, *, videos: bool) -> Source | None:
     """Return what lies at ``path``; None for a single item."""
-    extensions, ending = "videos" if videos else "images", path.lower().rpartition(".")[2]
-    if ending == "tar":
-        return Tars(path=path, extensions=extensions)
-    if ending in storage.TABLES:
-        return Manifest(path=path)
-    is_plainly_a_file = storage.is_remote(path) and path.lower().endswith(_FILES)  # to ask a server takes time
-    if not is_plainly_a_file and storage.is_folder(path):
-        return Folder(path=path, extensions=extensions)
-    return None
+    dataset = dataset_at(path)
+    return None if dataset is None else open_source(dataset, path=path, options={}, videos=videos)
 
 
 def _named(records: Records, path: str, source: Source) -> Records:

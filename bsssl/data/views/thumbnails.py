@@ -1,7 +1,8 @@
 """Small pictures of items for people to look at, as WebP; that of a video is a short animation."""
 
+import contextlib
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,24 @@ class Unreadable(Exception):
     """There is no picture of an item any more; the message is the reason."""
 
 
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """Whatever is wrong with the item that is read inside becomes an Unreadable."""
+    try:
+        yield
+    except OSError as error:
+        raise Unreadable(error.strerror or str(error)) from None
+    except (DecodeError, UserError) as error:
+        raise Unreadable(str(error)) from None
+
+
+def video_of(record: Record) -> str | bytes:
+    """Return what ``open_video`` opens of an item: its file if it is a whole one of this machine, else its bytes."""
+    path = split_segment(record.path)[0]
+    is_file = not is_remote(path) and not record.offset and record.size < 0
+    return path if is_file else record.read()
+
+
 @dataclass(frozen=True)
 class Thumbnailer:
     """Makes a small picture of an item: WebP, of at most ``side`` x ``side`` pixels."""
@@ -42,23 +61,16 @@ class Thumbnailer:
         Raises:
             Unreadable: The item is gone, or cannot be decoded.
         """
-        try:
+        with reading():
             if self.clips is not None:
                 return self._encoded([*self._frames(record, *self.clips)])
             return self._encoded([to_tensor(open_image(record.read(), about=self.side)).movedim(0, -1).numpy()])
-        except OSError as error:
-            raise Unreadable(error.strerror or str(error)) from None
-        except (DecodeError, UserError) as error:
-            raise Unreadable(str(error)) from None
 
     def _frames(self, record: Record, reader: str, options: Mapping[str, Any]) -> np.ndarray:
         """Return some frames from the middle of a video, uint8 (T, H, W, 3)."""
-        path, start, end = split_segment(record.path)
-        is_file = not is_remote(path) and not record.offset and record.size < 0
-        source = path if is_file else record.read()
-        with open_video(source, backend=reader, options=options, deadline=self.deadline) as video:
+        with open_video(video_of(record), backend=reader, options=options, deadline=self.deadline) as video:
             seconds = video.seconds()
-            first, after = frame_range(seconds, (start, end))
+            first, after = frame_range(seconds, split_segment(record.path)[1:])
             distance = np.abs(seconds[first:after] - (seconds[first] + seconds[after - 1]) / 2)
             near = first + np.flatnonzero(distance <= max(_SECONDS / 2, distance.min()))
             places = np.linspace(0, len(near) - 1, min(_FRAMES, len(near))).astype(int)
