@@ -75,6 +75,12 @@ def test_a_recipe_is_a_file_its_content_or_a_config(recipe, tmp_path):
     assert recipe.values["select"]["top_k"] == 6, "the caller's dict was changed"
 
 
+def test_a_recipe_of_the_package_has_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = package.Recipe("image/quickstart", {"select.top_k": 3})
+    assert made.config.select.top_k == 3 and made.config.output_dir == "outputs/quickstart"
+
+
 def test_a_mapping_changes_its_keys_and_a_dotted_name_replaces_all(recipe):
     made = package.Recipe(recipe.values, {"pretrain": {"base_lr": 0.5}})
     assert made.config.pretrain.base_lr == 0.5 and made.config.pretrain.schedule == "cosine"

@@ -24,7 +24,8 @@ class Recipe:
     ``Recipe("quickstart.yaml", {"select.top_k": 100}, output_dir="outputs/try")``
 
     Args:
-        config: The path of a YAML file, its content as a mapping, or a ``Config`` or ``Transfer``.
+        config: The path of a YAML file, the name of a config of the package such as image/quickstart, the content of a
+            config as a mapping, or a ``Config`` or ``Transfer``.
         overrides: What is set on top of that. A name with dots sets that key, as ``select.top_k=100`` does on the
             command line; a mapping under a name without dots sets the keys that are in it and leaves the others.
         settings: Likewise, for keys at the top of the config.

@@ -59,7 +59,8 @@ def _data(found: Findings, choices: Choices) -> Iterator[str]:
     if choices.labels_per_class is None:
         yield "labels_per_class: null # all labels"
     else:
-        yield f"labels_per_class: {choices.labels_per_class} # all items have labels: of the others they are not read"
+        kept = "no item lacks a label: so many of each class are kept, the others are the pool"
+        yield f"labels_per_class: {choices.labels_per_class} # {kept}"
     sources = [_plain(part.source) for part in found.pool]
     what = f"{choices.pool_size:,} {found.kind} of which no label is read"
     yield f"pool: {_flow(sources)} # " + (what if sources else f"{what}, all from train")
