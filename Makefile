@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install quickstart quickstart-video test test-cluster lint docs screenshots clean
+.PHONY: install quickstart quickstart-video test test-cluster lint package docs screenshots clean
 
 install: .venv/installed  ## create .venv and install bsssl with everything it needs (about 6 GB: torch brings CUDA)
 
@@ -30,8 +30,14 @@ lint: install  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs:  ## the picture of the rooms in docs/architecture.md, from the imports
+package: install  ## the wheel and the source distribution, in dist/, checked
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
+
+docs:  ## what is drawn and written from the code: the picture in docs/architecture.md, and docs/settings.md
 	$(PYTHON) docs/draw_architecture.py
+	$(PYTHON) -m docs.write_settings
 
 screenshots: install  ## those of reports in README.md, of both quickstarts in outputs/, with Chromium
 	$(BIN)/python -m docs.take_screenshots

@@ -1,12 +1,67 @@
 """Packaging; everything else about the tools is in pyproject.toml."""
 
+import re
+from pathlib import Path
+
 from setuptools import find_packages, setup
+
+EXTRAS = {
+    "video": [
+        "pytorchvideo>=0.1.5",
+        "av>=14",
+        # decord has no other builds.
+        "decord>=0.6; sys_platform == 'linux' and platform_machine == 'x86_64'",
+    ],
+    "torchcodec": ["torchcodec>=0.7"],  # another reader of videos; needs the shared libraries of FFmpeg
+    "slurm": ["submitit>=1.5.1"],  # jobs on a cluster
+    "s3": ["s3fs>=2024.2"],  # s3:// paths
+    "clip": ["open_clip_torch>=3.0"],  # networks that were trained on pictures and texts, such as zero-shot teachers
+    "onnx": ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"],  # ONNX files, written and checked
+}
+"""what only some need, by what it is for"""
+
+DEVELOPMENT = [
+    *("pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.11"),
+    *("build>=1.2", "setuptools>=77", "twine>=6.1"),  # `make package`
+    "jsonschema>=4.18",  # which validates by the schema of configs, for the tests of that
+    "transformers>=4.50",  # which loads trained networks of timm, for the tests of that
+    "moto[s3,server]>=5",  # a server that speaks S3, for the tests of remote data
+]
+
+
+def description() -> str:
+    """Return README.md for the page of a package index, where the files it shows and links to are not."""
+    text = (Path(__file__).parent / "README.md").read_text(encoding="utf-8")
+    text = re.sub(r"!\[[^]]*\]\((?!https://)[^)]*\)\n+", "", text)  # pictures
+    return re.sub(r"(?<!!)\[([^]]+)\]\((?!https://)[^)]*\)", r"\1", text)
+
 
 setup(
     name="bsssl",
     version="0.1.0",
     description="A few labels and a very large unlabeled pool make a better small model (Yalniz et al. 2019)",
+    long_description=description(),
+    long_description_content_type="text/markdown",
+    author="The bsssl authors",
     license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=[
+        *("semi-supervised learning", "image classification", "video classification", "knowledge distillation"),
+        *("pseudo-labels", "self-training", "PyTorch"),
+    ],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
+    project_urls={"Paper": "https://arxiv.org/abs/1905.00546"},
     packages=[*find_packages(include=["bsssl", "bsssl.*"]), "bsssl.projects"],
     package_dir={"bsssl.projects": "projects"},
     package_data={"bsssl": ["py.typed", "reports/templates/*"], "bsssl.projects": ["*/*.yaml", "*/*.csv"]},
@@ -17,11 +72,6 @@ setup(
         "torchvision>=0.21",
         "timm>=1.0.12",
         "huggingface_hub>=0.23",
-        "pytorchvideo>=0.1.5",
-        "av>=14",
-        # decord has no other builds.
-        "decord>=0.6; sys_platform == 'linux' and platform_machine == 'x86_64'",
-        "submitit>=1.5.1",
         "fvcore>=0.1.5.post20221221",
         "numpy>=1.26",
         "pillow>=10",
@@ -37,19 +87,9 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "torchcodec": ["torchcodec>=0.7"],  # needs the shared libraries of FFmpeg
-        "clip": ["open_clip_torch>=3.0"],  # networks that were trained on pictures and texts
-        "onnx": ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"],  # ONNX files, written and checked
-        "s3": ["s3fs>=2024.2"],  # s3:// paths
-        "dev": [
-            *("pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.11", "torchcodec>=0.7"),
-            *("open_clip_torch>=3.0", "onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"),
-            "setuptools>=70.1",  # which builds a wheel, for the tests of what is installed
-            "jsonschema>=4.18",  # which validates by the schema of configs, for the tests of that
-            "transformers>=4.50",  # which loads trained networks of timm, for the tests of that
-            *("s3fs>=2024.2", "moto[s3,server]>=5"),  # a server that speaks S3, for the tests of remote data
-        ],
+        **EXTRAS,
         "benchmarks": ["duckdb>=1.0", "polars>=1.0"],
+        "dev": [*(package for packages in EXTRAS.values() for package in packages), *DEVELOPMENT],
     },
     entry_points={"console_scripts": ["bsssl=bsssl.cli:main"]},
 )

@@ -13,6 +13,7 @@ from typing import Any
 
 from typing_extensions import override
 
+from bsssl.config import Launcher as Settings
 from bsssl.errors import UserError
 from bsssl.launch.base import Job, QueueLauncher
 from bsssl.pipeline.stage import Resources
@@ -27,6 +28,15 @@ _KILL_SECONDS = (
 @LAUNCHERS.register("slurm")
 class SlurmLauncher(QueueLauncher):
     """A chain of Slurm jobs, one per stage and seed; a stage whose work has parts is an array."""
+
+    def __init__(self, settings: Settings) -> None:
+        try:
+            import submitit  # noqa: F401
+        except ImportError as error:
+            raise UserError(
+                f"cannot import submitit, which submits jobs ({error}): pip install 'bsssl[slurm]'"
+            ) from None
+        super().__init__(settings)
 
     @override
     def submit(self, jobs: Sequence[Job], *, kind: str, resources: Resources, folder: str, after: Sequence[str]) -> str:

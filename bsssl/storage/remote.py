@@ -28,7 +28,8 @@ def remote_filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
         # Without a cache of listings, what others write meanwhile is seen, and memory does not grow with the pool.
         filesystem, inner = fsspec.core.url_to_fs(path, use_listings_cache=False)
     except ImportError as error:  # "Install s3fs to access S3", and the like
-        raise UserError(f"cannot read {path}: {error} (pip install in the same environment)") from None
+        mend = "pip install 'bsssl[s3]'" if path.startswith(("s3:", "s3a:")) else "pip install in the same environment"
+        raise UserError(f"cannot read {path}: {error} ({mend})") from None
     except ValueError as error:
         raise UserError(f"cannot read {path}: {error}; check the part before ://") from None
     _filesystems.add(filesystem)

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from bsssl import storage
 from bsssl.data.datasets.sources import Source, Tars
+from bsssl.data.decoding.readers.pyav import require_av
 from bsssl.data.records import Records
 from bsssl.errors import UserError, choices
 from bsssl.registry import DATASETS
@@ -225,6 +226,7 @@ def _path(motion: str, generator: np.random.Generator) -> np.ndarray:
 
 def _encode_video(frames: np.ndarray) -> bytes:
     """Grey frames, uint8 (T, H, W), as H.264 in an mp4."""
+    require_av()
     import av
 
     file = io.BytesIO()

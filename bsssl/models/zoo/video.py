@@ -236,7 +236,16 @@ def load_pytorchvideo(name: str) -> Mapping[str, Tensor]:
 
 
 def _pytorchvideo(module: str) -> Any:
-    """Import PyTorchVideo's ``module`` without a warning for each function that it compiles with TorchScript."""
+    """Import PyTorchVideo's ``module`` without a warning for each function that it compiles with TorchScript.
+
+    Raises:
+        UserError: It is not installed, or does not work.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        return importlib.import_module(f"pytorchvideo.{module}")
+        try:
+            return importlib.import_module(f"pytorchvideo.{module}")
+        except ImportError as error:
+            raise UserError(
+                f"cannot import PyTorchVideo, of which the network is made ({error}): pip install 'bsssl[video]'"
+            ) from None

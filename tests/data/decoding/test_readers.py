@@ -471,7 +471,9 @@ def fake(tmp_path, monkeypatch) -> Callable[[str, str], None]:
 
 def test_a_library_that_is_not_installed(video, fake):
     fake("decord", "raise ModuleNotFoundError(\"No module named 'decord'\")")
-    with pytest.raises(UserError, match=r"^cannot import the video reader decord \(No module.*pip install decord"):
+    with pytest.raises(
+        UserError, match=r"^cannot import the video reader decord \(No module.*pip install 'bsssl\[video\]'"
+    ):
         open_video(str(video("h264")), backend="decord")
 
 

@@ -6,8 +6,7 @@ from typing import Any
 from bsssl.data.decoding.pictures import MAX_PIXELS
 from bsssl.data.decoding.readers.base import Clock, VideoReader
 from bsssl.data.decoding.readers.helper import HelperReader, check_helper
-from bsssl.data.decoding.readers.pyav import PyavReader
-from bsssl.errors import UserError
+from bsssl.data.decoding.readers.pyav import PyavReader, require_av
 from bsssl.registry import VIDEO_READERS
 
 
@@ -35,10 +34,7 @@ def check_backend(backend: str, options: Mapping[str, Any] | None = None) -> Non
     VIDEO_READERS.check(backend, options or {})
     if VIDEO_READERS.get(backend) not in (_av, _decord, _torchcodec):
         return
-    try:
-        import av  # noqa: F401 - the others need it too, to list frames
-    except ImportError as error:
-        raise UserError(f"cannot import PyAV, which reads videos ({error}); pip install av") from None
+    require_av()  # which lists frames for the others, too
     if backend != "av":
         check_helper(backend)
 

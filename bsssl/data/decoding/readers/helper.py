@@ -24,8 +24,8 @@ from bsssl.data.decoding.readers.pyav import PyavReader
 from bsssl.errors import UserError
 
 _MISSING = {
-    "decord": "pip install decord (Linux on x86-64 only), or choose the reader av",
-    "torchcodec": "pip install torchcodec, or choose the reader av",
+    "decord": "pip install 'bsssl[video]', which has it for Linux on x86-64, or choose the reader av",
+    "torchcodec": "pip install 'bsssl[torchcodec]', or choose the reader av",
 }
 _UNUSABLE = {
     "decord": "install it anew, or choose the reader av",

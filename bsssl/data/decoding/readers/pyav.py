@@ -12,6 +12,7 @@ from typing_extensions import override
 from bsssl.data.decoding.pictures import MAX_ASPECT, MAX_PIXELS, DecodeError, check_size
 from bsssl.data.decoding.readers.base import Clock, VideoReader
 from bsssl.data.decoding.readers.matroska import stated_size
+from bsssl.errors import UserError
 
 if TYPE_CHECKING:
     from av.packet import Packet
@@ -26,6 +27,18 @@ _OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
 _WORTH_A_SEEK = 4  # frames, which decode in the time of a seek
 _ASSUMED_RATE = 25  # frames a second, of what has neither times nor a rate
 _START = 1024  # bytes, in which a file states its size
+
+
+def require_av() -> None:
+    """Refuse to go on without PyAV.
+
+    Raises:
+        UserError: It is not installed, or does not work.
+    """
+    try:
+        import av  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"cannot import PyAV, which reads videos ({error}): pip install 'bsssl[video]'") from None
 
 
 class PyavReader(VideoReader):
@@ -47,6 +60,7 @@ class PyavReader(VideoReader):
     """
 
     def __init__(self, source: str | bytes, clock: Clock, *, max_pixels: int = MAX_PIXELS) -> None:
+        require_av()
         self._source, self._clock, self._max_pixels = source, clock, max_pixels
         with clock, self._reasons("not a video, or damaged"):
             self._open()
