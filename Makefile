@@ -35,6 +35,7 @@ package: install  ## the wheel and the source distribution, in dist/, checked
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/python -m twine check --strict dist/*
 
+docs: PYTHON := $(or $(wildcard $(BIN)/python),$(PYTHON))
 docs:  ## what is drawn and written from the code: the picture in docs/architecture.md, and docs/settings.md
 	$(PYTHON) docs/draw_architecture.py
 	$(PYTHON) -m docs.write_settings

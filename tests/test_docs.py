@@ -5,8 +5,9 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
-from bsssl import cli
+from bsssl import __version__, cli
 from bsssl.config import Config, Reproduction, Transfer, load_config
 from docs.write_settings import PAGE, make_page
 
@@ -79,3 +80,8 @@ def test_there_is_a_page_with_commands():
 
 def test_the_settings_are_those_of_the_schema():
     assert PAGE.read_text() == make_page(), "write them anew: make docs"
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == __version__ and citation["preferred-citation"]["url"].endswith("1905.00546")
