@@ -30,10 +30,16 @@ DEVELOPMENT = [
 
 
 def description() -> str:
-    """Return README.md for the page of a package index, where the files it shows and links to are not."""
+    """Return README.md for the page of a package index: without its pictures, which are not there, and with the paths
+    of files, which the source distribution has, in the place of links to them."""
     text = (Path(__file__).parent / "README.md").read_text(encoding="utf-8")
-    text = re.sub(r"!\[[^]]*\]\((?!https://)[^)]*\)\n+", "", text)  # pictures
-    return re.sub(r"(?<!!)\[([^]]+)\]\((?!https://)[^)]*\)", r"\1", text)
+    text = re.sub(r"!\[[^]]*\]\((?!https://)[^)]*\)\n+", "", text)
+    return re.sub(r"\[([^]]+)\]\((?!https://)([^)#]*)[^)]*\)", _without_link, text)
+
+
+def _without_link(link: re.Match[str]) -> str:
+    text, path = link.groups()
+    return text if path in text else f"{text} (`{path}`)"
 
 
 setup(

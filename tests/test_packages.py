@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -82,7 +83,17 @@ def test_a_message_names_the_extra(bsssl, recipe, tmp_path, monkeypatch, package
 
 
 def test_what_is_released(tmp_path):
-    for name in ("bsssl", "Makefile", "README.md", "LICENSE", "setup.py", "pyproject.toml"):
+    for name in (
+        "bsssl",
+        "projects",
+        "docs",
+        "Makefile",
+        "MANIFEST.in",
+        "README.md",
+        "LICENSE",
+        "setup.py",
+        "pyproject.toml",
+    ):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
     # The environment of the tests stands for the one that would be installed.
     call = ["make", "--old-file=install", "package", f"BIN={Path(sys.executable).parent}"]
@@ -93,8 +104,11 @@ def test_what_is_released(tmp_path):
         names = set(wheel.namelist())
         (metadata,) = (name for name in names if name.endswith("METADATA"))
         described = email.message_from_bytes(wheel.read(metadata))
-    assert {f"{name.relative_to(ROOT)}" for name in (ROOT / "bsssl").rglob("*.py")} <= names
+    assert {f"{path.relative_to(ROOT)}" for path in (ROOT / "bsssl").rglob("*.py")} <= names
     text = described.get_payload()
     assert "pip install" in text and "## Licence" in text
     links = re.findall(r"\]\(([^)]*)\)", text)
     assert links and all(link.startswith("https://") for link in links)
+    with tarfile.open(*(tmp_path / "dist").glob("*.tar.gz")) as sources:
+        names = {name.partition("/")[2] for name in sources.getnames()}
+    assert "`docs/install.md`" in text and "docs/install.md" in names
