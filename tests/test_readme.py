@@ -56,7 +56,7 @@ def checkout(tmp_path: Path) -> Path:
 
 def test_the_readme_has_its_blocks() -> None:
     assert any("make quickstart" in block for block in SHELL)
-    assert any("bsssl predict outputs/pretrained photo.jpg" in block for block in SHELL)
+    assert any("bsssl predict outputs/mine photo.jpg" in block for block in SHELL)
     assert any("own_folder.yaml" in block for block in SHELL) and any("round: {dataset: " in block for block in SHELL)
     assert len(PYTHON) == 1
 
@@ -70,7 +70,7 @@ def test_shell_blocks(block: str, checkout: Path) -> None:
     # A reproduction's settings are of another kind, and it is long: its plan must do.
     script = re.sub(r"^(.*reproduce.py --config .*)$", r"\1 --plan", script, flags=re.MULTILINE)
     script = re.sub(
-        r"^(.*--config (?!.*--plan).*)$", lambda match: f"{match[1]} {' '.join(SMALL)}", script, flags=re.MULTILINE
+        r"^(.*(?:--config|bsssl run|bsssl sweep) (?!.*--plan).*)$", lambda match: f"{match[1]} {' '.join(SMALL)}", script, flags=re.MULTILINE
     )
     done = subprocess.run(
         ["bash", "-e", "-c", script],
