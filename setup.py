@@ -20,9 +20,14 @@ EXTRAS = {
 }
 """what only some need, by what it is for"""
 
+LOGGERS = {"tensorboard": ["tensorboard>=2.14"], "wandb": ["wandb>=0.20"], "mlflow": ["mlflow>=2.14"]}
+"""what the figures of trainings can be sent to"""
+
 DEVELOPMENT = [
     *("pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.11"),
     *("build>=1.2", "setuptools>=77", "twine>=6.1"),  # `make package`
+    # Without the parts of MLflow that a store on this machine needs.
+    *("tensorboard>=2.14", "wandb>=0.20", "mlflow-skinny>=2.14"),
     "jsonschema>=4.18",  # which validates by the schema of configs, for the tests of that
     "transformers>=4.50",  # which loads trained networks of timm, for the tests of that
     "moto[s3,server]>=5",  # a server that speaks S3, for the tests of remote data
@@ -94,6 +99,8 @@ setup(
     ],
     extras_require={
         **EXTRAS,
+        **LOGGERS,
+        "loggers": [package for packages in LOGGERS.values() for package in packages],
         "benchmarks": ["duckdb>=1.0", "polars>=1.0"],
         "dev": [*(package for packages in EXTRAS.values() for package in packages), *DEVELOPMENT],
     },

@@ -378,11 +378,16 @@ each item over its views, float32 (N, C), zeros where it cannot be read; and its
 stands beside top-1 in the records of the test and in tables, which show one decimal: percent fit best."""
 
 LOGGERS = Registry(
-    "metric logger", given=("folder", "step"), built_in={"bsssl.engine.metrics": ("jsonl", "tensorboard")}
+    "metric logger",
+    given=("folder", "step", "steps", "stage", "seed", "config"),
+    built_in={"bsssl.engine.metrics": ("jsonl",), "bsssl.engine.loggers": ("tensorboard", "wandb", "mlflow")},
 )
-"""Factories ``(*, folder: str, step: int, **options) -> MetricLogger`` (``bsssl.engine.metrics``), an object with
-``write(step, scalars)`` and ``close()``. ``folder`` is the stage's; ``step`` is where the training goes on: what was
-logged of later steps is of an interrupted run."""
+"""Factories ``(*, folder: str, step: int, steps: int, stage: str, seed: int, config: Mapping[str, Any], **options) ->
+MetricLogger`` (``bsssl.engine.metrics``), an object with ``write(step, scalars)`` and ``close()``. ``folder`` is that
+of the ``stage``, a training or a test of a network; ``step`` is where the training goes on: what was logged of later
+steps is of an interrupted run, and comes again. ``steps`` is the length of the training; ``config`` is the resolved
+config, values by their keys as in overrides. A factory with a method ``check()`` is asked before anything runs whether
+it can be used, and raises a ``UserError`` if not."""
 
 REGISTRIES = {
     "models": MODELS,

@@ -4,7 +4,7 @@ import re
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from typing_extensions import Annotated, Self  # noqa: UP035 - with the rest of pydantic's
 
 from bsssl.config.data import LabeledData
@@ -36,9 +36,15 @@ class System(Section):
     """time between resumable checkpoints"""
     checkpoint_steps: int | None = Field(None, ge=1)
     """also save every so many optimiser steps"""
-    loggers: dict[Annotated[str, known_to(LOGGERS)], dict[str, Any]] = {"jsonl": {}, "tensorboard": {}}
-    """who gets the figures of a training while it runs, and the options of each: jsonl (metrics.jsonl in the stage's
-    folder), tensorboard (where it is installed); any of LOGGERS"""
+    loggers: dict[Annotated[str, known_to(LOGGERS)], dict[str, Any]] = {"jsonl": {}}
+    """who gets the figures of trainings while they run, and of tests, and the options of each: tensorboard, wandb,
+    mlflow; any of LOGGERS. jsonl (metrics.jsonl in the stage's folder) is always one of them"""
+
+    @field_validator("loggers")
+    @classmethod
+    def _with_lines(cls, loggers: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Return the loggers with the one whose file reports and ``bsssl watch`` read."""
+        return {"jsonl": {}, **loggers}
 
 
 class StageResources(Section):

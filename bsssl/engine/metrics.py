@@ -1,17 +1,21 @@
-"""The figures of a training while it runs, handed to every logger that the config names."""
+"""The figures of a training while it runs and of a test, handed to every logger that the config names."""
 
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from bsssl import storage
+from bsssl.errors import UserError
 from bsssl.registry import LOGGERS
+from bsssl.runtime.console import logger as console
+
+FILE = "metrics.jsonl"
 
 
 class MetricLogger(Protocol):
-    """Where the figures of one training go."""
+    """Where the figures of one training or test go."""
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Record ``scalars``, by name, as of the end of optimiser step ``step``."""
@@ -21,37 +25,93 @@ class MetricLogger(Protocol):
 
 
 class Metrics:
-    """The loggers of one training as one.
+    """The loggers of one training or test as one.
+
+    A logger that cannot begin is refused; one that fails later, such as that of a server which is down by then, is left
+    out from then on, with a warning.
 
     Args:
         loggers: The options of each logger by its name in ``LOGGERS``.
         folder: The folder of the stage.
         step: The optimiser step that the training goes on from; what an interrupted run logged of later steps is
             dropped.
+        steps: The length of the training; 0 where it has none.
+        stage: The name of the stage.
+        seed: The seed of the run.
+        config: The resolved config, values by their keys with dots.
+
+    Raises:
+        UserError: A logger cannot begin.
     """
 
-    def __init__(self, loggers: Mapping[str, Mapping[str, Any]], *, folder: str, step: int = 0) -> None:
-        self._loggers: list[MetricLogger] = [
-            LOGGERS.build(name, options, folder=folder, step=step) for name, options in loggers.items()
-        ]
+    def __init__(
+        self,
+        loggers: Mapping[str, Mapping[str, Any]],
+        *,
+        folder: str,
+        step: int = 0,
+        steps: int = 0,
+        stage: str = "",
+        seed: int = 0,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        given = {"folder": folder, "step": step, "steps": steps, "stage": stage, "seed": seed, "config": config or {}}
+        self._loggers: dict[str, MetricLogger] = {}
+        for name, options in loggers.items():
+            try:
+                self._loggers[name] = LOGGERS.build(name, options, **given)
+            except UserError:
+                self.close()
+                raise
+            except Exception as error:
+                self.close()
+                raise UserError(
+                    f"the logger '{name}' cannot begin ({_told(error)}); mend that, or take it out of system.loggers"
+                ) from error
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Record ``scalars``, by name, as of the end of optimiser step ``step``."""
-        for logger in self._loggers:
-            logger.write(step, scalars)
+        for name, logger in [*self._loggers.items()]:
+            self._guarded(name, lambda logger=logger: logger.write(step, scalars))  # type: ignore[misc]
 
     def close(self) -> None:
         """Let every logger write what it has not written yet."""
-        for logger in self._loggers:
-            logger.close()
+        for name, logger in [*self._loggers.items()]:
+            self._guarded(name, logger.close)
+
+    def _guarded(self, name: str, act: Callable[[], None]) -> None:
+        """Do something with a logger; one that fails is left out from then on."""
+        try:
+            act()
+        except UserError:
+            raise
+        except Exception as error:  # whatever it is, the training does not depend on it
+            console.warning("the logger '%s' has failed and is left out from now on: %s", name, _told(error))
+            del self._loggers[name]
+
+
+def check_loggers(names: Iterable[str]) -> None:
+    """Refuse loggers that cannot be used here.
+
+    Raises:
+        UserError: A package is missing; the message names the extra with it.
+    """
+    for name in names:
+        check = getattr(LOGGERS.get(name), "check", None)
+        if check is not None:
+            check()
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
 @LOGGERS.register("jsonl")
 class JsonLines:
-    """Appends a JSON object for each call to ``metrics.jsonl``: the step, the time, and the scalars."""
+    """Appends a JSON object for each call to ``metrics.jsonl``: the step, the length, the time, and the scalars."""
 
-    def __init__(self, *, folder: str, step: int) -> None:
-        self._path = os.path.join(folder, "metrics.jsonl")
+    def __init__(self, *, folder: str, step: int, steps: int) -> None:
+        self._path, self._steps = os.path.join(folder, FILE), {"steps": steps} if steps else {}
         earlier = []
         if step and os.path.exists(self._path):
             with open(self._path) as old:
@@ -60,7 +120,7 @@ class JsonLines:
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Append a line."""
-        line = json.dumps({"step": step, "time": round(time.time(), 3), **scalars}) + "\n"
+        line = json.dumps({"step": step, **self._steps, "time": round(time.time(), 3), **scalars}) + "\n"
         try:
             with open(self._path, "ab", buffering=0) as file:  # at once on the disk, and never left open
                 file.write(line.encode())
@@ -69,27 +129,3 @@ class JsonLines:
 
     def close(self) -> None:
         """Do nothing: every line is on the disk."""
-
-
-@LOGGERS.register("tensorboard")
-class TensorBoard:
-    """Writes TensorBoard's event files, where the package ``tensorboard`` is installed."""
-
-    def __init__(self, *, folder: str, step: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            self._writer = None
-        else:
-            self._writer = SummaryWriter(folder, purge_step=step)
-
-    def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Add each scalar to its curve."""
-        if self._writer is not None:
-            for name, value in scalars.items():
-                self._writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        """Write what is not written yet."""
-        if self._writer is not None:
-            self._writer.close()

@@ -51,6 +51,8 @@ class Context(Protocol):
     seed: int
     stages: dict[str, "Stage[Any]"]
     """all of them by name, each after those it needs"""
+    config: str
+    """the resolved config as YAML"""
 
     def folder(self, name: str) -> Path:
         """Return where the stage ``name`` leaves its results."""

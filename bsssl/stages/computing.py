@@ -1,14 +1,17 @@
 """What stages with a network start from: the device, the loaders, the network that another stage left."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from torch import nn
 
 from bsssl import data, storage
 from bsssl.config import Model, System
+from bsssl.engine.metrics import Metrics
 from bsssl.models import CONFIG, WEIGHTS, build_model, describe, load_weights, save_model
 from bsssl.pipeline.stage import Context, Stage
 from bsssl.runtime.console import progress
@@ -105,6 +108,36 @@ def leave_model(
     storage.write_json(str(folder / CONFIG), described)
     write_card(run, stage.name)
     save_model(str(folder / WEIGHTS), network.state_dict(), **named, classes=classes)
+
+
+def open_metrics(
+    run: Context,
+    stage: Stage[Any],
+    loggers: Mapping[str, Mapping[str, Any]],
+    *,
+    step: int = 0,
+    steps: int = 0,
+) -> Metrics:
+    """Return what the figures of ``stage`` are written to; see ``Metrics`` for the steps."""
+    return Metrics(
+        loggers,
+        folder=str(run.folder(stage.name)),
+        step=step,
+        steps=steps,
+        stage=stage.name,
+        seed=run.seed,
+        config=dict(_flat(yaml.safe_load(run.config) or {})),
+    )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of a config by their keys with dots, lists as JSON; not how loggers are reached."""
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and key != "system.loggers":
+            yield from _flat(value, f"{key}.")
+        elif not isinstance(value, Mapping):
+            yield key, json.dumps(value) if isinstance(value, list) else value
 
 
 def normalize(transforms: Any, compute: Compute) -> data.Normalize:

@@ -1,5 +1,6 @@
 """The evaluate stage: a trained network on a test set."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from bsssl.pipeline.stage import Context, PlanRow, Resources, Stage
 from bsssl.registry import STAGES
 from bsssl.runtime.console import logger
 from bsssl.stages.card import plain, write_card
-from bsssl.stages.computing import Execution, class_list, normalize, split_records, trained_model
+from bsssl.stages.computing import Execution, class_list, normalize, open_metrics, split_records, trained_model
 from bsssl.stages.seen import TestView, earlier_view
 
 
@@ -79,7 +80,15 @@ class EvaluateStage(Stage[EvaluateSettings]):
             )
         network = self.name.removeprefix("evaluate-")
         logger.info("seed %d: %s: top-1 %.2f %%, top-5 %.2f %%", run.seed, network, summary["top1"], summary["top5"])
+        self._log(run, summary)
         return summary
+
+    def _log(self, run: Context, summary: Mapping[str, float]) -> None:
+        """Hand the figures to the loggers, but for that of lines, as of the last step of the network's training."""
+        loggers = {name: options for name, options in self.execution.system.loggers.items() if name != "jsonl"}
+        steps = run.result(self.needs["network"]).get("steps", 0)
+        with contextlib.closing(open_metrics(run, self, loggers, steps=steps)) as metrics:
+            metrics.write(steps, summary)
 
     @override
     def clean_up(self, run: Context) -> None:

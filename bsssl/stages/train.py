@@ -15,7 +15,6 @@ from typing_extensions import TypeVar, override
 from bsssl import data, selection, storage
 from bsssl.config import Model, Pretrain, Section, Train, WeakTraining, check_warmup
 from bsssl.engine.checkpoints import Checkpoints
-from bsssl.engine.metrics import Metrics
 from bsssl.engine.train import Failures, train
 from bsssl.errors import UserError
 from bsssl.models import (
@@ -37,7 +36,15 @@ from bsssl.runtime import distributed
 from bsssl.runtime.console import logger
 from bsssl.runtime.device import Compute
 from bsssl.stages.card import named_network, plain
-from bsssl.stages.computing import Execution, class_list, leave_model, normalize, split_records, stage_seed
+from bsssl.stages.computing import (
+    Execution,
+    class_list,
+    leave_model,
+    normalize,
+    open_metrics,
+    split_records,
+    stage_seed,
+)
 from bsssl.stages.live import LiveSettings, live_teachers
 from bsssl.stages.seen import TrainView, earlier_view
 from bsssl.stages.select import SELECTION, selected
@@ -148,7 +155,7 @@ class TrainStage(Stage[TrainSettings[Any]]):
             compute=compute,
             seed=seed,
             checkpoints=checkpoints,
-            open_metrics=partial(Metrics, loggers, folder=str(folder)),
+            open_metrics=partial(open_metrics, run, self, loggers, steps=steps),
             failures=failures,
             teacher=live_teachers(run, self, settings.live, classes, student=settings.seen, compute=compute),
             accumulate=training.accumulate,

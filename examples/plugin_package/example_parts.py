@@ -180,20 +180,27 @@ def worst_class(*, probabilities: np.ndarray, targets: np.ndarray) -> float:
 
 @LOGGERS.register("example_csv")
 class Csv:
-    """Appends a line to ``metrics.csv`` in the folder of the stage.
+    """Appends a line to ``metrics.csv`` in the folder of the stage, a training or a test.
 
     Args:
         folder: The folder.
-        name: The figure to write.
+        step: Where the training goes on; 0 where it begins.
+        name: The figure to write: ``loss`` of a training, ``top1`` of a test, ...
     """
 
-    def __init__(self, *, folder: str, name: str = "loss") -> None:
+    def __init__(self, *, folder: str, step: int, name: str = "loss") -> None:
         self.path, self.name = os.path.join(folder, "metrics.csv"), name
+        earlier = []
+        if step and os.path.exists(self.path):
+            with open(self.path, newline="") as file:
+                earlier = [row for row in csv.reader(file) if int(row[0]) <= step]
+        storage.write_csv(self.path, earlier)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Append the figure as of the end of optimiser step ``step``."""
-        with open(self.path, "a", newline="") as file:
-            csv.writer(file).writerow([step, scalars[self.name]])
+        """Append the figure as of the end of optimiser step ``step``, if it is one of the ``scalars``."""
+        if self.name in scalars:
+            with open(self.path, "a", newline="") as file:
+                csv.writer(file).writerow([step, scalars[self.name]])
 
     def close(self) -> None:
         """Do nothing: every line is in the file."""

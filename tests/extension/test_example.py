@@ -75,6 +75,16 @@ def test_here_it_comes_out_the_same_and_is_done_then(once, example, bsssl, tmp_p
     assert "sure" in bsssl("status", tmp_path / "run").out
 
 
+def test_a_logger_gets_the_figures_of_tests_too(example, bsssl, tmp_path):
+    outcome = bsssl("train", *example, "stage=teacher", "system.loggers.example_csv.name=top1")
+    assert outcome.status == 0, outcome.err
+    run = tmp_path / "run" / "seed-0"
+    figures = json.loads((run / "evaluate-teacher" / "metrics.json").read_text())
+    rows = [*csv.reader((run / "evaluate-teacher" / "metrics.csv").open())]
+    assert rows == [["120", str(figures["top1"])]] and (run / "teacher" / "metrics.csv").read_text() == ""
+    assert not (run / "evaluate-teacher" / "metrics.jsonl").exists()
+
+
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_processes_of_the_loader_that_know_nothing(once, tmp_path, method):
     shutil.copytree(once, tmp_path, dirs_exist_ok=True)
