@@ -146,6 +146,14 @@ def _commands() -> dict[str, Command]:
             _status,
             _add_status_arguments,
         ),
+        "watch": Command(
+            "a run while it runs",
+            "Shows the stages, the curves of trainings, speed, time left and the newest log lines, from the files in "
+            "the run's folder alone: here, on a cluster, or of a run that is over. It refreshes in place until the "
+            "run ends or Ctrl-C; where the output is no terminal it is shown once.",
+            _watch,
+            _add_watch_arguments,
+        ),
         "cancel": Command(
             "end a launched run", "Cancels the jobs of a run that are waiting or running.", _cancel, _add_folder
         ),
@@ -271,6 +279,11 @@ def _add_status_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shards", action="store_true", help="every shard of the pool, and every tar of the copied selection, instead"
     )
+
+
+def _add_watch_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", help="the folder of a run, a sweep or a reproduction, or that of a seed")
+    parser.add_argument("--once", action="store_true", help="show it once")
 
 
 def _add_options_arguments(parser: argparse.ArgumentParser) -> None:
@@ -428,6 +441,12 @@ def _status(parsed: argparse.Namespace, given: list[str]) -> None:
     from bsssl.launch.status import status
 
     print(status(parsed.output_dir, shards=parsed.shards))
+
+
+def _watch(parsed: argparse.Namespace, given: list[str]) -> None:
+    from bsssl.launch.watch import watch
+
+    watch(parsed.run, once=parsed.once)
 
 
 def _cancel(parsed: argparse.Namespace, given: list[str]) -> None:

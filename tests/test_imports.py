@@ -172,6 +172,7 @@ finally: print("heavy:", sorted(set({HEAVY}) & set(sys.modules)), file=sys.stder
         ["run", "--help"],
         ["transfer", "--help"],
         ["status", "nowhere"],
+        ["watch", "nowhere"],
         ["predict", "--help"],
     ],
 )
@@ -189,10 +190,12 @@ def test_what_cannot_be_predicted_is_told_before_torch_is_imported(arguments):
     assert "heavy: ['pyarrow']" in done.stderr and done.stderr.splitlines()[-1].startswith("error: ")
 
 
-def test_the_status_of_a_run_needs_no_heavy_imports(tmp_path):
+@pytest.mark.parametrize("command", ["status", "watch"])
+def test_the_status_of_a_run_needs_no_heavy_imports(tmp_path, command):
     folder = tmp_path / "seed-0" / "teacher"
     folder.mkdir(parents=True)
     record = {"stage": "teacher", "settings": {}, "digests": {}, "read": {}, "result": {}, "seconds": 3}
     (folder / "done.json").write_text(json.dumps(record))
-    done = run_python(LATE, "status", tmp_path)
-    assert "heavy: []" in done.stderr and "took 3 s" in done.stdout
+    done = run_python(LATE, command, tmp_path)
+    assert "heavy: []" in done.stderr
+    assert {"status": "took 3 s", "watch": "done, 3 s"}[command] in done.stdout

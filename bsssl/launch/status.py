@@ -3,7 +3,6 @@
 Nothing here imports torch: the answer takes a moment, also for runs of very many shards.
 """
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,6 +15,7 @@ from bsssl.config.reading import plugins_of
 from bsssl.errors import UserError
 from bsssl.launch.base import REPORT, QueueLauncher
 from bsssl.pipeline.aside import ASIDE
+from bsssl.pipeline.progress import LOGS, METRICS, last_lines, metric_rows, written_parts
 from bsssl.pipeline.record import DONE, Parts, Record, read_record, read_work
 from bsssl.registry import LAUNCHERS
 from bsssl.reports.tables import Table
@@ -23,7 +23,6 @@ from bsssl.reports.tables import Table
 JOBS = "jobs"
 _LIST = "jobs.json"
 _LOG_LINES = 5
-_TAIL_BYTES = 8192
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class JobRow:
     def failed_log(self, task_id: str) -> Path:
         """Return the log of the process that ended with an error, or else of the first process."""
         logs = sorted(Path(self.folder).glob(f"{task_id}_*_log.out"))
-        told = (path for path in logs if any(line.startswith("error: ") for line in _last_lines(path, _LOG_LINES)))
+        told = (path for path in logs if any(line.startswith("error: ") for line in last_lines(path, _LOG_LINES)))
         return next(told, self.log(task_id))
 
 
@@ -78,7 +77,7 @@ def active_jobs(output_dir: str) -> list[JobRow]:
 
 def cancel(output_dir: str) -> str:
     """End a run's jobs and return what to tell the user; UserError when there is no such run."""
-    _require(output_dir)
+    require_run(output_dir)
     jobs = active_jobs(output_dir)
     if not jobs:
         return f"{output_dir} has no unfinished jobs"
@@ -100,7 +99,7 @@ def status(output_dir: str, *, shards: bool = False) -> str:
 
     ``shards``: instead, every shard of the pool and tar of a copied selection. UserError when there is no such run.
     """
-    _require(output_dir)
+    require_run(output_dir)
     jobs = read_jobs(output_dir)
     states: dict[str, str] = {}
     if jobs:
@@ -136,8 +135,7 @@ class _Stage:
         self._files = set(os.listdir(folder)) if folder.is_dir() else set()
         self._record = read_record(folder)
         work = self._record if isinstance(self._record, Record) else read_work(folder)
-        parts = (work and work.parts) or Parts(0, "", "")
-        self._parts, self._ending, self._unit = parts.count, parts.suffix, parts.unit
+        self._parts = (work and work.parts) or Parts(0, "", "")
         self.state = self._state()
 
     def _state(self) -> str:
@@ -161,25 +159,21 @@ class _Stage:
                 yield f"finished {done.finished}, took {done.seconds:,.0f} s"
             elif done is not None:  # of format 1
                 yield f"finished {done.get('finished', '')}, took {done.get('seconds', 0):,.0f} s"
-        if self._parts:
-            yield f"{len(self._written()):,} of {self._parts:,} {self._unit}"
+        if self._parts.count:
+            yield f"{len(written_parts(self.folder, self._parts)):,} of {self._parts.count:,} {self._parts.unit}"
         if self.state != "done" and len(self._states) > 1:
             counts = Counter(_kind(state) or "ended" for state in self._states.values())
             yield "tasks: " + ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
         if self.state in ("waiting", "failed", "cancelled"):
             yield ", ".join(sorted({state for state in self._states.values() if _kind(state) == self.state}))
-        if self.state in ("running", "not done") and "metrics.jsonl" in self._files:
-            last = _last_lines(self.folder / "metrics.jsonl", 1)
-            found = json.loads(last[0]) if last and last[0].endswith("}") else {}
-            yield f"step {found['step']:,}, loss {found['loss']:.3f}" if found else ""
-
-    def _written(self) -> set[int]:
-        return {int(name.removesuffix(self._ending)) for name in self._files if name.endswith(self._ending)}
+        if self.state in ("running", "not done") and METRICS in self._files:
+            rows = [row for row in metric_rows(self.folder) if "loss" in row]
+            yield from (f"step {row['step']:,}, loss {row['loss']:.3f}" for row in rows[-1:])
 
     def shard_rows(self) -> Iterable[tuple[str, ...]]:
-        written = self._written() if self._parts else ()
+        written = written_parts(self.folder, self._parts) if self._parts.count else {}
         array = next((job for job in self.jobs if job.tasks is not None), None)
-        for part in range(self._parts):
+        for part in range(self._parts.count):
             task = array.ids[part % len(array.ids)] if array else next(iter(self._states), "")
             state = "done" if part in written else _kind(self._states.get(task, "")) or "not done"
             yield self.run, self.name, str(part), state if state != "ended" else "failed"
@@ -195,7 +189,7 @@ class _Stage:
                 shown += 1
                 log = job.failed_log(task_id) if kind == "failed" else job.log(task_id)
                 yield f"\n{self.run}: {self.name}, {kind}: {log}"
-                yield from ("    " + line for line in _last_lines(log, _LOG_LINES if kind == "failed" else 1))
+                yield from ("    " + line for line in last_lines(log, _LOG_LINES if kind == "failed" else 1))
 
 
 def _kind(state: str) -> str:
@@ -215,7 +209,7 @@ def _folders(output_dir: str, jobs: Sequence[JobRow]) -> list[Path]:
     runs = sorted([*Path(output_dir).glob("seed-*"), *Path(output_dir).glob("*/seed-*")])
     # What several runs share is shown once, under the first of them.
     shown: dict[Path, Path] = {}
-    for path in (path for run in runs for path in run.iterdir() if path.is_dir() and path.name != ASIDE):
+    for path in (path for run in runs for path in run.iterdir() if path.is_dir() and path.name not in (ASIDE, LOGS)):
         shown.setdefault(path.resolve(), path)
     begun = [*shown.values()]
     submitted = [Path(output_dir, job.run, job.stage) for job in jobs]
@@ -225,18 +219,11 @@ def _folders(output_dir: str, jobs: Sequence[JobRow]) -> list[Path]:
     return sorted([*sorted(finished, key=finished.__getitem__), *rest], key=lambda path: path.parent)
 
 
-def _last_lines(path: Path, count: int) -> list[str]:
-    """Return the last lines of a text file that are not blank; of a progress bar the last state."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return []
-    lines = [line.rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
-    return [line for line in lines if line][-count:]
+def require_run(output_dir: str) -> None:
+    """Refuse a folder that is not that of a run, or of several.
 
-
-def _require(output_dir: str) -> None:
-    if not any(Path(output_dir).glob("seed-*")) and not Path(output_dir, JOBS).is_dir():
+    Raises:
+        UserError: It is not.
+    """
+    if not any(any(Path(output_dir).glob(place)) for place in ("seed-*", "*/seed-*", JOBS)):
         raise UserError(f"no run in {output_dir}; give the output_dir of one")

@@ -50,6 +50,18 @@ def hold(path: Path, *, what: str, identity: str = "", patience: float = 0.0) ->
         yield
 
 
+def lock_of(folder: Path) -> Path:
+    """Return the lock file of the stage with this folder."""
+    folder = folder.resolve()  # several runs of a sweep share it
+    return folder.parent / f".{folder.name}.lock"
+
+
+def is_held(folder: Path) -> bool:
+    """Return whether somebody is at work on the stage with this folder, alone or with others; nothing is written."""
+    path = lock_of(folder)
+    return any(_has_owner(one) for one in (path, *path.parent.glob(f"{path.name}-{'?' * 32}")))
+
+
 @contextlib.contextmanager
 def share(path: Path, *, identity: str) -> Iterator[None]:
     """Be one of several who do parts of the work of ``identity``; for that of another nobody can ``hold`` the lock.
@@ -167,6 +179,17 @@ def _is_alive(owner: dict[str, Any], path: Path) -> bool:
     if owner and owner["machine"] == _machine():
         return bool(_start_of(owner["pid"]) == owner["started"])
     return _age(path) < STALE
+
+
+def _has_owner(path: Path) -> bool:
+    """Return whether the owner of a lock seems to live, by the clock of this machine, whose may be another."""
+    owner = _read(path)
+    if owner and owner["machine"] == _machine():
+        return bool(_start_of(owner["pid"]) == owner["started"])
+    try:
+        return time.time() - path.stat().st_mtime < STALE
+    except OSError:
+        return False
 
 
 def _machine() -> str:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from bsssl import storage
 from bsssl.errors import UserError
+from bsssl.pipeline.progress import CONFIG, STAGES
 from bsssl.pipeline.record import DONE, Record, Work, differences, read_record, read_work, unreadable
 from bsssl.pipeline.stage import Stage, identifying
 
@@ -44,6 +45,11 @@ class Run:
         self._fingerprints: dict[tuple[str, tuple[str, ...] | None], str] = {}
         # As the run found it: files that change while it works are noticed by the next one.
         self._outside: dict[str, dict[str, Any]] = {}
+
+    def introduce(self) -> None:
+        """Leave the resolved config and the names of all stages in the folder, for those who look at it alone."""
+        storage.write_text(str(self.path / CONFIG), self.config)
+        storage.write_json(str(self.path / STAGES), [*self.stages])
 
     def folder(self, name: str) -> Path:
         """Return where stage ``name`` leaves its results."""

@@ -9,11 +9,12 @@ from pathlib import Path
 from bsssl import storage
 from bsssl.errors import UserError, note
 from bsssl.pipeline.aside import make_room, place_of_others
-from bsssl.pipeline.lock import hold, share
+from bsssl.pipeline.lock import hold, lock_of, share
+from bsssl.pipeline.progress import LOGS
 from bsssl.pipeline.record import DONE, finished_now, read_record, read_work, write_begun, write_record
 from bsssl.pipeline.run import Run
 from bsssl.pipeline.stage import Stage, Task
-from bsssl.runtime import distributed
+from bsssl.runtime import console, distributed
 from bsssl.runtime.console import logger
 
 _PATIENCE = 600.0  # seconds that a task waits for another that makes the folder ready, or does work without parts
@@ -75,7 +76,7 @@ def run_stage(run: Run, name: str, *, redo: bool = False, patience: float = 0.0)
     folder = run.folder(name)
     _make(folder)
     what, identity = f"{name} in {run.path}", run.identity(name)
-    with hold(_lock_of(folder), what=what, identity=identity, patience=patience):
+    with hold(lock_of(folder), what=what, identity=identity, patience=patience), _logged(run, name, name):
         _work(run, name, redo=redo)
 
 
@@ -112,7 +113,7 @@ def _work(run: Run, name: str, *, redo: bool = False) -> None:
 def _prepare(run: Run, name: str, *, redo: bool) -> bool:
     """Make the folder of a stage ready for its work; return whether that was found kept aside, finished."""
     folder = run.folder(name)
-    storage.write_text(str(run.path / "config.yaml"), run.config)
+    run.introduce()
     make_room(run, name, redo=redo)
     if run.pending(name) is None:
         return True
@@ -133,13 +134,13 @@ def run_task(run: Run, name: str, task: Task, *, redo: bool = False) -> None:
     logger.info("seed %d: task %d of %d of %s (%s)", run.seed, task.number, task.count, name, reason)
     folder = run.folder(name)
     _make(folder)
-    lock, identity = _lock_of(folder), run.identity(name)
+    lock, identity = lock_of(folder), run.identity(name)
     with contextlib.ExitStack() as shared:
         with hold(lock, what=f"{name} in {run.path}", identity=identity, patience=_PATIENCE):
             if not _is_begun(run, name):
                 _prepare(run, name, redo=redo)
             shared.enter_context(share(lock, identity=identity))
-        with _telling_of_others(folder):
+        with _logged(run, name, f"{name}-task-{task.number}"), _telling_of_others(folder):
             run.stages[name].work_part(run, task)
 
 
@@ -152,6 +153,11 @@ def _telling_of_others(folder: Path) -> Iterator[None]:
         if place := place_of_others(folder):
             note(error, f"what was done with other settings or inputs is kept in {place}, and comes back with them")
         raise
+
+
+def _logged(run: Run, name: str, file: str) -> contextlib.AbstractContextManager[None]:
+    """Have the log lines of a stage written to a file of this process too."""
+    return console.written_to(run.path / LOGS / f"{file}.log", title=f"seed {run.seed}: {name}")
 
 
 def _make(folder: Path) -> None:
@@ -176,14 +182,9 @@ def _refresh(run: Run, name: str) -> None:
         return
     current = run.measured(name, replace(record, read={**record.read, **run.work(name).read}))
     if isinstance(stored, dict) or current != record:
-        with contextlib.suppress(UserError), hold(_lock_of(folder), what=name):  # whoever is at work there knows better
+        with contextlib.suppress(UserError), hold(lock_of(folder), what=name):  # whoever is at work there knows better
             if read_record(folder) == stored:
                 write_record(folder, current)
-
-
-def _lock_of(folder: Path) -> Path:
-    folder = folder.resolve()  # several runs of a sweep share it
-    return folder.parent / f".{folder.name}.lock"
 
 
 def _share(task: Task) -> Task:

@@ -15,7 +15,6 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from bsssl import storage
 from bsssl.config import Config, load_config
 from bsssl.errors import UserError
 from bsssl.pipeline.run import Run, is_done
@@ -116,11 +115,11 @@ def share(points: Sequence[Point]) -> None:
     """Make every stage's folder a link to one that all points have in common which ask for the very same stage.
 
     That one is ``shared/<fingerprint>/<stage>`` beside the points, or another one there that was done already of the
-    same settings and inputs: what an edited grid no longer asks for stays there. Every run gets its ``config.yaml``,
+    same settings and inputs: what an edited grid no longer asks for stays there. Every run is introduced,
     also where nothing is left to compute.
     """
     for run in (run for point in points for run in point.runs):
-        storage.write_text(str(run.path / "config.yaml"), run.config)
+        run.introduce()
     for run, name in _stages(points):
         folder = run.folder(name)
         if folder.exists() and not folder.is_symlink():

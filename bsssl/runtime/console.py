@@ -1,8 +1,10 @@
 """What a run says on the console: log lines, progress bars, errors and tables."""
 
+import contextlib
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -21,6 +23,28 @@ class _ThroughTqdm(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
+class _ToFile(logging.Handler):
+    """Appends log lines to a file, which is never left open; none where it cannot be written."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.write(self.format(record))
+
+    def tell(self, text: str) -> None:
+        """Write a line of this text, with the time."""
+        self.handle(logging.LogRecord(logger.name, logging.INFO, "", 0, text, None, None))
+
+    def write(self, line: str) -> None:
+        """Write a line as it is."""
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self._path, "ab", buffering=0) as file:
+                file.write(f"{line}\n".encode(errors="backslashreplace"))
+
+
 class _OneLine(logging.Formatter):
     """A log line is one line, whatever it tells of; a traceback is as it is."""
 
@@ -35,6 +59,30 @@ def setup(*, debug: bool = False) -> None:
     logger.handlers = [handler]
     logger.propagate = False
     logger.setLevel((logging.DEBUG if debug else logging.INFO) if is_main() else logging.WARNING)
+
+
+@contextlib.contextmanager
+def written_to(path: Path, *, title: str) -> Iterator[None]:
+    """Append the log lines of the block to a file too, and how ``title`` begins and ends.
+
+    The file is for those who look on: one that cannot be written is left out.
+    """
+    handler = _ToFile(path)
+    handler.setFormatter(_OneLine("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+    logger.addHandler(handler)
+    handler.tell(f"{title} begins")
+    try:
+        yield
+    except Exception as error:
+        handler.write(describe(error))
+        raise
+    except BaseException:
+        handler.tell(f"{title} is interrupted")
+        raise
+    else:
+        handler.tell(f"{title} ends")
+    finally:
+        logger.removeHandler(handler)
 
 
 def progress(items: Iterable[T], *, total: int | None = None, unit: str, title: str, initial: int = 0) -> "tqdm[T]":

@@ -1,9 +1,10 @@
 """JSON, JSON lines and CSV, each written complete or not at all; and ledgers, which are JSON lines."""
 
+import contextlib
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from bsssl.errors import UserError
@@ -52,6 +53,21 @@ def as_json(value: Any) -> Any:
 def write_json_lines(path: str, values: Iterable[Any]) -> None:
     """Write one JSON value per line."""
     write_text(path, "".join(json.dumps(value) + "\n" for value in values))
+
+
+def read_json_lines(path: str) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a local file of JSON lines that may still be written, or be missing.
+
+    What is no object, such as a line that was cut off, is left out.
+    """
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(path, errors="replace") as file:
+        for line in file:
+            try:
+                value = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(value, dict):
+                yield value
 
 
 def write_ledger(path: str, entries: Iterable[tuple[str, str]]) -> None:

@@ -28,11 +28,14 @@ def test_the_parts_of_the_page_in_one_recipe(bsssl, recipe, mine, tmp_path):
         *("run", "--config", recipe.config, f"output_dir={tmp_path / 'run'}", f"plugins=[{mine}]"),
         *("pretrain.loss=my_focal", "pretrain.loss_options.gamma=1.5", "pretrain.schedule=my_line"),
         *("pretrain.schedule_options.end=0.001", "metrics={my_top2: {}}"),
+        "system.loggers.my_lines.digits=1",
         "stages={sure: {kind: my_sure, needs: {selection: select}, instead_of: select, options: {min_score: 0.4}}}",
     )
     assert outcome.status == 0, outcome.err
     metrics = json.loads((tmp_path / "run" / "seed-0" / "evaluate-pretrain" / "metrics.json").read_text())
     assert metrics["top1"] <= metrics["my_top2"] <= 100 and "my top2" in outcome.out
+    assert "seed 0: teacher begins at 0 of " in outcome.out and "seed 0: teacher 8 {'lr': 0.0, 'loss': " in outcome.out
+    assert f"seed 0: evaluate-pretrain 8 {{'top1': {metrics['top1']:.1f}, " in outcome.out
     assert json.loads((tmp_path / "run" / "seed-0" / "sure" / "done.json").read_text())["kind"] == "my_sure"
 
 

@@ -136,3 +136,20 @@ def test_the_second_command_says_who_is_at_work(bsssl, recipe, finished):
     assert outcome.status == 1
     (line,) = outcome.errors
     assert line.startswith(f"error: baseline in {finished}/seed-0 is being worked on by process {os.getpid()} on ")
+
+
+def test_onlookers_see_who_is_at_work_and_write_nothing(tmp_path):
+    folder = tmp_path / "score"
+    path = lock.lock_of(folder)
+    assert not lock.is_held(folder)
+    with lock.hold(path, what="score"):
+        assert lock.is_held(folder)
+        with lock.share(path, identity="a"):
+            path.rename(tmp_path / "away")
+            assert lock.is_held(folder)
+            (worker,) = tmp_path.glob(".score.lock-*")
+            change(worker, machine="another")
+            assert lock.is_held(folder)
+            os.utime(worker, (0, 0))
+            assert not lock.is_held(folder)
+            assert {one.name for one in tmp_path.iterdir()} == {"away", worker.name}

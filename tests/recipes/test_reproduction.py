@@ -139,7 +139,7 @@ def test_weak_pre_training_of_the_student_stands_beside_it(reproduce, recipe, tm
     assert found["videos"][0]["top1"]["weak pre-training"] == [metrics["top1"]]
     assert yaml.safe_load((alone / "config.yaml").read_text())["models"]["teacher"]["options"]["width"] == 6
     assert {path.name for path in alone.iterdir()} == {
-        *("data", "tags", "weak", "teacher", "evaluate-teacher", "config.yaml"),
+        *("data", "tags", "weak", "teacher", "evaluate-teacher", "config.yaml", "stages.json", "logs"),
     }
     assert [point["label"] for point in found["weak"]] == [WITHOUT_TAGS, WITH_TAGS]
     assert "| narrow | " in (out / "reproduce.md").read_text()

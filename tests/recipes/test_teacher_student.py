@@ -56,9 +56,10 @@ def test_layout(finished_once):
     assert {path.name for path in finished_once.iterdir()} == {
         *("seed-0", "results.json", "results.md", "results.png", "report.html")
     }
-    expected = {*STAGES, *(f"evaluate-{name}" for name in TRAINED), "config.yaml"}
+    expected = {*STAGES, *(f"evaluate-{name}" for name in TRAINED), "config.yaml", "stages.json", "logs"}
     assert {path.name for path in run.iterdir()} == expected
     assert not list(finished_once.rglob("*.tmp"))
+    assert {path.stem for path in (run / "logs").iterdir()} == expected - {"config.yaml", "stages.json", "logs"}
     assert {path.name for path in (run / "data").iterdir()} == {
         "classes.json", "labeled.csv", "rest.csv", "test.csv", "held.hashes", "pool", "done.json",
     }  # fmt: skip

@@ -1,3 +1,4 @@
+import contextlib
 import subprocess
 import sys
 
@@ -43,3 +44,31 @@ def test_log_lines_are_a_line_each(capsys: pytest.CaptureFixture[str]):
             logger.exception("and a traceback")
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].endswith(r" class a\nb\x1b[2J") and lines[-1] == "ValueError" and len(lines) > 3
+
+
+@pytest.mark.parametrize(
+    ("error", "last"),
+    [
+        (None, "seed 0: teacher ends"),
+        (UserError("no\nlabels"), "error: no\\nlabels"),
+        (KeyboardInterrupt(), "seed 0: teacher is interrupted"),
+    ],
+)
+def test_log_lines_go_to_a_file_too(tmp_path, error, last):
+    path = tmp_path / "logs" / "teacher.log"
+    before = [*console.logger.handlers]
+    with contextlib.suppress(UserError, KeyboardInterrupt), console.written_to(path, title="seed 0: teacher"):
+        console.logger.warning("a line\nof two")
+        if error is not None:
+            raise error
+    first, line, end = path.read_text().splitlines()
+    assert first.endswith(" seed 0: teacher begins") and line.endswith(" a line\\nof two") and end.endswith(last)
+    assert console.logger.handlers == before
+
+
+def test_a_log_that_cannot_be_written_is_left_out(tmp_path):
+    (tmp_path / "logs").write_text("in the way")
+    with console.written_to(tmp_path / "logs" / "teacher.log", title="teacher"):
+        pass
+    with pytest.raises(ZeroDivisionError), console.written_to(tmp_path / "logs" / "teacher.log", title="teacher"):
+        raise ZeroDivisionError

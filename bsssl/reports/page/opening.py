@@ -9,11 +9,11 @@ from typing import Any
 from bsssl.config import Config
 from bsssl.config.reading import check_kind, checked, read_yaml
 from bsssl.errors import UserError
+from bsssl.pipeline.progress import CONFIG
 from bsssl.pipeline.record import Record
 from bsssl.pipeline.run import Run
 from bsssl.recipes.runs import all_runs
 
-CONFIG = "config.yaml"
 _SEED = re.compile(r"seed-(\d+)\Z")
 
 

@@ -1,13 +1,13 @@
 """The work behind the results: curves of the trainings, time and speed of every stage, and what could not be read."""
 
-import json
 import re
 from collections import Counter
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from bsssl import storage
+from bsssl.pipeline.progress import metric_rows
 from bsssl.reports.page.opening import Opened
 
 _POINTS = 150  # of a curve
@@ -22,8 +22,7 @@ def curves(run: Opened) -> list[dict[str, Any]]:
     """Return the curves of every training of the run that is shown: the stage, the steps, and figures by name."""
     found = []
     for name in run.shown.stages:
-        lines = [*_json_lines(run.shown.folder(name) / "metrics.jsonl")]
-        rows = [line for line in lines if isinstance(line.get("step"), int)]
+        rows = metric_rows(run.shown.folder(name))
         rows = rows[:: max(1, -(-len(rows) // _POINTS))]
         if rows:
             figures = {key: [row.get(key) for row in rows] for key in _CURVES if any(key in row for row in rows)}
@@ -61,7 +60,7 @@ def failures(run: Opened) -> tuple[list[dict[str, Any]], bool]:
     for name in run.shown.stages:
         folder = run.shown.folder(name)
         ledgers = [path for pattern in _LEDGERS for path in sorted(folder.glob(pattern))]
-        lines = [*islice((line for path in ledgers for line in _json_lines(path)), LINES + 1)]
+        lines = [*islice((line for path in ledgers for line in storage.read_json_lines(str(path))), LINES + 1)]
         is_all = is_all and len(lines) <= LINES
         for line in lines[:LINES]:
             key, reason = str(line.get("key")), str(line.get("reason"))
@@ -88,17 +87,3 @@ def _samples(result: dict[str, Any]) -> int | None:
     """Return how many samples a stage went through: of a training, of the pool, or of a test."""
     names = ("samples",) if "steps" in result else ("records", "items")
     return next((int(result[name]) for name in names if name in result), None)
-
-
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a file of JSON lines; a line that was cut off, and a file that is missing, have none."""
-    if not path.exists():
-        return
-    with open(path, errors="replace") as file:
-        for line in file:
-            try:
-                value = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(value, dict):
-                yield value
