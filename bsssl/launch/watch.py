@@ -25,6 +25,7 @@ _CURVES = ("loss", "accuracy")
 _CHART = (36, 6)  # characters and lines of a curve
 _BLOCKS, _PLAIN = " ▁▂▃▄▅▆▇█", " .:-=+*%@"  # eighths of a character, and what terminals without them show
 _LOG_LINES = 5
+_WIDE = 1000  # characters of a line where the output is no terminal
 _MOST_TASKS = 100  # of an array, whose logs are looked at
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"  # a screen of its own, without a cursor
 
@@ -43,7 +44,7 @@ def watch(path: str, *, once: bool = False) -> None:
         UserError: There is no run, it is gone meanwhile, or its records are damaged or of a newer version.
     """
     if once or not sys.stdout.isatty():
-        print(_look(path).text(_width(default=120)))
+        print(_look(path).text(shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDE))
         return
     view, active = _look(path), time.monotonic()
     sys.stdout.write(_ENTER)
@@ -62,7 +63,7 @@ def watch(path: str, *, once: bool = False) -> None:
         pass  # it is how one leaves; the run goes on
     finally:
         sys.stdout.write(_LEAVE)
-    print(view.text(_width()))
+    print(view.text(shutil.get_terminal_size().columns))
 
 
 def chart(values: Sequence[float], *, width: int, height: int, blocks: str = _BLOCKS) -> list[str]:
@@ -248,10 +249,6 @@ def _seeds(output_dir: Path) -> list[Path]:
     if isinstance(first, int) and isinstance(count, int):
         there += [output_dir / f"seed-{seed}" for seed in range(first, first + count)]
     return sorted(set(there), key=lambda path: int(path.name.removeprefix("seed-")))
-
-
-def _width(*, default: int = 80) -> int:
-    return shutil.get_terminal_size((default, 24)).columns
 
 
 def _encodable(text: str) -> str:

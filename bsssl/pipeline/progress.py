@@ -17,6 +17,7 @@ CONFIG, STAGES, LOGS = "config.yaml", "stages.json", "logs"
 METRICS = "metrics.jsonl"
 _TAIL_BYTES = 8192
 _PACE_OF = 10  # rows of a training, whose pace is that of the steps to come
+_SAMPLE = 100  # files of parts whose times are looked at
 
 State = Literal["done", "running", "failed", "stopped", "waiting"]
 
@@ -125,6 +126,7 @@ def _estimate(folder: Path, rows: Sequence[dict[str, Any]]) -> tuple[float | Non
     if work is None or work.parts is None or not work.parts.count:
         return None, None
     written, begun = written_parts(folder, work.parts), modified(folder / BEGUN)
-    fresh = sum(modified(path) >= begun for path in written.values())
+    some = [*written.values()][:: 1 + len(written) // _SAMPLE]  # there may be very many
+    fresh = sum(modified(path) >= begun for path in some) * len(written) / max(len(some), 1)
     pace = (now - begun) / fresh if fresh else None
     return len(written) / work.parts.count, None if pace is None else pace * (work.parts.count - len(written))
