@@ -133,4 +133,4 @@ def test_no_such_part(bsssl):
     assert bsssl("options", "losses", "crossentropy").errors == [
         "error: unknown loss 'crossentropy': did you mean 'cross_entropy'? valid: cross_entropy, symmetric_kl"
     ]
-    assert bsssl("options", "loss").status == 2
+    assert bsssl("options", "loses").errors[0].startswith("error: a config has no part 'loses'; did you mean losses? ")
