@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 OF_EXTRAS = [
     *("av", "decord", "pytorchvideo", "torchcodec", "submitit", "s3fs", "open_clip", "transformers"),
-    *("onnx", "onnxscript", "onnxruntime"),
+    *("onnx", "onnxscript", "onnxruntime", "tensorboard", "wandb", "mlflow"),
 ]
 CALL = """
 import sys
