@@ -134,6 +134,7 @@ def _of_folder(place: Path, weights: str) -> _Described:
 
 def _as_recorded(place: Path, stage: str, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> _Described:
     """Return what the record of a ``stage`` and the ``facts`` in its file of weights say of its network."""
+    from bsssl.pipeline.record import DONE
     from bsssl.stages.seen import recorded_test_view
 
     if not facts:
@@ -144,7 +145,7 @@ def _as_recorded(place: Path, stage: str, settings: Mapping[str, Any], facts: Ma
         section, precision = ModelSection.model_validate(settings["model"]), str(settings["precision"])
         seen = recorded_test_view(stage, settings, place.parent)
     except (KeyError, TypeError, ValidationError):
-        raise UserError(f"{place / 'done.json'} is not the record of a training; run the stage again") from None
+        raise UserError(f"{place / DONE} is not the record of a training; run the stage again") from None
     section = section.model_copy(update={"name": facts["model"], "options": facts.get("options", {})})
     return _Described(section, list(facts["classes"]), seen, precision)
 

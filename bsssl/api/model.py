@@ -142,11 +142,11 @@ class Model:
             UserError: There is no such exporter or option, or the network cannot be exported by it.
         """
         from bsssl.api.examples import Examples
-        from bsssl.models import Preprocessing, TrainedNetwork
+        from bsssl.models import CARD, Preprocessing, TrainedNetwork
         from bsssl.registry import EXPORTERS
 
         clips = self.preprocessing.clips
-        card = None if self.folder is None else self.folder / "README.md"
+        card = None if self.folder is None else self.folder / CARD
         network = TrainedNetwork(
             network=self.network,
             name=self.name,

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from bsssl.api.model import Model
 from bsssl.config import Config, load_config, numbered
 from bsssl.config.reading import read_yaml
 from bsssl.errors import UserError
+from bsssl.pipeline.progress import CONFIG
 from bsssl.reports.tables import Table
 from bsssl.runtime import distributed
 from bsssl.runtime.console import logger, printable, progress, show
@@ -119,10 +119,10 @@ def result_folder(path: str) -> str:
     """
     folder = Path(path)
     seeds = sorted(folder.glob("seed-*"), key=lambda seed: (len(seed.name), seed.name))
-    run = next((seed for seed in (folder, *seeds) if (seed / "config.yaml").is_file()), None)
-    if run is None or "checkpoints" in read_yaml(str(run / "config.yaml")):  # a transfer is about no network
+    run = next((seed for seed in (folder, *seeds) if (seed / CONFIG).is_file()), None)
+    if run is None or "checkpoints" in read_yaml(str(run / CONFIG)):  # a transfer is about no network
         return path
-    config: Config = load_config(str(run / "config.yaml"), [])
+    config: Config = load_config(str(run / CONFIG), [])
     result = run / numbered(config.result, config.rounds)
     if not result.is_dir():
         raise UserError(
@@ -153,9 +153,8 @@ def _check(paths: Sequence[str], to: str | None, task: "Task | None") -> None:
     elif task is not None:
         raise UserError("a task writes a table of its own; name it with --to")
     for path in paths:
-        is_name = not (storage.is_remote(path) or re.search(r"[*?\[{]|#t=", path))  # neither a pattern nor a segment
-        if is_name and not storage.exists(path):
-            raise UserError(f"no such file or folder: {path}; check the path")
+        if "#t=" not in path:  # which begins the times of a segment
+            storage.require(path)
 
 
 def _chunks(paths: Sequence[str], task: "Task | None", *, videos: bool) -> "Iterator[Records]":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bsssl.config import Config, Section, Transfer
 from bsssl.config.reading import check_kind, checked, lay_over, read_yaml
 from bsssl.errors import UserError
+from bsssl.pipeline.progress import CONFIG
 from bsssl.reports.recipe import Results
 from bsssl.reports.runs import collect_results, write_results
 from bsssl.runtime import distributed
@@ -116,7 +117,7 @@ class Recipe:
         from bsssl.recipes.runs import all_runs
 
         # The commands that errors name must lead to the same run: its folder has the config with all overrides.
-        return all_runs(config, config_path=os.path.join(config.output_dir, f"seed-{config.seed}", "config.yaml"))
+        return all_runs(config, config_path=os.path.join(config.output_dir, f"seed-{config.seed}", CONFIG))
 
 
 def _plain(value: Any) -> Any:

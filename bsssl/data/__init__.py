@@ -40,7 +40,7 @@ from bsssl.data.pool.overlap import Places, check_overlap, content_hashes, find_
 from bsssl.data.records import Record, Records, rechunked
 from bsssl.data.selected.tars import TarPlan, is_written, plan_tars, tar_path, write_places, write_tar
 from bsssl.data.selected.training import selected_training_set
-from bsssl.data.splits import hold_out, split_holdout, split_labels
+from bsssl.data.splits import held_out, hold_out, split_holdout, split_labels
 from bsssl.data.tables import writing_table
 from bsssl.data.views.extents import Extent, extent_of
 from bsssl.data.views.thumbnails import Thumbnailer, Unreadable
@@ -93,6 +93,7 @@ __all__ = [
     "dataset_at",
     "extent_of",
     "find_overlap",
+    "held_out",
     "hold_out",
     "is_written",
     "items_at",

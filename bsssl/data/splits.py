@@ -12,9 +12,13 @@ def hold_out(targets: np.ndarray, *, share: float, seed: int) -> np.ndarray:
     generator, held = np.random.default_rng(seed), np.zeros(len(targets), bool)
     for target in np.unique(targets):
         members = np.flatnonzero(targets == target)
-        count = min(max(1, round(share * len(members))), len(members) - 1)
-        held[generator.choice(members, size=count, replace=False)] = True
+        held[generator.choice(members, size=held_out(len(members), share=share), replace=False)] = True
     return held
+
+
+def held_out(count: int, *, share: float) -> int:
+    """Return how many of ``count`` items of a class ``hold_out`` takes."""
+    return min(max(1, round(share * count)), count - 1)
 
 
 def split_holdout(records: Records, *, share: float, seed: int) -> tuple[Records, Records]:

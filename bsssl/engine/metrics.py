@@ -12,6 +12,7 @@ from bsssl.registry import LOGGERS
 from bsssl.runtime.console import logger as console
 
 FILE = "metrics.jsonl"
+"""what the logger jsonl writes, in the folder of the stage"""
 
 
 class MetricLogger(Protocol):

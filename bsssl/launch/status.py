@@ -12,10 +12,11 @@ from pathlib import Path
 from bsssl import storage
 from bsssl.config.plugins import load_plugins
 from bsssl.config.reading import plugins_of
+from bsssl.engine.metrics import FILE as METRICS
 from bsssl.errors import UserError
 from bsssl.launch.base import REPORT, QueueLauncher
 from bsssl.pipeline.aside import ASIDE
-from bsssl.pipeline.progress import LOGS, METRICS, last_lines, metric_rows, written_parts
+from bsssl.pipeline.progress import LOGS, last_lines, metric_rows, written_parts
 from bsssl.pipeline.record import DONE, Parts, Record, read_record, read_work
 from bsssl.registry import LAUNCHERS
 from bsssl.reports.tables import Table

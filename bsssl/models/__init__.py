@@ -14,7 +14,7 @@ from bsssl.models.weights.files import (
     saved_facts,
     weights_file,
 )
-from bsssl.models.weights.folder import describe
+from bsssl.models.weights.folder import CARD, describe
 from bsssl.models.weights.hosted import HUB, LOCAL, Named, class_names
 from bsssl.models.weights.loading import has_classes, load_weights
 from bsssl.models.weights.named import (
@@ -30,6 +30,7 @@ from bsssl.models.zoo import image, video  # noqa: F401 - registers the networks
 from bsssl.models.zoo.clip import ClipClassifier
 
 __all__ = [
+    "CARD",
     "CONFIG",
     "HUB",
     "LOCAL",

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bsssl import storage
+from bsssl.engine.metrics import FILE as METRICS
 from bsssl.errors import UserError
 from bsssl.pipeline.lock import is_held
 from bsssl.pipeline.record import BEGUN, DONE, Parts, Record, read_record, read_work
 
 CONFIG, STAGES, LOGS = "config.yaml", "stages.json", "logs"
-METRICS = "metrics.jsonl"
 _TAIL_BYTES = 8192
 _PACE_OF = 10  # rows of a training, whose pace is that of the steps to come
 _SAMPLE = 100  # files of parts whose times are looked at

@@ -45,9 +45,7 @@ def first_config(train: str, *, pool: Sequence[str], test: str | None, to: str) 
     if os.path.exists(to):
         raise UserError(f"{to} is there already; name another file by --to, or remove it")
     for path in (train, *pool, *([] if test is None else [test])):
-        is_name = not storage.is_remote(path) and not any(sign in path for sign in "*?[{")
-        if is_name and not storage.exists(path):
-            raise UserError(f"no such file or folder: {path}; check the path")
+        storage.require(path)
     from bsssl.recipes.own.choosing import choose  # import torch
     from bsssl.recipes.own.looking import look
     from bsssl.recipes.own.writing import write_config

@@ -11,10 +11,9 @@ import yaml
 from bsssl import storage
 from bsssl.config import Model, Source
 from bsssl.errors import UserError
-from bsssl.models import CONFIG, LOCAL, is_named, named_weights
+from bsssl.models import CARD, CONFIG, LOCAL, is_named, named_weights
 from bsssl.pipeline.stage import Context, Stage
 
-CARD = "README.md"
 _MOST_CLASSES = 30
 _FIGURES = {"items": "items", "top1": "top-1 %", "top5": "top-5 %", "ece": "ECE %"}
 _USE = """## Use

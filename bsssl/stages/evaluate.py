@@ -18,6 +18,7 @@ from bsssl.pipeline.stage import Context, PlanRow, Resources, Stage
 from bsssl.registry import STAGES
 from bsssl.runtime.console import logger
 from bsssl.stages.card import plain, write_card
+from bsssl.stages.choose import PREDICTIONS
 from bsssl.stages.computing import Execution, class_list, normalize, open_metrics, split_records, trained_model
 from bsssl.stages.seen import TestView, earlier_view
 
@@ -41,7 +42,7 @@ class EvaluateStage(Stage[EvaluateSettings]):
     """The test of a trained network: metrics, per-class accuracy, confusion matrix, a prediction for every item."""
 
     kind = "evaluate"
-    outputs = {"figures": ("metrics.json", "predictions.parquet")}
+    outputs = {"figures": ("metrics.json", PREDICTIONS)}
     follows = True
     resources = Resources(gpu=True)
 
@@ -132,7 +133,7 @@ def _write(
             "top_scores": _lists(np.take_along_axis(found.probabilities, best, 1).tolist(), missing),
         }
     )
-    with storage.atomic_write(storage.join(folder, "predictions.parquet")) as file:
+    with storage.atomic_write(storage.join(folder, PREDICTIONS)) as file:
         pq.write_table(predictions, file)
     items, lost = (np.bincount(chosen, minlength=len(classes)).tolist() for chosen in (targets, targets[missing]))
     accuracies = zip(classes, items, lost, found.per_class.tolist(), strict=True)

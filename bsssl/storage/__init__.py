@@ -15,7 +15,7 @@ from bsssl.storage.formats import (
 )
 from bsssl.storage.listing import glob, walk
 from bsssl.storage.paths import absolute, join
-from bsssl.storage.reading import exists, is_folder, open_read
+from bsssl.storage.reading import exists, is_folder, open_read, require
 from bsssl.storage.remote import is_remote, read_range, remote_filesystem
 from bsssl.storage.writing import atomic_write, remove_leftovers, unwritable, write_text
 
@@ -38,6 +38,7 @@ __all__ = [
     "read_range",
     "remote_filesystem",
     "remove_leftovers",
+    "require",
     "state",
     "table_format",
     "unwritable",

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -43,6 +44,16 @@ def exists(path: str) -> bool:
     except OSError as error:
         raise refused(path, error) from error
     return True
+
+
+def require(path: str) -> None:
+    """Refuse a path at which there is nothing; what a URL or a pattern leads to is for its reader to find out.
+
+    Raises:
+        UserError: There is no such file or folder.
+    """
+    if not (is_remote(path) or re.search(r"[*?\[{]", path) or exists(path)):
+        raise UserError(f"no such file or folder: {path}; check the path")
 
 
 def is_folder(path: str) -> bool:

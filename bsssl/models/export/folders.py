@@ -15,7 +15,7 @@ from bsssl.models.building import build_model
 from bsssl.models.export.checking import ANY, check_network, leave, leave_folder, portable, workshop
 from bsssl.models.trained import TrainedNetwork
 from bsssl.models.weights.files import WEIGHTS, save_model
-from bsssl.models.weights.folder import describe
+from bsssl.models.weights.folder import CARD, describe
 from bsssl.models.weights.hosted import LOCAL, mending
 from bsssl.models.weights.named import CONFIG, named_weights
 from bsssl.registry import EXPORTERS
@@ -164,7 +164,7 @@ def _write_folder(folder: str, name: str, options: dict[str, Any], model: Traine
     state = portable(model.network).state_dict()
     save_model(os.path.join(folder, WEIGHTS), state, name=name, options=options, classes=model.classes)
     if model.card is not None:
-        storage.write_text(os.path.join(folder, "README.md"), model.card)
+        storage.write_text(os.path.join(folder, CARD), model.card)
     return check_network(model, _loaded(f"{LOCAL}{folder}"))
 
 

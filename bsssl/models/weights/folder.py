@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+CARD = "README.md"
+"""the model card, in the same folder"""
 TESTING = "bsssl"
 """the key of what this project alone writes and reads: ``precision``, ``max_pixels`` and, of videos, ``clips`` with
 ``count``, ``reader`` and ``reader_options``"""

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from statistics import median
 
+from bsssl import data
 from bsssl.errors import UserError
 from bsssl.recipes.own.looking import Findings
 
@@ -84,9 +85,10 @@ def choose(found: Findings, device: Device) -> Choices:
         UserError: There is nothing that could be the pool.
     """
     base, classes = _BASES[found.kind, device.gpu is not None], len(found.train.counts)
-    kept = [count if found.test is not None else count - _held(count) for count in found.train.counts.values()]
-    labels = None if found.unlabeled else max(1, min(_LABELS, min(kept) // 2))
-    pool = found.unlabeled or sum(kept) - classes * (labels or 0)
+    counts = [*found.train.counts.values()]
+    trained = counts if found.test is not None else [count - data.held_out(count, share=HOLDOUT) for count in counts]
+    labels = None if found.unlabeled else max(1, min(_LABELS, min(trained) // 2))
+    pool = found.unlabeled or sum(trained) - classes * (labels or 0)
     if not pool:
         raise UserError(f"there is no pool; name {found.kind} without a label by --pool")
     # As the recipes advise: half the pool's items per class.
@@ -110,11 +112,6 @@ def choose(found: Findings, device: Device) -> Choices:
         stride=_stride(median(frames)) if found.videos else None,
         max_failure_rate=min(1.0, max(0.05, math.ceil(200 * rate) / 100)) if rate else None,
     )
-
-
-def _held(count: int) -> int:
-    """Return how many of so many items of a class are held out, as ``bsssl.data.hold_out`` does it."""
-    return min(max(1, round(HOLDOUT * count)), count - 1)
 
 
 def _stride(frames: float) -> int | None:

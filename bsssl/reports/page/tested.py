@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from bsssl.recipes.names import evaluation
 from bsssl.reports.page.opening import Opened
 from bsssl.reports.recipe import tested_stages, title_of
+from bsssl.stages.choose import PREDICTIONS
 
 if TYPE_CHECKING:
     from bsssl.data import Record, Records
@@ -57,7 +58,7 @@ def read_tested(run: Opened, names: list[str]) -> Tested | None:
     role = next((role for role in ("finetuned", "pretrained", "supervised", *done) if role in done), None)
     if role is None:
         return None
-    table = pq.read_table(run.shown.folder(evaluation(roles[role], run.test)) / "predictions.parquet")
+    table = pq.read_table(run.shown.folder(evaluation(roles[role], run.test)) / PREDICTIONS)
     true, predicted = (_numbers(table[name], names) for name in ("label", "predicted"))
     confidence = pc.fill_null(table["confidence"], 0).to_numpy()
     is_read = predicted >= 0
@@ -90,7 +91,7 @@ def calibration(run: Opened) -> list[dict[str, Any]]:
         result = run.result(evaluation(stage, run.test))
         if result is None:
             continue
-        path = run.shown.folder(evaluation(stage, run.test)) / "predictions.parquet"
+        path = run.shown.folder(evaluation(stage, run.test)) / PREDICTIONS
         table = pq.read_table(path, columns=["label", "predicted", "confidence"])
         table = table.filter(pc.is_valid(table["predicted"]))
         confidence = table["confidence"].to_numpy()

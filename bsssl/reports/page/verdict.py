@@ -14,6 +14,7 @@ from bsssl.recipes.names import evaluation
 from bsssl.recipes.reproduction.verdicts import judge
 from bsssl.reports.page.opening import Opened
 from bsssl.reports.recipe import selecting, tested_stages, title_of
+from bsssl.stages.choose import PREDICTIONS
 
 _NORMAL = 1.96  # of a two-sided interval of 95 %
 _FEWEST_SEEDS = 3  # for an interval of Student's t
@@ -81,7 +82,7 @@ def gain(run: Opened) -> Gain | None:
             verdict.half,
             f"Student's t over {len(done)} seeds, which share one test set; no narrower than one test item",
         )
-    per_item = [[_is_right(one.folder(name) / "predictions.parquet") for name in names] for one in done]
+    per_item = [[_is_right(one.folder(name) / PREDICTIONS) for name in names] for one in done]
     differences = 100 * np.mean([after.astype(float) - before for before, after in per_item], axis=0)
     half = _NORMAL * float(np.std(differences)) / math.sqrt(len(differences))
     seeds = "one seed" if len(done) == 1 else f"{len(done)} seeds"
