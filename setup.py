@@ -27,7 +27,7 @@ DEVELOPMENT = [
     *("pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.11"),
     *("build>=1.2", "setuptools>=77", "twine>=6.1"),  # `make package`
     # Without the parts of MLflow that a store on this machine needs.
-    *("tensorboard>=2.14", "wandb>=0.20", "mlflow-skinny>=2.14"),
+    *(*LOGGERS["tensorboard"], *LOGGERS["wandb"], "mlflow-skinny>=2.14"),
     "jsonschema>=4.18",  # which validates by the schema of configs, for the tests of that
     "transformers>=4.50",  # which loads trained networks of timm, for the tests of that
     "moto[s3,server]>=5",  # a server that speaks S3, for the tests of remote data

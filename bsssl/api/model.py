@@ -33,7 +33,7 @@ class Prediction(NamedTuple):
     classes: tuple[str, ...]
     """the most probable ones, best first"""
     probabilities: tuple[float, ...]
-    """of these classes"""
+    """the probabilities of these classes"""
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,14 @@ class Model:
     name: str
     """the architecture"""
     options: dict[str, Any]
-    """of the architecture"""
+    """the options of the architecture"""
     classes: list[str]
     """in the order of the network's outputs"""
     network: "nn.Module"
     """maps a normalised float batch to logits; in eval mode"""
     preprocessing: Preprocessing
     precision: str
-    """of the forward pass, as in the stage's own test"""
+    """the precision of the forward pass, as in the stage's own test"""
     _seen: "TestView" = field(repr=False)
     _section: ModelSection = field(repr=False)
 
@@ -108,8 +108,8 @@ class Model:
         self, images: Images, *, batch_size: int = 64, workers: int = 2
     ) -> npt.NDArray[np.float32]:
         """Return the probability of every class for every image, float32 (images, classes); see ``predict``."""
-        found = [part for _, part in self._probabilities(images, batch_size=batch_size, workers=workers)]
-        return np.concatenate([np.zeros((0, len(self.classes)), np.float32), *found])
+        parts = [part for _, part in self._probabilities(images, batch_size=batch_size, workers=workers)]
+        return np.concatenate([np.zeros((0, len(self.classes)), np.float32), *parts])
 
     def features(self, images: Images, *, batch_size: int = 64, workers: int = 2) -> npt.NDArray[np.float32]:
         """Return what the network computes of every image before its classifier, float32 (images, D); see ``predict``.
@@ -122,8 +122,8 @@ class Model:
 
         with torch_as_it_was(self._device):
             predictor = self._predictor(batch_size=batch_size, workers=workers)
-            found = [predictor.features(chunk) for chunk in predictor.chunks(images)]
-        return np.concatenate([np.zeros((0, classifier(self.network)[1].weight.shape[1]), np.float32), *found])
+            parts = [predictor.features(chunk) for chunk in predictor.chunks(images)]
+        return np.concatenate([np.zeros((0, classifier(self.network)[1].weight.shape[1]), np.float32), *parts])
 
     def export(self, format: str, path: AnyPath, *, check: Iterable[AnyPath] = (), **options: Any) -> float | None:
         """Write the network for another program.

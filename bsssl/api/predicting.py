@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Unreadable = list[tuple[str, str]]
 """items, by name, with the reason why each cannot be read"""
 _SHOWN = 20
-"""of them on the terminal"""
+"""how many of them are listed on the terminal"""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class Chunk:
     names: Sequence[str | None]
     """where each is; None for pictures in memory"""
     batches: Iterable[dict[str, Any]]
-    """of their samples, see ``collate``; ``index`` is the place among ``names``"""
+    """batches of the samples, see ``collate``; ``index`` is the place among ``names``"""
     compute: Compute
     """the device, whose cores leave room for those who read the items"""
 
@@ -46,7 +46,7 @@ class Said:
     index: npt.NDArray[np.int64]
     """places in the chunk, (B,)"""
     probabilities: npt.NDArray[np.float32]
-    """of the classes, the mean over the views of an item, (B, C)"""
+    """the probabilities of the classes, the mean over the views of an item, (B, C)"""
     failures: dict[int, str]
     """why other items cannot be read, by place"""
 
@@ -107,7 +107,7 @@ class Predictor:
     def features(self, chunk: Chunk) -> npt.NDArray[np.float32]:
         """Return the inputs of the classifier for a chunk whose items can be read, float32 (items, D)."""
         rows = len(chunk.names)
-        found, _ = extract(
+        extracted, _ = extract(
             self.network,
             classifier(self.network)[1],
             chunk.batches,
@@ -116,7 +116,7 @@ class Predictor:
             compute=chunk.compute,
             failures=Failures(rows=rows, max_rate=0.0),
         )
-        features: npt.NDArray[np.float32] = found.cpu().numpy()
+        features: npt.NDArray[np.float32] = extracted.cpu().numpy()
         return features
 
     @property

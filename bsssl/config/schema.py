@@ -13,7 +13,7 @@ from bsssl.config.section import Length, Section
 from bsssl.config.transfer import Transfer
 
 _KINDS: dict[str, type[Section]] = {"models": Config, "checkpoints": Transfer, "recipe": Reproduction}
-"""By a key that no other kind has."""
+"""the kinds of config, each by a key that no other kind has"""
 _INTEGER, _NUMBER = r"^[+-]?\d+(_\d+)*$", r"^[+-]?[\d_]*\.?\d+([eE][+-]?\d+)?$"
 
 

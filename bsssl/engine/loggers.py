@@ -1,4 +1,7 @@
-"""Loggers for other programs: TensorBoard, Weights & Biases, MLflow. Each training and each test is a run of theirs."""
+"""Loggers for other programs: TensorBoard, Weights & Biases, MLflow. Each training and each test is a run of theirs.
+
+What every logger is given, besides options of its own, is said beside ``bsssl.registry.LOGGERS``.
+"""
 
 import importlib
 import os
@@ -20,7 +23,7 @@ class TensorBoard:
 
     def __init__(self, *, folder: str, step: int, stage: str, seed: int, config: Mapping[str, Any]) -> None:
         # Of a training that goes on, what was logged after its checkpoint is not shown.
-        self._writer = _package("torch.utils.tensorboard", "tensorboard").SummaryWriter(
+        self._writer = _package("tensorboard", module="torch.utils.tensorboard").SummaryWriter(
             folder, purge_step=step + 1 if step else 0
         )
         self._hparams = {} if step else {"stage": stage, "seed": seed, **config}
@@ -28,14 +31,14 @@ class TensorBoard:
     @staticmethod
     def check() -> None:
         """Refuse to go on without the package."""
-        _package("torch.utils.tensorboard", "tensorboard")
+        _package("tensorboard", module="torch.utils.tensorboard")
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Add each scalar to its curve."""
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, step)
         if self._hparams:  # they are shown beside these scalars
-            summaries = _package("torch.utils.tensorboard.summary", "tensorboard").hparams(
+            summaries = _package("tensorboard", module="torch.utils.tensorboard.summary").hparams(
                 {key: "null" if value is None else value for key, value in self._hparams.items()}, dict(scalars)
             )
             for summary in summaries:
@@ -48,9 +51,9 @@ class TensorBoard:
 
 
 class _Account:
-    """What a service that takes no row back has been given: the id of the run there, and the last step.
+    """A note of what a service has been given that takes no row back: the id of the run there, and the last step.
 
-    It is in the folder of the stage, so that a training that goes on continues its run, and gives no step twice.
+    The note lies in the folder of the stage, so that a training that goes on continues its run and gives no step twice.
     """
 
     def __init__(self, folder: str, name: str, *, step: int) -> None:
@@ -81,11 +84,6 @@ class WandB:
     """Sends a run to Weights & Biases for each training and test, all of one output folder in one group.
 
     Args:
-        folder: The folder of the stage.
-        step: Where the training goes on.
-        stage: The stage.
-        seed: The seed.
-        config: The resolved config.
         project: The project there.
         entity: The user or team that owns the project; default: that of the API key.
         mode: online, or offline for files that ``wandb sync`` sends later; default: what WANDB_MODE says, or online.
@@ -105,7 +103,7 @@ class WandB:
         mode: Literal["online", "offline"] | None = None,
         tags: Sequence[str] = (),
     ) -> None:
-        wandb = _package("wandb", "wandb")
+        wandb = _package("wandb")
         self._account = _Account(folder, "wandb", step=step)
         self._run = wandb.init(
             project=project,
@@ -127,7 +125,7 @@ class WandB:
     @staticmethod
     def check() -> None:
         """Refuse to go on without the package."""
-        _package("wandb", "wandb")
+        _package("wandb")
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Send a row of the run's history."""
@@ -144,11 +142,6 @@ class MLflow:
     """Gives a run to MLflow for each training and test.
 
     Args:
-        folder: The folder of the stage.
-        step: Where the training goes on.
-        stage: The stage.
-        seed: The seed.
-        config: The resolved config.
         tracking_uri: The address of the server, or a local store; default: what MLFLOW_TRACKING_URI says, or MLflow's.
         experiment: The experiment there; default: the name of the output folder.
     """
@@ -164,7 +157,7 @@ class MLflow:
         tracking_uri: str | None = None,
         experiment: str | None = None,
     ) -> None:
-        self._mlflow = _package("mlflow", "mlflow")
+        self._mlflow = _package("mlflow")
         self._client = self._mlflow.MlflowClient(tracking_uri=tracking_uri)
         self._account = _Account(folder, "mlflow", step=step)
         if self._account.run_id is None:
@@ -181,7 +174,7 @@ class MLflow:
     @staticmethod
     def check() -> None:
         """Refuse to go on without the package."""
-        _package("mlflow", "mlflow")
+        _package("mlflow")
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Give the scalars of a step."""
@@ -196,15 +189,15 @@ class MLflow:
 
     def _experiment(self, name: str) -> str:
         """Return the id of an experiment, which is made if there is none."""
-        found = self._client.get_experiment_by_name(name)
-        if found is None:
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
             try:
                 return str(self._client.create_experiment(name))
             except self._mlflow.MlflowException:  # another process has been quicker
-                found = self._client.get_experiment_by_name(name)
-                if found is None:
+                experiment = self._client.get_experiment_by_name(name)
+                if experiment is None:
                     raise
-        return str(found.experiment_id)
+        return str(experiment.experiment_id)
 
     def _give_parameters(self, values: Mapping[str, Any]) -> None:
         kind = self._mlflow.entities.Param
@@ -218,13 +211,17 @@ def _name(config: Mapping[str, Any]) -> str:
     return os.path.basename(os.path.abspath(str(config.get("output_dir", ".")))) or "bsssl"
 
 
-def _package(module: str, extra: str) -> Any:
-    """Return a module of an optional package."""
+def _package(name: str, *, module: str | None = None) -> Any:
+    """Return a ``module`` that a logger needs, by default the package with the logger's own ``name``.
+
+    Raises:
+        UserError: It is not installed; the message names the extra, which is called like the logger.
+    """
     try:
-        return importlib.import_module(module)
+        return importlib.import_module(module or name)
     except ImportError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"the logger '{extra}' needs a package that is missing ({reason}): pip install 'bsssl[{extra}]', or "
+            f"the logger '{name}' needs a package that is missing ({reason}): pip install 'bsssl[{name}]', or "
             "take it out of system.loggers"
         ) from None

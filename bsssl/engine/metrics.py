@@ -67,27 +67,28 @@ class Metrics:
             except Exception as error:
                 self.close()
                 raise UserError(
-                    f"the logger '{name}' cannot begin ({_told(error)}); mend that, or take it out of system.loggers"
+                    f"the logger '{name}' cannot begin ({_one_line(error)}); mend that, or take it out of "
+                    "system.loggers"
                 ) from error
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Record ``scalars``, by name, as of the end of optimiser step ``step``."""
-        for name, logger in [*self._loggers.items()]:
-            self._guarded(name, lambda logger=logger: logger.write(step, scalars))  # type: ignore[misc]
+        for name in [*self._loggers]:
+            self._guarded(name, lambda logger: logger.write(step, scalars))
 
     def close(self) -> None:
         """Let every logger write what it has not written yet."""
-        for name, logger in [*self._loggers.items()]:
-            self._guarded(name, logger.close)
+        for name in [*self._loggers]:
+            self._guarded(name, lambda logger: logger.close())
 
-    def _guarded(self, name: str, act: Callable[[], None]) -> None:
+    def _guarded(self, name: str, act: Callable[[MetricLogger], None]) -> None:
         """Do something with a logger; one that fails is left out from then on."""
         try:
-            act()
+            act(self._loggers[name])
         except UserError:
             raise
         except Exception as error:  # whatever it is, the training does not depend on it
-            console.warning("the logger '%s' has failed and is left out from now on: %s", name, _told(error))
+            console.warning("the logger '%s' has failed and is left out from now on: %s", name, _one_line(error))
             del self._loggers[name]
 
 
@@ -103,7 +104,7 @@ def check_loggers(names: Iterable[str]) -> None:
             check()
 
 
-def _told(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 

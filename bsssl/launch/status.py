@@ -32,14 +32,14 @@ class JobRow:
 
     job_id: str
     run: str
-    """its folder, from the output folder"""
+    """the folder of the run, relative to the output folder"""
     stage: str
     folder: str
-    """that of the submission"""
+    """the folder of the submission"""
     launcher: str = "slurm"
     """the kind of launcher whose queue has it"""
     tasks: int | None = None
-    """tasks of an array"""
+    """how many tasks an array has; None for a single job"""
 
     @property
     def ids(self) -> list[str]:
@@ -53,8 +53,8 @@ class JobRow:
     def failed_log(self, task_id: str) -> Path:
         """Return the log of the process that ended with an error, or else of the first process."""
         logs = sorted(Path(self.folder).glob(f"{task_id}_*_log.out"))
-        told = (path for path in logs if any(line.startswith("error: ") for line in last_lines(path, _LOG_LINES)))
-        return next(told, self.log(task_id))
+        failed = (path for path in logs if any(line.startswith("error: ") for line in last_lines(path, _LOG_LINES)))
+        return next(failed, self.log(task_id))
 
 
 def save_jobs(folder: str, jobs: Sequence[JobRow]) -> None:

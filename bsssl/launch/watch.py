@@ -123,7 +123,7 @@ class _View:
         running = [one for one in trainings if one[1].state == "running"]
         for run, stage in running[:2] or sorted(trainings, key=lambda one: one[1].rows[-1].get("time", 0))[-1:]:
             yield ""
-            yield f"{run}: {stage.stage}, {_told(stage)}"
+            yield f"{run}: {stage.stage}, {_newest(stage)}"
             yield from _charts(stage.rows, width)
 
     def _log_lines(self) -> Iterator[str]:
@@ -192,14 +192,14 @@ def _cell(stage: Progress) -> str:
     return ", ".join(parts)
 
 
-def _told(stage: Progress) -> str:
+def _newest(stage: Progress) -> str:
     """Return the newest figures of a training."""
     row = stage.rows[-1]
     of = f" of {row['steps']:,}" if isinstance(row.get("steps"), int) else ""
     figures = {"loss": "loss {:.3f}", "accuracy": "accuracy {:.1f} %", "samples_per_second": "{:,.0f} samples/s"}
-    told = [text.format(row[name]) for name, text in figures.items() if _is_figure(row.get(name))]
+    shown = [text.format(row[name]) for name, text in figures.items() if _is_figure(row.get(name))]
     left = [f"{_span(stage.left)} left"] if stage.left is not None else []
-    return ", ".join([f"step {row['step']:,}{of}", *told, *left])
+    return ", ".join([f"step {row['step']:,}{of}", *shown, *left])
 
 
 def _charts(rows: Sequence[dict[str, Any]], width: int) -> Iterator[str]:
@@ -222,9 +222,9 @@ def _folded(rows: list[Row], room: int | None) -> tuple[list[Row], list[str]]:
     notes = []
     for state in ("done", "waiting"):
         if room is not None and len(rows) > room:
-            kept = [row for row in rows if row[0] != state]
-            notes += [f"{len(rows) - len(kept)} {state}"] if len(kept) < len(rows) else []
-            rows = kept
+            others = [row for row in rows if row[0] != state]
+            notes += [f"{len(rows) - len(others)} {state}"] if len(others) < len(rows) else []
+            rows = others
     return rows, [f"... and {', '.join(notes)}"] if notes else []
 
 

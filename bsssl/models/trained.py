@@ -20,9 +20,9 @@ class Preprocessing:
     mean: tuple[float, ...]
     """subtracted from pixel values in 0..1, per channel"""
     std: tuple[float, ...]
-    """by which these are then divided, per channel"""
+    """what the differences are then divided by, per channel"""
     frames: int | None = None
-    """of a clip; None for pictures"""
+    """frames of a clip; None for pictures"""
     stride: int | None = None
     """from one frame of a clip to the next, in frames of the video; None for pictures"""
 
@@ -44,9 +44,9 @@ class TrainedNetwork:
     network: nn.Module
     """maps a normalised float batch (B, *input_shape) to logits (B, number of classes)"""
     name: str
-    """of the architecture, see ``build_model``"""
+    """the name of the architecture, see ``build_model``"""
     options: dict[str, Any]
-    """of the architecture"""
+    """the options of the architecture"""
     classes: list[str]
     """in the order of the logits"""
     preprocessing: Preprocessing
@@ -68,5 +68,5 @@ class TrainedNetwork:
 
     @property
     def std(self) -> tuple[float, ...]:
-        """By what these are then divided, per channel."""
+        """What the differences are then divided by, per channel."""
         return self.preprocessing.std

@@ -32,13 +32,13 @@ class Progress:
     seconds: float = 0.0
     """what the finished stage took"""
     share: float | None = None
-    """of the work, what is done, where that is known"""
+    """the share of the work that is done, where it is known"""
     left: float | None = None
-    """seconds of work left, at the pace of late"""
+    """seconds of work left, at the newest pace"""
     log: Path | None = None
     """the newest file with log lines"""
     rows: Sequence[dict[str, Any]] = ()
-    """those of the metrics of a training"""
+    """the rows of a training's metrics; none of another stage"""
 
 
 def stage_names(run: Path) -> list[str]:
@@ -79,8 +79,8 @@ def metric_rows(folder: Path) -> list[dict[str, Any]]:
 
 def written_parts(folder: Path, parts: Parts) -> dict[int, Path]:
     """Return the files of those parts of a stage's work that are done, by number."""
-    found = ((path.name.removesuffix(parts.suffix), path) for path in folder.glob(f"*{parts.suffix}"))
-    return {int(number): path for number, path in found if number.isdecimal()}
+    numbered = ((path.name.removesuffix(parts.suffix), path) for path in folder.glob(f"*{parts.suffix}"))
+    return {int(number): path for number, path in numbered if number.isdecimal()}
 
 
 def modified(path: Path) -> float:
@@ -126,7 +126,7 @@ def _estimate(folder: Path, rows: Sequence[dict[str, Any]]) -> tuple[float | Non
     if work is None or work.parts is None or not work.parts.count:
         return None, None
     written, begun = written_parts(folder, work.parts), modified(folder / BEGUN)
-    some = [*written.values()][:: 1 + len(written) // _SAMPLE]  # there may be very many
-    fresh = sum(modified(path) >= begun for path in some) * len(written) / max(len(some), 1)
+    sampled = [*written.values()][:: 1 + len(written) // _SAMPLE]  # there may be very many
+    fresh = sum(modified(path) >= begun for path in sampled) * len(written) / max(len(sampled), 1)
     pace = (now - begun) / fresh if fresh else None
     return len(written) / work.parts.count, None if pace is None else pace * (work.parts.count - len(written))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _CLASSES = 12
 """how many classes are listed"""
 _UNREADABLE = 3
-"""likewise, items that cannot be read, of each source"""
+"""how many of the items of each source that cannot be read are listed"""
 
 
 def list_configs() -> str:
@@ -50,16 +50,16 @@ def first_config(train: str, *, pool: Sequence[str], test: str | None, to: str) 
     from bsssl.recipes.own.looking import look
     from bsssl.recipes.own.writing import write_config
 
-    found, device = look(train, pool=pool, test=test), _device()
-    output_dir = write_config(to, found, choose(found, device), device)
+    findings, device = look(train, pool=pool, test=test), _device()
+    output_dir = write_config(to, findings, choose(findings, device), device)
     load_config(to, [])
-    item = "clip.mp4" if found.videos else "photo.jpg"
+    item = "clip.mp4" if findings.videos else "photo.jpg"
     steps = [
         f"{to} has been written, for {device}. Look at it; then",
         f"    bsssl run {shlex.quote(to)}",
         f"    bsssl predict {shlex.quote(output_dir)} {item}",
     ]
-    return "\n\n".join([_seen(found).text(), _classes(found.train).text(), "\n".join(steps)])
+    return "\n\n".join([_seen(findings).text(), _classes(findings.train).text(), "\n".join(steps)])
 
 
 def _device() -> "Device":
@@ -75,15 +75,15 @@ def _device() -> "Device":
     return Device(own_cores(), gpu.name, gpu.total_memory / 2**30)
 
 
-def _seen(found: "Findings") -> Table:
-    header = [found.kind, "in", "items", "with a label", "opened", "unreadable", "smallest", "middle", "largest"]
-    roles = ["labels", *["pool"] * len(found.pool), *(["test"] if found.test else [])]
+def _seen(findings: "Findings") -> Table:
+    header = [findings.kind, "in", "items", "with a label", "opened", "unreadable", "smallest", "middle", "largest"]
+    roles = ["labels", *["pool"] * len(findings.pool), *(["test"] if findings.test else [])]
     rows = [
-        [role, part.source.path, *(f"{number:,}" for number in _counts(part)), *_sizes(part, videos=found.videos)]
-        for role, part in zip(roles, found.parts, strict=True)
+        [role, part.source.path, *(f"{number:,}" for number in _counts(part)), *_sizes(part, videos=findings.videos)]
+        for role, part in zip(roles, findings.parts, strict=True)
     ]
     unreadable = [
-        f"cannot read {name}: {reason}" for part in found.parts for name, reason in part.unreadable[:_UNREADABLE]
+        f"cannot read {name}: {reason}" for part in findings.parts for name, reason in part.unreadable[:_UNREADABLE]
     ]
     return Table(header, rows, unreadable, right=range(2, len(header)))
 
@@ -95,8 +95,8 @@ def _counts(part: "Items") -> list[int]:
 def _sizes(part: "Items", *, videos: bool) -> list[str]:
     """Return the smallest, a middling and the largest size, by the shorter side."""
     extents = sorted(part.extents, key=lambda extent: (extent.side, extent.width * extent.height))
-    some = [extents[0], extents[len(extents) // 2], extents[-1]]
-    return [f"{one.width}x{one.height}" + (f", {one.frames} frames" if videos else "") for one in some]
+    shown = [extents[0], extents[len(extents) // 2], extents[-1]]
+    return [f"{one.width}x{one.height}" + (f", {one.frames} frames" if videos else "") for one in shown]
 
 
 def _classes(part: "Items") -> Table:

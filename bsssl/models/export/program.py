@@ -27,7 +27,7 @@ class Form:
     plain: bool
     """whether it takes normalised floats (B, *input_shape) and gives logits, instead of pixels and probabilities"""
     layout: Layout
-    """of pixels"""
+    """the order of the axes of pixels"""
 
     @property
     def input(self) -> str:

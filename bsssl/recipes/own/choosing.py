@@ -26,7 +26,7 @@ class Device:
     """memory of the GPU"""
 
     def __str__(self) -> str:
-        """Return how people call it."""
+        """Return the words for it in a sentence."""
         return f"{self.cores} CPU cores" if self.gpu is None else f"one GPU ({self.gpu}, {self.gigabytes:.0f} GB)"
 
 
@@ -50,9 +50,11 @@ _BASES = {
     ("videos", False): Base("video/pretrained", passes=24, least=60_000, most=120_000, batch_size=32, workers=4),
     ("videos", True): Base("video/own_folder", passes=10, least=100_000, most=1_000_000, batch_size=32, workers=8),
 }
-"""by what the items are and whether there is a GPU"""
-_SIZE = 64  # pixels, of the students of those that are for a CPU
-_CLIP = (8, 4)  # frames and stride of those of videos
+"""the recipes, by what the items are and whether there is a GPU"""
+_SIZE = 64
+"""pixels: side of the largest pictures that a student sees on a CPU"""
+_CLIP = (8, 4)
+"""frames and stride in the recipes for videos"""
 
 
 @dataclass(frozen=True)
@@ -61,42 +63,42 @@ class Choices:
 
     base: Base
     labels_per_class: int | None
-    """None keeps all labels"""
+    """the labels of each class that are kept; None keeps all"""
     pool_size: int
     top_k: int
     top_p: int
     samples: int
-    """of pre-training"""
+    """the length of pre-training"""
     warmup: int
     batch_size: int
     workers: int
     size: int | None
     """side of what the student sees; None where its weights say it"""
     stride: int | None
-    """None for that of the base"""
+    """the stride of clips; None for that of the base"""
     max_failure_rate: float | None
-    """None for the default"""
+    """the share of unreadable items that is allowed; None for the default"""
 
 
-def choose(found: Findings, device: Device) -> Choices:
+def choose(findings: Findings, device: Device) -> Choices:
     """Return settings for data and machine.
 
     Raises:
         UserError: There is nothing that could be the pool.
     """
-    base, classes = _BASES[found.kind, device.gpu is not None], len(found.train.counts)
-    counts = [*found.train.counts.values()]
-    trained = counts if found.test is not None else [count - data.held_out(count, share=HOLDOUT) for count in counts]
-    labels = None if found.unlabeled else max(1, min(_LABELS, min(trained) // 2))
-    pool = found.unlabeled or sum(trained) - classes * (labels or 0)
+    base, classes = _BASES[findings.kind, device.gpu is not None], len(findings.train.counts)
+    counts = [*findings.train.counts.values()]
+    trained = counts if findings.test is not None else [count - data.held_out(count, share=HOLDOUT) for count in counts]
+    labels = None if findings.unlabeled else max(1, min(_LABELS, min(trained) // 2))
+    pool = findings.unlabeled or sum(trained) - classes * (labels or 0)
     if not pool:
-        raise UserError(f"there is no pool; name {found.kind} without a label by --pool")
+        raise UserError(f"there is no pool; name {findings.kind} without a label by --pool")
     # As the recipes advise: half the pool's items per class.
     top_k = max(1, _rounded(pool / classes / 2))
     samples = _rounded(min(max(base.passes * top_k * classes, base.least), base.most))
-    sides = [extent.side for part in found.parts for extent in part.extents]
-    frames = [extent.frames for part in found.parts for extent in part.extents]
-    rate = max(len(part.unreadable) / part.opened for part in found.parts)
+    sides = [extent.side for part in findings.parts for extent in part.extents]
+    frames = [extent.frames for part in findings.parts for extent in part.extents]
+    rate = max(len(part.unreadable) / part.opened for part in findings.parts)
     is_small = device.gpu is not None and device.gigabytes < _LARGE_GPU
     return Choices(
         base=base,
@@ -108,8 +110,8 @@ def choose(found: Findings, device: Device) -> Choices:
         warmup=_rounded(samples / 20),
         batch_size=base.batch_size // 2 if is_small else base.batch_size,
         workers=min(base.workers, device.cores),
-        size=None if device.gpu is not None or found.videos else max(8, min(_SIZE, round(median(sides)))),
-        stride=_stride(median(frames)) if found.videos else None,
+        size=None if device.gpu is not None or findings.videos else max(8, min(_SIZE, round(median(sides)))),
+        stride=_stride(median(frames)) if findings.videos else None,
         max_failure_rate=min(1.0, max(0.05, math.ceil(200 * rate) / 100)) if rate else None,
     )
 

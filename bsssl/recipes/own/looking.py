@@ -19,7 +19,7 @@ _OPENED = {"pictures": 100, "videos": 20}
 """how many items of each source are decoded"""
 _LISTED = 10_000
 """how many files of a source say whether it has pictures or videos"""
-_PARTS = {
+_NO_CLASSES = {
     "": ("train", "training", "labels", "labeled"),
     "--pool ": ("pool", "unlabeled"),
     "--test ": ("test", "val", "valid", "validation"),
@@ -36,7 +36,7 @@ class Items:
     """items of each class, by name"""
     unlabeled: int
     extents: tuple[data.Extent, ...]
-    """of the items that were opened"""
+    """the sizes of the items that were opened"""
     unreadable: tuple[tuple[str, str], ...]
     """the items that cannot be read, of those that were opened, with the reason"""
 
@@ -62,7 +62,7 @@ class Findings:
 
     @property
     def parts(self) -> tuple[Items, ...]:
-        """All of them."""
+        """The labels, the pool's sources and the test set."""
         return (self.train, *self.pool, *([] if self.test is None else [self.test]))
 
     @property
@@ -91,14 +91,14 @@ def look(train: str, *, pool: Sequence[str], test: str | None) -> Findings:
     sources = {path: _source(path) for path in (train, *pool, *([] if test is None else [test]))}
     held = [path for path in (train, test) if path is not None]
     places = data.Places(data.Records.concat(records for path in held for records in _records(sources[path], videos)))
-    found = Findings(
+    findings = Findings(
         videos,
         _items(sources[train], videos),
         tuple(_items(sources[path], videos, besides=places) for path in pool),
         None if test is None else _items(sources[test], videos),
     )
-    _check(found)
-    return found
+    _check(findings)
+    return findings
 
 
 def _source(path: str) -> Source:
@@ -132,13 +132,13 @@ def _records(source: Source, videos: bool) -> Iterator[data.Records]:
 
 
 def _items(source: Source, videos: bool, *, besides: data.Places | None = None) -> Items:
-    """Return what is seen of a source; items that lie at one of the places ``besides`` are left out."""
+    """Return what is seen of a source, without the items that lie at one of the places ``besides``."""
     kind = "videos" if videos else "pictures"
     counts, picked = Counter[str | None](), []
     for records in _records(source, videos):
-        some = records if besides is None else records.filter(~besides.mask(records))
-        counts.update({pair["values"]: pair["counts"] for pair in pc.value_counts(some.label).to_pylist()})
-        picked.append(_spread(some, _OPENED[kind]))
+        new = records if besides is None else records.filter(~besides.mask(records))
+        counts.update({pair["values"]: pair["counts"] for pair in pc.value_counts(new.label).to_pylist()})
+        picked.append(_spread(new, _OPENED[kind]))
     extents, unreadable = [], []
     for record in progress(list(_spread(data.Records.concat(picked), _OPENED[kind])), unit=kind, title="looking"):
         try:
@@ -154,39 +154,40 @@ def _spread(records: data.Records, most: int) -> data.Records:
     return records.take(np.unique(np.linspace(0, len(records) - 1, min(most, len(records))).astype(int)))
 
 
-def _check(found: Findings) -> None:
+def _check(findings: Findings) -> None:
     """Refuse data that no recipe can be made of."""
-    path, counts = found.train.source.path, found.train.counts
+    path, counts = findings.train.source.path, findings.train.counts
     if not counts:
         raise UserError(
-            f"{path} has no labels; put the {found.kind} of each class in a folder of its own, {path}/CLASS/, or give "
-            "a table of files with a column label"
+            f"{path} has no labels; put the {findings.kind} of each class in a folder of its own, {path}/CLASS/, or "
+            "give a table of files with a column label"
         )
     if len(counts) == 1:
         raise UserError(f"{path} has a single class ({next(iter(counts))}), two at least are needed; check the path")
-    if found.train.source.dataset == "folder" and {*counts} <= {name for names in _PARTS.values() for name in names}:
-        parts = [f"{option}{path}/{name}" for option, names in _PARTS.items() for name in names if name in counts]
+    no_classes = {name for names in _NO_CLASSES.values() for name in names}
+    if findings.train.source.dataset == "folder" and counts.keys() <= no_classes:
+        parts = [f"{option}{path}/{name}" for option, names in _NO_CLASSES.items() for name in names if name in counts]
         raise UserError(
             f"the folders in {path} seem to be no classes but parts ({', '.join(counts)}); give them one by one, such "
             f"as: bsssl init {' '.join(parts)}"
         )
-    if found.test is None and (single := [name for name, count in counts.items() if count == 1]):
+    if findings.test is None and (single := [name for name, count in counts.items() if count == 1]):
         raise UserError(
             f"{path} has one item of {len(single)} classes (such as '{single[0]}'), of which none can be kept for a "
             "test; add some, or give a test set by --test"
         )
-    if found.test is not None and (others := sorted(found.test.counts.keys() - counts.keys())):
+    if findings.test is not None and (others := sorted(findings.test.counts.keys() - counts.keys())):
         raise UserError(
-            f"{found.test.source.path} has classes that {path} has not (such as '{others[0]}'); call them alike"
+            f"{findings.test.source.path} has classes that {path} has not (such as '{others[0]}'); call them alike"
         )
-    if found.test is not None and not found.test.counts:
-        raise UserError(f"{found.test.source.path} has no labels, which a test needs; give labeled items by --test")
-    for part in found.parts:
+    if findings.test is not None and not findings.test.counts:
+        raise UserError(f"{findings.test.source.path} has no labels, which a test needs; give labeled items by --test")
+    for part in findings.parts:
         if not part.total:
             raise UserError(f"{part.source.path} has no items but labeled or test ones; give others by --pool")
         if not part.extents:
             name, reason = part.unreadable[0]
             raise UserError(
-                f"none of {part.opened} {found.kind} of {part.source.path} can be read (such as {name}: {reason}); "
+                f"none of {part.opened} {findings.kind} of {part.source.path} can be read (such as {name}: {reason}); "
                 "check the files"
             )

@@ -19,26 +19,27 @@ SCHEMA = "bsssl.schema.json"
 """the JSON schema beside the config, for editors"""
 
 
-def write_config(path: str, found: Findings, choices: Choices, device: Device) -> str:
+def write_config(path: str, findings: Findings, choices: Choices, device: Device) -> str:
     """Write the config, and the JSON schema beside it; return the folder of its run.
 
     Args:
         path: The file of the config.
-        found: What was seen of the data.
+        findings: What was seen of the data.
         choices: The settings for it.
         device: Where it will run.
     """
     output_dir = f"outputs/{Path(path).stem}"
+    classes = f"{len(findings.train.counts):,} classes"
     lines = [
         f"# yaml-language-server: $schema={SCHEMA}",
-        f"# A small network for {found.kind} of {len(found.train.counts):,} classes, on {device}; from bsssl init.",
+        f"# A small network for {findings.kind} of {classes}, on {device}; from bsssl init.",
         f"#   bsssl run {shlex.quote(path)}    (--plan: what would run; given again, it goes on where it stopped)",
-        f"#   bsssl predict {shlex.quote(output_dir)} {'VIDEO' if found.videos else 'PICTURE'}",
+        f"#   bsssl predict {shlex.quote(output_dir)} {'VIDEO' if findings.videos else 'PICTURE'}",
         "# Paths start from the folder where a command is given. Other keys: bsssl options, bsssl options select, ...",
         f"_BASE_: {choices.base.name} # what is not set here; bsssl init --list says where it is",
         f"output_dir: {_flow(output_dir)}",
         "data:",
-        *(f"  {line}" for line in _data(found, choices)),
+        *(f"  {line}" for line in _data(findings, choices)),
         *_networks(choices),
         *_stages(choices),
         f"system: {{workers: {choices.workers}}}",
@@ -48,25 +49,26 @@ def write_config(path: str, found: Findings, choices: Choices, device: Device) -
     return output_dir
 
 
-def _data(found: Findings, choices: Choices) -> Iterator[str]:
-    yield f"train: {_flow(_plain(found.train.source))}"
-    if found.test is None:
+def _data(findings: Findings, choices: Choices) -> Iterator[str]:
+    yield f"train: {_flow(_plain(findings.train.source))}"
+    if findings.test is None:
         yield "test: null"
         yield f"holdout: {HOLDOUT} # no test set was given: this share of the labels of each class is set aside as one"
     else:
-        yield f"test: {_flow(_plain(found.test.source))}"
-    yield f"num_classes: {len(found.train.counts)}"
+        yield f"test: {_flow(_plain(findings.test.source))}"
+    yield f"num_classes: {len(findings.train.counts)}"
     if choices.labels_per_class is None:
         yield "labels_per_class: null # all labels"
     else:
         kept = "no item lacks a label: so many of each class are kept, the others are the pool"
         yield f"labels_per_class: {choices.labels_per_class} # {kept}"
-    sources = [_plain(part.source) for part in found.pool]
-    what = f"{choices.pool_size:,} {found.kind} of which no label is read"
+    sources = [_plain(part.source) for part in findings.pool]
+    what = f"{choices.pool_size:,} {findings.kind} of which no label is read"
     yield f"pool: {_flow(sources)} # " + (what if sources else f"{what}, all from train")
     yield "pool_overlap: exclude # labeled and test items, and copies of them, are left out of the pool"
     if choices.max_failure_rate is not None:
-        lost, opened = (sum(len(part.unreadable) for part in found.parts), sum(part.opened for part in found.parts))
+        lost = sum(len(part.unreadable) for part in findings.parts)
+        opened = sum(part.opened for part in findings.parts)
         yield f"max_failure_rate: {choices.max_failure_rate} # of {opened} that were opened {lost} cannot be read"
         yield f"max_missing_rate: {choices.max_failure_rate} # likewise in the test"
     if choices.size is not None:

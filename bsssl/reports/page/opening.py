@@ -27,7 +27,7 @@ class Opened:
     runs: tuple[Run, ...]
     """one for each seed"""
     shown: Run
-    """that of the seed whose pictures are shown"""
+    """the run of the seed whose pictures are shown"""
     records: Mapping[int, Mapping[str, Record]]
     """what the finished stages have left, by seed and stage"""
 
@@ -87,8 +87,8 @@ def _folders(path: Path) -> dict[int, Path]:
         raise UserError(f"there is no folder {path}; give the output_dir of a run")
     # As it was called: the names of the seeds are those of their folders, also behind a link.
     places = [path] if (path / CONFIG).exists() else [*path.iterdir()]
-    found = {int(match[1]): place for place in places if (match := _SEED.match(place.absolute().name))}
-    folders = {number: found[number] for number in sorted(found) if (found[number] / CONFIG).exists()}
+    numbered = {int(match[1]): place for place in places if (match := _SEED.match(place.absolute().name))}
+    folders = {number: numbered[number] for number in sorted(numbered) if (numbered[number] / CONFIG).exists()}
     if folders:
         return folders
     points = sorted(str(place.parent.parent) for place in path.glob(f"*/seed-*/{CONFIG}"))

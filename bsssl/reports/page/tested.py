@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from bsssl.data import Record, Records
 
 BINS = 15
-"""of confidence, as the expected calibration error has them"""
+"""the bins of confidence, as the expected calibration error has them"""
 _FEWEST = 5
-"""items of a bin that is shown"""
+"""the fewest items of a bin that is shown"""
 _WRONG, _RIGHT = 6, 2  # items of each cell of the confusion matrix that are shown
 _CELLS = 20_000  # cells that the page has at most: those with most items
 
@@ -31,16 +31,16 @@ class Tested:
     """The test of the fine-tuned student, or of the best that there is, on the first test set."""
 
     title: str
-    """of the network"""
+    """what the network is called"""
     records: "Records"
     cells: list[dict[str, Any]]
     """``true`` and ``predicted`` class, ``count``, and the ``rows`` of items to show, most confident first"""
     left_out: int
-    """cells that are not among them"""
+    """how many cells are not among them"""
     confidence: list[float | None]
-    """of each item"""
+    """the confidence in each item's predicted class; None for one that cannot be read"""
     top1: list[float | None]
-    """of each class, percent; None where there are no test items"""
+    """the accuracy of each class, percent; None where it has no test items"""
     unreadable: int
 
 

@@ -10,24 +10,24 @@ from bsssl import storage
 from bsssl.pipeline.progress import metric_rows
 from bsssl.reports.page.opening import Opened
 
-_POINTS = 150  # of a curve
+_POINTS = 150  # that a curve has at most
 _CURVES = ("loss", "accuracy", "lr")
 _LEDGERS = ("unreadable.jsonl", "missing.jsonl", "*.ledger.jsonl")
 LINES = 100_000
 """lines of the ledgers of a stage that are read"""
-_REASONS = 100  # that are shown
+_REASONS = 100  # why items cannot be read, that are shown
 
 
 def curves(run: Opened) -> list[dict[str, Any]]:
     """Return the curves of every training of the run that is shown: the stage, the steps, and figures by name."""
-    found = []
+    trainings = []
     for name in run.shown.stages:
         rows = metric_rows(run.shown.folder(name))
         rows = rows[:: max(1, -(-len(rows) // _POINTS))]
         if rows:
             figures = {key: [row.get(key) for row in rows] for key in _CURVES if any(key in row for row in rows)}
-            found.append({"stage": name, "step": [row["step"] for row in rows], **figures})
-    return found
+            trainings.append({"stage": name, "step": [row["step"] for row in rows], **figures})
+    return trainings
 
 
 def stages(run: Opened) -> list[dict[str, Any]]:
@@ -37,7 +37,6 @@ def stages(run: Opened) -> list[dict[str, Any]]:
         records = [of_seed[name] for of_seed in run.records.values() if name in of_seed]
         record = run.records[run.shown.seed].get(name)
         samples = None if record is None else _samples(record.result)
-        is_timed = record is not None and record.seconds > 0 and samples
         rows.append(
             {
                 "stage": name,
@@ -46,7 +45,7 @@ def stages(run: Opened) -> list[dict[str, Any]]:
                 "seconds_of_all": sum(one.seconds for one in records),
                 "processes": None if record is None else record.processes,
                 "samples": samples,
-                "rate": samples / record.seconds if is_timed and record is not None and samples else None,
+                "rate": samples / record.seconds if record is not None and record.seconds > 0 and samples else None,
             }
         )
     return rows

@@ -19,9 +19,10 @@ from bsssl.reports.page.picks import Picked
 from bsssl.reports.page.tested import Tested
 
 LIMIT_MB = 30.0
-"""of the whole page"""
+"""the largest size of a page, megabytes"""
 THUMBNAILS_MB, SECONDS = 20.0, 75.0
-_OF_TEST, _OF_SHARED = 0.2, 0.05  # of room and time
+"""the room for thumbnails, and the time for making them, where none is named"""
+_OF_TEST, _OF_SHARED = 0.2, 0.05  # shares of room and time
 _CHUNK = 64  # thumbnails in a block of the page: what is decoded at once
 _MB = 10**6
 _BLOCKS, _SIZE = "<!--blocks-->", b"<!--size-->"  # places in the template that nothing from data can look like
