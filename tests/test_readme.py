@@ -70,7 +70,10 @@ def test_shell_blocks(block: str, checkout: Path) -> None:
     # A reproduction's settings are of another kind, and it is long: its plan must do.
     script = re.sub(r"^(.*reproduce.py --config .*)$", r"\1 --plan", script, flags=re.MULTILINE)
     script = re.sub(
-        r"^(.*(?:--config|bsssl run|bsssl sweep) (?!.*--plan).*)$", lambda match: f"{match[1]} {' '.join(SMALL)}", script, flags=re.MULTILINE
+        r"^(.*(?:--config|bsssl run|bsssl sweep) (?!.*--plan).*)$",
+        lambda match: f"{match[1]} {' '.join(SMALL)}",
+        script,
+        flags=re.MULTILINE,
     )
     done = subprocess.run(
         ["bash", "-e", "-c", script],
