@@ -14,6 +14,7 @@ time; a part is imported when it is first looked up.
 
 import importlib
 import inspect
+import json
 import re
 import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -141,7 +142,7 @@ class Registry:
             PartOption(
                 name=one.name,
                 type=_shown(hints.get(one.name, one.annotation)),
-                default="(required)" if one.default is Parameter.empty else repr(one.default),
+                default="(required)" if one.default is Parameter.empty else as_yaml(one.default),
                 meaning=meanings.get(one.name, ""),
             )
             for one in inspect.signature(part).parameters.values()
@@ -198,11 +199,16 @@ def _hints(part: Any, *, include_extras: bool = False) -> dict[str, Any]:
     return get_type_hints(part.__init__ if inspect.isclass(part) else part, include_extras=include_extras)
 
 
+def as_yaml(default: Any) -> str:
+    """Return a default as a config has it: null and true, where Python has other words for them."""
+    return json.dumps(default) if default is None or isinstance(default, bool) else str(default)
+
+
 def _shown(annotation: Any) -> str:
     if annotation is Parameter.empty:
         return "any"
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-    return re.sub(r"\b(?:typing|collections\.abc)\.", "", text)
+    return re.sub(r"\bNone\b", "null", re.sub(r"\b(?:typing|collections\.abc)\.", "", text))
 
 
 def _fields(settings: Any, *, besides: Collection[str]) -> list[PartOption]:
@@ -211,7 +217,7 @@ def _fields(settings: Any, *, besides: Collection[str]) -> list[PartOption]:
         PartOption(
             name=name,
             type=_shown(field.annotation),
-            default="(required)" if field.is_required() else repr(field.get_default(call_default_factory=True)),
+            default="(required)" if field.is_required() else as_yaml(field.get_default(call_default_factory=True)),
             meaning=" ".join((field.description or "").split()),
         )
         for name, field in (settings.model_fields.items() if settings is not None else ())

@@ -92,7 +92,7 @@ def test_options(bsssl):
     outcome = bsssl("options")
     assert outcome.status == 0
     assert "select.top_k: int | ['auto'] = 16000\n    K: samples kept per class. auto: that K of" in outcome.out
-    assert "\nfull_ft: FullFt | None = (as below)\n    null turns it off\n" in outcome.out
+    assert "\nfull_ft: FullFt | null = (as below)\n    null turns it off\n" in outcome.out
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_options(bsssl):
             "of a transfer alone (`bsssl transfer`):\n\ncheckpoints: dict[str, Checkpoint] = (required)",
             1,
         ),
-        ("weak", "weak: Weak | None = None\n", 1),
+        ("weak", "weak: Weak | null = null\n", 1),
     ],
 )
 def test_options_of_a_part_of_the_config(bsssl, part, first, titles):

@@ -19,6 +19,7 @@ from bsssl.config.plugins import load_plugins
 from bsssl.config.recipe import Config
 from bsssl.config.section import S, Section
 from bsssl.errors import Problems, UserError
+from bsssl.registry import as_yaml
 
 _KINDS = {
     "models": "the recipe (`bsssl run`, `train`, `score`, ...)",
@@ -263,7 +264,7 @@ def _bare(annotation: Any) -> Any:
 def _kind(bare: Any) -> str:
     """Return what to call a type that is no union."""
     if bare is NoneType:
-        return "None"
+        return "null"
     name = str(bare) if get_args(bare) else getattr(bare, "__name__", "")
     return re.sub(r"typing\.|bsssl\.config\.\w+\.|Literal|Optional", "", name)
 
@@ -276,7 +277,7 @@ def _options(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, 
             continue
         bare = _bare(field.annotation)
         kind = " | ".join(map(_kind, get_args(bare) if get_origin(bare) in (Union, UnionType) else [bare]))
-        default = "(required)" if field.is_required() else str(field.default)
+        default = "(required)" if field.is_required() else as_yaml(field.default)
         if isinstance(field.default, Section):
             default = "(as below)"
         # A stage that only changes a default inherits what the key means.

@@ -1,17 +1,18 @@
 """The score stage: the teacher over every shard of the pool."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from typing_extensions import override
 
 from bsssl import data, selection, storage
 from bsssl.config import Model, Section, by_role
-from bsssl.engine.predict import average, predict
+from bsssl.engine.predict import Prediction, average, predict
 from bsssl.engine.score import EXCLUDED, excludes_the_same, hashes_path, save_shard, score_shard
 from bsssl.errors import UserError
 from bsssl.pipeline.record import Parts, Work
@@ -197,21 +198,32 @@ def score_pool(
     if compute.compile:
         networks = [torch.compile(network) for network in networks]  # type: ignore[misc]
     teachers, unreadable = list(zip(networks, settings.teachers.values(), strict=True)), 0
-    for number, shard in progress(missing, unit="shard", title=title):
-        records, said = shard.records(), []
-        for network, eyes in teachers:
-            views = eyes.seen.views(deadline=execution.deadline)
-            dataset = data.ItemDataset(records, views=views, hash_content=bool(held))
-            loader, to_floats = execution.eval_loader(dataset, views, compute), normalize(eyes.seen.transforms, compute)
-            said.append(predict(network, loader, normalize=to_floats, compute=compute))
-        scores = score_shard(average(said), top_p=settings.top_p, held_hashes=held, views=views.count)
-        if scores.held and settings.pool_overlap == "refuse":
-            _refuse_held(records, scores.held)
-        unreadable += len(scores.failures)
-        _check_unreadable(
-            unreadable, pool.num_records, list(scores.failures.values()), tolerated=execution.max_failure_rate
-        )
-        save_shard(selection.score_path(folder, number), scores, header=_header(shard, common), records=records)
+    total = sum(shard.num_records for _, shard in missing)
+    with progress(iter(()), total=total, unit="item", title=title) as bar:
+        for number, shard in missing:
+            records, said = shard.records(), []
+            for network, eyes in teachers:
+                views = eyes.seen.views(deadline=execution.deadline)
+                dataset = data.ItemDataset(records, views=views, hash_content=bool(held))
+                loader = execution.eval_loader(dataset, views, compute)
+                to_floats = normalize(eyes.seen.transforms, compute)
+                said.append(predict(network, loader, normalize=to_floats, compute=compute))
+            predictions = _counted(average(said), bar.update)
+            scores = score_shard(predictions, top_p=settings.top_p, held_hashes=held, views=views.count)
+            if scores.held and settings.pool_overlap == "refuse":
+                _refuse_held(records, scores.held)
+            unreadable += len(scores.failures)
+            _check_unreadable(
+                unreadable, pool.num_records, list(scores.failures.values()), tolerated=execution.max_failure_rate
+            )
+            save_shard(selection.score_path(folder, number), scores, header=_header(shard, common), records=records)
+
+
+def _counted(predictions: Iterable[Prediction], advance: Callable[[int], Any]) -> Iterator[Prediction]:
+    """Yield predictions, and tell ``advance`` how many items each is of, all views of which it has."""
+    for prediction in predictions:
+        yield prediction
+        advance(len(np.unique(prediction.index)) + len(prediction.failures))
 
 
 def common_header(pool: data.Pool, *, teacher: str, classes: list[str], settings: ScoreSettings) -> dict[str, Any]:

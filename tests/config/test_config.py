@@ -286,7 +286,7 @@ def test_options_list_every_key_once_with_type_and_default():
     assert found["pretrain.targets"][0] == "['per_pair', 'multi', 'soft', 'live']"
     assert found["data.pool"] == ("list[Source]", "[]")
     assert found["data.pool[].path"] == ("str", "(required)")
-    assert found["ceiling"] == ("Supervised | None", "None")
+    assert found["ceiling"] == ("Supervised | null", "null")
     assert found["ceiling.length"][1] == "90 epochs"
     assert {name.split(".")[0] for name in paths} == set(Config.model_fields)
 

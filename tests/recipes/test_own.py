@@ -174,7 +174,8 @@ def test_a_config_is_not_overwritten(bsssl, folder):
         ("photos", "the folders in photos seem to be no classes but parts (labels, pool, test); give them one by one, "
                    "such as: bsssl init photos/labels --pool photos/pool --test photos/test"),
         ("photos/labels --test photos/pool", "photos/pool has classes that photos/labels has not (such as '2021');"),
-        ("photos/labels --pool photos/labels", "photos/labels has no items but labeled or test ones; give"),
+        ("photos/labels --pool photos/labels/circle", "photos/labels/circle has no items but those that are in "
+                                                      "photos/labels or the test set too; move them out of there, or"),
         ("photos/labels --pool broken", "none of 1 pictures of broken can be read (such as a.jpg: not a picture,"),
         ("few", "few has one item of 2 classes (such as 'circle'), of which none can be kept for a test; add"),
         ("few --test photos/test", "there is no pool; name pictures without a label by --pool"),

@@ -1,8 +1,10 @@
 """What the score stage does again when the pool has changed."""
 
+import io
 import json
 
 import pytest
+from tqdm import tqdm
 
 from bsssl import selection
 
@@ -41,3 +43,16 @@ def test_only_the_shards_that_changed_are_scored_again(scored, recipe, bsssl, tm
         return selection.read_selection(str(tmp_path / "new" / "seed-0" / "select" / "selection.parquet"))
 
     assert anew() == selected
+
+
+def test_the_progress_bar_counts_items(scored, recipe, monkeypatch):
+    bars = []
+
+    def progress(items, *, total, unit, title):
+        bars.append(tqdm(items, total=total, unit=unit, desc=title, file=io.StringIO()))
+        return bars[-1]
+
+    monkeypatch.setattr("bsssl.stages.score.progress", progress)
+    scored(recipe.values["data"]["pool"])
+    assert [(bar.unit, bar.desc, bar.n) for bar in bars] == [("item", "seed 0: score", bars[0].total)]
+    assert bars[0].total > len(recipe.values["data"]["pool"])

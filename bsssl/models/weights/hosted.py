@@ -1,7 +1,9 @@
 """What a name of weights stands for, and how what goes wrong in fetching them is told."""
 
 import contextlib
+import logging
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,8 +87,14 @@ def class_names(number: int) -> list[str]:
 @contextlib.contextmanager
 def fetching(name: str, remedy: str) -> Iterator[None]:
     """Whatever goes wrong inside becomes a UserError: each of the libraries on the way has exceptions of its own."""
-    with mending(f"could not fetch {name}", f"connect to the internet, or {remedy}"):
-        yield
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.ERROR)  # it warns at each of its many tries
+    try:
+        with mending(f"could not fetch {name}", f"connect to the internet, or {remedy}"):
+            yield
+    finally:
+        hub.setLevel(level)
 
 
 @contextlib.contextmanager
@@ -97,5 +105,6 @@ def mending(problem: str, remedy: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = textwrap.shorten(first, 160, placeholder=" ...")
         raise UserError(f"{problem} ({reason}); {remedy}") from None

@@ -142,7 +142,7 @@ def _timm(name: str) -> Named:
         raise UserError(f"unknown weights 'timm/{name}': timm's weights of {architecture} are {nearest}")
     config = timm.get_pretrained_cfg(name)
     assert config is not None  # it is listed
-    remedy = "give the file's path as weights"
+    remedy = "give the file: teacher.init_from=FILE or models.student.weights=FILE, for example"
     if config.hf_hub_id:
         remedy = f"fetch {HUB_FILES.format(config.hf_hub_id, 'model.safetensors')} elsewhere and {remedy}"
     elif config.url:

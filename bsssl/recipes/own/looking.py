@@ -184,7 +184,10 @@ def _check(findings: Findings) -> None:
         raise UserError(f"{findings.test.source.path} has no labels, which a test needs; give labeled items by --test")
     for part in findings.parts:
         if not part.total:
-            raise UserError(f"{part.source.path} has no items but labeled or test ones; give others by --pool")
+            raise UserError(
+                f"{part.source.path} has no items but those that are in {path} or the test set too; move them out of "
+                "there, or give others by --pool"
+            )
         if not part.extents:
             name, reason = part.unreadable[0]
             raise UserError(
