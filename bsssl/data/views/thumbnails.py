@@ -24,7 +24,7 @@ _FRAME_MS = 200
 
 
 class Unreadable(Exception):
-    """There is no picture of an item any more; the message is the reason."""
+    """An item is gone or cannot be decoded; the message is the reason."""
 
 
 @contextlib.contextmanager

@@ -1,0 +1,135 @@
+"""The commands that use what a run has left: a network's predictions and exports, scores as a table."""
+
+import argparse
+
+from bsssl.cli.command import Command, add_plugins, add_task
+from bsssl.runtime import console
+from bsssl.runtime.distributed import is_main
+
+_EPILOG = """several GPUs or processes of one machine share the work and leave one file:
+  torchrun --nproc-per-node 8 --no-python bsssl predict MODEL photos --to predictions.parquet
+a cluster: tasks, each with a file of its own (predictions-00003-of-00064.parquet), as an array of your scheduler's:
+  bsssl predict MODEL photos --to predictions.parquet --task 3/64
+
+What cannot be read is listed at the end, and in predictions.unreadable.jsonl beside predictions.parquet. The exit
+status is 1 if nothing could be read, and with --strict if anything could not.
+"""
+
+
+def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", help="the folder of a trained stage")
+    parser.add_argument("--to", required=True, help="the format: a name in `bsssl options exporters`")
+    parser.add_argument("--path", required=True, help="the file or folder to write; with --to hub USER/REPOSITORY")
+    parser.add_argument(
+        "--check", nargs="+", default=[], metavar="FILE", help="pictures or videos to compare it on; else generated"
+    )
+    add_plugins(parser)
+    parser.add_argument("overrides", nargs="*", metavar="option=value", help="options of the format")
+
+
+def _add_predict_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, _EPILOG
+    parser.add_argument(
+        "model",
+        help="the folder of a trained network; of a run, for its student; hf-hub:USER/REPOSITORY; or weights with a "
+        "name, e.g. timm/resnet50.a1_in1k",
+    )
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="path",
+        help="a picture or video, a folder of them, tars (x.tar, or a pattern 'x-{000..099}.tar'), or a table of paths "
+        "(.csv, .jsonl, .parquet); all of them may be URLs",
+    )
+    parser.add_argument("--to", metavar="FILE", help="the table to write: FILE ends in .csv, .jsonl or .parquet")
+    parser.add_argument("--top", type=_count, default=3, metavar="N", help="classes of each item (default: 3)")
+    parser.add_argument("--batch-size", type=_count, default=64, metavar="N", help="inputs at a time (default: 64)")
+    parser.add_argument(
+        "--workers", type=_number, default=2, metavar="N", help="processes that read files (default: 2)"
+    )
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU if there is one")
+    parser.add_argument(
+        "--strict", action="store_true", help="fail if anything cannot be read, not if all of it cannot"
+    )
+    add_task(parser, "do the I-th of N shares of the items (from 0), into a file of its own")
+    add_plugins(parser)
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if _number(text) == 0:
+        raise argparse.ArgumentTypeError("at least 1 is needed")
+    return int(text)
+
+
+def _add_scores_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", help="the folder of a score stage")
+    parser.add_argument("--to", required=True, metavar="FILE", help="the Parquet file to write")
+
+
+def _export(parsed: argparse.Namespace) -> None:
+    from bsssl.api import load
+    from bsssl.config.plugins import load_plugins
+    from bsssl.config.reading import parse_overrides
+
+    load_plugins(parsed.plugins)
+    options = parse_overrides(parsed.overrides)
+    difference = load(parsed.folder).export(parsed.to, parsed.path, check=parsed.check, **options)
+    print(f"{parsed.path} has been written")
+    if difference is not None:
+        print(f"loaded again, its probabilities differ from the network's by at most {difference:.1e}")
+
+
+def _predict(parsed: argparse.Namespace) -> None:
+    from bsssl.api.predicting import predict_files
+    from bsssl.config.plugins import load_plugins
+    from bsssl.pipeline.stage import Task
+
+    console.setup(debug=parsed.debug)
+    load_plugins(parsed.plugins)
+    outcome = predict_files(
+        parsed.model,
+        parsed.paths,
+        to=parsed.to,
+        top=parsed.top,
+        batch_size=parsed.batch_size,
+        workers=parsed.workers,
+        device=parsed.device,
+        task=Task(*parsed.task) if parsed.task else None,
+    )
+    if is_main():
+        outcome.tell(strict=parsed.strict)
+
+
+def _scores(parsed: argparse.Namespace) -> None:
+    from bsssl.selection import score_files, write_parquet
+
+    rows = write_parquet(score_files(parsed.folder), parsed.to)
+    print(f"{parsed.to} has been written: {rows:,} rows")
+
+
+COMMANDS = {
+    "export": Command(
+        "write a trained network for another program",
+        "Writes the network in the folder of a trained stage in another format, and checks what was written.",
+        _export,
+        _add_export_arguments,
+    ),
+    "predict": Command(
+        "what a trained network says of pictures or videos",
+        "Prints the most probable classes of each, or writes them to a table.",
+        _predict,
+        _add_predict_arguments,
+    ),
+    "scores": Command(
+        "write the scores of the pool as Parquet, a row per item and class",
+        "Columns key, class and score: what score.given reads.",
+        _scores,
+        _add_scores_arguments,
+    ),
+}
