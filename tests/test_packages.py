@@ -75,11 +75,10 @@ def test_an_image_recipe_and_its_predictions_take_no_extra(without, recipe, tmp_
     ],
     ids=lambda value: value if isinstance(value, str) and value.isalnum() else "",
 )
-def test_a_message_names_the_extra(bsssl, recipe, tmp_path, monkeypatch, package, overrides, message):
-    for module in [package, *(name for name in sys.modules if name.startswith(f"{package}."))]:
-        monkeypatch.setitem(sys.modules, module, None)
-    outcome = bsssl("run", "--config", recipe.config, f"output_dir={tmp_path / 'run'}", *overrides)
-    assert outcome.status == 1 and re.fullmatch(f"error: {message}", *outcome.errors), outcome.err
+def test_a_message_names_the_extra(without, recipe, tmp_path, package, overrides, message):
+    done = without([package], "run", "--config", recipe.config, f"output_dir={tmp_path / 'run'}", *overrides)
+    [error] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 1 and re.fullmatch(f"error: {message}", error), done.stderr
 
 
 def test_what_is_released(tmp_path):
