@@ -442,15 +442,23 @@ def test_a_card_beside_the_network_goes_with_it(finished, tmp_path):
     assert (tmp_path / "folder" / "README.md").read_text(encoding="utf-8") == "# Näme\n"
 
 
+def test_of_a_run_the_student_is_exported(bsssl, finished_once, tmp_path):
+    outcome = bsssl("export", finished_once, "--to", "hub-folder", "--path", tmp_path / "student")
+    assert outcome.status == 0, outcome.err
+    weights = [folder / "model.safetensors" for folder in (finished_once / "seed-0" / "finetune", tmp_path / "student")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
 def test_what_cannot_be_exported_is_told_in_one_line(bsssl, finished_once, tmp_path):
     folder, path = finished_once / "seed-0" / "finetune", tmp_path / "x"
     outcome = bsssl("export", folder, "--to", "onyx", "--path", path)
     assert outcome.status == 1 and outcome.errors[0].startswith("error: unknown exporter 'onyx': ")
     outcome = bsssl("export", folder, "--to", "torch-export", "--path", path, "opset=3")
     assert outcome.status == 1 and "has no option 'opset'" in outcome.errors[0]
-    outcome = bsssl("export", finished_once, "--to", "torch-export", "--path", path)
+    (tmp_path / "gathered").symlink_to(finished_once / "seed-0")  # no run, but a folder with folders of stages
+    outcome = bsssl("export", tmp_path, "--to", "torch-export", "--path", path)
     assert outcome.status == 1 and "not the folder of a trained stage" in outcome.errors[0] and not path.exists()
-    assert "choose one of the folders in it: seed-0/baseline, seed-0/finetune, " in outcome.errors[0]
+    assert "choose one of the folders in it: gathered/baseline, gathered/finetune, " in outcome.errors[0]
     outcome = bsssl("export", finished_once / "seed-0" / "score", "--to", "torch-export", "--path", path)
     assert "seed-0/score is not the folder of a trained stage (there is no model.safetensors)" in outcome.errors[0]
     for name in ("timm", "torchvision"):

@@ -17,7 +17,7 @@ status is 1 if nothing could be read, and with --strict if anything could not.
 
 
 def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", help="the folder of a trained stage")
+    parser.add_argument("folder", help="the folder of a trained stage; of a run, for its student")
     parser.add_argument("--to", required=True, help="the format: a name in `bsssl options exporters`")
     parser.add_argument("--path", required=True, help="the file or folder to write; with --to hub USER/REPOSITORY")
     parser.add_argument(
@@ -74,12 +74,13 @@ def _add_scores_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _export(parsed: argparse.Namespace) -> None:
     from bsssl.api import load
+    from bsssl.api.predicting import result_folder
     from bsssl.config.plugins import load_plugins
     from bsssl.config.reading import parse_overrides
 
     load_plugins(parsed.plugins)
     options = parse_overrides(parsed.overrides)
-    difference = load(parsed.folder).export(parsed.to, parsed.path, check=parsed.check, **options)
+    difference = load(result_folder(parsed.folder)).export(parsed.to, parsed.path, check=parsed.check, **options)
     print(f"{parsed.path} has been written")
     if difference is not None:
         print(f"loaded again, its probabilities differ from the network's by at most {difference:.1e}")
