@@ -214,7 +214,7 @@ def _parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argp
 
 def _find_config(parsed: argparse.Namespace) -> None:
     """Take the config out of the positional arguments, where it comes first if ``--config`` does not name it."""
-    named = [argument for argument in parsed.overrides[:1] if "=" not in argument]
+    named = [argument for argument in parsed.overrides[:1] if "=" not in argument or os.path.isfile(argument)]
     if named and parsed.config is not None:
         parsed.refuse(f"two configs, {named[0]} and --config {parsed.config}; give one")
     if not named and parsed.config is None:
