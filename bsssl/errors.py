@@ -22,6 +22,11 @@ def notes(error: Exception) -> list[str]:
     return list(getattr(error, "__notes__", ()))
 
 
+def shortened(text: str, *, most: int = 60) -> str:
+    """Return ``text``, without its middle where it is longer than ``most`` characters."""
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-(most // 2) + 5 :]}"
+
+
 def choices(given: str, valid: Iterable[str], *, most: int = 40) -> str:
     """Return the end of an error line about an unknown name: the nearest match, then the valid names."""
     names = sorted(valid)

@@ -475,7 +475,7 @@ def test_a_full_disk(refused, small_disk, bsssl, recipe, finished_once, free):
     disk = small_disk(free)
     line = refused("run", "system.checkpoint_steps=1", output=disk)
     assert line.startswith(f"cannot write {disk}/seed-0/")
-    assert line.endswith(": No space left on device; free space or choose another folder with output_dir=")
+    assert line.endswith(": No space left on device; free space or write to another folder (a run: output_dir=)")
     subprocess.run(["mount", "-o", "remount,size=10m", str(disk)], check=True)
     assert bsssl("run", "--config", recipe.config, f"output_dir={disk}").status == 0
     assert (disk / "results.json").read_text() == (finished_once / "results.json").read_text()
@@ -497,7 +497,7 @@ def test_an_output_that_cannot_be_written(refused, tmp_path):
     (tmp_path / "file").write_text("")
     line = refused("run", output=tmp_path / "file")
     assert str(tmp_path / "file") in line
-    assert line.startswith("cannot write ") and line.endswith("; choose another folder with output_dir=")
+    assert line.startswith("cannot write ") and line.endswith("; write to another folder (a run: output_dir=)")
     assert refused("run", output=Path("/proc/none")).startswith("cannot write /proc/none/")
 
 

@@ -480,12 +480,14 @@ def test_what_is_wrong_is_one_line(bsssl, recipe, finished, forbidden, tmp_path,
     assert "no such folder: " in refused(tmp_path / "none", picture)
     assert "is not the folder of a trained stage (there is no model.safetensors)" in refused(tmp_path, picture)
     assert "unknown weights 'timm/resnet51.a1': did you mean " in refused("timm/resnet51.a1", picture)
+    config = (network / "config.json").read_text()
     for content, message in {
         "{": "config.json is not JSON",
         '{"model_type": "bert"}': "its config.json names no architecture; give a folder that timm or this project",
         '{"architecture": "resnet18", "num_classes": 3}': "does not say how the network sees pictures",
         '{"architecture": "resnet18", "pretrained_cfg": {"input_size": [3, 8, 8]}}': "of another architecture",
         '{"architecture": "resnet18", "pretrained_cfg": {"input_size": [3, 8, 9]}}': "networks here see squares",
+        config.replace('"float32"', '"float31"'): "unknown precision 'float31' in config.json: did you mean 'float32'?",
     }.items():
         (network / "config.json").write_text(content)
         (network / "done.json").unlink(missing_ok=True)

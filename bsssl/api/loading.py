@@ -5,19 +5,21 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import ValidationError
 
 from bsssl.api.model import AnyPath, Model, Preprocessing
 from bsssl.config import Model as ModelSection
+from bsssl.config import System
 from bsssl.config.plugins import load_plugins
-from bsssl.errors import UserError
+from bsssl.errors import UserError, choices
 
 if TYPE_CHECKING:
     from bsssl.models import Named
     from bsssl.stages.seen import TestView
 
+_PRECISIONS = tuple(get_args(System.model_fields["precision"].annotation))
 _LOCAL = "local-dir:"
 _HOSTED = re.compile(r"hf-hub:|(timm|torchvision|pytorchvideo|open_clip)/")
 
@@ -171,4 +173,8 @@ def _as_named(named: "Named", classes: Any) -> _Described:
             f"{named.name} does not say how the network sees pictures, or it is not a way that is known here; a "
             "pretrained_cfg with input_size, crop_pct, interpolation, mean and std is needed"
         ) from None
+    if precision not in _PRECISIONS:
+        raise UserError(
+            f"{named.name}: unknown precision {precision!r} in config.json: {choices(precision, _PRECISIONS)}"
+        )
     return _Described(section, names, seen, precision)

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -211,8 +212,17 @@ class Records:
 
 
 def _array(values: Any, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
-    """Return the values of a sequence, or of an array of Arrow's, as ``kind``."""
-    return values.cast(kind) if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, kind)
+    """Return the values of a sequence, or of an array of Arrow's, as ``kind``.
+
+    Raises:
+        UserError: A text, such as the name of a file, is not UTF-8.
+    """
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return values.cast(kind)
+    try:
+        return pa.array(values, kind)
+    except UnicodeEncodeError as error:
+        raise UserError(f"the name {error.object} is not UTF-8; rename the file or folder") from None
 
 
 def rechunked(batches: Iterable[Records], rows: int) -> Iterator[Records]:
@@ -254,7 +264,7 @@ def read_bytes(path: str, *, offset: int = 0, size: int = -1) -> bytes:
 
 def _read_local(path: str, offset: int, size: int) -> bytes:
     if offset == 0 and size == -1:
-        with open(path, "rb") as whole:
+        with open(path, "rb", opener=_open_file) as whole:
             return whole.read()
     # Tars and other containers stay open. os.pread has no file position, so forks and threads can share a descriptor.
     file = _opened(path)
@@ -266,11 +276,20 @@ def _read_local(path: str, offset: int, size: int) -> bytes:
     return data
 
 
+def _open_file(path: str, flags: int) -> int:
+    """Return the descriptor of a file; OSError for a pipe, whose writer one would wait for."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{path} is a pipe, not a file")
+    return descriptor
+
+
 class _OpenFile:
     """An open file that closes when the cache below lets go of it and no thread is reading from it."""
 
     def __init__(self, path: str) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY)
+        self.descriptor = _open_file(path, os.O_RDONLY)
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):

@@ -24,9 +24,9 @@ def reading_table(path: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, UnicodeDecodeError) as error:
-        hint = (
-            "; save it as UTF-8" if "invalid utf" in str(error).lower() or isinstance(error, UnicodeDecodeError) else ""
-        )
+        signs = ("invalid utf", "\0")  # the latter of UTF-16
+        is_encoded_otherwise = any(sign in str(error).lower() for sign in signs)
+        hint = "; save it as UTF-8" if is_encoded_otherwise or isinstance(error, UnicodeDecodeError) else ""
         raise UserError(f"{path} cannot be read as a table: {' '.join(str(error).split())}{hint}") from None
 
 

@@ -64,9 +64,18 @@ def save_jobs(folder: str, jobs: Sequence[JobRow]) -> None:
 
 
 def read_jobs(output_dir: str) -> list[JobRow]:
-    """Return the jobs of the newest submission of a run, in order; none when it was never launched on a cluster."""
+    """Return the jobs of the newest submission of a run, in order; none when it was never launched on a cluster.
+
+    Raises:
+        UserError: The list of them is damaged.
+    """
     lists = sorted(Path(output_dir, JOBS).glob(f"*/{_LIST}"))
-    return [JobRow(**row, folder=str(lists[-1].parent)) for row in storage.read_json(str(lists[-1]))] if lists else []
+    try:
+        return (
+            [JobRow(**row, folder=str(lists[-1].parent)) for row in storage.read_json(str(lists[-1]))] if lists else []
+        )
+    except TypeError:
+        raise UserError(f"{lists[-1]} is no list of jobs, or of another version; delete it and launch again") from None
 
 
 def active_jobs(output_dir: str) -> list[JobRow]:

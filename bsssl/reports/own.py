@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from bsssl import storage
 from bsssl.config import bundled_configs, load_config
 from bsssl.config.bundled import PROJECTS
-from bsssl.errors import UserError
+from bsssl.errors import UserError, shortened
 from bsssl.reports.tables import Table
+from bsssl.runtime.console import printable
 
 if TYPE_CHECKING:
     from bsssl.recipes.own.choosing import Device
@@ -42,7 +43,9 @@ def first_config(train: str, *, pool: Sequence[str], test: str | None, to: str) 
     """
     if not to.endswith((".yaml", ".yml")):
         raise UserError(f"a config is a YAML file, and {to} is not called like one; name it by --to, such as mine.yaml")
-    if os.path.exists(to):
+    if printable(to) != to:
+        raise UserError(f"{to} has line breaks or codes in its name; name another file by --to")
+    if os.path.lexists(to):
         raise UserError(f"{to} is there already; name another file by --to, or remove it")
     for path in (train, *pool, *([] if test is None else [test])):
         storage.require(path)
@@ -104,4 +107,5 @@ def _classes(part: "Items") -> Table:
     ordered = sorted(part.counts.items(), key=lambda pair: pair[1])
     left = len(ordered) - _CLASSES
     notes = [f"... and {left:,} with more; {median(part.counts.values()):,g} in the middle"] if left > 0 else []
-    return Table(["class", "items"], [(name, f"{count:,}") for name, count in ordered[:_CLASSES]], notes, right=[1])
+    rows = [(shortened(name), f"{count:,}") for name, count in ordered[:_CLASSES]]
+    return Table(["class", "items"], rows, notes, right=[1])

@@ -5,6 +5,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bsssl.runtime.console import printable
+
 
 @dataclass(frozen=True)
 class Table:
@@ -19,8 +21,8 @@ class Table:
     caption: str = ""
 
     def text(self) -> str:
-        """Return the table for a terminal, its columns aligned by spaces."""
-        rows = [self.header, *self._cells()]
+        """Return the table for a terminal, its columns aligned by spaces, what cannot be seen escaped."""
+        rows = [[printable(cell) for cell in row] for row in (self.header, *self._cells())]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             "  ".join(

@@ -9,11 +9,12 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from bsssl.errors import Problems, UserError, notes
+from bsssl.errors import Problems, UserError, notes, shortened
 from bsssl.runtime.distributed import is_main
 
 T = TypeVar("T")
 logger = logging.getLogger("bsssl")
+_LONGEST = 3000  # characters of an error: names of classes may be of any length
 
 
 class _ThroughTqdm(logging.Handler):
@@ -119,11 +120,13 @@ def describe(error: Exception) -> str:
 def _described(error: Exception) -> str:
     if isinstance(error, UserError):
         lines = str(error).splitlines() if isinstance(error, Problems) else [str(error)]
-        return "\n".join(f"error: {printable(line)}" for line in lines if line)
+        return "\n".join(f"error: {shortened(printable(line), most=_LONGEST)}" for line in lines if line)
     kind = type(error).__name__
     text = " ".join(str(error).split())[:300]
     if kind == "OutOfMemoryError":
         return f"error: the GPU's memory is full ({text[:80]}); lower batch_size or raise accumulate"
+    if kind == "MemoryError" or "can't allocate memory" in text:
+        return f"error: the memory is full ({text[:80]}); lower batch_size, or the size of pictures"
     if isinstance(error, OSError):
         return f"error: {text}; check the path, its permissions and the space left"
     if " in DataLoader worker process " in str(error.__cause__):

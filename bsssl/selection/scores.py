@@ -35,7 +35,7 @@ import pyarrow.compute as pc
 import safetensors.numpy
 
 from bsssl import storage
-from bsssl.errors import UserError
+from bsssl.errors import UserError, shortened
 from bsssl.selection.rows import (
     EDGES,
     SECTIONS,
@@ -484,12 +484,8 @@ def pool_fingerprint(files: Sequence[ScoreFile]) -> str:
 
 
 def _difference(name: str, first: ScoreFile, other: ScoreFile) -> str:
-    values = [_shorten(json.dumps(file.common[name])) for file in (first, other)]
+    values = [shortened(json.dumps(file.common[name])) for file in (first, other)]
     return (
         f"score files disagree on {name}: {values[0]} in {first.path}, {values[1]} in {other.path}; "
         "delete the outdated ones and run `bsssl score` again"
     )
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= 60 else text[:57] + "..."

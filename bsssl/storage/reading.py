@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import re
+import stat
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -17,12 +18,14 @@ def open_read(path: str) -> IO[bytes]:
     """Open a file for reading bytes.
 
     Raises:
-        UserError: The file does not exist or, being remote, cannot be read.
+        UserError: The file does not exist, is a pipe or, being remote, cannot be read.
     """
     if is_remote(path):
         with _as_user_errors(path):
             return io.BufferedReader(_RemoteFile(path), _READ_AHEAD)
     try:
+        if stat.S_ISFIFO(os.stat(path).st_mode):  # whose writer one would wait for
+            raise UserError(f"{path} is a pipe, not a file; give a file")
         return open(path, "rb")
     except FileNotFoundError:
         raise _no_such_file(path) from None

@@ -43,8 +43,8 @@ def write_text(path: str, text: str) -> None:
 def unwritable(path: str, error: OSError) -> UserError:
     """Return what to raise when ``error`` kept us from writing ``path``: a full disk, a folder that is read-only."""
     return UserError(
-        f"cannot write {path}: {error.strerror or error}; {'free space or ' if error.errno in _FULL else ''}choose "
-        "another folder with output_dir="
+        f"cannot write {path}: {error.strerror or error}; {'free space or ' if error.errno in _FULL else ''}write "
+        "to another folder (a run: output_dir=)"
     )
 
 

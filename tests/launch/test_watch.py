@@ -208,6 +208,15 @@ def terminal(monkeypatch):
     return call
 
 
+def test_a_damaged_list_of_jobs(bsssl, finished):
+    path = finished / "jobs" / "20260101-000000" / "jobs.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('[{"job": 1}]')
+    for command in ("watch", "status", "cancel"):
+        problem = "is no list of jobs, or of another version; delete it and launch again"
+        assert bsssl(command, finished).errors == [f"error: {path} {problem}"]
+
+
 def test_in_place_until_the_run_ends(finished, terminal):
     finetune = finished / "seed-0" / "finetune"
     unfinish(finetune)

@@ -209,3 +209,44 @@ def test_the_list_has_every_config_of_the_package(bsssl):
     assert ["image/pretrained", what] in listed
     names = [row[0] for row in listed if re.match(r"(image|video)/", row[0])]
     assert len(names) > 30 and all(len(row) == 2 and row[1].endswith(".") for row in listed[1 : len(names)])
+
+
+def test_what_comes_from_data_stays_in_its_line(bsssl, folder):
+    """Of the names of classes and folders the terminal gets neither line breaks nor codes nor thousands of letters."""
+    with open("long.csv", "w") as file:
+        places = sorted((folder / "photos" / "labels").rglob("*.png"))
+        file.write("path,label\n")
+        file.writelines(f'"{path}",{name * 5000}\n' for path, name in zip(places, "ababababa", strict=True))
+    outcome = bsssl("init", "long.csv", "--to", "long.yaml")
+    assert outcome.status == 0, outcome.err
+    assert max(map(len, outcome.out.splitlines())) < 200
+    os.rename("photos/labels/circle", "photos/labels/two\nlines \x1b[31m")
+    os.rename("photos/labels", "photos/my\nlabels: 'a' #1.csv")  # a folder, whatever its name ends in
+    outcome = bsssl("init", "photos/my\nlabels: 'a' #1.csv")
+    assert outcome.status == 0, outcome.err
+    assert "two\\nlines \\x1b[31m" in outcome.out and "\x1b" not in outcome.out
+    assert written().data.train.path == "photos/my\nlabels: 'a' #1.csv"
+
+
+def test_a_config_with_an_equals_sign_is_no_override(bsssl, folder):
+    assert bsssl("init", "photos/labels", "--to", "size=32.yaml").status == 0
+    planned = bsssl("run", "size=32.yaml", "--plan", "models.teacher={name: small_resnet}", "teacher.mode=null")
+    assert planned.status == 0, planned.err
+
+
+def test_a_name_that_breaks_its_line_is_refused(bsssl, folder):
+    outcome = bsssl("init", "photos/labels", "--to", "a\nb.yaml")
+    assert outcome.errors == ["error: a\\nb.yaml has line breaks or codes in its name; name another file by --to"]
+    assert not list(folder.glob("*.yaml"))
+
+
+def test_names_that_are_not_utf_8_and_pipes(bsssl, folder):
+    os.mkfifo("photos/labels/circle/pipe.png")
+    assert "cannot read circle/pipe.png: " in bsssl("init", "photos/labels").out
+    os.mkfifo("pipe.csv")
+    assert bsssl("init", "pipe.csv", "--to", "other.yaml").errors == [
+        f"error: {folder}/pipe.csv is a pipe, not a file; give a file"
+    ]
+    os.rename(b"photos/labels/circle/0.png", b"photos/labels/circle/\xff.png")
+    outcome = bsssl("init", "photos/labels", "--to", "other.yaml")
+    assert outcome.errors == ["error: the name circle/\\udcff.png is not UTF-8; rename the file or folder"]

@@ -25,6 +25,10 @@ def test_import_changes_nothing_and_needs_no_other_room():
 def test_errors_are_a_line_each():
     assert describe(Problems("one\ntwo")) == "error: one\nerror: two"
     assert describe(OSError(28, "No space left on device")).startswith("error: [Errno 28] No space left on device;")
+    full = describe(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 3000 bytes"))
+    assert full.startswith("error: the memory is full (Def") and full.endswith(
+        "; lower batch_size, or the size of pictures"
+    )
     assert describe(ValueError("what\nnow")).startswith("error: ValueError: what now (not an error we foresaw")
 
 
@@ -32,6 +36,11 @@ def test_what_data_is_called_breaks_no_line():
     """Line breaks and the codes of terminals are seen; letters of all scripts are as they are."""
     name = "li\nne\r\x1b[31mred\udcff\u202ecafé 猫"
     assert describe(UserError(f"no class {name}")) == r"error: no class li\nne\r\x1b[31mred\udcff\u202ecafé 猫"
+
+
+def test_of_a_very_long_line_the_middle_is_left_out():
+    told = describe(UserError(f"no class {'a' * 100_000}; check the labels"))
+    assert told.startswith("error: no class aaa") and told.endswith("aaa; check the labels") and len(told) < 4000
 
 
 def test_log_lines_are_a_line_each(capsys: pytest.CaptureFixture[str]):

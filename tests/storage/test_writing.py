@@ -46,14 +46,14 @@ def test_a_full_disk_is_one_clear_line(tmp_path, monkeypatch, failing):
 
     monkeypatch.setattr(os, failing, full)
     path = tmp_path / "file"
-    with pytest.raises(UserError, match=rf"^cannot write {path}: No space left on device; free space or choose"):
+    with pytest.raises(UserError, match=rf"^cannot write {path}: No space left on device; free space or write to"):
         storage.write_text(str(path), "text")
     assert files(tmp_path) == []
 
 
 def test_a_file_in_a_folders_place(tmp_path):
     (tmp_path / "taken").write_text("")
-    with pytest.raises(UserError, match=r"^cannot write .*taken/file: .*another folder with output_dir="):
+    with pytest.raises(UserError, match=r"^cannot write .*taken/file: .*another folder \(a run: output_dir="):
         storage.write_text(str(tmp_path / "taken" / "file"), "text")
 
 

@@ -46,13 +46,15 @@ def dataset_at(path: str) -> Literal["tars", "manifest", "folder"] | None:
     Raises:
         UserError: A server does not let us know.
     """
+    if not storage.is_remote(path) and storage.is_folder(path):  # whatever its name ends in
+        return "folder"
     ending = path.lower().rpartition(".")[2]
     if ending == "tar":
         return "tars"
     if ending in storage.TABLES:
         return "manifest"
-    is_plainly_a_file = storage.is_remote(path) and path.lower().endswith(_FILES)  # to ask a server takes time
-    return "folder" if not is_plainly_a_file and storage.is_folder(path) else None
+    may_be_folder = storage.is_remote(path) and not path.lower().endswith(_FILES)  # to ask a server takes time
+    return "folder" if may_be_folder and storage.is_folder(path) else None
 
 
 def _source(path: str, *, videos: bool) -> Source | None:

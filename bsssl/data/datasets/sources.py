@@ -29,6 +29,8 @@ _ENDINGS = {
     "videos": tuple(f".{extension}" for extension in VIDEO_EXTENSIONS),
     "any": ("",),
 }
+_SEPARATORS = {";": "semicolons", "\t": "tabs"}
+"""what other programs put between the columns of a table"""
 
 
 class Source(ABC):
@@ -126,8 +128,11 @@ class Manifest(Source):
             if name not in table.column_names and (role == "path" or name != role):
                 raise UserError(
                     f"{self.path} has no column '{name}'; columns found: {', '.join(table.column_names)}; "
-                    f"rename one or set {role}_column"
+                    + (_separated_otherwise(table.column_names) or f"rename one or set {role}_column")
                 )
+        wanted = {*self._types} - {*table.column_names}
+        if padded := [name for name in table.column_names if name.strip() in wanted]:
+            raise UserError(f"{self.path}: blanks around the name of the column '{padded[0]}'; take them out")
         written = table[self._columns["path"]].cast(pa.string())
         if written.null_count:
             row = first_row + pc.index(pc.is_null(written), True).as_py() + 1
@@ -206,6 +211,12 @@ class Tars(Source):
             if is_cut(records):
                 raise UserError(f"{tar} is cut short; download or write it again")
             yield records
+
+
+def _separated_otherwise(columns: Sequence[str]) -> str:
+    """Return how to mend a table whose columns are not separated by commas; nothing where they are."""
+    other = next((name for sign, name in _SEPARATORS.items() if len(columns) == 1 and sign in columns[0]), None)
+    return f"they are separated by {other}: write commas instead" if other else ""
 
 
 def _numbers(table: pa.Table, name: str, *, missing: int) -> Any:

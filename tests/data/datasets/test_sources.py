@@ -187,6 +187,10 @@ def test_manifest_refused(tmp_path):
     refuse("bad.jsonl", b'{"path": "a.jpg"}\n{"path": \n', "line 2 is not valid JSON")
     refuse("list.jsonl", b'["a.jpg"]\n', "line 1 is not an object")
     refuse("bad.parquet", b"PAR1nothing", "cannot be read as a table")
+    refuse("semicolons.csv", b"path;label\na;b\n", "separated by semicolons: write commas instead")
+    refuse("tabs.csv", b"path\tlabel\na\tb\n", "separated by tabs: write commas instead")
+    refuse("blanks.csv", b"path, label\na.jpg, b\n", "blanks around the name of the column ' label'; take them out")
+    refuse("utf16.csv", "path,label\na.jpg,b\n".encode("utf-16"), "; save it as UTF-8$")
     refuse("list.txt", b"a.jpg\n", r"must end in \.csv")
     with pytest.raises(UserError, match="no such file"):
         Manifest(path=str(tmp_path / "missing.csv")).records()
