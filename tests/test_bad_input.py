@@ -489,7 +489,7 @@ def test_a_full_disk_without_one(refused, monkeypatch, tmp_path, failing):
 
     monkeypatch.setattr(os, failing, full)
     line = refused("run")
-    assert line.startswith("cannot write ") and "No space left on device; free space or choose another" in line
+    assert line.startswith("cannot write ") and "No space left on device; free space or write to another" in line
     assert done(tmp_path) == set()
 
 
