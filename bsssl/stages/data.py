@@ -341,13 +341,13 @@ def tidy(records: data.Records) -> data.Records:
     """
     spellings = pc.unique(records.label)
     # By Python, whose normalisation does not depend on how Arrow was built.
-    tidy = pa.array([_tidy_label(spelling) for spelling in spellings.to_pylist()], pa.string())
-    return records.with_labels(tidy.take(pc.index_in(records.label, value_set=spellings)))
+    labels = pa.array([_tidy_label(spelling) for spelling in spellings.to_pylist()], pa.string())
+    return records.with_labels(labels.take(pc.index_in(records.label, value_set=spellings)))
 
 
 def _tidy_label(label: str | None) -> str | None:
-    tidy = unicodedata.normalize("NFC", (label or "").strip())
-    return None if tidy in _NO_LABEL else tidy
+    name = unicodedata.normalize("NFC", (label or "").strip())
+    return None if name in _NO_LABEL else name
 
 
 def _warn_of_lookalikes(classes: Sequence[str]) -> None:
