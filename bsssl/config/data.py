@@ -167,6 +167,9 @@ class LabeledData(Section):
     """without a test set: the share of the labeled items of each class that is held out as one, by the seed"""
     num_classes: int | None = Field(None, ge=2)
     """how many classes there are; checked against the data, and lets --plan work before the data is there"""
+    merge_lookalikes: bool = False
+    """classes whose names differ in case, blanks or what cannot be seen alone are one, under the name that most of its
+    items have"""
     labels_per_class: int | None = Field(None, ge=1)
     """keep only so many labels of each class of `train`, chosen by the seed; all when not given"""
     imbalance: float = Field(1.0, ge=1)

@@ -3,6 +3,7 @@
 import functools
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -15,6 +16,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from bsssl import storage
+from bsssl.data.labels import ordered, tidied
 from bsssl.data.segments import split_segment
 from bsssl.errors import UserError, choices
 from bsssl.storage.columns import Column, Values
@@ -161,6 +163,10 @@ class Records:
         """Return the same records with other labels."""
         return self._with("label", labels)
 
+    def tidied(self) -> "Records":
+        """Return the same records with labels as they are compared, see ``bsssl.data.labels.meanings``."""
+        return self.with_labels(tidied(self.label))
+
     def with_tags(self, tags: Sequence[list[str] | None] | Values[list[str] | None]) -> "Records":
         """Return the same records with other tags."""
         return self._with("tags", tags)
@@ -184,8 +190,13 @@ class Records:
         return np.asarray(pc.index_in(files, value_set=pc.unique(files)).to_numpy(), np.int32)
 
     def class_names(self) -> list[str]:
-        """Return the sorted distinct labels; null labels do not count."""
-        return sorted(pc.unique(self.label).drop_null().to_pylist())
+        """Return the distinct labels in the order of classes; null labels do not count."""
+        return ordered(pc.unique(self.label).drop_null().to_pylist())
+
+    def class_counts(self, names: Sequence[str]) -> dict[str, int]:
+        """Return how many records each of the ``names`` has as label."""
+        counts = Counter(self.label.to_pylist())
+        return {name: counts[name] for name in names}
 
     def class_indices(self, names: Sequence[str], *, what: str) -> npt.NDArray[np.int64]:
         """Return the class of every record as its index in ``names``: int64 (rows,).

@@ -1,5 +1,7 @@
 """Few-label splits of a labeled set."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow.compute as pc
 
@@ -29,7 +31,7 @@ def split_holdout(records: Records, *, share: float, seed: int) -> tuple[Records
     Raises:
         UserError: A class has a single item, which cannot both train and test.
     """
-    records, classes = _sorted(records), records.class_names()
+    records, classes = _sorted(records), sorted(records.class_names())
     targets = records.class_indices(classes, what="data.train")
     if len(single := np.flatnonzero(np.bincount(targets) == 1)):
         raise UserError(
@@ -41,22 +43,29 @@ def split_holdout(records: Records, *, share: float, seed: int) -> tuple[Records
 
 
 def split_labels(
-    records: Records, *, labels_per_class: int, seed: int, imbalance: float = 1.0
+    records: Records,
+    *,
+    labels_per_class: int,
+    seed: int,
+    imbalance: float = 1.0,
+    classes: Sequence[str] | None = None,
 ) -> tuple[Records, Records]:
     """``labels_per_class`` items of every class drawn at random, and all the others.
 
     With ``imbalance`` (at least 1), class i of L has ``labels_per_class / imbalance ** (i / (L - 1))`` items instead,
-    rounded, 1 at least: a long tail as in Cui et al. 2019 (arXiv 1901.05555), the classes in the order of their names.
+    rounded, 1 at least: a long tail as in Cui et al. 2019 (arXiv 1901.05555), in the order of ``classes``,
+    by default that of ``Records.class_names``.
 
     The draw depends on the keys, the labels and ``seed``, not on the order of ``records``; both parts come sorted by
     key. Every record needs a label. UserError when a class has fewer items than that.
     """
-    names = records.class_names()
-    records = _sorted(records)
-    classes = records.class_indices(names, what="the labeled set")
-    steps = np.arange(len(names)) / max(len(names) - 1, 1)
+    classes, records = classes or records.class_names(), _sorted(records)
+    names = sorted(classes)  # of the draw, which another order of the classes leaves as it is
+    place = {name: number for number, name in enumerate(classes)}
+    targets = records.class_indices(names, what="the labeled set")
+    steps = np.array([place[name] for name in names]) / max(len(names) - 1, 1)
     wanted = np.maximum(np.rint(labels_per_class / imbalance**steps), 1).astype(int)
-    counted = zip(names, np.bincount(classes), wanted, strict=True)
+    counted = zip(names, np.bincount(targets, minlength=len(names)), wanted, strict=True)
     small = [(count, name) for name, count, least in counted if count < least]
     if small:
         count, name = min(small)
@@ -67,7 +76,7 @@ def split_labels(
     generator = np.random.default_rng(seed)
     chosen = np.zeros(len(records), dtype=bool)
     for index, size in enumerate(wanted):
-        members = np.flatnonzero(classes == index)
+        members = np.flatnonzero(targets == index)
         chosen[generator.choice(members, size=size, replace=False)] = True
     return records.filter(chosen), records.filter(~chosen)
 

@@ -116,6 +116,7 @@ def data_stage(
         holdout=settings.holdout,
         seed=seed if settings.holdout is not None else None,
         num_classes=settings.num_classes,
+        merge_lookalikes=settings.merge_lookalikes,
         videos=settings.clips is not None,
     )
     decided = DataSettings(items=items, labels=labels, pool=pool)

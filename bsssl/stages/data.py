@@ -1,34 +1,33 @@
 """The data stage: the few-label split, the classes, and the list of the pool."""
 
+import contextlib
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from typing_extensions import override
 
 from bsssl import data, storage
 from bsssl.config import Section, Source, Tests, tests_of
+from bsssl.data import labels
 from bsssl.errors import UserError
+from bsssl.pipeline.aside import ASIDE
 from bsssl.pipeline.record import Work
 from bsssl.pipeline.stage import Context, PlanRow, Stage, identifying
 from bsssl.registry import STAGES
 from bsssl.runtime.console import logger, progress
+from bsssl.stages import doubts
 from bsssl.stages.card import named_sources
 from bsssl.stages.computing import CLASSES
 from bsssl.stages.sources import OVERLAP_REMEDY, files_state, makes_files, open_source
 
 POOL = "pool"
 UNLABELED = "unlabeled.csv"
-_NO_LABEL = ("", "-1", "-1.0")
-"""what stands in manifests, besides nothing, where there is no label; pandas makes floats of whole numbers"""
 NO_POOL = (
     "there is no pool: set data.pool, or data.labels_per_class with rest_in_pool, or give data.train items without a "
     "label"
@@ -48,6 +47,7 @@ class ItemsSettings(Section):
     seed: int | None = None
     """of the holdout; None where nothing is held out"""
     num_classes: int | None = None
+    merge_lookalikes: bool = False
     videos: bool = False
 
     @property
@@ -103,6 +103,8 @@ class Split:
     tests: dict[str, data.Records]
     """by the output of the data stage that holds them"""
     classes: list[str]
+    doubts: list[str]
+    """what may be wrong with the labels, a line for each thing"""
 
 
 @STAGES.register("data")
@@ -129,11 +131,10 @@ class DataStage(Stage[DataSettings]):
 
     @override
     def work(self, run: Context) -> dict[str, Any]:
-        folder, split = run.folder(self.name), self.split
+        folder, split = run.folder(self.name), self.split(run)
         self._check_classes(split)
-        _warn_of_lookalikes(split.classes)
-        for name, records in split.tests.items():
-            _warn_of_shared_items([split.labeled, split.rest], records, name)
+        for doubt in split.doubts:
+            logger.warning("%s", doubt)
         for name, records in {"labeled": split.labeled, "rest": split.rest, **split.tests}.items():
             records.write(str(folder / f"{name}.csv"))
         storage.write_json(str(folder / CLASSES), split.classes)
@@ -170,14 +171,16 @@ class DataStage(Stage[DataSettings]):
             file.write(b"".join(sorted(hashes)))
         return {"pool": pool.num_records, "pool_shards": len(pool.shards)}
 
-    @cached_property
-    def split(self) -> Split:
-        """The split, read from the sources."""
-        items, labels = self.settings.items, self.settings.labels
-        train = data.Records.concat([])
-        if items.train is not None:
-            train = open_source(items.train, videos=items.videos).records()
-        train = tidy(train)
+    def split(self, run: Context) -> Split:
+        """Return the split, read from the sources.
+
+        Raises:
+            UserError: A source cannot be read, or its labels cannot be used.
+        """
+        items, drawn = self.settings.items, self.settings.labels
+        train, said = self._read(items.train, "data.train")
+        counts = train.class_counts(train.class_names() if items.classes is None else items.classes)
+        train = self._merged(train, counts, "data.train", said)
         has_label = np.asarray(pc.is_valid(train.label))
         train, unlabeled = (
             (train.filter(has_label), train.filter(~has_label)) if has_label.any() else (train, train[:0])
@@ -187,27 +190,86 @@ class DataStage(Stage[DataSettings]):
                 f"data.train: {len(unlabeled)} of {len(train) + len(unlabeled)} items have no label (first: "
                 f"{unlabeled[0].path}), and there is no pool that they could join; leave them out"
             )
-        if items.holdout is not None:
-            train, held = data.split_holdout(train, share=items.holdout, seed=items.seed or 0)
-            tests = dict.fromkeys(items.tests, held)
-        else:
-            opened = {name: open_source(source, videos=items.videos) for name, source in items.tests.items()}
-            tests = {name: tidy(source.records()) for name, source in opened.items()}
-        classes = train.class_names() if items.classes is None else list(items.classes)
+        classes = self._in_order(run, train.class_names()) if items.classes is None else list(items.classes)
         train.class_indices(classes, what="data.train")
         if len(classes) == 1:
             raise UserError(
                 f"data.train has a single class ({classes[0]}), two at least are needed; give each its own folder or "
                 "label"
             )
+        of_train = train.class_counts(classes)
+        if items.num_classes is None:
+            doubts.check_captions(of_train, what="data.train")
+        if items.holdout is not None:
+            train, held = data.split_holdout(train, share=items.holdout, seed=items.seed or 0)
+            tests = dict.fromkeys(items.tests, held)
+        else:
+            tests = {}
+            for name, source in items.tests.items():
+                records, more = self._read(source, key_of(name))
+                tests[name] = self._merged(records, counts, key_of(name), more)
+                said += more
         for name, records in tests.items():
-            records.class_indices(classes, what=f"data.{name.replace('-', '.', 1)}")
+            records.class_indices(classes, what=key_of(name))
+        said += self._doubts(train, tests, of_train, classes)
         labeled, rest = train, train[:0]
-        if labels.labels_per_class is not None:
+        if drawn.labels_per_class is not None:
             labeled, rest = data.split_labels(
-                train, labels_per_class=labels.labels_per_class, imbalance=labels.imbalance, seed=labels.seed or 0
+                train,
+                labels_per_class=drawn.labels_per_class,
+                imbalance=drawn.imbalance,
+                seed=drawn.seed or 0,
+                classes=classes,
             )
-        return Split(labeled, rest, unlabeled, tests, classes)
+        return Split(labeled, rest, unlabeled, tests, classes, said)
+
+    def _read(self, source: Source | None, what: str) -> tuple[data.Records, list[str]]:
+        """Return the records of a source with their labels tidied, and what to say of that."""
+        if source is None:
+            return data.Records.concat([]), []
+        records = open_source(source, videos=self.settings.items.videos).records()
+        tidied = records.tidied()
+        return tidied, doubts.of_spellings(records, tidied, what=what)
+
+    def _merged(self, records: data.Records, counts: Mapping[str, int], what: str, said: list[str]) -> data.Records:
+        """Return the records with lookalikes of classes, which have ``counts`` items, as one where that is wanted."""
+        if not self.settings.items.merge_lookalikes:
+            return records
+        by = labels.commonest(counts, records.class_names())
+        merged = records.with_labels(labels.replaced(records.label, by))
+        said += doubts.of_spellings(records, merged, what=what)
+        return merged
+
+    def _doubts(
+        self,
+        train: data.Records,
+        tests: Mapping[str, data.Records],
+        counts: Mapping[str, int],
+        classes: Sequence[str],
+    ) -> list[str]:
+        """Return what may be wrong with the labels of a split."""
+        tested = {key_of(name): records.class_counts(classes) for name, records in tests.items()}
+        said = doubts.of_places([train, *tests.values()])
+        if self.settings.items.train is not None:
+            said += doubts.of_names(counts, classes, what="data.train")
+            said += doubts.of_counts(counts, tested, what="data.train")
+        for name, records in tests.items():
+            said += doubts.of_shared_items(train, records, what=key_of(name))
+        return said
+
+    def _in_order(self, run: Context, classes: list[str]) -> list[str]:
+        """Return the classes in the order that they have in earlier work in the run's folder.
+
+        Before numbers were sorted as such, all names were sorted as text: networks, scores and selections go by that.
+        """
+        folder = run.folder(self.name)
+        before = [*folder.parent.glob(f"{ASIDE}/{self.name}/*/{CLASSES}"), *folder.glob(CLASSES)]
+        latest = max(before, key=lambda path: path.stat().st_mtime_ns, default=None)
+        as_text = sorted(classes)
+        with contextlib.suppress(UserError):  # damaged: it is being written anew
+            if latest is not None and storage.read_json(str(latest)) == as_text:
+                return as_text
+        return classes
 
     def pool_sources(self, folder: Path | None = None, split: Split | None = None) -> list[data.Source]:
         """Return everything that the pool is made of, in order.
@@ -230,10 +292,12 @@ class DataStage(Stage[DataSettings]):
             return run.result(self.name), ""
         items, pool = self.settings.items, self.settings.pool
         try:
-            counts = self._counts(self.split)
+            split = self.split(run)
+            self._check_classes(split)
+            counts = self._counts(split)
             if pool is not None:
                 listed = sum(len(records) for source in self.pool_sources() for records in source.batches())
-                listed += len(self.split.unlabeled) + (counts["rest"] if pool.rest_in_pool else 0)
+                listed += len(split.unlabeled) + (counts["rest"] if pool.rest_in_pool else 0)
                 if not listed:
                     raise UserError(NO_POOL)
                 counts["pool"] = round(listed * pool.fraction)
@@ -242,7 +306,7 @@ class DataStage(Stage[DataSettings]):
             if all(makes_files(source) or storage.exists(source.path) for source in sources):
                 raise  # the data is there: something else is wrong
             return {}, f"sizes are unknown until the data is there: {error}"
-        return counts, ""
+        return counts, "\n".join(split.doubts)
 
     @override
     def files(self, run: Context, result: Mapping[str, Any]) -> Iterable[str]:
@@ -315,15 +379,9 @@ class DataStage(Stage[DataSettings]):
             raise UserError(f"score.top_p ({self.top_p}) is above the {len(classes)} classes of data.train; lower it")
 
 
-def _warn_of_shared_items(train: Sequence[data.Records], test: data.Records, name: str) -> None:
-    shared = data.find_overlap(train, test)
-    if len(shared):
-        logger.warning(
-            "%d items of data.%s are in data.train too (such as %s): the accuracies will be too high",
-            len(shared),
-            name.replace("-", ".", 1),
-            shared[0].key,
-        )
+def key_of(output: str) -> str:
+    """Return the key of the config that a test set comes from, by the ``output`` that it is of the data stage."""
+    return f"data.{output.replace('-', '.', 1)}"
 
 
 def _warn_of_copies(count: int) -> None:
@@ -332,32 +390,3 @@ def _warn_of_copies(count: int) -> None:
             "%d test items are copies of labeled ones, under the same name or another: the accuracies will be too high",
             count,
         )
-
-
-def tidy(records: data.Records) -> data.Records:
-    """Return the records with labels as they are compared: in Unicode's NFC, without blanks around them.
-
-    Those that are empty or -1 are none.
-    """
-    spellings = pc.unique(records.label)
-    # By Python, whose normalisation does not depend on how Arrow was built.
-    labels = pa.array([_tidy_label(spelling) for spelling in spellings.to_pylist()], pa.string())
-    return records.with_labels(labels.take(pc.index_in(records.label, value_set=spellings)))
-
-
-def _tidy_label(label: str | None) -> str | None:
-    name = unicodedata.normalize("NFC", (label or "").strip())
-    return None if name in _NO_LABEL else name
-
-
-def _warn_of_lookalikes(classes: Sequence[str]) -> None:
-    folded = [name.casefold() for name in classes]
-    if twice := sorted(name for name, count in Counter(folded).items() if count > 1):
-        same = ", ".join(f"'{name}'" for name, one in zip(classes, folded, strict=True) if one == twice[0])
-        logger.warning(
-            "data.train: %d names of classes differ in case alone, such as %s, and are taken as classes of their own; "
-            "if they are one, spell it alike",
-            *(sum(one in twice for one in folded), same),
-        )
-    for name in sorted({"nan", "none", "null"}.intersection(folded)):
-        logger.warning("data.train: '%s' is taken as a class; where there is no label, leave it empty", name)

@@ -144,7 +144,7 @@ def summarise_tags(config: Config) -> TagSummary:
     targets = None
     if settings.tags.classes == "targets":
         assert config.data.train is not None  # where there are tags, there are labels
-        targets = open_source(config.data.train, videos=videos).records().class_names()
+        targets = open_source(config.data.train, videos=videos).records().tidied().class_names()
     overlap, tested = settings.overlap, [0]
     test = None
     if overlap != "allow":

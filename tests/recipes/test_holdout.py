@@ -129,8 +129,11 @@ def test_spellings_of_a_class_are_one_or_said(bsssl, recipe, tmp_path):
     classes = json.loads((tmp_path / "run" / "seed-0" / "data" / "classes.json").read_text())
     assert classes == ["C", "b", "c", "caf\u00e9", "nan"]
     assert (
-        "2 names of classes differ in case alone, such as 'C', 'c', and are taken as classes of their own" in done.err
+        "data.train: 2 names of classes look alike, such as 'C' (1) and 'c' (2), and are taken as classes of their own"
+        in done.err
     )
+    assert "data.train: 2 of 5 classes have a single item: 'C', 'nan'" in done.err
+    assert "3 spellings of labels are taken for another: 'cafe\u0301' as 'caf\u00e9'" in done.err
     assert "'nan' is taken as a class; where there is no label, leave it empty" in done.err
 
 

@@ -12,7 +12,6 @@ from bsssl import data, storage
 from bsssl.config import Source
 from bsssl.errors import UserError
 from bsssl.runtime.console import progress
-from bsssl.stages.data import tidy
 from bsssl.stages.sources import open_source
 
 _OPENED = {"pictures": 100, "videos": 20}
@@ -128,7 +127,7 @@ def _are_videos(path: str) -> bool:
 
 
 def _records(source: Source, videos: bool) -> Iterator[data.Records]:
-    return map(tidy, open_source(source, videos=videos).batches())
+    return (records.tidied() for records in open_source(source, videos=videos).batches())
 
 
 def _items(source: Source, videos: bool, *, besides: data.Places | None = None) -> Items:
