@@ -181,10 +181,32 @@ def test_the_plan_without_data(bsssl, recipe, tmp_path):
     missing = f"data.train.path={tmp_path / 'none'}"
     arguments = ("run", "--config", recipe.config, f"output_dir={tmp_path}", "--plan", missing)
     outcome = bsssl(*arguments)
-    assert outcome.status == 0
-    assert f"sizes are unknown until the data is there: no such folder: {tmp_path / 'none'}" in outcome.out
-    assert plan_rows(outcome.out)["teacher"][:3] == ["unknown", "12", "8"]
+    reason = f"no such folder: {tmp_path / 'none'}; check the path"
+    assert outcome.status == 1 and outcome.errors == [f"error: {reason}"]
+    rows = plan_rows(outcome.out)
+    assert rows["data"][-1].startswith("cannot run: no such folder: ") and rows["teacher"][:3] == ["unknown", "12", "8"]
     assert "unknown (set data.num_classes)" in bsssl(*arguments, "data.num_classes=null").out
+
+
+@pytest.mark.parametrize(
+    ("override", "stage", "reason"),
+    [
+        ("teacher.init_from=none.pt", "teacher", "teacher.init_from: 'none.pt' is neither a stage ("),
+        ("select.exclude=none.csv", "select", "none.csv"),
+        ("data.num_classes=4", "data", "data.train has 3 classes, but data.num_classes says 4"),
+    ],
+)
+def test_the_plan_ends_with_what_is_missing(bsssl, recipe, tmp_path, override, stage, reason):
+    outcome = bsssl("run", "--config", recipe.config, f"output_dir={tmp_path}", "--plan", override)
+    assert outcome.status == 1 and len(outcome.errors) == 1 and reason in outcome.errors[0]
+    stopped = {name: cells[-1] for name, cells in plan_rows(outcome.out).items() if "cannot run: " in cells[-1]}
+    assert list(stopped) == [stage]
+
+
+def test_the_plan_of_what_is_done_misses_nothing(bsssl, recipe, finished, tmp_path):
+    gone = [f"output_dir={finished}", "--plan", f"data.train.path={tmp_path / 'none'}"]
+    assert "cannot run" in bsssl("run", "--config", recipe.config, *gone).out
+    assert bsssl("run", "--config", recipe.config, *gone[:2]).status == 0
 
 
 def test_the_plan_finds_a_warm_up_that_is_too_long(bsssl, recipe, tmp_path):

@@ -80,7 +80,10 @@ def _run(
     if parsed.plan:
         if is_main():
             chosen = wanted or (lambda stage: True)
-            print(plan(config, config_path=parsed.config, wanted=chosen, launched=parsed.launch))
+            planned = plan(config, config_path=parsed.config, wanted=chosen, launched=parsed.launch)
+            print(planned)
+            if planned.missing:
+                raise UserError("; ".join(planned.missing))
         return
     console.setup(debug=parsed.debug)
     # The commands that errors name must lead to the same run, so they carry the overrides too.

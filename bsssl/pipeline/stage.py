@@ -226,7 +226,11 @@ class Stage(ABC, Generic[S]):
         """
 
     def sizes(self, run: Context) -> tuple[Mapping[str, int], str]:
-        """Return what the stage tells of sizes, for ``plan_row``, and a remark, such as why it cannot tell more yet."""
+        """Return what the stage tells of sizes, for ``plan_row``, and what to say before it runs, in lines.
+
+        Raises:
+            UserError: What the stage reads from outside the run is not there, or cannot be used.
+        """
         return {}, ""
 
     def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:

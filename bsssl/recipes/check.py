@@ -21,25 +21,14 @@ from bsssl.stages.train import TrainStage
 
 
 def check(config: configs.Experiment, *, launched: bool = False) -> None:
-    """UserError for what ``check_settings`` refuses, an ``init_from``, a checkpoint, given scores or an exclusion list
-    that are not there, or an output folder inside a data folder, which every run would change. Warns of checkpoints
-    that saw other colours.
+    """UserError for what ``check_settings`` refuses, what is ``missing``, or an output folder inside a data folder,
+    which every run would change. Warns of checkpoints that saw other colours.
     """
     check_settings(config, launched=launched)
-    for section, settings in config.trainings().items():
-        start = settings.init_from
-        if start is not None and start not in configs.TRAIN_STAGES and not _is_there(start):
-            raise UserError(
-                f"{section}.init_from: '{start}' is neither a stage ({', '.join(configs.TRAIN_STAGES)}) nor a file "
-                "that exists; correct it"
-            )
+    for reason in missing(config).values():
+        raise UserError(reason)
     if isinstance(config, configs.Transfer):
-        _check_checkpoints(config)
-    given = config.score.given if isinstance(config, configs.Config) else None
-    if given is not None and not storage.exists(given):
-        raise UserError(f"score.given: there is no {given}; correct the path, or write the file first")
-    if isinstance(config, configs.Config) and config.select.exclude is not None:
-        selection.read_exclusions(config.select.exclude)
+        _warn_of_colours(config)
     output = Path(config.output_dir).resolve()
     weak = config.weak.sources if isinstance(config, configs.Config) and config.weak is not None else []
     for source in (*config.data.sources(), *weak):
@@ -48,16 +37,49 @@ def check(config: configs.Experiment, *, launched: bool = False) -> None:
             raise UserError(f"output_dir {config.output_dir} lies inside the data folder {source.path}; choose another")
 
 
-def _check_checkpoints(config: configs.Transfer) -> None:
+def missing(config: configs.Experiment) -> dict[str, str]:
+    """Return which files that stages would start from or go by are not there, by the section or the stage.
+
+    These are an ``init_from``, the checkpoints of a transfer, given scores and an exclusion list.
+    """
+    reasons: dict[str, str] = {}
+    for section, settings in config.trainings().items():
+        start = settings.init_from
+        if start is not None and start not in configs.TRAIN_STAGES and not _is_there(start):
+            reasons[section] = (
+                f"{section}.init_from: '{start}' is neither a stage ({', '.join(configs.TRAIN_STAGES)}) nor a file "
+                "that exists; correct it"
+            )
+    if isinstance(config, configs.Transfer):
+        reasons |= _missing_checkpoints(config)
+    given = config.score.given if isinstance(config, configs.Config) else None
+    if given is not None and not storage.exists(given):
+        reasons["score"] = f"score.given: there is no {given}; correct the path, or write the file first"
+    if isinstance(config, configs.Config) and config.select.exclude is not None:
+        try:
+            selection.read_exclusions(config.select.exclude)
+        except UserError as error:
+            reasons["select"] = str(error)
+    return reasons
+
+
+def _missing_checkpoints(config: configs.Transfer) -> dict[str, str]:
+    """Return which checkpoints of a transfer are not there, by the stages that start from them."""
+    seeds, reasons = range(config.seed, config.seed + config.seeds), dict[str, str]()
     for name, checkpoint in config.checkpoints.items():
-        seeds = range(config.seed, config.seed + config.seeds)
-        starts = [origin(name, checkpoint, config.data, seed=seed) for seed in seeds]
-        for start in starts:
-            if start.path is not None and not _is_there(start.path):
-                raise UserError(f"checkpoints.{name}: there is no {start.path}; run the stage that leaves it first")
-        sees = starts[0].model.view_of(config.data).transforms
+        for path in (origin(name, checkpoint, config.data, seed=seed).path for seed in seeds):
+            if path is not None and not _is_there(path):
+                reason = f"checkpoints.{name}: there is no {path}; run the stage that leaves it first"
+                reasons |= {f"full_ft-{name}": reason, f"fc_only-{name}": reason}
+    return reasons
+
+
+def _warn_of_colours(config: configs.Transfer) -> None:
+    for name, checkpoint in config.checkpoints.items():
+        start = origin(name, checkpoint, config.data, seed=config.seed)
+        sees = start.model.view_of(config.data).transforms
         colours = {"mean": sees.mean, "std": sees.std}
-        trained = {key: tuple(starts[0].transforms.get(key, value)) for key, value in colours.items()}
+        trained = {key: tuple(start.transforms.get(key, value)) for key, value in colours.items()}
         if trained != colours and distributed.is_main():
             logger.warning(
                 "checkpoints.%s was trained with mean %s and std %s, but the config has it see mean %s and std %s",

@@ -6,11 +6,13 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 from bsssl.config import Config, Experiment, Model, Transfer
+from bsssl.errors import UserError, shortened
 from bsssl.pipeline.run import Run
 from bsssl.pipeline.stage import Stage
 from bsssl.recipes.runs import all_runs, networks
 from bsssl.reports.seen import preprocessing
 from bsssl.reports.tables import Table
+from bsssl.runtime.console import printable
 
 
 @dataclass(frozen=True, repr=False)
@@ -24,10 +26,13 @@ class Plan:
     stages: Table
     """every stage with its sizes and whether it is done"""
     remark: str = ""
-    """why sizes are unknown, where they are"""
+    """what to know before it runs, in lines"""
+    missing: tuple[str, ...] = ()
+    """what a run would stop at, beside the stages too"""
 
     def __repr__(self) -> str:
-        return "\n\n".join(filter(None, [self.title, self.networks.text(), self.stages.text(), self.remark]))
+        remark = "\n".join(map(printable, self.remark.splitlines()))
+        return "\n\n".join(filter(None, [self.title, self.networks.text(), self.stages.text(), remark]))
 
     def _repr_html_(self) -> str:
         title, remark = (f"<p>{html.escape(text)}</p>" if text else "" for text in (self.title, self.remark))
@@ -37,8 +42,8 @@ class Plan:
 def plan(config: Experiment, *, config_path: str, wanted: Callable[[Stage[Any]], bool], launched: bool = False) -> Plan:
     """Return what ``config`` would do.
 
-    Data that is not there yet does not hinder the plan when the config says ``data.num_classes``; what depends on the
-    size of such data is then shown as unknown.
+    Data or a file that is not there does not hinder the plan, which says so beside the stage and in ``missing``; what
+    depends on the size of such data is unknown.
 
     Args:
         config: The recipe or the transfer.
@@ -46,26 +51,45 @@ def plan(config: Experiment, *, config_path: str, wanted: Callable[[Stage[Any]],
         wanted: Whether to show a stage.
         launched: Whether the stages will have the processes of the `launcher` section, not those of this run.
     """
-    from bsssl.recipes.check import check_settings  # imports torch
+    from bsssl.recipes.check import check_settings, missing  # imports torch
 
     check_settings(config, launched=launched)
-    runs = all_runs(config, config_path=config_path)
-    answers = [stage.sizes(runs[0]) for stage in runs[0].stages.values()]
-    sizes = {name: size for sizes, _ in answers for name, size in sizes.items()}
+    runs, lacking = all_runs(config, config_path=config_path), missing(config)
+    sizes: dict[str, int] = {}
+    remarks = []
+    for name, stage in runs[0].stages.items():
+        try:
+            known_sizes, remark = stage.sizes(runs[0])
+        except (UserError, OSError) as error:
+            lacking[name] = str(error)
+        else:
+            sizes |= known_sizes
+            remarks.append(remark)
     classes = sizes.get("classes", config.data.num_classes)
     known = sizes if classes is None else {"classes": classes, **sizes}
     header = ["stage", "rows", "batch", "steps", "samples processed", "highest rate", "state"]
+    shown = [stage for stage in runs[0].stages.values() if wanted(stage)]
+    reasons = {
+        stage.name: reason
+        for stage in shown
+        if (reason := lacking.get(stage.name) or lacking.get("" if stage.follows else stage.section))
+        and any(run.pending(stage.name) is not None for run in runs)
+    }
     rows = [
-        (name, *astuple(stage.plan_row(runs[0], known)), _state(runs, name))
-        for name, stage in runs[0].stages.items()
-        if wanted(stage)
+        (stage.name, *astuple(stage.plan_row(runs[0], known)), _state(runs, stage.name, reasons.get(stage.name)))
+        for stage in shown
     ]
     title = f"{config_path} -> {config.output_dir}, seeds {', '.join(str(run.seed) for run in runs)}"
     costs = Table(
         ["network", "name", "parameters", "multiply-adds", "starts from", "sees"], [*_networks(config, classes)]
     )
-    remarks = "\n".join(remark for _, remark in answers if remark)
-    return Plan(title=title, networks=costs, stages=Table(header, rows), remark=remarks)
+    return Plan(
+        title=title,
+        networks=costs,
+        stages=Table(header, rows),
+        remark="\n".join(filter(None, remarks)),
+        missing=tuple(dict.fromkeys(reasons.values())),
+    )
 
 
 def _networks(config: Experiment, classes: int | None) -> Iterable[tuple[str, ...]]:
@@ -97,7 +121,9 @@ def _origin(config: Experiment, key: str, model: Model) -> str:
     return model.weights if licence is None else f"{model.weights} ({licence})"
 
 
-def _state(runs: Sequence[Run], name: str) -> str:
+def _state(runs: Sequence[Run], name: str, lacking: str | None) -> str:
+    if lacking is not None:
+        return f"cannot run: {shortened(lacking.partition("; ")[0], most=100)}"
     reasons = {run.seed: run.pending(name) for run in runs}
     waiting = {seed: reason for seed, reason in reasons.items() if reason is not None}
     if not waiting:

@@ -24,7 +24,7 @@ from bsssl.runtime.console import logger, progress
 from bsssl.stages import doubts
 from bsssl.stages.card import named_sources
 from bsssl.stages.computing import CLASSES
-from bsssl.stages.sources import OVERLAP_REMEDY, files_state, makes_files, open_source
+from bsssl.stages.sources import OVERLAP_REMEDY, files_state, open_source
 
 POOL = "pool"
 UNLABELED = "unlabeled.csv"
@@ -287,25 +287,18 @@ class DataStage(Stage[DataSettings]):
 
     @override
     def sizes(self, run: Context) -> tuple[Mapping[str, int], str]:
-        # From the stage's result, else by looking, where the data is there already.
+        # From the stage's result, else by looking.
         if run.pending(self.name) is None:
             return run.result(self.name), ""
-        items, pool = self.settings.items, self.settings.pool
-        try:
-            split = self.split(run)
-            self._check_classes(split)
-            counts = self._counts(split)
-            if pool is not None:
-                listed = sum(len(records) for source in self.pool_sources() for records in source.batches())
-                listed += len(split.unlabeled) + (counts["rest"] if pool.rest_in_pool else 0)
-                if not listed:
-                    raise UserError(NO_POOL)
-                counts["pool"] = round(listed * pool.fraction)
-        except (UserError, OSError) as error:
-            sources = [*items.sources, *([] if pool is None else pool.pool)]
-            if all(makes_files(source) or storage.exists(source.path) for source in sources):
-                raise  # the data is there: something else is wrong
-            return {}, f"sizes are unknown until the data is there: {error}"
+        pool, split = self.settings.pool, self.split(run)
+        self._check_classes(split)
+        counts = self._counts(split)
+        if pool is not None:
+            listed = sum(len(records) for source in self.pool_sources() for records in source.batches())
+            listed += len(split.unlabeled) + (counts["rest"] if pool.rest_in_pool else 0)
+            if not listed:
+                raise UserError(NO_POOL)
+            counts["pool"] = round(listed * pool.fraction)
         return counts, "\n".join(split.doubts)
 
     @override

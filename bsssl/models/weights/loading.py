@@ -18,6 +18,7 @@ from bsssl.models.weights.names import find_part
 from bsssl.runtime.console import logger
 
 # Batch normalisation counts its batches; old files lack the counters, and nothing depends on them.
+_TWO_ORDERS = 11  # names of classes that are numbers: as text, 10 comes before 2
 _COUNTER = ".num_batches_tracked"
 
 
@@ -130,6 +131,11 @@ def _described_classes(file: str) -> Sequence[str] | None:
 
 
 def _check_classes(origin: str, theirs: Sequence[str] | None, ours: Sequence[str] | None) -> None:
+    if theirs is None and ours is not None and sum(map(str.isdecimal, ours)) >= _TWO_ORDERS:
+        logger.warning(
+            "%s does not name its classes: its outputs are taken for the classes in the order %s, ..., %s",
+            *(origin, ", ".join(ours[:4]), ours[-1]),
+        )
     if theirs is None or ours is None or list(theirs) == list(ours):
         return
     if len(theirs) != len(ours):
