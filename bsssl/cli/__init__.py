@@ -7,12 +7,20 @@ import traceback
 from typing import NoReturn
 
 from bsssl import __version__
-from bsssl.cli import configs, looking, results, running
+from bsssl.cli import configs, data, looking, results, running
 from bsssl.cli.command import Command
 from bsssl.runtime import console
 
-COMMANDS: dict[str, Command] = {**running.COMMANDS, **looking.COMMANDS, **results.COMMANDS, **configs.COMMANDS}
-"""every sub-command by its name, in the order of the help"""
+COMMANDS: dict[str, Command] = {
+    **running.COMMANDS,
+    **looking.COMMANDS,
+    **results.COMMANDS,
+    **data.COMMANDS,
+    **configs.COMMANDS,
+}
+"""every sub-command by its name, in the order of the help; an action of a group by both names"""
+GROUPS = {"tags": "the hashtags of a config", "data": "the data of a config"}
+"""sub-commands that have actions"""
 
 
 def main(arguments: list[str] | None = None, *, command: str | None = None) -> NoReturn:
@@ -25,7 +33,7 @@ def main(arguments: list[str] | None = None, *, command: str | None = None) -> N
     given = sys.argv[1:] if arguments is None else arguments
     parsed = _parse(_parser(command), given)
     parsed.given = given
-    name = command or getattr(parsed, "action", None) or parsed.command
+    name = command or " ".join(filter(None, [parsed.command, getattr(parsed, "action", None)]))
     try:
         COMMANDS[name].run(parsed)
     except KeyboardInterrupt:
@@ -78,11 +86,13 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"bsssl {__version__}")
     listed = parser.add_subparsers(dest="command", required=True, metavar="command")
-    of_tags = listed.add_parser("tags", help="the hashtags of a config", description="The hashtags of a config.")
-    actions = of_tags.add_subparsers(dest="action", required=True, metavar="action")
+    places = {"": listed}
+    for group, title in GROUPS.items():
+        of_group = listed.add_parser(group, help=title, description=f"{title[0].upper()}{title[1:]}.")
+        places[group] = of_group.add_subparsers(dest="action", required=True, metavar="action")
     for name, one in COMMANDS.items():
-        group = actions if one.is_of_tags else listed
-        _add_arguments(group.add_parser(name, help=one.title, description=one.text, allow_abbrev=False), one)
+        group, _, action = name.rpartition(" ")
+        _add_arguments(places[group].add_parser(action, help=one.title, description=one.text, allow_abbrev=False), one)
     return parser
 
 

@@ -14,8 +14,6 @@ class Command:
     run: Callable[[argparse.Namespace], None]
     """given the parsed arguments, with the arguments as they were in ``given``"""
     add_arguments: Callable[[argparse.ArgumentParser], None]
-    is_of_tags: bool = False
-    """whether it is an action of `bsssl tags`"""
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:

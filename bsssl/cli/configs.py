@@ -96,12 +96,11 @@ def _write_schema(file: str) -> None:
 
 
 COMMANDS = {
-    "inspect": Command(
+    "tags inspect": Command(
         "what the hashtags of a config's `weak` section mean",
         "Reads weak.sources and prints counts, samples per class, unmapped tags and what is dropped; writes nothing.",
         _inspect,
         _add_inspect_arguments,
-        is_of_tags=True,
     ),
     "init": Command(
         "a first config for data of one's own",

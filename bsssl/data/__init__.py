@@ -6,6 +6,8 @@ from bsssl.data.datasets.opening import open_source
 from bsssl.data.datasets.paths import dataset_at, items_at
 from bsssl.data.datasets.sources import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, Manifest, Source
 from bsssl.data.datasets.video_sets import Hmdb51, Kinetics, Ucf101
+from bsssl.data.decoding.headers import Header, picture_header, video_header
+from bsssl.data.decoding.pictures import DecodeError
 from bsssl.data.decoding.readers import check_backend
 from bsssl.data.hashtags.tags import (
     TaggedSamples,
@@ -25,6 +27,7 @@ from bsssl.data.loading.dataset import (
     Failure,
     ItemDataset,
     collate,
+    content_hash,
 )
 from bsssl.data.loading.loader import Batches, EvalBatches, TrainBatches, make_loader
 from bsssl.data.loading.targets import (
@@ -54,10 +57,12 @@ __all__ = [
     "Batches",
     "ClipViews",
     "Cub",
+    "DecodeError",
     "Digits",
     "EvalBatches",
     "Extent",
     "Failure",
+    "Header",
     "Hmdb51",
     "ImageViews",
     "ItemDataset",
@@ -88,6 +93,7 @@ __all__ = [
     "class_counts",
     "collate",
     "concat_targets",
+    "content_hash",
     "content_hashes",
     "copy_batches",
     "dataset_at",
@@ -100,6 +106,7 @@ __all__ = [
     "make_loader",
     "make_views",
     "open_source",
+    "picture_header",
     "plan_tars",
     "read_copy",
     "read_pairs",
@@ -118,6 +125,7 @@ __all__ = [
     "tar_path",
     "test_transform",
     "train_transform",
+    "video_header",
     "write_places",
     "write_pool",
     "write_tagged",

@@ -123,7 +123,7 @@ def _origin(config: Experiment, key: str, model: Model) -> str:
 
 def _state(runs: Sequence[Run], name: str, lacking: str | None) -> str:
     if lacking is not None:
-        return f"cannot run: {shortened(lacking.partition("; ")[0], most=100)}"
+        return f"cannot run: {shortened(lacking.partition('; ')[0], most=100)}"
     reasons = {run.seed: run.pending(name) for run in runs}
     waiting = {seed: reason for seed, reason in reasons.items() if reason is not None}
     if not waiting:

@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +131,6 @@ class DataStage(Stage[DataSettings]):
     @override
     def work(self, run: Context) -> dict[str, Any]:
         folder, split = run.folder(self.name), self.split(run)
-        self._check_classes(split)
         for doubt in split.doubts:
             logger.warning("%s", doubt)
         for name, records in {"labeled": split.labeled, "rest": split.rest, **split.tests}.items():
@@ -200,6 +198,7 @@ class DataStage(Stage[DataSettings]):
         of_train = train.class_counts(classes)
         if items.num_classes is None:
             doubts.check_captions(of_train, what="data.train")
+        self._check_classes(of_train, classes)
         if items.holdout is not None:
             train, held = data.split_holdout(train, share=items.holdout, seed=items.seed or 0)
             tests = dict.fromkeys(items.tests, held)
@@ -291,7 +290,6 @@ class DataStage(Stage[DataSettings]):
         if run.pending(self.name) is None:
             return run.result(self.name), ""
         pool, split = self.settings.pool, self.split(run)
-        self._check_classes(split)
         counts = self._counts(split)
         if pool is not None:
             listed = sum(len(records) for source in self.pool_sources() for records in source.batches())
@@ -359,10 +357,9 @@ class DataStage(Stage[DataSettings]):
         tests = {name: len(records) for name, records in split.tests.items()}
         return {"classes": len(split.classes), "labeled": len(split.labeled), "rest": len(split.rest), **tests}
 
-    def _check_classes(self, split: Split) -> None:
-        expected, classes = self.settings.items.num_classes, split.classes
+    def _check_classes(self, counts: Mapping[str, int], classes: Sequence[str]) -> None:
+        expected = self.settings.items.num_classes
         if expected is not None and expected != len(classes):
-            counts = Counter(data.Records.concat([split.labeled, split.rest]).label.to_pylist())
             rarest = ", ".join(f"{name} ({counts[name]})" for name in sorted(classes, key=counts.__getitem__)[:3])
             raise UserError(
                 f"data.train has {len(classes)} classes, but data.num_classes says {expected}; correct one of them "

@@ -17,8 +17,8 @@ from bsssl.models.weights.named import CONFIG, named_weights
 from bsssl.models.weights.names import find_part
 from bsssl.runtime.console import logger
 
-# Batch normalisation counts its batches; old files lack the counters, and nothing depends on them.
 _TWO_ORDERS = 11  # names of classes that are numbers: as text, 10 comes before 2
+# Batch normalisation counts its batches; old files lack the counters, and nothing depends on them.
 _COUNTER = ".num_batches_tracked"
 
 

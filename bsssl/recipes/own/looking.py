@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from bsssl import data, storage
 from bsssl.config import Source
+from bsssl.data.labels import ordered
 from bsssl.errors import UserError
 from bsssl.runtime.console import progress
 from bsssl.stages.sources import open_source
@@ -144,7 +145,7 @@ def _items(source: Source, videos: bool, *, besides: data.Places | None = None) 
             extents.append(data.extent_of(record, videos=videos))
         except data.Unreadable as error:
             unreadable.append((record.key, str(error)))
-    named = {name: counts[name] for name in sorted(filter(None, counts))}
+    named = {name: counts[name] for name in ordered(filter(None, counts))}
     return Items(source, named, counts[None], (*extents,), (*unreadable,))
 
 

@@ -164,20 +164,12 @@ def _test_items(test: Tested, album: Album, *, room: int, seconds: float) -> dic
 
 def _rendered(run: Opened, data: dict[str, Any], album: Album, picked: Picked | None) -> str:
     """Return the page with a place for the blocks, and one for its size."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("bsssl.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    templates = resources.files("bsssl.reports") / "templates"
-    style, script = ((templates / name).read_text() for name in ("report.css", "report.js"))
     networks, (failed, all_failures) = verdict.networks(run), work.failures(run)
     counts = [] if picked is None else picked.counts.tolist()
     shown = sum(rank <= most for of, most in zip(data["picks"] or (), counts, strict=True) for rank in of["rank"])
-    text: str = environment.get_template("report.html.jinja").render(
+    return render(
+        "report.html.jinja",
         name=run.folder.name or str(run.folder),
-        written=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         missing=run.missing,
         seed=run.shown.seed,
         seeds=[one.seed for one in run.runs],
@@ -197,11 +189,27 @@ def _rendered(run: Opened, data: dict[str, Any], album: Album, picked: Picked | 
         gone=album.reasons.most_common(10),
         num_gone=album.reasons.total(),
         is_late=album.is_late,
+        num_pictures=len(album.pictures),
+        animated=run.config.data.clips is not None,
+    )
+
+
+def render(template: str, **values: Any) -> str:
+    """Return a page that a template makes of ``values``, which are escaped, in the style of the report."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("bsssl.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    templates = resources.files("bsssl.reports") / "templates"
+    style, script = ((templates / name).read_text() for name in ("report.css", "report.js"))
+    text: str = environment.get_template(template).render(
+        written=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         style=style,
         script=script,
         hashes={name: _digest(part) for name, part in (("style", style), ("script", script))},
-        num_pictures=len(album.pictures),
-        animated=run.config.data.clips is not None,
+        **values,
     )
     return text
 

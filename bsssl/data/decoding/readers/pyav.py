@@ -76,6 +76,11 @@ class PyavReader(VideoReader):
         return str(self._container.format.name)
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Width and height as the file states them, before any turning."""
+        return self._size
+
+    @property
     def is_plain(self) -> bool:
         """Whether every keyframe is shown in the place where it is stored, and all that follow are shown after it."""
         return not self._counted and bool(

@@ -1,0 +1,76 @@
+"""What a file says of itself: its format and its size, read without decoding a picture."""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from bsssl.data.decoding.pictures import MAX_ASPECT, MAX_PIXELS, DecodeError, check_size, decode_image
+from bsssl.data.decoding.readers.base import Clock
+from bsssl.data.decoding.readers.pyav import PyavReader
+
+
+@dataclass(frozen=True)
+class Header:
+    """The format and the size of a picture or a video."""
+
+    format: str
+    """such as JPEG or mov,mp4"""
+    width: int
+    height: int
+    seconds: float | None = None
+    """how long a video lasts"""
+    rate: float | None = None
+    """its frames per second"""
+
+
+def picture_header(content: bytes, *, max_pixels: int = MAX_PIXELS, decode: bool = False) -> Header:
+    """Return what a picture says of itself.
+
+    Args:
+        content: The content of the file.
+        max_pixels: The most pixels.
+        decode: Whether to decode the picture too, which finds damage behind the header.
+
+    Raises:
+        DecodeError: It is no picture that can be used.
+    """
+    if not content:
+        raise DecodeError("empty file")
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            header = Header(image.format or "unknown", *image.size)
+    except UnidentifiedImageError:
+        raise DecodeError("not a picture, or of an unknown kind") from None
+    except Exception as error:  # Pillow's readers raise almost anything on damaged files
+        raise DecodeError(" ".join(str(error).split()) or type(error).__name__) from None
+    check_size(header.width, header.height, max_pixels, MAX_ASPECT)
+    if decode:
+        decode_image(content, max_pixels=max_pixels)
+    return header
+
+
+def video_header(
+    content: bytes, *, deadline: float = 60.0, max_pixels: int = MAX_PIXELS, decode: bool = False
+) -> Header:
+    """Return what a video says of itself, its packets read but none decoded.
+
+    Args:
+        content: The content of the file.
+        deadline: Seconds after which reading it is given up.
+        max_pixels: The most pixels of a frame.
+        decode: Whether to decode every frame too.
+
+    Raises:
+        DecodeError: It is no video that can be used.
+        UserError: PyAV is not installed.
+    """
+    with PyavReader(content, Clock(deadline), max_pixels=max_pixels) as video:
+        times = video.seconds()
+        if decode:
+            video.get(range(video.num_frames), each=lambda pictures: pictures[:, :1, :1])
+        step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+        return Header(
+            video.kind, *video.size, seconds=float(times[-1]) + step, rate=round(1 / step, 3) if step > 0 else None
+        )
