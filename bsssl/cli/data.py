@@ -4,7 +4,7 @@ import argparse
 
 from bsssl.cli.command import Command, add_config
 from bsssl.config import Config, load_config
-from bsssl.errors import UserError
+from bsssl.errors import Problems
 from bsssl.runtime import console
 
 
@@ -34,7 +34,7 @@ def _inspect(parsed: argparse.Namespace) -> None:
     print(as_text(seen))
     print(f"\n{' and '.join(write_inspection(seen, parsed.to or config.output_dir))} have been written")
     if seen.stops:
-        raise UserError("; ".join(seen.stops))
+        raise Problems("\n".join(seen.stops))
 
 
 COMMANDS = {

@@ -1,7 +1,7 @@
 """Looking at all data of a config before a run: what there is, what cannot be read, copies, doubtful labels."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations_with_replacement
@@ -159,10 +159,9 @@ def _seen(
 ) -> tuple[Seen, list[Opened]]:
     """Return what is seen of a source, and the items that were opened."""
     items = labeled = tagged = 0
-    classes: Counter[str] = Counter()
+    classes, extensions = Counter[str](), Counter[str]()
     sampled = _Sample(sample)
     try:
-        left_out = _left_out(source, config)
         for records in open_source(source, videos=config.data.clips is not None).batches():
             records = records.tidied()
             items += len(records)
@@ -170,7 +169,9 @@ def _seen(
             tagged += len(records) - records.tags.null_count
             if name.startswith(_LABELED):
                 classes.update(records.class_counts(records.class_names()))
+            extensions.update(_extensions(records))
             sampled.add(records)
+        left_out = _left_out(source, config, extensions)
     except (UserError, OSError) as error:
         return Seen(name=name, path=source.path, error=str(error)), []
     reading = map_ahead(open_item, sampled.records, threads=_THREADS)
@@ -230,18 +231,21 @@ def _opened(record: data.Record, *, config: Config, decode: bool) -> Opened:
         return seen(reason=str(error))
 
 
-def _left_out(source: Source, config: Config) -> dict[str, int]:
-    """Return how many files of a source are no items, by extension."""
+def _left_out(source: Source, config: Config, items: Counter[str]) -> dict[str, int]:
+    """Return how many files of a source are not among its ``items``, both by extension."""
     if not any(option.name == "extensions" for option in DATASETS.options(source.dataset)):
         return {}
     anything = source.model_copy(update={"options": {**source.options, "extensions": "any"}})
-    counts: Counter[str] = Counter()
-    for one, sign in ((anything, 1), (source, -1)):
-        for records in open_source(one, videos=config.data.clips is not None).batches():
-            for key in records.key.to_pylist():
-                name, dot, ending = key.rpartition("/")[2].rpartition(".")
-                counts[f".{ending.lower()}" if name and dot else "(none)"] += sign
-    return {ending: count for ending, count in counts.most_common() if count > 0}
+    files = Counter[str]()
+    for records in open_source(anything, videos=config.data.clips is not None).batches():
+        files.update(_extensions(records))
+    return dict((files - items).most_common())
+
+
+def _extensions(records: data.Records) -> Iterator[str]:
+    for key in records.key.to_pylist():
+        name, dot, ending = key.rpartition("/")[2].rpartition(".")
+        yield f".{ending.lower()}" if name and dot else "(none)"
 
 
 def _spread(values: Iterable[Any]) -> list[Any]:
@@ -280,7 +284,10 @@ def _contradictions(groups: Iterable[_Group]) -> list[str]:
     """Return which contents have several labels."""
     torn = []
     for group in groups:
-        labels = {item.label: item.key for name, item in group if name.startswith(_LABELED) and item.label}
+        labels: dict[str, str] = {}
+        for name, item in group:
+            if name.startswith(_LABELED) and item.label is not None:
+                labels.setdefault(item.label, item.key)
         if len(labels) > 1:
             torn.append(" and ".join(f"{key} ({doubts.quoted(label)})" for label, key in sorted(labels.items())))
     return [f"{len(torn)} contents have more than one label: {doubts.some(torn)}"] if torn else []

@@ -341,3 +341,17 @@ def test_quantised_weights_are_refused(tmp_path: Path) -> None:
     safetensors.torch.save_file(state, tmp_path / "int8.safetensors")
     with pytest.raises(UserError, match=r"int8.safetensors: 'bn1.bias' holds whole numbers \(int8\)"):
         load_weights(model, str(tmp_path / "int8.safetensors"))
+
+
+@pytest.mark.parametrize("order", [map(str, range(12)), sorted(map(str, range(12)))])
+def test_a_file_without_names_of_classes_says_in_which_order_it_is_taken(tmp_path, caplog, order):
+    classes = list(order)
+    model = build_model("small_resnet", num_classes=12)
+    path = str(tmp_path / "bare.pt")
+    torch.save(randomised(model).state_dict(), path)
+    load_weights(model, path, classes=classes)
+    assert f"taken for the classes in the order {', '.join(classes[:4])}, ..., {classes[-1]}" in caplog.text
+    caplog.clear()
+    load_weights(model, path, classes=[f"class {name}" for name in classes])
+    load_weights(model, path, classes=classes, new_head=True)
+    assert "in the order" not in caplog.text
