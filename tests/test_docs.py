@@ -60,7 +60,7 @@ def test_commands_are_ones_that_the_program_takes(page, monkeypatch):
     for program, *words in commands(page):
         command, arguments = None, words
         if program == "python":
-            (command,) = re.findall(r'command="(\w+)"', Path(words[0]).read_text())
+            (command,) = re.findall(r'command="([\w ]+)"', Path(words[0]).read_text())
             arguments = words[1:]
         parsed = cli._parse(cli._parser(command), arguments)  # ends the test where it does not go
         name, config = command or parsed.command, getattr(parsed, "config", None)

@@ -3,4 +3,4 @@
 from bsssl.cli import main
 
 if __name__ == "__main__":
-    main(command="inspect")
+    main(command="tags inspect")

@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bsssl import storage
-from bsssl.recipes.inspection import Inspection, Seen
 from bsssl.reports.page.writing import render
 from bsssl.reports.tables import Table
+
+if TYPE_CHECKING:  # it imports torch
+    from bsssl.recipes.inspection import Inspection, Seen
 
 PAGE, FIGURES = "data.html", "data.json"
 _MOST = 20  # classes on the terminal
 
 
-def write_inspection(inspection: Inspection, folder: str) -> list[str]:
+def write_inspection(inspection: "Inspection", folder: str) -> list[str]:
     """Write the page and the file for programs into ``folder``, and return their paths."""
     page, figures = (storage.join(folder, name) for name in (PAGE, FIGURES))
     storage.write_text(page, render("data.html.jinja", inspection=inspection, tables=_tables(inspection)))
@@ -21,14 +23,14 @@ def write_inspection(inspection: Inspection, folder: str) -> list[str]:
     return [page, figures]
 
 
-def as_text(inspection: Inspection) -> str:
+def as_text(inspection: "Inspection") -> str:
     """Return all tables for a terminal, the classes of each source cut short."""
     tables = [table.text() for table in _tables(inspection, most=_MOST).values() if table.rows]
     remarks = Table(["to look at"], [[line] for line in inspection.doubts])
     return "\n\n".join([*tables, *([remarks.text()] if inspection.doubts else [])])
 
 
-def _tables(inspection: Inspection, *, most: int | None = None) -> dict[str, Table]:
+def _tables(inspection: "Inspection", *, most: int | None = None) -> dict[str, Table]:
     """Return the tables by the title of the part of the page that they are in."""
     sources = inspection.sources
     how = "decoded" if inspection.decoded else "opened, headers alone"
@@ -59,7 +61,7 @@ def _tables(inspection: Inspection, *, most: int | None = None) -> dict[str, Tab
     }
 
 
-def _source_row(one: Seen) -> Sequence[Any]:
+def _source_row(one: "Seen") -> Sequence[Any]:
     if one.error:
         return [one.name, *["–"] * 8, one.path]
     formats = ", ".join(f"{count:,} {name}" for name, count in one.formats.items())
@@ -67,7 +69,7 @@ def _source_row(one: Seen) -> Sequence[Any]:
     return [one.name, *counts, f"{one.opened:,}", f"{one.unreadable:,}", _size(one.bytes), formats, one.path]
 
 
-def _spreads(one: Seen) -> list[tuple[str, Sequence[Any]]]:
+def _spreads(one: "Seen") -> list[tuple[str, Sequence[Any]]]:
     return [
         ("bytes", [_size(number) for number in one.bytes_spread]),
         ("pixels", one.pixels_spread),
@@ -76,7 +78,7 @@ def _spreads(one: Seen) -> list[tuple[str, Sequence[Any]]]:
     ]
 
 
-def _classes(one: Seen, most: int | None) -> Table:
+def _classes(one: "Seen", most: int | None) -> Table:
     names = list(one.classes)[:most]
     more = len(one.classes) - len(names)
     notes = [f"and {more:,} classes more"] if more else []
