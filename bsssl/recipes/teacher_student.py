@@ -116,7 +116,7 @@ def data_stage(
         holdout=settings.holdout,
         seed=seed if settings.holdout is not None else None,
         num_classes=settings.num_classes,
-        merge_lookalikes=settings.merge_lookalikes,
+        merge_lookalikes=settings.merge_lookalikes or None,
         videos=settings.clips is not None,
     )
     decided = DataSettings(items=items, labels=labels, pool=pool)

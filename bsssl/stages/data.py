@@ -46,7 +46,8 @@ class ItemsSettings(Section):
     seed: int | None = None
     """of the holdout; None where nothing is held out"""
     num_classes: int | None = None
-    merge_lookalikes: bool = False
+    merge_lookalikes: bool | None = None
+    """None where they are not merged"""
     videos: bool = False
 
     @property
@@ -178,39 +179,13 @@ class DataStage(Stage[DataSettings]):
         items, drawn = self.settings.items, self.settings.labels
         train, said = self._read(items.train, "data.train")
         counts = train.class_counts(train.class_names() if items.classes is None else items.classes)
-        train = self._merged(train, counts, "data.train", said)
-        has_label = np.asarray(pc.is_valid(train.label))
-        train, unlabeled = (
-            (train.filter(has_label), train.filter(~has_label)) if has_label.any() else (train, train[:0])
-        )
-        if len(unlabeled) and self.settings.pool is None:
-            raise UserError(
-                f"data.train: {len(unlabeled)} of {len(train) + len(unlabeled)} items have no label (first: "
-                f"{unlabeled[0].path}), and there is no pool that they could join; leave them out"
-            )
+        train, unlabeled = self._parted(self._merged(train, counts, "data.train", said))
         classes = self._in_order(run, train.class_names()) if items.classes is None else list(items.classes)
-        train.class_indices(classes, what="data.train")
-        if len(classes) == 1:
-            raise UserError(
-                f"data.train has a single class ({classes[0]}), two at least are needed; give each its own folder or "
-                "label"
-            )
-        of_train = train.class_counts(classes)
-        if items.num_classes is None:
-            doubts.check_captions(of_train, what="data.train")
-        self._check_classes(of_train, classes)
-        if items.holdout is not None:
-            train, held = data.split_holdout(train, share=items.holdout, seed=items.seed or 0)
-            tests = dict.fromkeys(items.tests, held)
-        else:
-            tests = {}
-            for name, source in items.tests.items():
-                records, more = self._read(source, key_of(name))
-                tests[name] = self._merged(records, counts, key_of(name), more)
-                said += more
+        self._check_classes(train, classes)
+        train, tests = self._tests(train, counts, said)
         for name, records in tests.items():
             records.class_indices(classes, what=key_of(name))
-        said += self._doubts(train, tests, of_train, classes)
+        said += self._doubts(train, tests, classes)
         labeled, rest = train, train[:0]
         if drawn.labels_per_class is not None:
             labeled, rest = data.split_labels(
@@ -221,6 +196,33 @@ class DataStage(Stage[DataSettings]):
                 classes=classes,
             )
         return Split(labeled, rest, unlabeled, tests, classes, said)
+
+    def _parted(self, train: data.Records) -> tuple[data.Records, data.Records]:
+        """Return the items with a label, and those without, which join the pool; all where none has one."""
+        has_label = np.asarray(pc.is_valid(train.label))
+        if not has_label.any():
+            return train, train[:0]
+        labeled, unlabeled = train.filter(has_label), train.filter(~has_label)
+        if len(unlabeled) and self.settings.pool is None:
+            raise UserError(
+                f"data.train: {len(unlabeled)} of {len(train)} items have no label (first: {unlabeled[0].path}), and "
+                "there is no pool that they could join; leave them out"
+            )
+        return labeled, unlabeled
+
+    def _tests(
+        self, train: data.Records, counts: Mapping[str, int], said: list[str]
+    ) -> tuple[data.Records, dict[str, data.Records]]:
+        """Return the labeled items that are not held out for a test, and the test sets."""
+        items, tests = self.settings.items, {}
+        if items.holdout is not None:
+            train, held = data.split_holdout(train, share=items.holdout, seed=items.seed or 0)
+            return train, dict.fromkeys(items.tests, held)
+        for name, source in items.tests.items():
+            records, more = self._read(source, key_of(name))
+            tests[name] = self._merged(records, counts, key_of(name), more)
+            said += more
+        return train, tests
 
     def _read(self, source: Source | None, what: str) -> tuple[data.Records, list[str]]:
         """Return the records of a source with their labels tidied, and what to say of that."""
@@ -239,14 +241,10 @@ class DataStage(Stage[DataSettings]):
         said += doubts.of_spellings(records, merged, what=what)
         return merged
 
-    def _doubts(
-        self,
-        train: data.Records,
-        tests: Mapping[str, data.Records],
-        counts: Mapping[str, int],
-        classes: Sequence[str],
-    ) -> list[str]:
+    def _doubts(self, train: data.Records, tests: Mapping[str, data.Records], classes: Sequence[str]) -> list[str]:
         """Return what may be wrong with the labels of a split."""
+        held = [] if self.settings.items.holdout is None else [*tests.values()][:1]
+        counts = data.Records.concat([train, *held]).class_counts(classes)
         tested = {key_of(name): records.class_counts(classes) for name, records in tests.items()}
         said = doubts.of_places([train, *tests.values()])
         if self.settings.items.train is not None:
@@ -261,7 +259,7 @@ class DataStage(Stage[DataSettings]):
 
         Before numbers were sorted as such, all names were sorted as text: networks, scores and selections go by that.
         """
-        folder = run.folder(self.name)
+        folder = run.folder(self.name).resolve()  # of a sweep it is a link
         before = [*folder.parent.glob(f"{ASIDE}/{self.name}/*/{CLASSES}"), *folder.glob(CLASSES)]
         latest = max(before, key=lambda path: path.stat().st_mtime_ns, default=None)
         as_text = sorted(classes)
@@ -357,8 +355,19 @@ class DataStage(Stage[DataSettings]):
         tests = {name: len(records) for name, records in split.tests.items()}
         return {"classes": len(split.classes), "labeled": len(split.labeled), "rest": len(split.rest), **tests}
 
-    def _check_classes(self, counts: Mapping[str, int], classes: Sequence[str]) -> None:
-        expected = self.settings.items.num_classes
+    def _check_classes(self, train: data.Records, classes: Sequence[str]) -> None:
+        items, expected = self.settings.items, self.settings.items.num_classes
+        train.class_indices(classes, what="data.train")
+        if len(classes) == 1:
+            raise UserError(
+                f"data.train has a single class ({classes[0]}), two at least are needed; give each its own folder or "
+                "label"
+            )
+        counts = train.class_counts(classes)
+        if items.train is not None and expected is None and doubts.are_captions(counts):
+            raise UserError(
+                f"data.train: {doubts.of_captions(counts)}; if they are classes, set data.num_classes={len(classes)}"
+            )
         if expected is not None and expected != len(classes):
             rarest = ", ".join(f"{name} ({counts[name]})" for name in sorted(classes, key=counts.__getitem__)[:3])
             raise UserError(

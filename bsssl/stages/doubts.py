@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from bsssl import data
 from bsssl.data import labels
-from bsssl.errors import UserError, shortened
+from bsssl.errors import shortened
 
 _MOST = 3  # names in a line
 _FEW = 10  # classes: where there are fewer, each may well have one item
@@ -18,24 +18,17 @@ _TEXT_ORDER = 11  # numbers from 0 on that text puts into another order
 _WORDS = ("nan", "none", "null")
 
 
-def check_captions(counts: Mapping[str, int], *, what: str) -> None:
-    """Refuse labels that nearly every item has of its own, such as captions.
-
-    Args:
-        counts: The items of each class.
-        what: What to call the labeled items.
-
-    Raises:
-        UserError: There are nearly as many classes as items.
-    """
-    items = sum(counts.values())
+def are_captions(counts: Mapping[str, int]) -> bool:
+    """Return whether nearly every item has a label of its own; ``counts`` are the items of each class."""
     sentences = sum(len(name.split()) > 2 for name in counts) * 2 > len(counts)
-    if len(counts) * _ENOUGH <= items or (len(counts) < _FEW and not sentences):
-        return
-    raise UserError(
-        f"{what}: {items} items have {len(counts)} classes (such as {listed(counts)}): labels that nearly every item "
-        "has of its own are no classes. Are they captions? Give the name of a class as label; if they are classes, set "
-        f"data.num_classes={len(counts)}"
+    return len(counts) * _ENOUGH > sum(counts.values()) and (len(counts) >= _FEW or sentences)
+
+
+def of_captions(counts: Mapping[str, int]) -> str:
+    """Return what is wrong where ``are_captions``."""
+    return (
+        f"{sum(counts.values())} items have {len(counts)} classes (such as {listed(counts)}): labels that nearly every "
+        "item has of its own are no classes. Are they captions? Give the name of a class as label"
     )
 
 

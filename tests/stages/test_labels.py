@@ -138,3 +138,17 @@ def test_labels_that_every_item_has_of_its_own(listed, bsssl, labels, arguments)
     assert f"data.train: {number} items have {number} classes (such as '{labels[0]}', " in outcome.errors[0]
     assert outcome.errors[0].endswith(f"set data.num_classes={number}")
     assert data_of(listed(labels, num_classes=number))[1] == labels
+
+
+def test_a_first_config_is_not_written_for_captions(listed, bsssl):
+    config = listed(NUMBERS)
+    outcome = bsssl(
+        "init",
+        config.parent / "train.jsonl",
+        "--test",
+        config.parent / "test.jsonl",
+        "--to",
+        config.parent / "first.yaml",
+    )
+    assert outcome.status == 1 and "12 items have 12 classes (such as '0', '1', '2' and 9 more)" in outcome.errors[0]
+    assert not (config.parent / "first.yaml").exists()

@@ -13,6 +13,7 @@ from bsssl.config import Source
 from bsssl.data.labels import ordered
 from bsssl.errors import UserError
 from bsssl.runtime.console import progress
+from bsssl.stages.doubts import are_captions, of_captions
 from bsssl.stages.sources import open_source
 
 _OPENED = {"pictures": 100, "videos": 20}
@@ -164,6 +165,8 @@ def _check(findings: Findings) -> None:
         )
     if len(counts) == 1:
         raise UserError(f"{path} has a single class ({next(iter(counts))}), two at least are needed; check the path")
+    if are_captions(counts):
+        raise UserError(f"{path}: {of_captions(counts)}")
     no_classes = {name for names in _NO_CLASSES.values() for name in names}
     if findings.train.source.dataset == "folder" and counts.keys() <= no_classes:
         parts = [f"{option}{path}/{name}" for option, names in _NO_CLASSES.items() for name in names if name in counts]
