@@ -11,7 +11,6 @@ import numpy as np
 
 from bsssl import data
 from bsssl.config import Config, Source
-from bsssl.data.labels import ordered
 from bsssl.errors import UserError
 from bsssl.recipes.runs import all_runs
 from bsssl.registry import DATASETS
@@ -158,45 +157,52 @@ def _seen(
     name: str, source: Source, config: Config, *, sample: int, open_item: "partial[Opened]"
 ) -> tuple[Seen, list[Opened]]:
     """Return what is seen of a source, and the items that were opened."""
-    items = labeled = tagged = 0
-    classes, extensions = Counter[str](), Counter[str]()
-    sampled = _Sample(sample)
     try:
-        for records in open_source(source, videos=config.data.clips is not None).batches():
-            records = records.tidied()
-            items += len(records)
-            labeled += len(records) - records.label.null_count
-            tagged += len(records) - records.tags.null_count
-            if name.startswith(_LABELED):
-                classes.update(records.class_counts(records.class_names()))
-            extensions.update(_extensions(records))
-            sampled.add(records)
-        left_out = _left_out(source, config, extensions)
+        counts, sampled = _listed(name, source, config, sample)
     except (UserError, OSError) as error:
         return Seen(name=name, path=source.path, error=str(error)), []
-    reading = map_ahead(open_item, sampled.records, threads=_THREADS)
-    opened = [*progress(reading, total=len(sampled.records), unit="items", title=f"looking at {name}")]
+    reading = map_ahead(open_item, sampled, threads=_THREADS)
+    opened = [*progress(reading, total=len(sampled), unit="items", title=f"looking at {name}")]
+    return Seen(name=name, path=source.path, **counts, **_figures(opened)), opened
+
+
+def _listed(name: str, source: Source, config: Config, sample: int) -> tuple[dict[str, Any], data.Records]:
+    """Return what is known of a source without opening an item, as fields of ``Seen``, and the items to open."""
+    has_classes, found = name.startswith(_LABELED), open_source(source, videos=config.data.clips is not None)
+    batches = [found.records()] if has_classes else found.batches()  # what labels mean, the whole column says
+    items = labeled = tagged = 0
+    classes: dict[str, int] = {}
+    extensions, sampled = Counter[str](), _Sample(sample)
+    for records in batches:
+        tidied = records.tidied()
+        items += len(tidied)
+        labeled += len(tidied) - tidied.label.null_count
+        tagged += len(tidied) - tidied.tags.null_count
+        if has_classes:
+            classes = tidied.class_counts(tidied.class_names())
+        extensions.update(_extensions(tidied))
+        sampled.add(tidied)
+    left_out = _left_out(source, config, extensions)
+    counts = {"items": items, "labeled": labeled, "tagged": tagged, "classes": classes, "left_out": left_out}
+    return counts, sampled.records
+
+
+def _figures(opened: Sequence[Opened]) -> dict[str, Any]:
+    """Return what the opened items of a source are like, as fields of ``Seen``."""
     headers = [one.header for one in opened if one.header is not None]
     unreadable = [(one.key, one.reason) for one in opened if one.header is None]
-    by_area = sorted((header.width * header.height, f"{header.width}x{header.height}") for header in headers)
-    return Seen(
-        name=name,
-        path=source.path,
-        items=items,
-        labeled=labeled,
-        tagged=tagged,
-        classes={one: classes[one] for one in ordered(classes)},
-        left_out=left_out,
-        opened=len(opened),
-        bytes=sum(one.size for one in opened),
-        bytes_spread=_spread([one.size for one in opened]),
-        pixels_spread=[text for _, text in _spread(by_area)],
-        seconds_spread=_spread([round(one.seconds, 2) for one in headers if one.seconds is not None]),
-        rate_spread=_spread([one.rate for one in headers if one.rate is not None]),
-        formats=dict(Counter(header.format for header in headers).most_common()),
-        unreadable=len(unreadable),
-        unreadable_examples=unreadable[:_EXAMPLES],
-    ), opened
+    by_area = _spread((header.width * header.height, f"{header.width}x{header.height}") for header in headers)
+    return {
+        "opened": len(opened),
+        "bytes": sum(one.size for one in opened),
+        "bytes_spread": _spread(one.size for one in opened),
+        "pixels_spread": [text for _, text in by_area],
+        "seconds_spread": _spread(round(one.seconds, 2) for one in headers if one.seconds is not None),
+        "rate_spread": _spread(one.rate for one in headers if one.rate is not None),
+        "formats": dict(Counter(header.format for header in headers).most_common()),
+        "unreadable": len(unreadable),
+        "unreadable_examples": unreadable[:_EXAMPLES],
+    }
 
 
 class _Sample:
