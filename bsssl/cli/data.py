@@ -3,7 +3,8 @@
 import argparse
 
 from bsssl.cli.command import Command, add_config
-from bsssl.config import Config, load_config
+from bsssl.config import Config, Experiment, Transfer, load_config
+from bsssl.config.reading import read_yaml
 from bsssl.errors import Problems
 from bsssl.runtime import console
 
@@ -29,7 +30,8 @@ def _inspect(parsed: argparse.Namespace) -> None:
     from bsssl.reports.inspection import as_text, write_inspection
 
     console.setup(debug=parsed.debug)
-    config: Config = load_config(parsed.config, parsed.overrides)
+    schema: type[Experiment] = Transfer if "checkpoints" in read_yaml(parsed.config) else Config
+    config = load_config(parsed.config, parsed.overrides, schema)
     seen = inspect_data(config, path=parsed.config, sample=parsed.sample or SAMPLE, decode=parsed.decode)
     print(as_text(seen))
     print(f"\n{' and '.join(write_inspection(seen, parsed.to or config.output_dir))} have been written")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bsssl import data
-from bsssl.config import Config, Source
+from bsssl.config import Config, Experiment, Source
 from bsssl.errors import UserError
 from bsssl.recipes.runs import all_runs
 from bsssl.registry import DATASETS
@@ -108,7 +108,7 @@ class Inspection:
     """what a run would stop at"""
 
 
-def inspect_data(config: Config, *, path: str, sample: int = SAMPLE, decode: bool = False) -> Inspection:
+def inspect_data(config: Experiment, *, path: str, sample: int = SAMPLE, decode: bool = False) -> Inspection:
     """Return what is seen of all data of a config; nothing is trained or written.
 
     Args:
@@ -133,7 +133,7 @@ def inspect_data(config: Config, *, path: str, sample: int = SAMPLE, decode: boo
             stops.append(str(error))
     said += _contradictions(groups)
     of_pool = [pair for pair in copies if pair.first.startswith(_LABELED) and pair.second.startswith("data.pool")]
-    refused = of_pool if config.data.pool_overlap == "refuse" else []
+    refused = of_pool if isinstance(config, Config) and config.data.pool_overlap == "refuse" else []
     stops += [*_too_many(seen, config), *_overlaps(refused)]
     said += [
         f"{pair.second}: {pair.count:,} items have the content of one in {pair.first} ({_pairs(pair.examples)})"
@@ -143,18 +143,20 @@ def inspect_data(config: Config, *, path: str, sample: int = SAMPLE, decode: boo
     return Inspection(path, sample, decode, seen, copies, said, stops)
 
 
-def _sources(config: Config) -> dict[str, Source]:
+def _sources(config: Experiment) -> dict[str, Source]:
     """Return the sources of a config by their keys, the labeled items first and the pool last."""
     found = {} if config.data.train is None else {"data.train": config.data.train}
     if config.data.test is not None:
         found |= {f"data.{name.replace('-', '.', 1)}": source for name, source in config.data.tests.items()}
+    if not isinstance(config, Config):  # a transfer
+        return found
     found |= {f"data.pool[{number}]": source for number, source in enumerate(config.data.pool)}
     weak = [] if config.weak is None else config.weak.sources
     return found | {f"weak.sources[{number}]": source for number, source in enumerate(weak)}
 
 
 def _seen(
-    name: str, source: Source, config: Config, *, sample: int, open_item: "partial[Opened]"
+    name: str, source: Source, config: Experiment, *, sample: int, open_item: "partial[Opened]"
 ) -> tuple[Seen, list[Opened]]:
     """Return what is seen of a source, and the items that were opened."""
     try:
@@ -166,7 +168,7 @@ def _seen(
     return Seen(name=name, path=source.path, **counts, **_figures(opened)), opened
 
 
-def _listed(name: str, source: Source, config: Config, sample: int) -> tuple[dict[str, Any], data.Records]:
+def _listed(name: str, source: Source, config: Experiment, sample: int) -> tuple[dict[str, Any], data.Records]:
     """Return what is known of a source without opening an item, as fields of ``Seen``, and the items to open."""
     has_classes, found = name.startswith(_LABELED), open_source(source, videos=config.data.clips is not None)
     batches = [found.records()] if has_classes else found.batches()  # what labels mean, the whole column says
@@ -221,7 +223,7 @@ class _Sample:
             self.records, self._ranks = self.records.take(rows), self._ranks[rows]
 
 
-def _opened(record: data.Record, *, config: Config, decode: bool) -> Opened:
+def _opened(record: data.Record, *, config: Experiment, decode: bool) -> Opened:
     """Return an item as it is when it is opened."""
     try:
         content = record.read()
@@ -237,7 +239,7 @@ def _opened(record: data.Record, *, config: Config, decode: bool) -> Opened:
         return seen(reason=str(error))
 
 
-def _left_out(source: Source, config: Config, items: Counter[str]) -> dict[str, int]:
+def _left_out(source: Source, config: Experiment, items: Counter[str]) -> dict[str, int]:
     """Return how many files of a source are not among its ``items``, both by extension."""
     if not any(option.name == "extensions" for option in DATASETS.options(source.dataset)):
         return {}
@@ -299,7 +301,7 @@ def _contradictions(groups: Iterable[_Group]) -> list[str]:
     return [f"{len(torn)} contents have more than one label: {doubts.some(torn)}"] if torn else []
 
 
-def _too_many(seen: Iterable[Seen], config: Config) -> list[str]:
+def _too_many(seen: Iterable[Seen], config: Experiment) -> list[str]:
     """Return which sources have more unreadable items than a run tolerates."""
     said = []
     for one in seen:
@@ -326,7 +328,7 @@ def _pairs(examples: Sequence[tuple[str, str]]) -> str:
     return "such as " + doubts.some([f"{copy} of {original}" for original, copy in examples][:1])
 
 
-def _split_doubts(config: Config, path: str) -> list[str]:
+def _split_doubts(config: Experiment, path: str) -> list[str]:
     """Return what is doubtful about the labels of the first seed.
 
     Raises:

@@ -247,8 +247,9 @@ class DataStage(Stage[DataSettings]):
         counts = data.Records.concat([train, *held]).class_counts(classes)
         tested = {key_of(name): records.class_counts(classes) for name, records in tests.items()}
         said = doubts.of_places([train, *tests.values()])
-        if self.settings.items.train is not None:
-            said += doubts.of_names(counts, classes, what="data.train")
+        of_train = self.settings.items.train is not None
+        said += doubts.of_names(counts, classes, what="data.train" if of_train else "data.classes")
+        if of_train:
             said += doubts.of_counts(counts, tested, what="data.train")
         for name, records in tests.items():
             said += doubts.of_shared_items(train, records, what=key_of(name))

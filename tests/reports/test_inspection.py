@@ -109,6 +109,12 @@ def test_labels_that_a_run_would_stop_at(inspect, tmp_path):
     assert outcome.errors == [f"error: {line}" for line in figures["stops"]]
 
 
+def test_the_data_of_a_transfer(bsssl, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where the data is not
+    outcome = bsssl("data", "inspect", "image/transfer_folder", f"output_dir={tmp_path / 'run'}")
+    assert outcome.status == 1 and [line.split()[1] for line in outcome.errors] == ["data.train:", "data.test:"]
+
+
 def test_videos(bsssl, tmp_path, recipe):
     folders = {}
     for number, part in enumerate(("train", "test", "pool")):
