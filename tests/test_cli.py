@@ -2,6 +2,7 @@ import re
 import shlex
 
 import pytest
+import torch
 
 from bsssl import __version__
 from bsssl.registry import METRICS
@@ -201,6 +202,16 @@ def test_the_plan_ends_with_what_is_missing(bsssl, recipe, tmp_path, override, s
     assert outcome.status == 1 and len(outcome.errors) == 1 and reason in outcome.errors[0]
     stopped = {name: cells[-1] for name, cells in plan_rows(outcome.out).items() if "cannot run: " in cells[-1]}
     assert list(stopped) == [stage]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_plan_misses_a_gpu(bsssl, recipe, finished, tmp_path):
+    arguments = ("run", "--config", recipe.config, "system.device=cuda", "--plan")
+    outcome = bsssl(*arguments, f"output_dir={tmp_path / 'other'}")
+    assert outcome.errors[0].startswith("error: system.device is cuda, but no GPU is usable")
+    rows = plan_rows(outcome.out)
+    assert "cannot run" in rows["teacher"][-1] and "cannot run" not in rows["data"][-1]
+    assert bsssl(*arguments, f"output_dir={finished}").status == 0
 
 
 def test_the_plan_of_what_is_done_misses_nothing(bsssl, recipe, finished, tmp_path):

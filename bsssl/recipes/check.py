@@ -17,6 +17,7 @@ from bsssl.recipes.runs import networks, stages
 from bsssl.registry import AUGMENTATIONS, DATASETS, LAUNCHERS, LOGGERS, METRICS, SELECTION_RULES, Registry
 from bsssl.runtime import distributed
 from bsssl.runtime.console import logger
+from bsssl.runtime.device import check_device
 from bsssl.stages.train import TrainStage
 
 
@@ -37,12 +38,19 @@ def check(config: configs.Experiment, *, launched: bool = False) -> None:
             raise UserError(f"output_dir {config.output_dir} lies inside the data folder {source.path}; choose another")
 
 
-def missing(config: configs.Experiment) -> dict[str, str]:
-    """Return which files that stages would start from or go by are not there, by the section or the stage.
+def missing(config: configs.Experiment, *, here: bool = False) -> dict[str, str]:
+    """Return what stages would start from, go by or work on and is not there, by the section or the stage.
 
-    These are an ``init_from``, the checkpoints of a transfer, given scores and an exclusion list.
+    That is an ``init_from``, a checkpoint of a transfer, given scores, an exclusion list or, where all stages work on
+    the machine that is ``here``, a GPU.
     """
     reasons: dict[str, str] = {}
+    if here:
+        try:
+            check_device(config.system.device)
+        except UserError as error:
+            computing = (stage for stage in stages(config, seed=config.seed) if hasattr(stage, "execution"))
+            reasons |= {stage.name: str(error) for stage in computing}
     for section, settings in config.trainings().items():
         start = settings.init_from
         if start is not None and start not in configs.TRAIN_STAGES and not _is_there(start):

@@ -54,17 +54,9 @@ def plan(config: Experiment, *, config_path: str, wanted: Callable[[Stage[Any]],
     from bsssl.recipes.check import check_settings, missing  # imports torch
 
     check_settings(config, launched=launched)
-    runs, lacking = all_runs(config, config_path=config_path), missing(config)
-    sizes: dict[str, int] = {}
-    remarks = []
-    for name, stage in runs[0].stages.items():
-        try:
-            known_sizes, remark = stage.sizes(runs[0])
-        except (UserError, OSError) as error:
-            lacking[name] = str(error)
-        else:
-            sizes |= known_sizes
-            remarks.append(remark)
+    runs, lacking = all_runs(config, config_path=config_path), missing(config, here=not launched)
+    sizes, remarks, unreadable = _looked(runs[0])
+    lacking |= unreadable
     classes = sizes.get("classes", config.data.num_classes)
     known = sizes if classes is None else {"classes": classes, **sizes}
     header = ["stage", "rows", "batch", "steps", "samples processed", "highest rate", "state"]
@@ -90,6 +82,21 @@ def plan(config: Experiment, *, config_path: str, wanted: Callable[[Stage[Any]],
         remark="\n".join(filter(None, remarks)),
         missing=tuple(dict.fromkeys(reasons.values())),
     )
+
+
+def _looked(run: Run) -> tuple[dict[str, int], list[str], dict[str, str]]:
+    """Return what the stages of a run tell of sizes, what they say, and which cannot work, with the reason."""
+    sizes: dict[str, int] = {}
+    remarks, reasons = [], {}
+    for name, stage in run.stages.items():
+        try:
+            own, remark = stage.sizes(run)
+        except (UserError, OSError) as error:
+            reasons[name] = str(error)
+        else:
+            sizes |= own
+            remarks.append(remark)
+    return sizes, remarks, reasons
 
 
 def _networks(config: Experiment, classes: int | None) -> Iterable[tuple[str, ...]]:

@@ -44,6 +44,18 @@ class Compute:
         return model
 
 
+def check_device(device: str) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        UserError: A GPU is asked for and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "system.device is cuda, but no GPU is usable; set system.device=cpu or auto, or check the driver"
+        )
+
+
 def make_compute(
     *, device: str, precision: str, channels_last: bool, compile: bool, threads: int | None, workers: int
 ) -> Compute:
@@ -60,12 +72,8 @@ def make_compute(
     Raises:
         UserError: A GPU is asked for and there is none.
     """
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise UserError(
-            "system.device is cuda, but no GPU is usable; set system.device=cpu or auto, or check the driver"
-        )
-    on_gpu = available and device != "cpu"
+    check_device(device)
+    on_gpu = torch.cuda.is_available() and device != "cpu"
     torch.set_num_threads(threads or _free_threads(on_gpu=on_gpu, workers=workers))
     place = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
     return Compute(device=place, precision=precision, channels_last=channels_last, compile=compile)

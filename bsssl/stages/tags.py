@@ -53,6 +53,13 @@ class TagsStage(Stage[TagsSettings]):
         return tests + (("classes",) if self.settings.tags.classes == "targets" else ())
 
     @override
+    def sizes(self, run: Context) -> tuple[Mapping[str, int], str]:
+        if run.pending(self.name) is not None:  # the sources have to be there
+            for source in self.settings.sources:
+                next(iter(open_source(source, videos=self.settings.videos).batches()), None)
+        return {}, ""
+
+    @override
     def work(self, run: Context) -> dict[str, Any]:
         settings, folder, source = self.settings, run.folder(self.name), run.input(self, "data")
         test = None
