@@ -4,7 +4,7 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -82,8 +82,7 @@ def _run(
             chosen = wanted or (lambda stage: True)
             planned = plan(config, config_path=parsed.config, wanted=chosen, launched=parsed.launch)
             print(planned)
-            if planned.missing:
-                raise UserError("; ".join(planned.missing))
+            _stop_at(planned.missing)
         return
     console.setup(debug=parsed.debug)
     # The commands that errors name must lead to the same run, so they carry the overrides too.
@@ -103,6 +102,12 @@ def _run(
         print(write_results(config, runs))
 
 
+def _stop_at(reasons: Collection[str]) -> None:
+    """End the command where there are reasons why a run would stop."""
+    if reasons:
+        raise UserError("; ".join(reasons))
+
+
 def _sweep(parsed: argparse.Namespace) -> None:
     from bsssl.recipes.sweep import Sweep
 
@@ -119,12 +124,13 @@ def _run_grid(grid: "Grid", parsed: argparse.Namespace) -> None:
     from bsssl.launch.base import Order
     from bsssl.launch.jobs import GridJob
     from bsssl.recipes import sweep
-    from bsssl.reports.grids import plan_grid, write_grid
+    from bsssl.reports.grids import missing_of, plan_grid, write_grid
 
     points = grid.points()
     if parsed.plan:
         if is_main():
             print(plan_grid(points))
+            _stop_at(missing_of(points, here=not parsed.launch))
         return
     console.setup(debug=parsed.debug)
     if parsed.finished:

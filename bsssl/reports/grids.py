@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from bsssl.recipes.reproduction.grid import ReproductionGrid
 from bsssl.recipes.sweep import Grid, Point
 from bsssl.reports import reproduction, sweep
+from bsssl.reports.plan import looked
 from bsssl.reports.tables import Table
 
 
@@ -20,6 +21,29 @@ def write_grid(grid: Grid, points: Sequence[Point], *, unfinished: Sequence[Poin
     if isinstance(grid, ReproductionGrid):
         return reproduction.write(grid.settings, points, unfinished=unfinished)
     return sweep.write(points)
+
+
+def missing_of(points: Sequence[Point], *, here: bool) -> list[str]:
+    """Return what the points of a grid that are not done would stop at, each reason once.
+
+    Args:
+        points: The points.
+        here: Whether they would run on this machine.
+    """
+    from bsssl.recipes.check import missing  # imports torch
+    from bsssl.stages.sources import makes_files
+
+    reasons: dict[str, None] = {}
+    read = set()
+    for point in points:
+        if all(run.pending(name) is None for run in point.runs for name in run.stages):
+            continue
+        reasons |= dict.fromkeys(missing(point.config, here=here).values())
+        sources = point.config.data.sources()
+        if str(sources) not in read and not any(map(makes_files, sources)):  # a plan of many points makes none
+            read.add(str(sources))
+            reasons |= dict.fromkeys(looked(point.runs[0])[2].values())
+    return list(reasons)
 
 
 def plan_grid(points: Sequence[Point]) -> str:

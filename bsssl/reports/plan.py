@@ -55,7 +55,7 @@ def plan(config: Experiment, *, config_path: str, wanted: Callable[[Stage[Any]],
 
     check_settings(config, launched=launched)
     runs, lacking = all_runs(config, config_path=config_path), missing(config, here=not launched)
-    sizes, remarks, unreadable = _looked(runs[0])
+    sizes, remarks, unreadable = looked(runs[0])
     lacking |= unreadable
     classes = sizes.get("classes", config.data.num_classes)
     known = sizes if classes is None else {"classes": classes, **sizes}
@@ -84,7 +84,7 @@ def plan(config: Experiment, *, config_path: str, wanted: Callable[[Stage[Any]],
     )
 
 
-def _looked(run: Run) -> tuple[dict[str, int], list[str], dict[str, str]]:
+def looked(run: Run) -> tuple[dict[str, int], list[str], dict[str, str]]:
     """Return what the stages of a run tell of sizes, what they say, and which cannot work, with the reason."""
     sizes: dict[str, int] = {}
     remarks, reasons = [], {}

@@ -48,7 +48,8 @@ def test_a_project_opens_with_command_needs_time_and_expectation(path):
 def test_a_reproduction_plans_every_point(path, bsssl, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     planned = bsssl("reproduce", "--config", ROOT / path, "--plan", "seeds=1")
-    assert planned.status == 0, planned.err
+    makes_its_data = Path(path).stem == "reproduce"
+    assert planned.status == len(planned.errors) == (0 if makes_its_data else 1), planned.err
     assert re.match(r"\d+ points, seeds 0:\n", planned.out) and re.search(r"\npretrain +\d+", planned.out)
     assert not list(tmp_path.iterdir())
 
