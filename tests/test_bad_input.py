@@ -15,6 +15,7 @@ import torch
 from bsssl import selection, storage
 from bsssl.config import load_config
 from bsssl.recipes.runs import all_runs
+from tests.processes import run_to_end
 
 ROOT = Path(__file__).parent.parent
 
@@ -526,7 +527,7 @@ def test_an_error_nobody_foresaw_is_one_line_too(bsssl, recipe, tmp_path, monkey
 
 def test_a_process_exits_with_1_and_one_line(recipe, tmp_path):
     command = [sys.executable, ROOT / "tools" / "run_recipe.py", "--config", recipe.config, "select.top_k=0"]
-    ended = subprocess.run([*map(str, command), f"output_dir={tmp_path}"], capture_output=True, text=True)
+    ended = run_to_end([*map(str, command), f"output_dir={tmp_path}"])
     assert ended.returncode == 1
     assert ended.stdout == ""
     assert ended.stderr.startswith("error: ") and len(ended.stderr.splitlines()) == 1
