@@ -93,7 +93,7 @@ def run_to_end(
         [*map(str, command)], cwd=cwd, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
     ) as child:
         try:
-            printed, errors = child.communicate(timeout=3 * PATIENCE)
+            printed, errors = child.communicate(timeout=1.5 * PATIENCE)
         except subprocess.TimeoutExpired:
             os.killpg(child.pid, signal.SIGABRT)
             with contextlib.suppress(subprocess.TimeoutExpired):
