@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 OF_EXTRAS = [
     *("av", "decord", "pytorchvideo", "torchcodec", "submitit", "s3fs", "open_clip", "transformers"),
-    *("onnx", "onnxscript", "onnxruntime", "tensorboard", "wandb", "mlflow"),
+    *("onnx", "onnxscript", "onnxruntime", "tensorboard", "wandb", "mlflow", "pillow_heif", "pillow_jxl"),
 ]
 CALL = """
 import sys

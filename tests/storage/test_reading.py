@@ -31,7 +31,7 @@ def test_reading_what_is_no_file(no_files):
         with pytest.raises(UserError, match=re.escape(f"{name} is {kind}, not a file; give a file")):
             storage.open_read(name)
         with pytest.raises(storage.NotAFile, match=re.escape(f"{name} is {kind}, not a file")):
-            open(name, "rb", opener=storage.open_file)
+            storage.open_file(name)
 
 
 def test_a_path_that_goes_through_a_file(tmp_path):
