@@ -13,7 +13,8 @@ IMAGE_EXTENSIONS = (
 )
 VIDEO_EXTENSIONS = (
     *("mp4", "mkv", "webm", "avi", "mov", "m4v", "mpg", "mpeg"),
-    *("ts", "mts", "m2ts", "wmv", "flv", "3gp", "ogv", "vob", "mxf", "gif", "3g2", "f4v", "asf", "m2v", "mpe", "y4m"),
+    *("ts", "mts", "m2ts", "wmv", "flv", "3gp", "ogv", "vob", "mxf", "gif", "3g2", "f4v", "asf", "m1v", "m2v", "mpe"),
+    *("y4m", "dv", "divx", "mj2", "mjpeg", "mjpg", "nut", "rm", "rmvb", "wtv"),
 )
 PICTURES_EXTRA = "pip install 'bsssl[pictures]'"
 """what reads the pictures that not every Pillow can read"""
