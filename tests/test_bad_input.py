@@ -182,7 +182,7 @@ def test_a_missing_path(refused, tmp_path, key):
         ("folder", "none", "no such folder: {path}; check the path"),
         ("manifest", "none.csv", "no such file: {path}; check the path"),
         ("tars", "none.tar", "no such file: {path}; check the path"),
-        ("tars", "none-*.tar", "no tar matches {path}; check the pattern"),
+        ("tars", "none-*.tar", "no file matches {path}; check the pattern"),
     ],
 )
 def test_a_pool_that_is_not_there(refused, source, tmp_path, dataset, name, message):

@@ -46,6 +46,7 @@ def unpacked(path: str, write: Callable[[IO[bytes]], None], *, folder: str | Non
     known_by = storage.fingerprint([storage.state(path), settings])
     tar = os.path.join(folder, f"{os.path.basename(path)}-{known_by}.tar")
     if not storage.exists(tar):
+        storage.require(path)
         logger.info("%s cannot be read in place: it is unpacked into %s, once (options.unpacked)", path, folder)
         with storage.atomic_write(tar) as file:
             write(file)
