@@ -1,4 +1,6 @@
+import io
 import logging
+import tarfile
 
 import pytest
 import webdataset
@@ -114,6 +116,18 @@ def test_what_is_left_out_is_said(tmp_path, make_tar, caplog):
         UserError, match=r"nothing to read in .*: there are no videos in it; left out: 4 \.raw, 2 \.jpg, "
     ):
         Tars(path=str(tmp_path / "*.tar"), extensions="videos").records()
+
+
+def test_the_same_member_twice_is_one_item_the_last(tmp_path):
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        for name, data in (("a.jpg", b"old"), ("b.jpg", b"other"), ("./a.jpg", b"new"), ("x/a.jpg", b"another")):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    records = _index(tmp_path, content.getvalue())
+    assert records.key.to_pylist() == ["t.tar/b.jpg", "t.tar/a.jpg", "t.tar/x/a.jpg"]
+    assert [record.read() for record in records] == [b"other", b"new", b"another"]
 
 
 def test_long_names(tmp_path, make_tar):
