@@ -20,11 +20,11 @@ _SIDECAR_BYTES = 1 << 20
 def index_tar(path: str, *, endings: Endings, name: str | None = None) -> tuple[Records, LeftOut]:
     """Return records of the wanted members of one tar, in the tar's order, and how many others there are.
 
-    Members whose names have all up to their first dot in common are a sample of WebDataset, whose extension is all that
-    follows that dot: one is the item, the one whose extension comes first among those that are wanted. Where no member
-    has such an extension, as in ``trip.1.jpg`` and ``trip.2.jpg``, each that ends in one is an item. Of members with the
-    same name the last is the item, as it is what unpacking the tar would leave. Hidden files and those of systems are
-    none.
+    Members whose names have all up to their first dot in common are a sample of WebDataset, whose extension is all
+    that follows that dot: one is the item, the one whose extension comes first among those that are wanted. Where no
+    member has such an extension, as in ``trip.1.jpg`` and ``trip.2.jpg``, each that ends in one is an item. Of
+    members with the same name the last is the item, as it is what unpacking the tar would leave. Hidden files and
+    those of systems are none.
 
     An item's label is the content of the member ``.cls`` of its sample, else ``label`` in its ``.json``, else its
     ``.txt``, else the name of the folder it lies in, else null. ``tags`` come from the ``.json``. What such a file has
