@@ -108,7 +108,8 @@ class ParquetItems(Tars):
 
 def _rows(table: pq.ParquetFile, columns: list[str]) -> Iterator[tuple[bytes | None, str | None, Any]]:
     """Yield the content, the name and the label of each row, None where there is none."""
-    for batch in table.iter_batches(batch_size=_ROWS, columns=columns):
+    # Threads of Arrow's must not hold the file when a loader is forked: see ``bsssl.data.records.Records.read``.
+    for batch in table.iter_batches(batch_size=_ROWS, columns=columns, use_threads=False):
         items, *labels = (batch.column(name).to_pylist() for name in columns)
         for item, label in zip(items, labels[0] if labels else [None] * len(items), strict=True):
             if isinstance(item, dict):
