@@ -183,7 +183,7 @@ def test_a_missing_path(refused, tmp_path, key):
         ("folder", "none", "no such folder: {path}; check the path"),
         ("manifest", "none.csv", "no such file: {path}; check the path"),
         ("tars", "none.tar", "no such file: {path}; check the path"),
-        ("tars", "none-*.tar", "no tar matches {path}; check the pattern"),
+        ("tars", "none-*.tar", "no file matches {path}; check the pattern"),
     ],
 )
 def test_a_pool_that_is_not_there(refused, source, tmp_path, dataset, name, message):
@@ -195,8 +195,10 @@ def test_a_pool_that_is_not_there(refused, source, tmp_path, dataset, name, mess
 def test_an_empty_folder(refused, source, tmp_path):
     (tmp_path / "empty").mkdir()
     line = refused("run", source("folder", tmp_path / "empty"))
-    assert line.startswith(f"nothing to read in {tmp_path / 'empty'}: none of its 0 files ends in .jpg, ")
-    assert "check the path, or set the source's options.extensions" in line
+    assert line == f"nothing to read in {tmp_path / 'empty'}: there are no images in it; check the path"
+    (tmp_path / "empty" / "notes.txt").touch()
+    line = refused("run", source("folder", tmp_path / "empty"))
+    assert "left out: 1 .txt; the source's options.extensions says what is taken" in line
 
 
 def test_a_labeled_folder_without_classes(refused, recipe):

@@ -16,7 +16,7 @@ from tests.processes import run_to_end
 ROOT = Path(__file__).parent.parent
 OF_EXTRAS = [
     *("av", "decord", "pytorchvideo", "torchcodec", "submitit", "s3fs", "open_clip", "transformers"),
-    *("onnx", "onnxscript", "onnxruntime", "tensorboard", "wandb", "mlflow"),
+    *("onnx", "onnxscript", "onnxruntime", "tensorboard", "wandb", "mlflow", "pillow_heif", "pillow_jxl"),
 ]
 CALL = """
 import sys

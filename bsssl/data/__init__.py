@@ -4,9 +4,10 @@ from bsssl.data.datasets.cub import Cub
 from bsssl.data.datasets.generated import Digits, MovingDigits
 from bsssl.data.datasets.opening import open_source
 from bsssl.data.datasets.paths import dataset_at, items_at
-from bsssl.data.datasets.sources import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, Manifest, Source
+from bsssl.data.datasets.sources import Manifest, Source
 from bsssl.data.datasets.video_sets import Hmdb51, Kinetics, Ucf101
 from bsssl.data.decoding.readers import check_backend
+from bsssl.data.endings import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from bsssl.data.hashtags.tags import (
     TaggedSamples,
     TagRules,

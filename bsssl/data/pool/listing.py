@@ -13,10 +13,8 @@ from bsssl.data.pool.overlap import Places
 from bsssl.data.records import Records, rechunked
 from bsssl.errors import UserError
 from bsssl.runtime.console import logger, progress
-from bsssl.runtime.threads import map_ahead
 
 FORMAT_VERSION = 1
-_INDEX_THREADS = 8  # tars indexed at a time: over a network nearly all of that is waiting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +124,7 @@ def _shard_records(sources: Sequence[Source], shard_size: int) -> Iterator[tuple
     """Name (None: by number) and records of every shard, in order."""
     for source in sources:
         if isinstance(source, Tars):
-            tars = source.tars()
-            for tar, records in zip(tars, map_ahead(source.index, tars, threads=_INDEX_THREADS), strict=True):
-                yield tar.rsplit("/", 1)[-1], records
+            yield from source.shards()
         else:
             for records in rechunked(source.batches(), shard_size):
                 yield None, records
