@@ -13,6 +13,8 @@ EXTRAS = {
         "decord>=0.6; sys_platform == 'linux' and platform_machine == 'x86_64'",
     ],
     "torchcodec": ["torchcodec>=0.7"],  # another reader of videos; needs the shared libraries of FFmpeg
+    # Kinds of pictures that Pillow reads with packages, and the Pillow that reads AVIF.
+    "pictures": ["pillow>=11.3", "pillow-heif>=0.18", "pillow-jxl-plugin>=1.3"],
     "slurm": ["submitit>=1.5.1"],  # jobs on a cluster
     "s3": ["s3fs>=2024.2"],  # s3:// paths
     "clip": ["open_clip_torch>=3.0"],  # networks that were trained on pictures and texts, such as zero-shot teachers
@@ -30,6 +32,7 @@ DEVELOPMENT = [
     *(*LOGGERS["tensorboard"], *LOGGERS["wandb"], "mlflow-skinny>=2.14"),
     "jsonschema>=4.18",  # which validates by the schema of configs, for the tests of that
     "transformers>=4.50",  # which loads trained networks of timm, for the tests of that
+    "webdataset>=0.2.100",  # which reads the same tars, for the tests of that
     "moto[s3,server]>=5",  # a server that speaks S3, for the tests of remote data
 ]
 

@@ -272,6 +272,7 @@ DATASETS = Registry(
     given=("path",),
     built_in={
         "bsssl.data.datasets.sources": ("folder", "manifest", "tars"),
+        "bsssl.data.datasets.parquet": ("parquet",),
         "bsssl.data.datasets.cub": ("cub",),
         "bsssl.data.datasets.generated": ("digits", "moving_digits"),
         "bsssl.data.datasets.video_sets": ("kinetics", "ucf101", "hmdb51"),

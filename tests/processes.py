@@ -3,12 +3,15 @@
 They are forked from a server that has imported everything and computed nothing, which takes no time and is safe.
 """
 
+import contextlib
 import multiprocessing
 import os
+import signal
 import socket
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -78,3 +81,23 @@ def _run(
     # Else loaders would start their workers through a server of their own, as this process was, and slowly.
     multiprocessing.set_start_method("fork", force=True)
     function(*arguments)
+
+
+def run_to_end(
+    command: Sequence[object], *, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """What came of a command, with what it printed; where one of Python's hangs, the error shows what it was at."""
+    environment = {**(os.environ if env is None else env), "PYTHONFAULTHANDLER": "1"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [*map(str, command)], cwd=cwd, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    ) as child:
+        try:
+            printed, errors = child.communicate(timeout=1.5 * PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGABRT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=20)
+            os.killpg(child.pid, signal.SIGKILL)
+            raise AssertionError(f"{command} has not come to an end: {child.communicate()[1][-5000:]}") from None
+    return subprocess.CompletedProcess(command, child.returncode, printed, errors)

@@ -15,6 +15,7 @@ import torch
 from bsssl import selection, storage
 from bsssl.config import load_config
 from bsssl.recipes.runs import all_runs
+from tests.processes import run_to_end
 
 ROOT = Path(__file__).parent.parent
 
@@ -182,7 +183,7 @@ def test_a_missing_path(refused, tmp_path, key):
         ("folder", "none", "no such folder: {path}; check the path"),
         ("manifest", "none.csv", "no such file: {path}; check the path"),
         ("tars", "none.tar", "no such file: {path}; check the path"),
-        ("tars", "none-*.tar", "no tar matches {path}; check the pattern"),
+        ("tars", "none-*.tar", "no file matches {path}; check the pattern"),
     ],
 )
 def test_a_pool_that_is_not_there(refused, source, tmp_path, dataset, name, message):
@@ -194,8 +195,10 @@ def test_a_pool_that_is_not_there(refused, source, tmp_path, dataset, name, mess
 def test_an_empty_folder(refused, source, tmp_path):
     (tmp_path / "empty").mkdir()
     line = refused("run", source("folder", tmp_path / "empty"))
-    assert line.startswith(f"nothing to read in {tmp_path / 'empty'}: none of its 0 files ends in .jpg, ")
-    assert "check the path, or set the source's options.extensions" in line
+    assert line == f"nothing to read in {tmp_path / 'empty'}: there are no images in it; check the path"
+    (tmp_path / "empty" / "notes.txt").touch()
+    line = refused("run", source("folder", tmp_path / "empty"))
+    assert "left out: 1 .txt; the source's options.extensions says what is taken" in line
 
 
 def test_a_labeled_folder_without_classes(refused, recipe):
@@ -526,7 +529,7 @@ def test_an_error_nobody_foresaw_is_one_line_too(bsssl, recipe, tmp_path, monkey
 
 def test_a_process_exits_with_1_and_one_line(recipe, tmp_path):
     command = [sys.executable, ROOT / "tools" / "run_recipe.py", "--config", recipe.config, "select.top_k=0"]
-    ended = subprocess.run([*map(str, command), f"output_dir={tmp_path}"], capture_output=True, text=True)
+    ended = run_to_end([*map(str, command), f"output_dir={tmp_path}"])
     assert ended.returncode == 1
     assert ended.stdout == ""
     assert ended.stderr.startswith("error: ") and len(ended.stderr.splitlines()) == 1

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import run_to_end
+
 ROOT = Path(__file__).parent.parent
 _spec = importlib.util.spec_from_file_location("draw_architecture", ROOT / "docs" / "draw_architecture.py")
 architecture = importlib.util.module_from_spec(_spec)
@@ -23,7 +25,7 @@ HEAVY = ("torch", "torchvision", "timm", "pyarrow", "scipy", "sklearn", "matplot
 
 def run_python(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return run_to_end(command, cwd=ROOT)
 
 
 def test_every_module_has_its_layer():

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bsssl.models import build_model, save_model
+from tests.processes import run_to_end
 
 ROOT = Path(__file__).parent.parent
 NETWORK = "{name: small_resnet, options: {width: 4, blocks: [1]}}"
@@ -46,7 +47,7 @@ def call(site, tmp_path, monkeypatch):
 
     def run(*arguments):
         command = [sys.executable, str(site / "bin" / "bsssl"), *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        done = run_to_end(command, env=environment)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -4,7 +4,6 @@ import email
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tarfile
 import zipfile
@@ -12,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import run_to_end
+
 ROOT = Path(__file__).parent.parent
 OF_EXTRAS = [
     *("av", "decord", "pytorchvideo", "torchcodec", "submitit", "s3fs", "open_clip", "transformers"),
-    *("onnx", "onnxscript", "onnxruntime", "tensorboard", "wandb", "mlflow"),
+    *("onnx", "onnxscript", "onnxruntime", "tensorboard", "wandb", "mlflow", "pillow_heif", "pillow_jxl"),
 ]
 CALL = """
 import sys
@@ -34,7 +35,7 @@ def without():
     def call(packages, *arguments):
         script = CALL.format(absent=[*packages], arguments=[*map(str, arguments)])
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+        return run_to_end([sys.executable, "-c", script], env=environment)
 
     return call
 
@@ -96,7 +97,7 @@ def test_what_is_released(tmp_path):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
     # The environment of the tests stands for the one that would be installed.
     call = ["make", "--old-file=install", "package", f"BIN={Path(sys.executable).parent}"]
-    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True)
+    done = run_to_end(call, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("PASSED") == 2
     with zipfile.ZipFile(*(tmp_path / "dist").glob("*.whl")) as wheel:

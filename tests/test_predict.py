@@ -4,6 +4,7 @@ import http.server
 import json
 import logging
 import shutil
+import sys
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -31,7 +32,7 @@ from bsssl.models import build_model, classifier, save_model
 from bsssl.models.weights.folder import describe
 from bsssl.stages.card import plain
 from tests.data.videos import write_video
-from tests.processes import together
+from tests.processes import run_to_end, together
 
 CLASSES = ["circle", "square", "triangle"]
 SEEN = {"size": 16, "resize": 18, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), "interpolation": "bicubic"}
@@ -427,6 +428,30 @@ def test_tasks_share_the_items(bsssl, finished_once, everything, tmp_path, monke
     assert all(len(read(part)) > 20 for part in parts)
 
 
+def test_processes_of_a_launcher_leave_the_file_of_one(bsssl, finished_once, everything, tmp_path):
+    arguments = ["predict", finished_once, *everything, "--batch-size", 4, "--workers", 0, "--device", "cpu", "--to"]
+    assert bsssl(*arguments, tmp_path / "one.csv").status == 0
+    command = [str(Path(sys.executable).parent / "bsssl"), *map(str, arguments), str(tmp_path / "two.csv")]
+    done = run_to_end([*command, "--launch", "launcher.processes_per_node=2"])
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "one.csv").read_text() == (tmp_path / "two.csv").read_text()
+    assert done.stdout.count("has been written: 53 items") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments, error",
+    [
+        (["photos"], "--launch is followed by keys of launcher, such as launcher.kind=slurm, not by 'photos'"),
+        (["launcher.array_tasks=2"], "each of launcher.array_tasks writes a table of its own; name it with --to"),
+        (["launcher.tasks=2"], "launcher: unknown key 'tasks'"),
+        (["--task", "0/2"], "--task is for schedulers of your own"),
+    ],
+)
+def test_a_wrong_launch(bsssl, recipe, finished_once, arguments, error):
+    outcome = bsssl("predict", finished_once, pictures(recipe)[0], "--launch", *arguments)
+    assert outcome.status == 1 and error in outcome.err
+
+
 @pytest.fixture
 def forbidden() -> Iterator[str]:
     """The address of a server that refuses everything."""
@@ -460,9 +485,9 @@ def test_what_is_wrong_is_one_line(bsssl, recipe, finished, forbidden, tmp_path,
         return outcome.errors[0].removeprefix("error: ")
 
     (tmp_path / "empty").mkdir()
-    assert refused(network, tmp_path / "empty").startswith(f"nothing to read in {tmp_path / 'empty'}: none of its 0 f")
+    assert refused(network, tmp_path / "empty").startswith(f"nothing to read in {tmp_path / 'empty'}: there are no im")
     assert refused(network, tmp_path / "none.jpg") == f"no such file or folder: {tmp_path / 'none.jpg'}; check the path"
-    assert "no tar matches" in refused(network, tmp_path / "x-*.tar")
+    assert "no file matches" in refused(network, tmp_path / "x-*.tar")
     (tmp_path / "bad.csv").write_text("file\na.jpg\n")
     assert "bad.csv has no column 'path'; columns found: file; " in refused(network, tmp_path / "bad.csv")
     (tmp_path / "notes.tar").write_text("no tar" * 1000)
@@ -508,4 +533,4 @@ def test_the_logger_is_told_what_is_left_out(recipe, model, tmp_path, caplog):
     (tmp_path / "mixed" / "clip.mp4").write_bytes(b"")
     with caplog.at_level(logging.INFO, logger="bsssl"):
         assert len(model.predict(tmp_path / "mixed")) == 15
-    assert "1 files with other extensions left out" in caplog.text
+    assert ": left out: 1 .mp4; " in caplog.text

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from PIL import Image
 
 from bsssl.models import build_model, save_model
+from tests.processes import run_to_end
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
@@ -75,17 +75,13 @@ def test_shell_blocks(block: str, checkout: Path) -> None:
         script,
         flags=re.MULTILINE,
     )
-    done = subprocess.run(
-        ["bash", "-e", "-c", script],
-        cwd=checkout,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-    )
+    environment = {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = run_to_end(["bash", "-e", "-c", script], cwd=checkout, env={**os.environ, **environment})
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("block", PYTHON)
 def test_python_blocks(block: str, tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-c", block], cwd=tmp_path, check=True)
+    done = run_to_end([sys.executable, "-c", block], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "selection.parquet").stat().st_size > 0

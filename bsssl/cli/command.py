@@ -1,6 +1,7 @@
 """A command of ``bsssl``, and the arguments that several have."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -44,3 +45,9 @@ def _task(text: str) -> tuple[int, int]:
     if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
         raise argparse.ArgumentTypeError(f"'{text}' is not a task; write for example 0/16 for the first of 16")
     return int(number), int(count)
+
+
+def again(given: list[str]) -> list[str]:
+    """Return the command line of this very command, whose arguments were ``given``, less the launching."""
+    launching = given.index("--launch") if "--launch" in given else len(given)
+    return [sys.executable, sys.argv[0], *given[:launching], *given[launching + 1 :]]

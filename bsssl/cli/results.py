@@ -1,14 +1,22 @@
 """The commands that use what a run has left: a network's predictions and exports, scores as a table."""
 
 import argparse
+from typing import TYPE_CHECKING
 
-from bsssl.cli.command import Command, add_plugins, add_task
-from bsssl.runtime import console
-from bsssl.runtime.distributed import is_main
+from bsssl.cli.command import Command, add_plugins, add_task, again
+from bsssl.errors import UserError
+
+if TYPE_CHECKING:
+    from bsssl.api.prediction_job import PredictionJob
 
 _EPILOG = """several GPUs or processes of one machine share the work and leave one file:
   torchrun --nproc-per-node 8 --no-python bsssl predict MODEL photos --to predictions.parquet
-a cluster: tasks, each with a file of its own (predictions-00003-of-00064.parquet), as an array of your scheduler's:
+or add --launch launcher.gpus_per_node=8
+a Slurm cluster: an array of tasks, each with a file of its own (predictions-00003-of-00064.parquet):
+  bsssl predict MODEL photos --to predictions.parquet --launch launcher.kind=slurm launcher.gpus_per_node=1 \
+    launcher.array_tasks=64 launcher.partition=gpu
+  then `bsssl status predictions.jobs` and `bsssl cancel predictions.jobs`
+another scheduler: such tasks as its own array, of which one is
   bsssl predict MODEL photos --to predictions.parquet --task 3/64
 
 What cannot be read is listed at the end, and in predictions.unreadable.jsonl beside predictions.parquet. The exit
@@ -52,6 +60,12 @@ def _add_predict_arguments(parser: argparse.ArgumentParser) -> None:
         "--strict", action="store_true", help="fail if anything cannot be read, not if all of it cannot"
     )
     add_task(parser, "do the I-th of N shares of the items (from 0), into a file of its own")
+    parser.add_argument(
+        "--launch",
+        nargs="*",
+        metavar="launcher.KEY=VALUE",
+        help="start processes or submit jobs, as these keys of `launcher` say (`bsssl options`)",
+    )
     add_plugins(parser)
 
 
@@ -87,24 +101,37 @@ def _export(parsed: argparse.Namespace) -> None:
 
 
 def _predict(parsed: argparse.Namespace) -> None:
-    from bsssl.api.predicting import predict_files
-    from bsssl.config.plugins import load_plugins
+    from bsssl.api.prediction_job import PredictionJob
     from bsssl.pipeline.stage import Task
 
-    console.setup(debug=parsed.debug)
-    load_plugins(parsed.plugins)
-    outcome = predict_files(
+    if parsed.task and parsed.launch is not None:
+        raise UserError("--task is for schedulers of your own; with --launch set launcher.array_tasks instead")
+    job = PredictionJob(
         parsed.model,
-        parsed.paths,
+        tuple(parsed.paths),
         to=parsed.to,
         top=parsed.top,
         batch_size=parsed.batch_size,
         workers=parsed.workers,
         device=parsed.device,
         task=Task(*parsed.task) if parsed.task else None,
+        strict=parsed.strict,
+        plugins=tuple(parsed.plugins),
+        debug=parsed.debug,
     )
-    if is_main():
-        outcome.tell(strict=parsed.strict)
+    told = None if parsed.launch is None else _launch(job, parsed)
+    if told is None:
+        job.predict()
+    else:
+        print(told)
+
+
+def _launch(job: "PredictionJob", parsed: argparse.Namespace) -> str | None:
+    from bsssl.api.prediction_job import launch_prediction
+
+    return launch_prediction(
+        job, parsed.launch, command=again([one for one in parsed.given if one not in parsed.launch])
+    )
 
 
 def _scores(parsed: argparse.Namespace) -> None:

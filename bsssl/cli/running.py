@@ -3,12 +3,11 @@
 import argparse
 import os
 import shlex
-import sys
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bsssl.cli.command import Command, add_config, add_task
+from bsssl.cli.command import Command, add_config, add_task, again
 from bsssl.config import TRAIN_STAGES, Config, Experiment, Transfer, load_config
 from bsssl.errors import UserError
 from bsssl.runtime import console
@@ -89,7 +88,7 @@ def _run(
     kept = [override for override in parsed.overrides if not override.startswith("stage=")]
     runs = all_runs(config, config_path=shlex.join([parsed.config, *kept]))
     order = Order(
-        command=_again(parsed.given),
+        command=again(parsed.given),
         output_dir=config.output_dir,
         runs=[(config, run) for run in runs],
         wanted=wanted or (lambda stage: True),
@@ -140,7 +139,7 @@ def _run_grid(grid: "Grid", parsed: argparse.Namespace) -> None:
         print(f"{len(done)} of {len(points)} points are done")
         return
     order = Order(
-        command=_again(parsed.given),
+        command=again(parsed.given),
         output_dir=os.path.abspath(grid.output_dir()),
         runs=[(point.config, run) for point in points for run in point.runs],
         wanted=lambda stage: True,
@@ -171,11 +170,6 @@ def _carry_out(order: "Order", *, launched: bool, task: "Task | None" = None) ->
     runs, device = [run for _, run in order.runs], order.configs[0].system.device
     execute(runs, wanted=order.wanted, device=device, task=task, redo=order.redo)
     return is_main()
-
-
-def _again(given: list[str]) -> list[str]:
-    """Return the command line of this very command, less the launching."""
-    return [sys.executable, sys.argv[0], *(argument for argument in given if argument != "--launch")]
 
 
 _ON_ONE_STAGE = {

@@ -17,7 +17,8 @@ class Source(Section):
     """Where images or videos come from."""
 
     dataset: str
-    """folder, manifest, tars, cub, digits, of videos kinetics, ucf101, hmdb51, moving_digits; any of DATASETS"""
+    """folder, manifest, tars, parquet, cub, digits, of videos kinetics, ucf101, hmdb51, moving_digits; any of
+    DATASETS"""
     path: str
     """folder, manifest file, tar (a glob or a {000..099} range names many), or a URL of any of these"""
     options: dict[str, Any] = {}

@@ -4,11 +4,12 @@ from bsssl.data.datasets.cub import Cub
 from bsssl.data.datasets.generated import Digits, MovingDigits
 from bsssl.data.datasets.opening import open_source
 from bsssl.data.datasets.paths import dataset_at, items_at
-from bsssl.data.datasets.sources import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, Manifest, Source
+from bsssl.data.datasets.sources import Manifest, Source
 from bsssl.data.datasets.video_sets import Hmdb51, Kinetics, Ucf101
 from bsssl.data.decoding.headers import Header, picture_header, video_header
 from bsssl.data.decoding.pictures import DecodeError
 from bsssl.data.decoding.readers import check_backend
+from bsssl.data.endings import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from bsssl.data.hashtags.tags import (
     TaggedSamples,
     TagRules,
@@ -38,7 +39,7 @@ from bsssl.data.loading.targets import (
     concat_targets,
     save_views,
 )
-from bsssl.data.pool.listing import Pool, Shard, read_pool, shard_file, write_pool
+from bsssl.data.pool.listing import Pool, Shard, read_pool, shard_file, shard_records, write_pool
 from bsssl.data.pool.overlap import Places, check_overlap, content_hashes, find_overlap
 from bsssl.data.records import Record, Records, rechunked
 from bsssl.data.selected.tars import TarPlan, is_written, plan_tars, tar_path, write_places, write_tar
@@ -117,6 +118,7 @@ __all__ = [
     "save_views",
     "selected_training_set",
     "shard_file",
+    "shard_records",
     "split_holdout",
     "split_labels",
     "tag_rules",

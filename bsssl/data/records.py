@@ -2,7 +2,6 @@
 
 import functools
 import os
-import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -275,7 +274,7 @@ def read_bytes(path: str, *, offset: int = 0, size: int = -1) -> bytes:
 
 def _read_local(path: str, offset: int, size: int) -> bytes:
     if offset == 0 and size == -1:
-        with open(path, "rb", opener=_open_file) as whole:
+        with open(path, "rb", opener=storage.open_file) as whole:
             return whole.read()
     # Tars and other containers stay open. os.pread has no file position, so forks and threads can share a descriptor.
     file = _opened(path)
@@ -287,20 +286,11 @@ def _read_local(path: str, offset: int, size: int) -> bytes:
     return data
 
 
-def _open_file(path: str, flags: int) -> int:
-    """Return the descriptor of a file; OSError for a pipe, whose writer one would wait for."""
-    descriptor = os.open(path, flags | os.O_NONBLOCK)
-    if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(f"{path} is a pipe, not a file")
-    return descriptor
-
-
 class _OpenFile:
     """An open file that closes when the cache below lets go of it and no thread is reading from it."""
 
     def __init__(self, path: str) -> None:
-        self.descriptor = _open_file(path, os.O_RDONLY)
+        self.descriptor = storage.open_file(path)
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):

@@ -1,10 +1,17 @@
-"""Tables that users bring (CSV, JSONL or Parquet), streamed."""
+"""Tables that users bring (CSV, JSONL or Parquet), streamed.
 
+Only the columns that are asked for have types: what stands in another cannot be wrong. What other programs write as CSV
+is read as it is: columns that are separated by semicolons, tabs or bars, UTF-16, blanks around the names of columns.
+"""
+
+import codecs
 import contextlib
+import csv
+import io
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import pyarrow as pa
@@ -14,8 +21,16 @@ import pyarrow.parquet as pq
 
 from bsssl import storage
 from bsssl.errors import UserError
+from bsssl.runtime.console import logger
 
 BATCH_ROWS = 65_536  # rows in memory at once while a table or a source is streamed
+TABLES = (*storage.TABLES, "tsv")
+"""what the name of a table may end in"""
+ITEM_COLUMNS = ("image", "video")
+"""columns of Parquet that hold the items themselves, where they hold bytes"""
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+_BYTE_ORDER_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16", codecs.BOM_UTF8: "utf-8-sig"}
+_HEAD_BYTES = 2**20  # in which the names of the columns must be
 
 
 @contextlib.contextmanager
@@ -31,26 +46,86 @@ def reading_table(path: str) -> Iterator[None]:
 
 
 def read_tables(path: str, *, types: Mapping[str, pa.DataType]) -> Iterator[pa.Table]:
-    """Yield the rows of a file whose name ends in .csv, .jsonl or .parquet, in order, ``BATCH_ROWS`` or so at a time.
+    """Yield the rows of a file whose name ends as ``TABLES`` say, in order, ``BATCH_ROWS`` or so at a time.
 
-    ``types`` are the types of columns that a CSV file may have. UserError for a missing file and a malformed JSONL
-    line, Arrow's own errors for the rest (see ``reading_table``).
+    ``types`` are the types of the columns that are asked for; CSV has the text of others as bytes, and Parquet may lack
+    those that hold much. UserError for a missing file and a malformed JSONL line, Arrow's own errors for the rest (see
+    ``reading_table``).
     """
-    ending = storage.table_format(path)
+    ending = "csv" if path.lower().endswith(".tsv") else storage.table_format(path)
     with storage.open_read(path) as file:
         if ending == "csv":
-            # Without the types, a class called "007" would become the number 7.
-            options = pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""])
-            # Not Python's file, where it can be helped: a thread of Arrow's may let go of it after the end, see
-            # ``bsssl.data.records.Records.read``.
-            source = file if storage.is_remote(path) else pa.OSFile(os.fsencode(path))
-            batches = pa.csv.open_csv(source, convert_options=options)
+            batches = _csv_batches(path, file, types)
         elif ending == "jsonl":
-            batches = _jsonl_batches(path, file)
+            batches = _jsonl_batches(path, file, types)
         else:
-            batches = pq.ParquetFile(file).iter_batches(batch_size=BATCH_ROWS)
+            table = pq.ParquetFile(file)
+            _refuse_doubles(path, table.schema_arrow.names, types)
+            batches = table.iter_batches(batch_size=BATCH_ROWS, columns=_light_columns(table.schema_arrow, types))
         for batch in batches:
             yield pa.Table.from_batches([batch])
+
+
+def _csv_batches(path: str, file: IO[bytes], types: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
+    encoding = _encoding(file)
+    separator, header = _header(file, encoding, types)
+    names = [name.strip() for name in header]
+    _refuse_doubles(path, names, types)
+    if separator != ",":
+        logger.info("%s: its columns are separated by %s", path, _SEPARATORS[separator])
+    # Without the types, a class called "007" would become the number 7. Of the others the text is left as it is.
+    options = pa.csv.ConvertOptions(
+        column_types={column: types.get(name, pa.binary()) for column, name in zip(header, names, strict=True)},
+        strings_can_be_null=True,
+        null_values=[""],
+    )
+    # Not Python's file, where it can be helped: a thread of Arrow's may let go of it after the end, see
+    # ``bsssl.data.records.Records.read``.
+    reader = pa.csv.open_csv(
+        file if storage.is_remote(path) else pa.OSFile(os.fsencode(path)),
+        convert_options=options,
+        parse_options=pa.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
+        read_options=pa.csv.ReadOptions(encoding="utf8" if encoding.startswith("utf-8") else encoding),
+    )
+    for batch in reader:
+        yield batch if names == header else _without_blanks(batch.rename_columns(names))
+
+
+def _encoding(file: IO[bytes]) -> str:
+    """Return the encoding of the text in a file that is at its start, where it stays, by its first bytes."""
+    start = file.read(3)
+    file.seek(0)
+    zeros = {start[:1]: "utf-16-be", start[1:2]: "utf-16-le"}  # of UTF-16 without a mark
+    return next((name for mark, name in _BYTE_ORDER_MARKS.items() if start.startswith(mark)), zeros.get(b"\0", "utf-8"))
+
+
+def _header(file: IO[bytes], encoding: str, types: Mapping[str, pa.DataType]) -> tuple[str, list[str]]:
+    """Return what separates the columns of a CSV file that is at its start, where it stays, and their names.
+
+    That is the sign that makes the most of the columns in ``types``, or else the most columns, of the header.
+    """
+    text = codecs.getincrementaldecoder(encoding)(errors="replace").decode(file.read(_HEAD_BYTES))
+    file.seek(0)
+    headers = [(sign, next(csv.reader(io.StringIO(text, newline=""), delimiter=sign), [])) for sign in _SEPARATORS]
+    return max(headers, key=lambda header: (sum(name.strip() in types for name in header[1]), len(header[1])))
+
+
+def _refuse_doubles(path: str, names: Sequence[str], types: Mapping[str, pa.DataType]) -> None:
+    for name in types:
+        if names.count(name) > 1:
+            raise UserError(f"{path} has the column '{name}' more than once; keep one")
+
+
+def _without_blanks(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return the texts of a table without the blanks around them."""
+    columns = [pc.utf8_trim_whitespace(one) if pa.types.is_string(one.type) else one for one in batch.columns]
+    return pa.record_batch(columns, names=batch.schema.names)
+
+
+def _light_columns(schema: pa.Schema, types: Mapping[str, pa.DataType]) -> list[str]:
+    """Return the columns of Parquet that are asked for, and those that cannot hold files."""
+    heavy = (pa.types.is_nested, pa.types.is_binary, pa.types.is_large_binary)
+    return [field.name for field in schema if field.name in types or not any(is_so(field.type) for is_so in heavy)]
 
 
 @contextlib.contextmanager
@@ -69,6 +144,26 @@ def writing_table(path: str, schema: pa.Schema) -> Iterator[Callable[[pa.Table],
             yield lambda table: file.writelines(f"{json.dumps(row)}\n".encode() for row in table.to_pylist())
 
 
+def holds_items(path: str) -> bool:
+    """Return whether a file is Parquet with items in a column of the usual name."""
+    if not path.lower().endswith(".parquet"):
+        return False
+    try:
+        with storage.open_read(path) as file:
+            schema = pq.read_schema(file)
+    except (pa.ArrowException, OSError, UserError):
+        return False
+    return any(name in schema.names and is_of_items(schema.field(name).type) for name in ITEM_COLUMNS)
+
+
+def is_of_items(kind: pa.DataType) -> bool:
+    """Return whether a column of Parquet may hold files: bytes, or structs with bytes."""
+    if pa.types.is_struct(kind):
+        position = kind.get_field_index("bytes")
+        return position >= 0 and is_of_items(kind.field(position).type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
 def column(table: pa.Table, name: str, kind: pa.DataType) -> Any:
     """Return the column ``name`` as ``kind``, NaN as no text; None if there is none."""
     if name not in table.column_names:
@@ -79,8 +174,11 @@ def column(table: pa.Table, name: str, kind: pa.DataType) -> Any:
     return values.cast(kind)
 
 
-def _jsonl_batches(path: str, file: IO[bytes]) -> Iterator[pa.RecordBatch]:
-    numbered = enumerate(file, start=1)
+def _jsonl_batches(path: str, file: IO[bytes], types: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
+    encoding = _encoding(file)
+    # Bytes, where they can be read so: each line then says itself whether it is text.
+    lines: Iterable[bytes | str] = file if encoding == "utf-8" else io.TextIOWrapper(file, encoding)
+    numbered = enumerate(lines, start=1)
     while chunk := list(itertools.islice(numbered, BATCH_ROWS)):
         rows = []
         for number, line in chunk:
@@ -93,14 +191,18 @@ def _jsonl_batches(path: str, file: IO[bytes]) -> Iterator[pa.RecordBatch]:
                     raise UserError(f'{path}: line {number} is not an object such as {{"path": "cat.jpg"}}')
                 rows.append(row)
         names = list(dict.fromkeys(name for row in rows for name in row))
-        yield pa.record_batch({name: _json_column([row.get(name) for row in rows]) for name in names})
+        columns = {name: [row.get(name) for row in rows] for name in names}
+        yield pa.record_batch(
+            {name: _json_column(values, as_text=name not in types) for name, values in columns.items()}
+        )
 
 
-def _json_column(values: list[Any]) -> pa.Array:
-    if any(isinstance(value, str) for value in values):  # "3" and 3 may both stand for the class "3"
+def _json_column(values: list[Any], *, as_text: bool) -> pa.Array:
+    if as_text or any(isinstance(value, str) for value in values):  # "3" and 3 may both stand for the class "3"
         nothing = [value is None or value != value for value in values]  # what is not itself is NaN
         values = [
             None if none else value if isinstance(value, str) else json.dumps(value)
             for value, none in zip(values, nothing, strict=True)
         ]
+        return pa.array(values, pa.string())
     return pa.array(values)

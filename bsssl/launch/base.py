@@ -12,6 +12,8 @@ from bsssl.pipeline.stage import Resources, Stage
 
 REPORT = "report"
 """the name and kind of the job that writes the results at the end"""
+PREDICTION = "predict"
+"""the name of jobs that predict files"""
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class StageJob(Job):
         from bsssl.recipes.check import check  # imports torch
 
         console.setup(debug=self.debug)
-        with _errors_in_a_line(debug=self.debug):
+        with errors_in_a_line(debug=self.debug):
             config = load_config(self.config, [], self.schema)
             check(config)
             run = next(run for run in all_runs(config, config_path=self.config_path) if run.seed == self.seed)
@@ -66,7 +66,7 @@ class ReportJob(Job):
 
     @override
     def __call__(self) -> None:
-        with _errors_in_a_line(debug=self.debug):
+        with errors_in_a_line(debug=self.debug):
             config = load_config(self.config, [], self.schema)
             print(write_results(config, all_runs(config, config_path=self.config)))
 
@@ -83,12 +83,12 @@ class GridJob(Job):
 
     @override
     def __call__(self) -> None:
-        with _errors_in_a_line(debug=self.debug):
+        with errors_in_a_line(debug=self.debug):
             print(write_grid(self.grid, self.points))
 
 
 @contextlib.contextmanager
-def _errors_in_a_line(*, debug: bool) -> Iterator[None]:
+def errors_in_a_line(*, debug: bool) -> Iterator[None]:
     """End the process when there is an error, with the line that describes it as the last of the log."""
     try:
         yield

@@ -14,7 +14,7 @@ from bsssl.config.plugins import load_plugins
 from bsssl.config.reading import plugins_of
 from bsssl.engine.metrics import FILE as METRICS
 from bsssl.errors import UserError
-from bsssl.launch.base import REPORT, QueueLauncher
+from bsssl.launch.base import PREDICTION, REPORT, QueueLauncher
 from bsssl.pipeline.aside import ASIDE
 from bsssl.pipeline.progress import LOGS, last_lines, metric_rows, written_parts
 from bsssl.pipeline.record import DONE, Parts, Record, read_record, read_work
@@ -155,8 +155,8 @@ class _Stage:
                 return kind
         if DONE in self._files:
             return "done"
-        if self.name == REPORT and kinds == {"ended"}:
-            return "done"  # it leaves no record
+        if self.name in (REPORT, PREDICTION) and kinds == {"ended"}:
+            return "done"  # they leave no record
         return "cancelled" if "cancelled" in kinds else "failed" if "ended" in kinds else "not done"
 
     def row(self) -> tuple[str, ...]:

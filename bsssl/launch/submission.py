@@ -18,6 +18,7 @@ from typing_extensions import Self
 
 from bsssl import storage
 from bsssl.config import Experiment
+from bsssl.config import Launcher as Settings
 from bsssl.errors import UserError
 from bsssl.launch.base import REPORT, Job, Order, QueueLauncher
 from bsssl.launch.jobs import StageJob
@@ -33,12 +34,37 @@ def launch(order: Order) -> str | None:
 
     None means that it is left to this very process. What a launcher refuses is a UserError.
     """
-    settings = order.configs[0].launcher
-    launcher = LAUNCHERS.build(settings.kind, settings.options, settings=settings)
+    launcher = _launcher(order.configs[0].launcher)
     if isinstance(launcher, QueueLauncher):
         return submit(launcher, order)
     launcher.start(order)
     return None
+
+
+def launch_jobs(
+    settings: Settings, jobs: Sequence[Job], order: Order, *, kind: str, resources: Resources, plugins: Sequence[str]
+) -> str | None:
+    """Have done what belongs to no run, see ``launch``.
+
+    Args:
+        settings: What to launch it with.
+        jobs: What to submit to a queue: one job or, as an array, several.
+        order: The command for processes on this machine, and the folder of the jobs; without runs.
+        kind: The kind of stage that the jobs are like, as in ``launcher.stages``.
+        resources: What each job wants.
+        plugins: Modules with which the launcher is found again.
+    """
+    launcher = _launcher(settings)
+    if not isinstance(launcher, QueueLauncher):
+        launcher.start(order)
+        return None
+    with _Submission(launcher, order) as submission:
+        submission.add_jobs(jobs, kind, resources, plugins=plugins)
+    return submission.outcome()
+
+
+def _launcher(settings: Settings) -> Any:
+    return LAUNCHERS.build(settings.kind, settings.options, settings=settings)
 
 
 def submit(launcher: QueueLauncher, order: Order) -> str:
@@ -117,6 +143,11 @@ class _Submission:
             shares = [replace(job, task=Task(number, tasks)) for number in range(tasks)]
             after = [self._submit(shares, stage.kind, stage.resources, run=run, after=after)]
         return self._submit([job], stage.kind, stage.resources, run=run, after=after)
+
+    def add_jobs(self, jobs: Sequence[Job], kind: str, resources: Resources, *, plugins: Sequence[str]) -> None:
+        """Submit jobs that belong to no run, see ``launch_jobs``."""
+        storage.write_json(str(self._folder / "config.yaml"), {"plugins": [*plugins]})  # which is YAML
+        self._submit(jobs, kind, resources, run=Path(self._output_dir).resolve(), after=[])
 
     def add_last(self) -> None:
         """Submit what comes after everything else, unless there is nothing else and what it leaves is there."""

@@ -1,7 +1,7 @@
 """Looking at all data of a config before a run: what there is, what cannot be read, copies, doubtful labels."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations_with_replacement
@@ -13,7 +13,6 @@ from bsssl import data
 from bsssl.config import Config, Experiment, Source
 from bsssl.errors import UserError
 from bsssl.recipes.runs import all_runs
-from bsssl.registry import DATASETS
 from bsssl.runtime.console import progress
 from bsssl.runtime.threads import map_ahead
 from bsssl.stages import doubts
@@ -24,6 +23,7 @@ SAMPLE = 100_000
 """items of each source that are opened where nothing else is said"""
 _THREADS = 8
 _EXAMPLES = 5
+_BATCH = 10_000
 _LABELED = ("data.train", "data.test")
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -171,10 +171,13 @@ def _seen(
 def _listed(name: str, source: Source, config: Experiment, sample: int) -> tuple[dict[str, Any], data.Records]:
     """Return what is known of a source without opening an item, as fields of ``Seen``, and the items to open."""
     has_classes, found = name.startswith(_LABELED), open_source(source, videos=config.data.clips is not None)
-    batches = [found.records()] if has_classes else found.batches()  # what labels mean, the whole column says
+    if has_classes:
+        batches = iter([found.records()])  # what labels mean, the whole column says
+    else:
+        batches = (records for _, records in data.shard_records([found], _BATCH))
     items = labeled = tagged = 0
     classes: dict[str, int] = {}
-    extensions, sampled = Counter[str](), _Sample(sample)
+    sampled = _Sample(sample)
     for records in batches:
         tidied = records.tidied()
         items += len(tidied)
@@ -182,9 +185,8 @@ def _listed(name: str, source: Source, config: Experiment, sample: int) -> tuple
         tagged += len(tidied) - tidied.tags.null_count
         if has_classes:
             classes = tidied.class_counts(tidied.class_names())
-        extensions.update(_extensions(tidied))
         sampled.add(tidied)
-    left_out = _left_out(source, config, extensions)
+    left_out = {f".{ending}" if ending else "(none)": count for ending, count in found.left_out.items()}
     counts = {"items": items, "labeled": labeled, "tagged": tagged, "classes": classes, "left_out": left_out}
     return counts, sampled.records
 
@@ -237,23 +239,6 @@ def _opened(record: data.Record, *, config: Experiment, decode: bool) -> Opened:
         return seen(data.video_header(content, deadline=clips.deadline, max_pixels=most, decode=decode))
     except data.DecodeError as error:
         return seen(reason=str(error))
-
-
-def _left_out(source: Source, config: Experiment, items: Counter[str]) -> dict[str, int]:
-    """Return how many files of a source are not among its ``items``, both by extension."""
-    if not any(option.name == "extensions" for option in DATASETS.options(source.dataset)):
-        return {}
-    anything = source.model_copy(update={"options": {**source.options, "extensions": "any"}})
-    files = Counter[str]()
-    for records in open_source(anything, videos=config.data.clips is not None).batches():
-        files.update(_extensions(records))
-    return dict((files - items).most_common())
-
-
-def _extensions(records: data.Records) -> Iterator[str]:
-    for key in records.key.to_pylist():
-        name, dot, ending = key.rpartition("/")[2].rpartition(".")
-        yield f".{ending.lower()}" if name and dot else "(none)"
 
 
 def _spread(values: Iterable[Any]) -> list[Any]:

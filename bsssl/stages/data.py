@@ -291,7 +291,7 @@ class DataStage(Stage[DataSettings]):
         pool, split = self.settings.pool, self.split(run)
         counts = self._counts(split)
         if pool is not None:
-            listed = sum(len(records) for source in self.pool_sources() for records in source.batches())
+            listed = sum(len(records) for _, records in data.shard_records(self.pool_sources(), pool.shard_size))
             listed += len(split.unlabeled) + (counts["rest"] if pool.rest_in_pool else 0)
             if not listed:
                 raise UserError(NO_POOL)

@@ -15,12 +15,13 @@ from bsssl.storage.formats import (
 )
 from bsssl.storage.listing import glob, walk
 from bsssl.storage.paths import absolute, join
-from bsssl.storage.reading import exists, is_folder, open_read, require
+from bsssl.storage.reading import NotAFile, exists, is_folder, open_file, open_read, require
 from bsssl.storage.remote import is_remote, read_range, remote_filesystem
 from bsssl.storage.writing import atomic_write, remove_leftovers, unwritable, write_text
 
 __all__ = [
     "TABLES",
+    "NotAFile",
     "absolute",
     "as_json",
     "atomic_write",
@@ -31,6 +32,7 @@ __all__ = [
     "is_folder",
     "is_remote",
     "join",
+    "open_file",
     "open_read",
     "read_json",
     "read_json_lines",

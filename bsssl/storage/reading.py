@@ -1,6 +1,7 @@
 """Files opened for reading, local or remote."""
 
 import contextlib
+import errno
 import io
 import os
 import re
@@ -12,23 +13,49 @@ from bsssl.errors import UserError
 from bsssl.storage.remote import is_remote, read_range, refused, remote_info
 
 _READ_AHEAD = 2**20
+_NO_FILES = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a pipe"}
+
+
+class NotAFile(OSError):
+    """What lies at a path is not a file that one can read; the message says what it is."""
 
 
 def open_read(path: str) -> IO[bytes]:
     """Open a file for reading bytes.
 
     Raises:
-        UserError: The file does not exist, is a pipe or, being remote, cannot be read.
+        UserError: The file does not exist, is no file or, being remote, cannot be read.
     """
     if is_remote(path):
         with _as_user_errors(path):
             return io.BufferedReader(_RemoteFile(path), _READ_AHEAD)
     try:
-        if stat.S_ISFIFO(os.stat(path).st_mode):  # whose writer one would wait for
-            raise UserError(f"{path} is a pipe, not a file; give a file")
-        return open(path, "rb")
-    except FileNotFoundError:
+        return open(path, "rb", opener=open_file)
+    except (FileNotFoundError, NotADirectoryError):
         raise _no_such_file(path) from None
+    except NotAFile as error:
+        raise UserError(f"{error}; give a file") from None
+
+
+def open_file(path: str, flags: int = os.O_RDONLY) -> int:
+    """Return the descriptor of a local file, as an ``opener`` of ``open`` does.
+
+    Raises:
+        NotAFile: There is a folder, a pipe, whose writer one would wait for, a socket or a device.
+        OSError: The file cannot be opened.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # what Linux says of sockets
+            raise NotAFile(f"{path} is a socket, not a file") from None
+        raise
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    what = next((name for is_kind, name in _NO_FILES.items() if is_kind(mode)), "a device")
+    raise NotAFile(f"{path} is {what}, not a file")
 
 
 def exists(path: str) -> bool:

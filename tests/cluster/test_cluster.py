@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from benchmarks.kills import differences, digests
 from bsssl.launch.status import JobRow, read_jobs
-from tests.cluster.conftest import CLUSTER, NODES, ask, wait_until
+from tests.cluster.conftest import CLUSTER, NODES, SLURM, ask, wait_until
 from tests.engine.trainings import same
 
 TRAINING = ("stage=teacher", "teacher.length=60 steps", "system.checkpoint_steps=20")
@@ -85,6 +85,18 @@ def test_the_whole_recipe_as_a_chain(cluster, finished_once, tmp_path):
     assert "failed" not in text
     assert "not done" not in cluster.status(output, "--shards")
     assert "everything is done already" in cluster.launch("run", output)
+
+
+def test_predictions_are_an_array(cluster, bsssl, finished_once, tmp_path):
+    output, to = tmp_path / "said.jobs", tmp_path / "said.csv"
+    predict = ("predict", finished_once, finished_once / "seed-0" / "data" / "test.csv", "--workers", 0, "--to", to)
+    printed = bsssl(*predict, *SLURM, "launcher.array_tasks=2").out
+    assert read_jobs(str(output))[0].tasks == 2 and f"bsssl cancel {output}" in printed
+    cluster.wait(output)
+    assert set(cluster.ends(output).values()) == {"COMPLETED"}
+    assert bsssl(*predict).status == 0
+    parts = [(tmp_path / f"said-0000{number}-of-00002.csv").read_text().splitlines() for number in range(2)]
+    assert sorted({*parts[0], *parts[1]}) == sorted(to.read_text().splitlines())
 
 
 def test_a_sweep_shares_jobs(cluster, tmp_path):

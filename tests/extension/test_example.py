@@ -5,7 +5,6 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from bsssl.config import Config, load_config
 from bsssl.launch.jobs import StageJob
 from bsssl.recipes.runs import all_runs, as_yaml
 from tests.extension.conftest import PACKAGE, ROOT, paths
-from tests.processes import PATIENCE
+from tests.processes import run_to_end
 
 RUN = "from bsssl.cli import main; main()"
 
@@ -27,7 +26,7 @@ def python(text, *arguments, path=(PACKAGE, ROOT), folder=None):
     """The program ``text`` in a new interpreter that knows nothing but PYTHONPATH."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))}
     call = [sys.executable, "-c", text, *map(str, arguments)]
-    return subprocess.run(call, capture_output=True, text=True, timeout=PATIENCE, env=environment, cwd=folder)
+    return run_to_end(call, env=environment, cwd=folder)
 
 
 def weights(folder):
@@ -104,7 +103,7 @@ def test_two_processes_on_this_machine(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (PACKAGE, ROOT)))}
     call = [sys.executable, script, "run", "--config", PACKAGE / "recipe.yaml", *paths(tmp_path)]
     two = ["--launch", "launcher.processes_per_node=2", "system.workers=0"]
-    done = subprocess.run([*map(str, call), *two], capture_output=True, text=True, timeout=PATIENCE, env=environment)
+    done = run_to_end([*map(str, call), *two], env=environment)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "seed-0" / "pretrain" / "done.json").read_text())["processes"] == 2
 
@@ -171,7 +170,7 @@ def installed(tmp_path_factory):
         "--target",
         folder / "site",
     ]
-    done = subprocess.run([*map(str, pip), str(source)], capture_output=True, text=True)
+    done = run_to_end([*map(str, pip), str(source)])
     if done.returncode:
         pytest.skip(f"pip cannot install a package here: {done.stderr[-200:]}")
     return folder / "site"

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 from bsssl.data.decoding.readers import open_video
 from bsssl.registry import REGISTRIES
 from tests.extension.conftest import ROOT
+from tests.processes import run_to_end
 
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
@@ -45,7 +45,7 @@ def test_the_launcher_of_the_page(recipe, mine, tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "plugins"), str(ROOT)])}
     call = [sys.executable, script, "train", "--config", recipe.config, f"output_dir={tmp_path / 'run'}", "--launch"]
     call += ["stage=teacher", f"plugins=[{mine}]", "launcher.kind=my_nice", "launcher.options.level=3"]
-    done = subprocess.run([*map(str, call)], capture_output=True, text=True, env=environment)
+    done = run_to_end([*map(str, call)], env=environment)
     assert done.returncode == 0, done.stderr
     before, after = (int(level) for level in re.findall(r"niceness (\d+)", done.stdout))
     assert after == min(before + 3, 19)

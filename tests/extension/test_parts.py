@@ -2,12 +2,12 @@
 
 import json
 import os
-import subprocess
 import sys
 
 import pytest
 
 from tests.extension.conftest import PACKAGE, RECIPE, ROOT
+from tests.processes import run_to_end
 
 PARTS = """
 import torch
@@ -36,7 +36,7 @@ class AtOnce(QueueLauncher):
 
     @classmethod
     def states(cls, job_ids):
-        return {job_id: "COMPLETED" for job_id in job_ids}
+        return {job_id + task: "COMPLETED" for job_id in job_ids for task in ("", "_0", "_1")}
 
     @classmethod
     def active(cls):
@@ -77,10 +77,27 @@ def test_a_launcher(bsssl, recipe, plugin, tmp_path):
     assert (tmp_path / "run" / "results.md").exists()
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "plugins"), str(ROOT)])}
     call = [sys.executable, "-c", "from bsssl.cli import main; main()", "status", str(tmp_path / "run")]
-    done = subprocess.run(call, capture_output=True, text=True, env=environment)
+    done = run_to_end(call, env=environment)
     assert done.returncode == 0, done.stderr
     rows = {line.split()[1]: line.split()[2:4] for line in done.stdout.splitlines()[1:]}
     assert rows["data"] == ["done", "7"] and rows["report"][0] == "done"
+
+
+def test_predictions_in_the_queue_of_a_launcher(bsssl, finished_once, plugin, tmp_path):
+    plugin("more_parts", PARTS)
+    to = tmp_path / "said.csv"
+    predict = ("predict", finished_once, finished_once / "seed-0" / "data" / "test.csv", "--workers", 0, "--to", to)
+    keys = ("--launch", "launcher.kind=at_once", "launcher.array_tasks=2")
+    outcome = bsssl(*predict, "--plugins", "more_parts", *keys)
+    assert outcome.status == 0, outcome.err
+    assert f"bsssl status {tmp_path / 'said.jobs'}" in outcome.out
+    assert bsssl(*predict).status == 0
+    parts = [(tmp_path / f"said-0000{number}-of-00002.csv").read_text().splitlines() for number in range(2)]
+    assert sorted({*parts[0], *parts[1]}) == sorted(to.read_text().splitlines())
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "plugins"), str(ROOT)])}
+    call = [sys.executable, "-c", "from bsssl.cli import main; main()", "status", str(tmp_path / "said.jobs")]
+    done = run_to_end(call, env=environment)
+    assert done.stdout.splitlines()[1].split()[1:3] == ["predict", "done"], done.stderr
 
 
 def test_stages_in_a_row_and_in_tars(bsssl, example, tmp_path):

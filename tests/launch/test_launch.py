@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from bsssl.config import Config
 from bsssl.launch.jobs import ReportJob
 from bsssl.launch.status import JobRow, save_jobs
-from tests.processes import PATIENCE, wait_until
+from tests.processes import PATIENCE, run_to_end, wait_until
 
 BSSSL = str(Path(sys.executable).parent / "bsssl")
 TWO = ("--launch", "launcher.processes_per_node=2")
@@ -21,7 +21,7 @@ TWO = ("--launch", "launcher.processes_per_node=2")
 def run(command, recipe, output, *arguments):
     """The command in a process of its own."""
     call = [BSSSL, command, "--config", str(recipe.config), f"output_dir={output}", *arguments]
-    return subprocess.run(call, capture_output=True, text=True, timeout=PATIENCE)
+    return run_to_end(call)
 
 
 def test_two_processes_on_this_machine(recipe, finished, tmp_path):
@@ -113,7 +113,7 @@ def test_shares_within_a_group_of_processes(recipe, finished):
         path.unlink()
     torchrun = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node=2", BSSSL]
     call = [*torchrun, "score", "--config", str(recipe.config), f"output_dir={finished}", "--task", "0/2"]
-    done = subprocess.run(call, capture_output=True, text=True)
+    done = run_to_end(call)
     assert done.returncode == 0, done.stderr
     # Two tasks of two processes are four shares, of which these are the first two.
     assert (

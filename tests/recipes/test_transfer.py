@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 from bsssl.config import Transfer, load_config
 from bsssl.data import hold_out
 from bsssl.models import build_model
+from tests.processes import run_to_end
 
 NETWORK = {"name": "small_resnet", "options": {"width": 4, "blocks": [1]}}
 CLASSES = ("001.Disc", "002.Box", "003.Tent")
@@ -317,7 +317,7 @@ def test_more_classes_than_features(transfer, tmp_path):
 def test_two_processes(config, tmp_path):
     program = Path(sys.executable).parent / "bsssl"
     call = [str(program), "transfer", "--config", str(config), "--launch", "launcher.processes_per_node=2"]
-    done = subprocess.run(call, capture_output=True, text=True)
+    done = run_to_end(call)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("transfer.json, transfer.csv, transfer.md and transfer.png are in") == 1
     assert '"processes": 2' in (tmp_path / "out" / "seed-0" / "full_ft-semi" / "done.json").read_text()

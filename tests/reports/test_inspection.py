@@ -53,14 +53,14 @@ def test_what_there_is(inspect, tmp_path):
 
 
 def test_what_is_left_out_and_what_cannot_be_read(inspect, tmp_path):
-    for name in ("a.HEIC", "b.heic", "notes.txt"):
+    for name in ("a.MOV", "b.mov", "notes.txt"):
         (tmp_path / "loose" / name).write_text("x")
     cut = (tmp_path / "loose" / "00-circle.jpg").read_bytes()[:-200]
     (tmp_path / "loose" / "cut.jpg").write_bytes(cut)
     (tmp_path / "loose" / "none.png").write_text("no picture")
     outcome, figures = inspect(max_failure_rate=0.0)
     pool = figures["sources"][2]
-    assert pool["left_out"] == {".heic": 2, ".txt": 1}
+    assert pool["left_out"] == {".mov": 2, ".txt": 1}
     assert pool["unreadable_examples"] == [["none.png", "not a picture, or of an unknown kind"]]
     assert outcome.status == 1 and "data.pool[0]: 1 of " in outcome.errors[0]
     _, figures = inspect("--decode")
@@ -86,6 +86,17 @@ def test_copies_and_contradictions(inspect, tmp_path):
     assert torn in outcome.out.splitlines()
     assert outcome.status == 1 and len(outcome.errors) == 2 and "data.pool_overlap=exclude" in outcome.errors[0]
     assert inspect(pool_overlap="exclude")[0].status == 0
+
+
+def test_a_tar_that_is_cut_is_what_a_run_makes_of_it(inspect, recipe, tmp_path, bsssl):
+    whole = (recipe.folder / "tars" / "part-000.tar").read_bytes()
+    (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2])
+    pool = [{"dataset": "tars", "path": str(tmp_path / "cut.tar")}]
+    outcome, figures = inspect(pool=pool, max_failure_rate=0.5)
+    seen = figures["sources"][2]
+    assert outcome.status == 0 and seen["unreadable"] == 1 < seen["items"]
+    assert seen["unreadable_examples"][0][0].endswith("(end of the tar)")
+    assert bsssl("run", tmp_path / "c.yaml", "--plan").status == 0
 
 
 def test_a_random_part_is_opened_and_that_is_said(inspect):

@@ -1,11 +1,11 @@
 import signal
-import subprocess
 import sys
 import threading
 
 import pytest
 
 from bsssl.runtime import interruptions
+from tests.processes import run_to_end
 
 BOTH = (signal.SIGINT, signal.SIGTERM)
 
@@ -147,7 +147,7 @@ def test_only_the_main_process_says_what_failed_after_it(rank, expected, monkeyp
 def test_children_do_not_hear_ctrl_c():
     program = "import signal; signal.raise_signal(signal.SIGINT); print('alive')"
     with interruptions.kept_from_children():
-        child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        child = run_to_end([sys.executable, "-c", program])
     assert (child.stdout, child.stderr) == ("alive\n", "")
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)

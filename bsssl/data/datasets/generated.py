@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from bsssl import storage
 from bsssl.data.datasets.sources import Source, Tars
 from bsssl.data.decoding.readers.pyav import require_av
+from bsssl.data.members import add_member
 from bsssl.data.records import Records
 from bsssl.errors import UserError, choices
 from bsssl.registry import DATASETS
@@ -108,9 +109,7 @@ class _Written(Source):
         members = self.members(rows, loaded.images, loaded.target)
         with storage.atomic_write(self._tar) as file, tarfile.open(fileobj=file, mode="w") as tar:
             for name, content in progress(members, total=len(rows), unit=self.unit, title=f"writing {self._tar}"):
-                member = tarfile.TarInfo(name)
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
+                add_member(tar, name, content)
 
 
 @DATASETS.register("digits")

@@ -4,14 +4,15 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from bsssl import storage
 from bsssl.data.datasets.opening import open_source
-from bsssl.data.datasets.sources import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, Folder, Manifest, Source
+from bsssl.data.datasets.sources import Folder, Source, Tars
+from bsssl.data.endings import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from bsssl.data.records import Records
-from bsssl.data.tables import BATCH_ROWS
+from bsssl.data.tables import BATCH_ROWS, TABLES, holds_items
+from bsssl.data.unpacking import COMPRESSED
 
 _FILES = tuple(f".{extension}" for extension in (*IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS))
 
@@ -19,8 +20,9 @@ _FILES = tuple(f".{extension}" for extension in (*IMAGE_EXTENSIONS, *VIDEO_EXTEN
 def items_at(paths: Iterable[str], *, videos: bool) -> Iterator[Records]:
     """Yield the items at ``paths`` in order, in batches of bounded size; keys are the names by which a user knows them.
 
-    What ends in .tar, and may then be a pattern, is tars; .csv, .jsonl or .parquet is a manifest; a folder is walked;
-    anything else is an item itself, called as it is written. Every path may be a URL.
+    What ends in .tar, .tar.gz and so on, and may then be a pattern, is tars; .csv, .tsv, .jsonl or .parquet is a
+    manifest, but for Parquet with the items inside; a folder is walked; anything else is an item itself, called as it
+    is written. Every path may be a URL.
 
     Args:
         paths: What the user points at.
@@ -37,10 +39,10 @@ def items_at(paths: Iterable[str], *, videos: bool) -> Iterator[Records]:
         else:
             for path, source in group:
                 assert source is not None
-                yield from (_named(records, path, source) for records in source.batches())
+                yield from _named(path, source)
 
 
-def dataset_at(path: str) -> Literal["tars", "manifest", "folder"] | None:
+def dataset_at(path: str) -> Literal["tars", "parquet", "manifest", "folder"] | None:
     """Return the name of the dataset that lies at ``path``, which may be a URL; None for what would be an item itself.
 
     Raises:
@@ -48,11 +50,10 @@ def dataset_at(path: str) -> Literal["tars", "manifest", "folder"] | None:
     """
     if not storage.is_remote(path) and storage.is_folder(path):  # whatever its name ends in
         return "folder"
-    ending = path.lower().rpartition(".")[2]
-    if ending == "tar":
+    if path.lower().endswith((".tar", *COMPRESSED)):
         return "tars"
-    if ending in storage.TABLES:
-        return "manifest"
+    if path.lower().rpartition(".")[2] in TABLES:
+        return "parquet" if holds_items(path) else "manifest"
     may_be_folder = storage.is_remote(path) and not path.lower().endswith(_FILES)  # to ask a server takes time
     return "folder" if may_be_folder and storage.is_folder(path) else None
 
@@ -63,11 +64,16 @@ def _source(path: str, *, videos: bool) -> Source | None:
     return None if dataset is None else open_source(dataset, path=path, options={}, videos=videos)
 
 
-def _named(records: Records, path: str, source: Source) -> Records:
-    """Return the records of the source at ``path`` with keys that say where they are; a manifest has its own."""
-    if isinstance(source, Manifest):
-        return records
+def _named(path: str, source: Source) -> Iterator[Records]:
+    """Yield the records of the source at ``path`` with keys that say where they are; a manifest has its own."""
     if isinstance(source, Folder):
-        return records.with_keys(pa.array([storage.join(path, key) for key in records.key.to_pylist()], pa.string()))
-    folders = pc.replace_substring_regex(records.path, pattern="[^/]*$", replacement="")
-    return records.with_keys(pc.binary_join_element_wise(folders, records.key, ""))
+        yield from (_below(path, records) for records in source.batches())
+    elif isinstance(source, Tars):
+        for file, records in zip(source.files(), source.batches(), strict=True):
+            yield _below(file.rpartition("/")[0], records)
+    else:
+        yield from source.batches()
+
+
+def _below(folder: str, records: Records) -> Records:
+    return records.with_keys(pc.binary_join_element_wise(storage.join(folder, ""), records.key, ""))

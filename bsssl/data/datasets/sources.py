@@ -2,35 +2,28 @@
 
 import itertools
 import os
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from bsssl import storage
+from bsssl.data.datasets.patterns import files_at
 from bsssl.data.datasets.tars import index_tar, is_cut
+from bsssl.data.endings import Endings, LeftOut, is_hidden
 from bsssl.data.records import Records, tag_lists
 from bsssl.data.segments import with_segment
-from bsssl.data.tables import BATCH_ROWS, column, read_tables, reading_table
-from bsssl.errors import UserError, choices
+from bsssl.data.tables import BATCH_ROWS, column, holds_items, read_tables, reading_table
+from bsssl.data.unpacking import decompressed
+from bsssl.errors import UserError
 from bsssl.registry import DATASETS
 from bsssl.runtime.console import logger
+from bsssl.runtime.threads import map_ahead
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "jfif", "jpe")
-VIDEO_EXTENSIONS = (
-    *("mp4", "mkv", "webm", "avi", "mov", "m4v", "mpg", "mpeg"),
-    *("ts", "mts", "m2ts", "wmv", "flv", "3gp", "ogv"),
-)
-_ENDINGS = {
-    "images": tuple(f".{extension}" for extension in IMAGE_EXTENSIONS),
-    "videos": tuple(f".{extension}" for extension in VIDEO_EXTENSIONS),
-    "any": ("",),
-}
-_SEPARATORS = {";": "semicolons", "\t": "tabs"}
-"""what other programs put between the columns of a table"""
+_INDEX_THREADS = 8  # tars indexed at a time: over a network nearly all of that is waiting
 
 
 class Source(ABC):
@@ -38,6 +31,8 @@ class Source(ABC):
 
     makes_files = False
     """whether the files at its path are of its own making: they then say nothing about the data"""
+    left_out: Mapping[str, int] = {}
+    """files that are no items, by extension, once all records have been read"""
 
     @abstractmethod
     def batches(self) -> Iterator[Records]:
@@ -59,33 +54,29 @@ class Folder(Source):
 
     def __init__(self, *, path: str, extensions: str | Sequence[str] = "images") -> None:
         self.path = storage.absolute(path)
-        self._endings = _endings(extensions)
+        self._endings = Endings(extensions)
 
     def batches(self) -> Iterator[Records]:
         """See ``Source``; UserError when the folder is missing or holds no file with one of the extensions."""
         if not storage.exists(self.path):
             raise UserError(f"no such folder: {self.path}; check the path")
-        files, skipped, found = storage.walk(self.path), 0, 0
+        files, left_out, found = storage.walk(self.path), LeftOut(), 0
         while chunk := list(itertools.islice(files, BATCH_ROWS)):
-            keys = [name for name in chunk if name.lower().endswith(self._endings)]
-            skipped += len(chunk) - len(keys)
+            names = [name for name in chunk if not is_hidden(name)]
+            keys = [name for name in names if self._endings.match(name)]
+            left_out.add(name for name in names if not self._endings.match(name))
             found += len(keys)
             if keys:
                 labels = [name.split("/", 1)[0] if "/" in name else None for name in keys]
                 paths = [storage.join(self.path, name) for name in keys]
                 yield Records.from_columns(key=keys, path=paths, label=labels)
-        if not found:
-            raise UserError(
-                f"nothing to read in {self.path}: none of its {skipped} files ends in {', '.join(self._endings)}; "
-                "check the path, or set the source's options.extensions (images, videos, any, or a list)"
-            )
-        if skipped:
-            logger.info("%s: %d files with other extensions left out", self.path, skipped)
+        self.left_out = left_out
+        _tell_what_is_left_out(self.path, self._endings, left_out, found)
 
 
 @DATASETS.register("manifest")
 class Manifest(Source):
-    """A CSV, JSONL or Parquet file with one row per item, streamed.
+    """A CSV, JSONL or Parquet file with one row per item, streamed; of CSV see ``bsssl.data.tables``.
 
     Columns: ``path``, and where present ``label``, ``tags`` (a list; in CSV joined by ``;``), ``start`` and ``end`` of
     a segment of a video (seconds; null: the video's own), ``offset`` and ``size`` (a range of bytes inside ``path``)
@@ -124,15 +115,8 @@ class Manifest(Source):
             raise UserError(f"{self.path} has no rows; a manifest needs one row per item")
 
     def _to_records(self, table: pa.Table, first_row: int) -> Records:
-        for role, name in self._columns.items():
-            if name not in table.column_names and (role == "path" or name != role):
-                raise UserError(
-                    f"{self.path} has no column '{name}'; columns found: {', '.join(table.column_names)}; "
-                    + (_separated_otherwise(table.column_names) or f"rename one or set {role}_column")
-                )
-        wanted = {*self._types} - {*table.column_names}
-        if padded := [name for name in table.column_names if name.strip() in wanted]:
-            raise UserError(f"{self.path}: blanks around the name of the column '{padded[0]}'; take them out")
+        if not first_row:
+            self._check_columns(table.column_names)
         written = table[self._columns["path"]].cast(pa.string())
         if written.null_count:
             row = first_row + pc.index(pc.is_null(written), True).as_py() + 1
@@ -153,6 +137,23 @@ class Manifest(Source):
             label=column(table, self._columns["label"], pa.string()),
             tags=tag_lists(table[tags]) if (tags := self._columns["tags"]) in table.column_names else None,
         )
+
+    def _check_columns(self, names: Sequence[str]) -> None:
+        """Refuse a table without a column that is needed, and one whose name is that of another in disorder."""
+        for role, name in self._columns.items():
+            if name not in names and (role == "path" or name != role):
+                packed = role == "path" and holds_items(self.path)
+                mend = "set dataset: parquet for items inside" if packed else f"rename one or set {role}_column"
+                raise UserError(f"{self.path} has no column '{name}'; columns found: {', '.join(names)}; {mend}")
+        for name in names:
+            meant = next(iter(get_close_matches(name.lower(), self._types.keys() - {*names}, n=1, cutoff=0.8)), None)
+            if name in self._types or meant is None:
+                continue
+            if sorted(name.lower()) == sorted(meant):
+                raise UserError(
+                    f"{self.path} has a column '{name}'; rename it to '{meant}' or, if it is something else, otherwise"
+                )
+            logger.warning("%s: the column '%s' is not read; if '%s' is meant, call it so", self.path, name, meant)
 
     def _with_segments(self, names: Any, table: pa.Table, first_row: int) -> Any:
         """``names`` (strings, one per row) with the rows' segments, if the table has any."""
@@ -181,71 +182,69 @@ class Manifest(Source):
 class Tars(Source):
     """WebDataset tars: one path, a glob or a brace pattern (``train-{000..099}.tar``); local or by URL.
 
-    Every member with one of the ``extensions`` (see ``Folder``) is an item with the key ``<tar>/<member>``; see
-    ``index_tar`` for where its label comes from. A tar that is cut short is refused in a labeled set; in a pool its
-    whole members are used and the cut becomes an item that cannot be read, so that it is counted and listed.
+    A member with one of the ``extensions`` (see ``Folder``) is an item with the key ``<tar>/<member>``, one of each
+    sample; see ``index_tar`` for which, and for where its label comes from. A tar that is cut short is refused in a
+    labeled set; in a pool its whole members are used and the cut becomes an item that cannot be read, so that it is
+    counted and listed. Compressed tars (``.tar.gz``, ``.tar.zst`` and so on) are decompressed once, to the folder
+    ``unpacked``, by default in the user's cache.
     """
 
-    def __init__(self, *, path: str, extensions: str | Sequence[str] = "images") -> None:
+    def __init__(self, *, path: str, extensions: str | Sequence[str] = "images", unpacked: str | None = None) -> None:
         self.path = storage.absolute(path)
-        self._endings = _endings(extensions)
+        self.unpacked = unpacked
+        self._endings = Endings(extensions)
 
-    def tars(self) -> list[str]:
-        """Return the tars' absolute paths or URLs, in order; UserError when nothing matches."""
-        found = []
-        for pattern in _expand_braces(self.path):
-            matches = storage.glob(pattern) if re.search(r"[*?\[]", pattern) else [pattern]
-            found += matches
-        if not found:
-            raise UserError(f"no tar matches {self.path}; check the pattern")
-        return found
+    def files(self) -> list[str]:
+        """Return the absolute paths or URLs of the tars, in order; UserError when nothing matches."""
+        return files_at(self.path)
 
-    def index(self, tar: str) -> Records:
-        """Return the records of one of ``tars()``; the last one stands for the cut if the tar is cut short."""
-        return index_tar(tar, endings=self._endings)
+    def readable(self, file: str) -> str:
+        """Return the tar with the items of one of ``files()``: the file itself, or what it was unpacked into."""
+        return decompressed(file, folder=self.unpacked)
+
+    def shards(self) -> Iterator[tuple[str, Records]]:
+        """Yield the name and the records of each of ``files()``; of a tar that is cut the last stands for the cut.
+
+        Raises:
+            UserError: A tar is missing or none, or there is no item in all of them.
+        """
+        files, left_out, found = self.files(), LeftOut(), 0
+        for file, (records, others) in zip(files, map_ahead(self._index, files, threads=_INDEX_THREADS), strict=True):
+            left_out.update(others)
+            found += len(records)
+            yield _name(file), records
+        self.left_out = left_out
+        _tell_what_is_left_out(self.path, self._endings, left_out, found)
 
     def batches(self) -> Iterator[Records]:
         """See ``Source``; one batch per tar; UserError for a tar that is missing or cut short."""
-        for tar in self.tars():
-            records = self.index(tar)
+        for file, (_, records) in zip(self.files(), self.shards(), strict=True):
             if is_cut(records):
-                raise UserError(f"{tar} is cut short; download or write it again")
+                raise UserError(f"{file} is cut short; download or write it again")
             yield records
 
+    def _index(self, file: str) -> tuple[Records, LeftOut]:
+        return index_tar(self.readable(file), endings=self._endings, name=_name(file))
 
-def _separated_otherwise(columns: Sequence[str]) -> str:
-    """Return how to mend a table whose columns are not separated by commas; nothing where they are."""
-    other = next((name for sign, name in _SEPARATORS.items() if len(columns) == 1 and sign in columns[0]), None)
-    return f"they are separated by {other}: write commas instead" if other else ""
+
+def _name(file: str) -> str:
+    return file.rsplit("/", 1)[-1]
+
+
+def _tell_what_is_left_out(path: str, endings: Endings, left_out: LeftOut, found: int) -> None:
+    """Say which files of a source are no items.
+
+    Raises:
+        UserError: There is no item at all.
+    """
+    others = endings.left_out(left_out) if left_out else ""
+    if not found:
+        raise UserError(f"nothing to read in {path}: there are no {endings} in it; {others or 'check the path'}")
+    if others:
+        logger.info("%s: %s", path, others)
 
 
 def _numbers(table: pa.Table, name: str, *, missing: int) -> Any:
     """Return a column of numbers, ``missing`` where there is none; None if the table has no such column."""
     values = column(table, name, pa.int64())
     return None if values is None else pc.fill_null(values, missing)
-
-
-def _endings(extensions: str | Sequence[str]) -> tuple[str, ...]:
-    """Return what the names of the wanted files end in, lower case."""
-    if not isinstance(extensions, str):
-        return tuple(f".{str(extension).lower().lstrip('.')}" for extension in extensions)
-    if extensions not in _ENDINGS:
-        raise UserError(f"unknown extensions '{extensions}': {choices(extensions, _ENDINGS)}, or a list such as [mp4]")
-    return _ENDINGS[extensions]
-
-
-def _expand_braces(pattern: str) -> list[str]:
-    """``a-{08..10}.tar`` -> ``a-08.tar``, ``a-09.tar``, ``a-10.tar``; ``{x,y}`` -> both; any number of braces."""
-    match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*))\}", pattern)
-    if match is None:
-        return [pattern]
-    first, last, names = match.groups()
-    if first is None:
-        options = names.split(",")
-    else:
-        options = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
-    return [
-        expanded
-        for option in options
-        for expanded in _expand_braces(pattern[: match.start()] + option + pattern[match.end() :])
-    ]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from bsssl import storage
+from bsssl.data.endings import Endings, LeftOut, extension_of, is_hidden
 from bsssl.data.records import Records
 from bsssl.errors import UserError
 
@@ -16,36 +17,53 @@ _SIDECARS = (".cls", ".json", ".txt")
 _SIDECAR_BYTES = 1 << 20
 
 
-def index_tar(path: str, *, endings: tuple[str, ...]) -> Records:
-    """Return records of the members of one tar whose names end in one of ``endings``, in the tar's order.
+def index_tar(path: str, *, endings: Endings, name: str | None = None) -> tuple[Records, LeftOut]:
+    """Return records of the wanted members of one tar, in the tar's order, and how many others there are.
 
-    An item's label is the content of the member with the same name (up to its first dot) that ends in ``.cls``, else
-    ``label`` in its ``.json``, else its ``.txt``, else the name of the folder it lies in, else null. ``tags`` come from
-    the ``.json``.
+    Members whose names have all up to their first dot in common are a sample of WebDataset, whose extension is all
+    that follows that dot: one is the item, the one whose extension comes first among those that are wanted. Where no
+    member has such an extension, as in ``trip.1.jpg`` and ``trip.2.jpg``, each that ends in one is an item. Of
+    members with the same name the last is the item, as it is what unpacking the tar would leave. Hidden files and
+    those of systems are none.
+
+    An item's label is the content of the member ``.cls`` of its sample, else ``label`` in its ``.json``, else its
+    ``.txt``, else the name of the folder it lies in, else null. ``tags`` come from the ``.json``. What such a file has
+    with the very name of an item (``trip.1.cls``) comes before that of the sample.
 
     A tar that is cut short, or damaged in the middle, gives what comes before that and one more record, past the end
-    of the file: reading it fails, which puts the cut in the ledger. UserError when the file is missing or not a tar.
+    of the file: reading it fails, which puts the cut in the ledger.
+
+    Args:
+        path: The tar.
+        endings: Which members are wanted.
+        name: What keys begin with, by default the name of the tar.
+
+    Raises:
+        UserError: The file is missing or not a tar.
     """
+    left_out = LeftOut()
     with storage.open_read(path) as file:
-        items, sidecars, missing_from = _scan(path, file, endings)
-    shard = os.path.basename(path)
-    notes = [sidecars.get(_stem(name), {}) for name, _, _ in items]
+        places, sidecars, missing_from = _scan(path, file, endings, left_out)
+    items = [(member, *places[member]) for member in _items(list(places), endings, left_out)]
+    shard = name or os.path.basename(path)
+    notes = [sidecars.get(_key(member), {}) | sidecars.get(_stem(member), {}) for member, _, _ in items]
     label = [
-        note.get("cls") or note.get("json") or note.get("txt") or _folder(name)
-        for note, (name, _, _) in zip(notes, items, strict=True)
+        note.get("cls") or note.get("json") or note.get("txt") or _folder(member)
+        for note, (member, _, _) in zip(notes, items, strict=True)
     ]
     if missing_from is not None:
         items.append((CUT_KEY, missing_from, _BLOCK))
         label.append(None)
         notes.append({})
-    return Records.from_columns(
-        key=[f"{shard}/{name}" for name, _, _ in items],
+    records = Records.from_columns(
+        key=[f"{shard}/{member}" for member, _, _ in items],
         path=[path] * len(items),
         offset=[offset for _, offset, _ in items],
         size=[size for _, _, size in items],
         label=label,
         tags=[note.get("tags") for note in notes],
     )
+    return records, left_out
 
 
 def is_cut(records: Records) -> bool:
@@ -54,30 +72,47 @@ def is_cut(records: Records) -> bool:
 
 
 def _scan(
-    path: str, file: IO[bytes], endings: tuple[str, ...]
-) -> tuple[list[tuple[str, int, int]], dict[str, dict[str, Any]], int | None]:
-    """Return the items (name, offset, size), what their sidecars say by stem, and the file's length if it is cut."""
+    path: str, file: IO[bytes], endings: Endings, left_out: LeftOut
+) -> tuple[dict[str, tuple[int, int]], dict[str, dict[str, Any]], int | None]:
+    """Return the wanted members (offset, size), what sidecars say by stem, and the file's length if it is cut."""
     length = file.seek(0, os.SEEK_END)
     file.seek(0)
-    items: list[tuple[str, int, int]] = []
+    places: dict[str, tuple[int, int]] = {}
     sidecars: dict[str, dict[str, Any]] = {}
     if length == 0:
-        return items, sidecars, length
+        return places, sidecars, length
     try:
         tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - it holds nothing but the file of our caller
     except tarfile.ReadError:
-        raise UserError(f"{path} is not a tar; a compressed one must be decompressed first") from None
+        raise UserError(f"{path} is not a tar; check it, and let its name say how it is compressed, if it is") from None
     for member in _members(tar):
         name = member.name.removeprefix("./")
-        if not member.isreg():
+        if not member.isreg() or is_hidden(name):
             continue
-        if name.endswith(_SIDECARS) and member.size <= _SIDECAR_BYTES:
-            _note(sidecars.setdefault(_stem(name), {}), name, _content(file, member))
-        elif name.lower().endswith(endings):
-            items.append((name, member.offset_data, member.size))
+        if name.lower().endswith(_SIDECARS) and member.size <= _SIDECAR_BYTES:
+            _note(sidecars.setdefault(_stem(name), {}), name.lower(), _content(file, member))
+        elif endings.match(name):
+            places.pop(name, None)
+            places[name] = (member.offset_data, member.size)
+        else:
+            left_out.add([name])
     file.seek(tar.offset)
     ended = file.read(_BLOCK) == bytes(_BLOCK)
-    return items, sidecars, None if ended else length
+    return places, sidecars, None if ended else length
+
+
+def _items(names: list[str], endings: Endings, left_out: LeftOut) -> Iterator[str]:
+    """Yield those of the wanted members that are items: one of each sample, where its extension says which."""
+    ranks = [endings.rank(extension_of(name, whole=True)) for name in names]
+    best: dict[str, int] = {}
+    for name, rank in zip(names, ranks, strict=True):
+        if rank is not None:
+            best[_key(name)] = min(best.get(_key(name), rank), rank)
+    for name, rank in zip(names, ranks, strict=True):
+        if best.get(_key(name), rank) == rank:
+            yield name
+        else:
+            left_out[extension_of(name, whole=True)] += 1
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -114,10 +149,16 @@ def _note(note: dict[str, Any], name: str, content: bytes) -> None:
                 note["tags"] = [str(tag) for tag in said["tags"]]
 
 
-def _stem(name: str) -> str:
+def _key(name: str) -> str:
     """``a/b.c/0001.seg.png`` -> ``a/b.c/0001``: what the members of one WebDataset sample have in common."""
     folder, _, base = name.rpartition("/")
     return f"{folder}/{base.split('.', 1)[0]}"
+
+
+def _stem(name: str) -> str:
+    """``a/b.c/0001.seg.png`` -> ``a/b.c/0001.seg``."""
+    folder, _, base = name.rpartition("/")
+    return f"{folder}/{base.rsplit('.', 1)[0]}"
 
 
 def _folder(name: str) -> str | None:

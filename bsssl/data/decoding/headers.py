@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from bsssl.data.decoding.pictures import MAX_ASPECT, MAX_PIXELS, DecodeError, check_size, decode_image
+from bsssl.data.decoding.pictures import MAX_ASPECT, MAX_PIXELS, DecodeError, check_size, decode_image, prepare
 from bsssl.data.decoding.readers.base import Clock
 from bsssl.data.decoding.readers.pyav import PyavReader
 
@@ -39,8 +39,11 @@ def picture_header(content: bytes, *, max_pixels: int = MAX_PIXELS, decode: bool
     if not content:
         raise DecodeError("empty file")
     try:
+        prepare(content, max_pixels, MAX_ASPECT)
         with Image.open(io.BytesIO(content)) as image:
             header = Header(image.format or "unknown", *image.size)
+    except DecodeError:
+        raise
     except UnidentifiedImageError:
         raise DecodeError("not a picture, or of an unknown kind") from None
     except Exception as error:  # Pillow's readers raise almost anything on damaged files

@@ -12,6 +12,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode
 
+from bsssl.data.decoding import plugins
+from bsssl.data.endings import PICTURES_EXTRA
+
 MAX_PIXELS = 178_956_970  # Pillow's own limit, above which it refuses whatever we say; 540 MB once decoded
 MAX_ASPECT = 100.0
 # JPEGs alone: torchvision 0.29 crashes the process on most damaged PNGs. It is to drop its decoders one day (0.29 says
@@ -93,11 +96,15 @@ def open_image(
         about: A length of the sides that will do: JPEGs are then decoded at a fraction of their size, no smaller.
     """
     try:
+        prepare(data, max_pixels, max_aspect)
         with Image.open(io.BytesIO(data)) as image:
             check_size(*image.size, max_pixels, max_aspect)
             if about is not None:
                 image.draft("RGB", (about, about))
-            ImageOps.exif_transpose(image, in_place=True)  # loads it, and copies nothing that is upright
+            # JPEG XL says itself how it is turned, unless it is the wrapping of a JPEG, and is decoded so.
+            if image.format != "JXL" or getattr(image, "jpeg", False):
+                ImageOps.exif_transpose(image, in_place=True)  # loads it, and copies nothing that is upright
+            image.load()
     except (DecodeError, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -105,6 +112,18 @@ def open_image(
     except Exception as error:  # Pillow's readers raise almost anything on damaged files
         raise DecodeError(" ".join(str(error).split()) or type(error).__name__) from None
     return image
+
+
+def prepare(data: bytes, max_pixels: int, max_aspect: float) -> None:
+    """Have Pillow read what it needs a package for; DecodeError without the package."""
+    try:
+        if plugins.needs_heif(data):
+            plugins.register_heif()
+        elif plugins.needs_jxl(data):
+            check_size(*plugins.jxl_size(data), max_pixels, max_aspect)
+            plugins.register_jxl()
+    except ImportError as error:
+        raise DecodeError(f"a picture that needs a package ({error}): {PICTURES_EXTRA}") from None
 
 
 def to_tensor(image: Image.Image) -> Tensor:

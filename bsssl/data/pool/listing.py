@@ -13,10 +13,8 @@ from bsssl.data.pool.overlap import Places
 from bsssl.data.records import Records, rechunked
 from bsssl.errors import UserError
 from bsssl.runtime.console import logger, progress
-from bsssl.runtime.threads import map_ahead
 
 FORMAT_VERSION = 1
-_INDEX_THREADS = 8  # tars indexed at a time: over a network nearly all of that is waiting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +73,7 @@ def write_pool(
     shards: list[Shard] = []
     digest = hashlib.sha256()
     base = left_out = 0
-    for name, records in progress(_shard_records(sources, shard_size), unit="shards", title="listing the pool"):
+    for name, records in progress(shard_records(sources, shard_size), unit="shards", title="listing the pool"):
         if excluded is not None:
             kept = records.filter(~excluded.mask(records))
             left_out += len(records) - len(kept)
@@ -122,13 +120,11 @@ def read_pool(folder: str) -> Pool:
     return Pool(fingerprint=stored["fingerprint"], shards=shards)
 
 
-def _shard_records(sources: Sequence[Source], shard_size: int) -> Iterator[tuple[str | None, Records]]:
-    """Name (None: by number) and records of every shard, in order."""
+def shard_records(sources: Sequence[Source], shard_size: int) -> Iterator[tuple[str | None, Records]]:
+    """Yield the name (None: by number) and the records of every shard that a pool of these sources has, in order."""
     for source in sources:
         if isinstance(source, Tars):
-            tars = source.tars()
-            for tar, records in zip(tars, map_ahead(source.index, tars, threads=_INDEX_THREADS), strict=True):
-                yield tar.rsplit("/", 1)[-1], records
+            yield from source.shards()
         else:
             for records in rechunked(source.batches(), shard_size):
                 yield None, records

@@ -5,7 +5,6 @@ many classes it was selected for: a WebDataset tar, complete or absent, then its
 tar is done. When all are, ``selection.parquet`` repeats the selection with the places in the tars instead of the pool.
 """
 
-import io
 import json
 import os
 import tarfile
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bsssl import storage
+from bsssl.data.members import add_member
 from bsssl.data.records import Record, Records
 from bsssl.data.segments import split_segment, with_segment
 from bsssl.errors import UserError
@@ -89,9 +89,9 @@ def write_tar(plan: TarPlan, number: int, *, folder: str, identity: str) -> None
     with storage.atomic_write(tar_path(folder, number)) as file, tarfile.open(fileobj=file, mode="w|") as tar:
         for sample, record, content in zip(numbers, records, contents, strict=True):
             name = f"{sample:09d}"
-            _add(tar, f"{name}.json", json.dumps({"key": record.key, **notes[sample]}).encode())
+            add_member(tar, f"{name}.json", json.dumps({"key": record.key, **notes[sample]}).encode())
             ending = os.path.splitext(_file_name(record))[1].lower()
-            offsets.append(_add(tar, f"{name}{ending or '.bin'}", content))
+            offsets.append(add_member(tar, f"{name}{ending or '.bin'}", content))
             sizes.append(len(content))
     index = pa.table({"offset": pa.array(offsets, pa.int64()), "size": pa.array(sizes, pa.int64())})
     with storage.atomic_write(_index_path(folder, number)) as file:
@@ -137,14 +137,6 @@ def _file_name(record: Record) -> str:
     """Return what tells the kind of file: of a member of a tar its name, which ends its key."""
     path = split_segment(record.path)[0]
     return split_segment(record.key)[0] if path.endswith(".tar") else path
-
-
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> int:
-    """Append a member; where its bytes begin."""
-    member = tarfile.TarInfo(name)  # no time, no owner: equal samples make equal tars
-    member.size = len(content)
-    tar.addfile(member, io.BytesIO(content))
-    return tar.offset - -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
 def _index_path(folder: str, number: int) -> str:

@@ -38,7 +38,9 @@ def onnx(model: TrainedNetwork, path: str, *, plain: bool = False, layout: Layou
     with workshop(model, "onnx") as folder:
         file = os.path.join(folder, "network.onnx")
         _write(form, file)
-        session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1  # a few examples need no pool of threads
+        session = runtime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         if session.get_modelmeta().custom_metadata_map != form.facts():
             raise ValueError("the file does not carry the names of the classes")
         difference = form.check(lambda batch: torch.from_numpy(session.run(None, {form.input: batch.numpy()})[0]))

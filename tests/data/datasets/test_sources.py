@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import weakref
 
@@ -7,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from bsssl import storage
-from bsssl.data.datasets.sources import VIDEO_EXTENSIONS, Folder, Manifest, Tars
+from bsssl.data.datasets.sources import Folder, Manifest, Tars
+from bsssl.data.endings import VIDEO_EXTENSIONS
 from bsssl.data.records import Record
 from bsssl.errors import UserError
 from bsssl.registry import DATASETS
@@ -35,7 +37,7 @@ def test_folder(picture_folder):
 
 @pytest.mark.parametrize("factory", [Folder, Tars])
 def test_extensions(tmp_path, make_tar, factory):
-    names = ["a/1.jpg", "a/2.gif", "a/3.MP4", "a/4.webm", "a/5.md"]
+    names = ["a/1.jpg", "a/2.bmp", "a/3.MP4", "a/4.webm", "a/5.md"]
     if factory is Tars:
         path = tmp_path / "t.tar"
         path.write_bytes(make_tar(dict.fromkeys(names, b"content")))
@@ -187,13 +189,65 @@ def test_manifest_refused(tmp_path):
     refuse("bad.jsonl", b'{"path": "a.jpg"}\n{"path": \n', "line 2 is not valid JSON")
     refuse("list.jsonl", b'["a.jpg"]\n', "line 1 is not an object")
     refuse("bad.parquet", b"PAR1nothing", "cannot be read as a table")
-    refuse("semicolons.csv", b"path;label\na;b\n", "separated by semicolons: write commas instead")
-    refuse("tabs.csv", b"path\tlabel\na\tb\n", "separated by tabs: write commas instead")
-    refuse("blanks.csv", b"path, label\na.jpg, b\n", "blanks around the name of the column ' label'; take them out")
-    refuse("utf16.csv", "path,label\na.jpg,b\n".encode("utf-16"), "; save it as UTF-8$")
+    refuse("latin.csv", "path,label\n\xe9.jpg,b\n".encode("latin-1"), "; save it as UTF-8$")
+    refuse("text.jsonl", b'{"path": "a.jpg"}\n{"path": "b\xff.jpg"}\n', "line 2 is not valid JSON")
+    refuse("twice.csv", b"path,label, label\na.jpg,b,c\n", "has the column 'label' more than once; keep one")
+    refuse("strat.csv", b"path,strat,end\nv.mp4,1,2\n", "has a column 'strat'; rename it to 'start'")
+    refuse("open.csv", b'path,label\n"a.jpg,b\n', "cannot be read as a table")
     refuse("list.txt", b"a.jpg\n", r"must end in \.csv")
     with pytest.raises(UserError, match="no such file"):
         Manifest(path=str(tmp_path / "missing.csv")).records()
+
+
+ODD_TABLES = {
+    "semicolons.csv": b'path;label;tags\na.jpg;b;"x;y"\n',
+    "tabs.tsv": b"path\tlabel\ttags\na.jpg\tb\tx;y\n",
+    "bars.csv": b"path|label|tags|note, or not\na.jpg|b|x;y|,,,\n",
+    "blanks.csv": b" path, label , tags\na.jpg, b , x;y\n",
+    "windows.csv": b"\xef\xbb\xbfpath,label,tags\r\na.jpg,b,x;y\r\n",
+    "quoted.csv": b'\xef\xbb\xbf"path","note","label","tags"\r\n"a.jpg","two\r\nlines","b","x;y"\r\n',
+    "utf16.csv": "path;label;tags;\xe9\na.jpg;b;'x;y';\xe9\n".replace("'", '"').encode("utf-16"),
+    "utf16be.csv": b"\xfe\xff" + "path,label,tags\na.jpg,b,x;y\n".encode("utf-16-be"),
+    "unmarked.csv": "path,label,tags\na.jpg,b,x;y\n".encode("utf-16-le"),
+    "utf16.jsonl": '{"path": "a.jpg", "label": "b", "tags": ["x", "y"]}\n'.encode("utf-16"),
+    "windows.jsonl": b'\xef\xbb\xbf{"path": "a.jpg", "label": "b", "tags": ["x", "y"]}\r\n',
+}
+
+
+@pytest.mark.parametrize("name", ODD_TABLES)
+def test_manifests_of_other_programs(tmp_path, name):
+    (tmp_path / name).write_bytes(ODD_TABLES[name])
+    assert list(Manifest(path=str(tmp_path / name)).records()) == [
+        Record("a.jpg", str(tmp_path / "a.jpg"), 0, -1, "b", ["x", "y"])
+    ]
+
+
+def test_separators_are_said(tmp_path, caplog):
+    (tmp_path / "list.csv").write_text("path;label\na.jpg;b\n")
+    with caplog.at_level(logging.INFO, logger="bsssl"):
+        Manifest(path=str(tmp_path / "list.csv")).records()
+    assert "list.csv: its columns are separated by semicolons" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_columns_that_are_not_needed_may_hold_anything(tmp_path, suffix):
+    path = tmp_path / f"list.{suffix}"
+    if suffix == "csv":
+        rows = [b"path,note", *(b"%d.jpg,%d" % (row, row) for row in range(100_000)), b"last.jpg,n/a \xff"]
+        path.write_bytes(b"\n".join(rows))
+    elif suffix == "jsonl":
+        notes = ["1", '"a"', "[1]", '{"a": [2]}', "null"]
+        path.write_text("".join(f'{{"path": "{row}.jpg", "note": {note}}}\n' for row, note in enumerate(notes)))
+    else:
+        pq.write_table(pa.table({"path": ["1.jpg"], "note": pa.array([{"bytes": b"x"}])}), path)
+    records = Manifest(path=str(path)).records()
+    assert len(records) == {"csv": 100_001, "jsonl": 5, "parquet": 1}[suffix]
+
+
+def test_columns_with_nearly_the_right_name_are_named(tmp_path, caplog):
+    (tmp_path / "list.csv").write_text("path,tag,colour\na.jpg,b,c\n")
+    Manifest(path=str(tmp_path / "list.csv")).records()
+    assert "the column 'tag' is not read; if 'tags' is meant, call it so" in caplog.text and "colour" not in caplog.text
 
 
 def test_manifest_is_streamed(tmp_path):
@@ -227,14 +281,29 @@ def test_tars(tmp_path, memory, make_tar, kind):
             memory.pipe(f"/tars/t-{number:03d}.tar", tar)
     for pattern, count in (("t-{000..002}.tar", 3), ("t-00[01].tar", 2), ("t-*.tar", 3), ("t-00{0,2}.tar", 2)):
         source = Tars(path=f"{root}/{pattern}")
-        assert len(source.tars()) == count and len(source.records()) == 2 * count
+        assert len(source.files()) == count and len(source.records()) == 2 * count
     record = source.records()[-1]
     assert record.key == "t-002.tar/x/8.png" and record.label == "x"
     assert record.read() == b"eight" * 300
 
 
+def test_what_is_there_is_itself_before_it_is_a_pattern(tmp_path, make_tar):
+    folder = tmp_path / "[2020]{a,b}*?"
+    folder.mkdir()
+    for name in ("t-1.tar", "t-2.tar", "t[2].tar", "t-{1..2}.tar"):
+        (folder / name).write_bytes(make_tar({"x.jpg": name.encode()}))
+
+    def found(name):
+        return [record.read().decode() for record in Tars(path=str(folder / name)).records()]
+
+    assert found("t[2].tar") == ["t[2].tar"] and found("t-{1..2}.tar") == ["t-{1..2}.tar"]
+    assert found("t-[12].tar") == ["t-1.tar", "t-2.tar"]
+    assert found("t-{1,2}.tar") == ["t-1.tar", "t-2.tar"]
+    assert sorted(found("*.tar")) == sorted(["t-1.tar", "t-2.tar", "t[2].tar", "t-{1..2}.tar"])
+
+
 def test_tars_refused(tmp_path):
-    with pytest.raises(UserError, match="no tar matches"):
+    with pytest.raises(UserError, match="no file matches"):
         Tars(path=str(tmp_path / "*.tar")).records()
     with pytest.raises(UserError, match=r"no such file: .*x-01\.tar"):
         Tars(path=str(tmp_path / "x-{01..02}.tar")).records()

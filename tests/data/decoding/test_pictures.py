@@ -1,6 +1,8 @@
 import contextlib
 import io
+import re
 import struct
+import sys
 import zlib
 
 import numpy as np
@@ -8,8 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from bsssl.data.decoding import pictures
+from bsssl.data.decoding import pictures, plugins
 from bsssl.data.decoding.pictures import DecodeError, decode_image
+from bsssl.data.endings import PICTURES_EXTRA
+
+plugins.register_heif()  # for writing; the plugin of JPEG XL writes too once it is imported
+plugins.register_jxl()
 
 
 def _close(tensor, expected, tolerance):
@@ -26,6 +32,78 @@ def _grey(smooth):
 def test_rgb(smooth, encode, kind):
     options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
     _close(decode_image(encode(Image.fromarray(smooth), kind, **options)), smooth, 6 if kind == "JPEG" else 0)
+
+
+LOSSLESS = {
+    "JPEG2000": {},
+    "JXL": {"lossless": True},
+    "HEIF": {"quality": -1, "chroma": 444, "matrix_coefficients": 0},
+    "AVIF": {"quality": 100, "subsampling": "4:4:4"},
+    **{kind: {} for kind in ("TGA", "QOI", "PCX", "DIB")},
+}
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_newer_and_older_kinds(smooth, encode, kind):
+    data = encode(Image.fromarray(smooth), kind, **LOSSLESS[kind])
+    _close(decode_image(data), smooth, 3 if kind == "AVIF" else 0)
+    with pytest.raises(DecodeError, match=r"64 x 48 pixels are more than the limit of 3071"):
+        decode_image(data, max_pixels=64 * 48 - 1)
+    with pytest.raises(DecodeError):
+        decode_image(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize("kind", ["HEIF", "JXL", "AVIF", "JPEG2000"])
+def test_newer_kinds_as_others(smooth, encode, kind):
+    options = LOSSLESS[kind] if kind != "HEIF" else {"quality": -1}
+    _close(decode_image(encode(Image.fromarray(smooth[:, :, 0]), kind, **options)), _grey(smooth), 3)
+    clear = Image.new("RGBA", (16, 16), (100, 100, 100, 0))
+    _close(decode_image(encode(clear, kind, **options)), np.full((16, 16, 3), 255), 1)
+    if kind != "AVIF":  # which Pillow writes with 8 bits
+        deep = np.full((16, 16), 50 * 257, np.uint16)
+        _close(decode_image(encode(Image.fromarray(deep), kind, **options)), np.full((16, 16, 3), 50), 1)
+
+
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
+def test_newer_kinds_are_turned_upright_and_show_their_first_picture(smooth, encode, kind):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.fromarray(smooth)
+    turned = encode(image, kind, exif=exif.tobytes(), **LOSSLESS[kind])
+    _close(decode_image(turned), np.rot90(smooth, -1), 3)
+    several = encode(image, kind, save_all=True, append_images=[Image.new("RGB", image.size)], **LOSSLESS[kind])
+    _close(decode_image(several), smooth, 6)
+
+
+def test_jpeg_xl_says_itself_how_it_is_turned_but_for_a_wrapped_jpeg(smooth, encode, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.fromarray(smooth)
+    _close(decode_image(encode(image, "JXL", lossless=True, exif=exif.tobytes())), smooth, 0)
+    image.save(tmp_path / "x.jpg", quality=95, subsampling=0, exif=exif)
+    with Image.open(tmp_path / "x.jpg") as jpeg:
+        wrapped = encode(jpeg, "JXL")
+    _close(decode_image(wrapped), np.rot90(smooth, -1), 6)
+
+
+@pytest.mark.parametrize("boxed", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (48, 48), (512, 256), (300, 200), (257, 1001), (900, 30), (1920, 1080)])
+def test_size_of_jpeg_xl(encode, size, boxed):
+    data = encode(Image.new("RGB", size), "JXL", use_container=boxed)
+    assert plugins.jxl_size(data) == size
+    with pytest.raises(DecodeError, match="pixels are more than the limit"):
+        decode_image(data, max_pixels=0)
+
+
+@pytest.mark.parametrize("kind", ["HEIF", "JXL"])
+def test_without_the_package(encode, kind, monkeypatch):
+    data = encode(Image.new("RGB", (8, 8)), kind)
+    for register in (plugins.register_heif, plugins.register_jxl):
+        register.cache_clear()
+    for package in ("pillow_heif", "pillow_jxl"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(DecodeError, match=f"a picture that needs a package .*{re.escape(PICTURES_EXTRA)}"):
+        decode_image(data)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])

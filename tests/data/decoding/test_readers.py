@@ -18,6 +18,7 @@ from bsssl.data.decoding.pictures import DecodeError
 from bsssl.data.decoding.readers import check_backend, helper, open_video
 from bsssl.data.decoding.readers.matroska import stated_size
 from bsssl.data.decoding.readers.pyav import PyavReader
+from bsssl.data.endings import Endings
 from bsssl.errors import UserError
 from tests.data.videos import read_number, read_numbers, remux, turn, write_audio, write_video
 from tests.processes import PATIENCE, wait_until
@@ -160,6 +161,21 @@ def test_right_frames(video, backend, kind, as_bytes):
         seconds = reader.seconds()
         assert seconds.dtype == np.float64
         np.testing.assert_allclose(seconds, times, atol=1e-3)  # Matroska counts milliseconds
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pixels"),
+    [
+        *(("a.vob", "mpeg2video", "yuv420p"), ("a.mxf", "mpeg2video", "yuv422p"), ("a.gif", "gif", "rgb8")),
+        *(("a.3g2", "mpeg4", "yuv420p"), ("a.asf", "wmv2", "yuv420p"), ("a.rm", "rv10", "yuv420p")),
+        *(("a.nut", "mpeg4", "yuv420p"), ("a.mjpeg", "mjpeg", "yuvj420p"), ("a.m2v", "mpeg2video", "yuv420p")),
+    ],
+)
+def test_other_containers_of_the_usual_names(tmp_path, name, codec, pixels):
+    path = write_video(tmp_path / name, codec=codec, pixels=pixels, frames=12, width=176, height=144)
+    assert Endings("videos").match(name)
+    with open_video(str(path)) as reader:
+        assert read_numbers(reader.get([0, 7, 11])) == [0, 7, 11]
 
 
 def _is_refused(source: str | bytes, backend: str, indices: list[int]) -> bool:
@@ -401,8 +417,11 @@ def test_the_size_that_a_matroska_file_states(start, size):
 def test_files_that_cannot_be_opened(backend, tmp_path):
     with pytest.raises(DecodeError, match=r"^No such file or directory$"):
         open_video(str(tmp_path / "nowhere.mp4"), backend=backend)
-    with pytest.raises(DecodeError, match=r"^Is a directory$"):
+    with pytest.raises(DecodeError, match=r" is a folder, not a file$"):
         open_video(str(tmp_path), backend=backend)
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(DecodeError, match=r"pipe\.mp4 is a pipe, not a file$"):
+        open_video(str(tmp_path / "pipe.mp4"), backend=backend)
 
 
 @pytest.mark.parametrize("name", ["with space.mp4", "naïve-видео.mp4", "a:b.mp4", "-v.mp4", "100%.mp4", "q?x=1#y.mp4"])

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from bsssl.config import plugins
 from bsssl.data.datasets.sources import Folder
+from bsssl.data.decoding import plugins as plugins_of_pictures
 from bsssl.data.loading import loader as loader_module
 from bsssl.data.loading.dataset import Failure, ItemDataset
 from bsssl.data.loading.loader import EvalBatches, TrainBatches, make_loader, permutation
@@ -269,3 +271,15 @@ def test_spawned_workers_know_the_parts_of_plugins(tmp_path, monkeypatch):
     assert load(level=9)[0]["input"].unique().tolist() == [9]
     with pytest.raises(ValueError, match=r"^no such level: 300$"):
         load(level=300)
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_read_the_pictures_that_take_packages(tmp_path, context):
+    plugins_of_pictures.register_heif()
+    plugins_of_pictures.register_jxl()
+    for number, ending in enumerate(("heic", "jxl", "avif", "jp2")):
+        Image.new("RGB", (16, 16), (number, 0, 200)).save(tmp_path / f"{number}.{ending}")
+    dataset = ItemDataset(Folder(path=str(tmp_path)).records(), views=ImageViews(make_test_transform(size=8)))
+    [batch] = make_loader(dataset, EvalBatches(4, batch_size=4), workers=1, context=context)
+    assert batch["index"].tolist() == [0, 1, 2, 3] and not batch["failures"]
+    assert (batch["input"].float().mean((2, 3))[:, 2] - 200).abs().max() < 4

@@ -3,7 +3,6 @@ import functools
 import logging
 import pickle
 import re
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -19,6 +18,7 @@ from torchvision.models.video.resnet import Conv2Plus1D as TorchvisionConv
 
 from bsssl.errors import UserError
 from bsssl.models import Profile, build_model, classifier, has_classes, load_weights, profile
+from tests.processes import run_to_end
 
 SMALL = {"width": 4, "blocks": [1, 1]}
 
@@ -172,7 +172,7 @@ def test_pytorchvideo_is_imported_when_needed_and_in_silence() -> None:
         import pytorchvideo.models.hub
         assert "pytorchvideo.transforms" not in sys.modules
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
+    done = run_to_end([sys.executable, "-c", textwrap.dedent(script)])
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

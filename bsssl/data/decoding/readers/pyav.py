@@ -13,6 +13,7 @@ from bsssl.data.decoding.pictures import MAX_ASPECT, MAX_PIXELS, DecodeError, ch
 from bsssl.data.decoding.readers.base import Clock, VideoReader
 from bsssl.data.decoding.readers.matroska import stated_size
 from bsssl.errors import UserError
+from bsssl.storage import open_file
 
 if TYPE_CHECKING:
     from av.packet import Packet
@@ -323,7 +324,7 @@ def _size_and_start(source: str | bytes) -> tuple[int, bytes]:
     if isinstance(source, bytes):
         return len(source), source[:_START]
     try:
-        with open(source, "rb") as file:
+        with open(source, "rb", opener=open_file) as file:
             return os.fstat(file.fileno()).st_size, file.read(_START)
     except OSError as error:
         raise DecodeError(error.strerror or str(error)) from None
