@@ -345,6 +345,7 @@ STAGES = Registry(
             "tags",
             "train",
             "score",
+            "near",
             "given",
             "select",
             "choose",

@@ -246,6 +246,10 @@ class Data(LabeledData):
     pool_overlap: Literal["refuse", "exclude", "allow"] = "refuse"
     """what to do when the pool holds a labeled or a test item: the same path (of videos: parts that overlap in time) or
     the same content (a copy of a video under another name is known only if it has the same segment, or none)"""
+    near_duplicates: Literal["off", "hash"] = "off"
+    """whether near copies are looked for in the pool, re-encoded, resized or a little changed: hash compares perceptual
+    hashes of what the teacher sees. Those of labeled and test items are left out of the selection, unless pool_overlap
+    is allow; what is done about those of each other, select.near_duplicates says"""
     pool_fraction: float = Field(1.0, gt=0, le=1)
     """share of the pool that is used, chosen by the seed; a larger share holds all items of a smaller one"""
     shard_size: int = Field(10_000, ge=1)

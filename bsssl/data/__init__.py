@@ -43,6 +43,7 @@ from bsssl.data.selected.training import selected_training_set
 from bsssl.data.splits import held_out, hold_out, split_holdout, split_labels
 from bsssl.data.tables import writing_table
 from bsssl.data.views.extents import Extent, extent_of
+from bsssl.data.views.looks import LOOK_BYTES, NO_LOOK, import_imagehash, mirrored
 from bsssl.data.views.thumbnails import Thumbnailer, Unreadable
 from bsssl.data.views.transforms import Normalize, Transform, test_transform, train_transform
 from bsssl.data.views.views import ClipViews, ImageViews, Views, make_views
@@ -50,6 +51,8 @@ from bsssl.data.views.views import ClipViews, ImageViews, Views, make_views
 __all__ = [
     "HASH_BYTES",
     "IMAGE_EXTENSIONS",
+    "LOOK_BYTES",
+    "NO_LOOK",
     "VIDEO_EXTENSIONS",
     "Batches",
     "ClipViews",
@@ -95,10 +98,12 @@ __all__ = [
     "find_overlap",
     "held_out",
     "hold_out",
+    "import_imagehash",
     "is_written",
     "items_at",
     "make_loader",
     "make_views",
+    "mirrored",
     "open_source",
     "plan_tars",
     "read_copy",

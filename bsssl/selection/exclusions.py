@@ -102,6 +102,21 @@ def without(files: Sequence[ScoreFile], excluded: Exclusions) -> tuple[list[Scor
     return reduced, frozenset(classes_of.keys() - known)
 
 
+def without_rows(file: ScoreFile, *, items: Array | None = None, pairs: UInt64 | None = None) -> ScoreFile:
+    """Return a score file without some of its rows.
+
+    Args:
+        file: The score file, which comes back as it is where nothing is to be left out.
+        items: Positions to leave out of all classes.
+        pairs: Other rows to leave out: the class in the high word, the position in the low one.
+    """
+    items = np.zeros(0, np.uint32) if items is None else items
+    pairs = np.zeros(0, np.uint64) if pairs is None else pairs
+    if not len(items) and not len(pairs):
+        return file
+    return _Reduced(file, items, pairs, np.zeros(len(file.header.class_names), bool))
+
+
 class _Reduced(ScoreFile):
     """A score file without some of its rows, which are found anew whenever rows are asked for.
 
