@@ -198,6 +198,8 @@ def score_pool(
     missing = [(number, shard) for number, shard in mine if not _is_scored(folder, pool, shard, common, held)]
     if not missing:
         return
+    if looks:
+        data.import_imagehash()
     compute = execution.compute(settings.precision)
     networks = [compute.place_model(network) for network in load_networks()]
     if compute.compile:

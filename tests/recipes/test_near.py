@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from bsssl.selection import read_selection
+from tests.reports.conftest import content
 
 COPIES = 5
 
@@ -87,3 +88,19 @@ def test_pools_that_were_scored_before_are_not_searched(finished, recipe, bsssl)
     outcome = bsssl("select", "--config", recipe.config, f"output_dir={finished}", "data.near_duplicates=hash")
     assert outcome.status == 0 and "51 of 51 items of the pool were scored before data.near_duplicates" in outcome.err
     assert rows() == before
+
+
+def test_the_report_shows_the_pairs(scored, bsssl):
+    assert bsssl("select", "--config", scored).status == 0
+    assert bsssl("report", scored.parent / "run").status == 0
+    page = content(scored.parent / "run/report.html")
+    assert "2 are nearly the same as a labeled or test item, and 6 in 1 groups" in page.text
+    sets = [pair["set"] for pair in page.data["near"]]
+    assert sorted(sets[:2]) == ["labeled", "test"] and sets[2:] == ["pool"] * COPIES
+    distances = [pair["distance"] for pair in page.data["near"]]
+    assert distances[2:] == sorted(distances[2:], reverse=True)
+    for pair in page.data["near"]:
+        (key, first), (other, second) = pair["items"]
+        assert key != other and first != second and all(0 <= one < len(page.pictures) for one in (first, second))
+    # What came just after the picks is not what was left out.
+    assert not any(key.startswith("of-") for of in page.data["picks"] for key in of["key"])

@@ -66,7 +66,7 @@ def picks(chosen):
 def expected(rows, groups, held):
     """The rows that are left, best first, found one by one."""
     left, seen = [], set()
-    for shard, position, index, score in sorted(rows, key=lambda row: (row[2], -row[3], row[0], row[1])):
+    for shard, position, index, _ in sorted(rows, key=lambda row: (row[2], -row[3], row[0], row[1])):
         group = groups.get((shard, position))
         if (shard, position) in held or (group, index) in seen:
             continue

@@ -38,14 +38,14 @@ def look(views: Sequence[Tensor]) -> bytes:
     if pixels.ndim == 4:
         frames = torch.cat([view.movedim(0, -1) for view in views])
         pixels = frames[torch.linspace(0, len(frames) - 1, _FRAMES).round().long()].flatten(0, 1)
-    grey = Image.fromarray(pixels.contiguous().numpy()).convert("L")
+    image = Image.fromarray(pixels.contiguous().numpy())
+    # A large picture is first made smaller by averaging, which is several times as fast.
+    across, down = (max(1, side // _SAMPLED) for side in image.size)
+    grey = image.reduce((across, down)).convert("L")
     low, high = grey.getextrema()
     if high - low < _FLAT:  # type: ignore[operator]  # of one band they are numbers
         return NO_LOOK
-    # Large pictures are first made smaller by averaging, which is several times as fast.
-    across, down = (max(1, side // _SAMPLED) for side in grey.size)
-    bits = import_imagehash().phash(grey.reduce((across, down)), hash_size=_SIDE).hash
-    return np.packbits(bits).tobytes()
+    return np.packbits(import_imagehash().phash(grey, hash_size=_SIDE).hash).tobytes()
 
 
 def mirrored(looks: np.ndarray) -> np.ndarray:
@@ -59,11 +59,14 @@ def mirrored(looks: np.ndarray) -> np.ndarray:
 def import_imagehash() -> Any:
     """Return the module ``imagehash``.
 
+    Processes that are forked later need not import it, and what it imports when it hashes, each on its own.
+
     Raises:
         UserError: It is not installed.
     """
     try:
         import imagehash
+        import scipy.fftpack  # noqa: F401
     except ImportError:
         raise UserError(
             "data.near_duplicates: hash needs the package ImageHash: pip install 'bsssl[near]', or set it to off"
