@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from typing_extensions import override
 
 from bsssl import data, selection, storage
@@ -16,6 +17,7 @@ from bsssl.engine.score import read_looks
 from bsssl.pipeline.stage import Context, PlanRow, Stage
 from bsssl.registry import STAGES
 from bsssl.runtime.console import logger, progress
+from bsssl.runtime.device import Compute
 from bsssl.selection.rows import Array, Int64
 from bsssl.selection.scores import ScoreFile
 from bsssl.stages.computing import Execution, split_records
@@ -113,7 +115,7 @@ class NearStage(Stage[NearSettings]):
     def _looks_of(self, records: data.Records, *, title: str) -> Array:
         """Return the looks of labeled or test items, uint8 (rows, 32); of what cannot be read there is none."""
         looks = np.tile(np.frombuffer(data.NO_LOOK, np.uint8), (len(records), 1))
-        views, compute = self.settings.seen.views(deadline=self.execution.deadline), self.execution.compute("float32")
+        views, compute = self.settings.seen.views(deadline=self.execution.deadline), Compute(torch.device("cpu"))
         dataset = data.ItemDataset(records, views=views, looks=True)
         for batch in self.execution.eval_loader(dataset, views, compute, title=title):
             for row, look in zip(batch.get("index", []), batch.get("look", []), strict=True):
