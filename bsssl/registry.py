@@ -342,6 +342,7 @@ STAGES = Registry(
         f"bsssl.stages.{kind}": (kind,)
         for kind in (
             "data",
+            "contents",
             "tags",
             "train",
             "score",

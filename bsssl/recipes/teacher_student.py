@@ -1,7 +1,7 @@
 """The recipe of the paper: which stages a config asks for, and in which order.
 
-data -> teacher -> score -> select (-> materialise) -> pretrain -> finetune     (more rounds: from score on again)
-  \\-> tags -> weak, before teacher
+data -> contents -> teacher -> score -> select (-> materialise) -> pretrain -> finetune
+  \\-> tags -> weak, before teacher      more rounds: from score on again
   \\-> baseline, ceiling                    evaluate-* after every trained network
 teacher.mode: probe, before each teacher: features-*
 data.near_duplicates, between score and select, in the first round: near
@@ -37,6 +37,7 @@ from bsssl.recipes.names import CHOOSE, evaluation
 from bsssl.recipes.pretrained import resolved
 from bsssl.stages.choose import ChooseStage
 from bsssl.stages.computing import Execution
+from bsssl.stages.contents import ContentsSettings, ContentsStage, Reading
 from bsssl.stages.data import DataSettings, DataStage, ItemsSettings, LabelsSettings, PoolSettings
 from bsssl.stages.evaluate import EvaluateSettings, EvaluateStage
 from bsssl.stages.features import FeaturesSettings, FeaturesStage
@@ -53,7 +54,7 @@ from bsssl.stages.train import TrainStage, train_settings
 from bsssl.stages.views import ViewsSettings, ViewsStage
 from bsssl.stages.zeroshot import ZeroShotSettings, ZeroShotStage
 
-DATA, NEAR = "data", "near"
+DATA, CONTENTS, NEAR = "data", "contents", "near"
 
 
 def stages(config: Config, *, seed: int) -> list[Stage[Any]]:
@@ -64,6 +65,7 @@ def stages(config: Config, *, seed: int) -> list[Stage[Any]]:
     planned: list[Stage[Any]] = [
         data_stage(config.data, _pool(config, seed), seed=seed, top_p=config.score.top_p, classes=config.data.classes)
     ]
+    planned.append(_contents(config))
     if config.weak is not None:
         settings = tags_settings(config.weak, config.data)
         planned.append(
@@ -82,6 +84,23 @@ def stages(config: Config, *, seed: int) -> list[Stage[Any]]:
     if config.ceiling is not None:
         planned += _trained(config, seed, "ceiling", _Network("ceiling", student))
     return planned
+
+
+def _contents(config: Config) -> ContentsStage:
+    """Return the stage that looks at the bytes of all items."""
+    clips, seen = config.data.clips, config.data
+    videos = None if clips is None else Reading(backend=clips.reader, options=clips.reader_options)
+    own = seen.model_dump(include={"verify", "duplicates", "pool_overlap", "max_pixels"})
+    return ContentsStage(
+        name=CONTENTS,
+        section=DATA,
+        settings=ContentsSettings(**own, videos=videos),
+        needs={"data": DATA},
+        tests=tuple(seen.tests),
+        execution=_execution(config),
+        max_missing_rate=seen.max_missing_rate,
+        command=_alone("score", 1),
+    )
 
 
 def networks(config: Config) -> dict[str, Model]:
@@ -256,7 +275,7 @@ def _selected(config: Config, seed: int, name: str, needs: Mapping[str, str], **
         name=name,
         section="select",
         settings=SelectSettings(**top_k, **rule, seed=seed),
-        needs={**needs, **near},
+        needs={**needs, "contents": CONTENTS, **near},
         knows_truth=None if config.data.pool else DATA,
     )
 

@@ -6,7 +6,7 @@ from typing import Any
 from bsssl.errors import UserError
 from bsssl.registry import SELECTION_RULES
 from bsssl.runtime.console import logger
-from bsssl.selection.exclusions import Exclusions, without
+from bsssl.selection.exclusions import Exclusions, without, without_copies
 from bsssl.selection.near import NearCopies, Thinned, thin
 from bsssl.selection.picks import Progress, Selection, silent
 from bsssl.selection.pool import Picks, PoolScores
@@ -22,6 +22,7 @@ def select_samples(
     min_score: float = 0.0,
     seed: int = 0,
     exclude: Exclusions | None = None,
+    copies: str | None = None,
     near: NearCopies | None = None,
     one_per_class: bool = True,
     progress: Progress | None = None,
@@ -36,6 +37,7 @@ def select_samples(
         min_score: Rows with a score below this, in float32, do not count: as if their samples had not kept the class.
         seed: For rules that draw at random.
         exclude: What people have left out by hand: as if the samples had not kept the classes.
+        copies: A list of copies (``COPIES_SCHEMA``), of which those it says are left out too.
         near: Near copies in the pool; those of labeled and test items are left out.
         one_per_class: Whether each class has of those that are near to each other the best one alone.
         progress: ``bsssl.runtime.console.progress`` or the like, called with items, total, unit and title.
@@ -55,6 +57,8 @@ def select_samples(
     if not any(file.num_rows for file in files):
         raise UserError(f"nothing to select: no sample of the pool was scored ({files[0].path}); see the ledgers")
     read, unknown = (files, frozenset()) if exclude is None else without(files, exclude)
+    if copies is not None:
+        read = without_copies(read, copies)
     if exclude is not None and unknown:
         logger.warning(
             "%s: %d of %d keys are no scored item of the pool (first: %s)",

@@ -16,6 +16,7 @@ from bsssl.runtime.console import logger, progress
 from bsssl.stages.card import plain
 from bsssl.stages.choose import CHOICE
 from bsssl.stages.computing import class_list, first_counts, split_records
+from bsssl.stages.contents import COPIES
 from bsssl.stages.near import NEAR
 
 SELECTION = "selection.parquet"
@@ -43,7 +44,7 @@ class SelectStage(Stage[SelectSettings]):
 
     kind = "select"
     outputs = {"selection": (SELECTION,)}
-    inputs = {"scores": ("scores",), "choice": ("choice",), "near": ("near",)}
+    inputs = {"scores": ("scores",), "choice": ("choice",), "contents": ("copies",), "near": ("near",)}
 
     knows_truth: str | None = None
     """the data stage, where every item of the pool has a label that was set aside: its precision is then reported"""
@@ -61,6 +62,7 @@ class SelectStage(Stage[SelectSettings]):
             min_score=settings.min_score,
             seed=settings.seed,
             exclude=None if settings.exclude is None else selection.read_exclusions(settings.exclude),
+            copies=self._copies(run),
             near=selection.read_near(str(run.input(self, "near") / NEAR)) if "near" in self.needs else None,
             one_per_class=settings.near_duplicates == "one_per_class",
             progress=progress,
@@ -116,6 +118,18 @@ class SelectStage(Stage[SelectSettings]):
         elif "choice" in self.needs:
             top_k = sizes.get("top_k")
         return None if top_k is None or "classes" not in sizes else sizes["classes"] * top_k
+
+    @override
+    def is_unaffected(self, run: Context, role: str, output: str) -> bool:
+        # Of a run from before there were lists of copies.
+        record = run.record(self.name)
+        is_earlier = record is not None and role not in record.read
+        return role == "contents" and is_earlier and not run.result(self.needs[role])["left_out"]
+
+    def _copies(self, run: Context) -> str | None:
+        """Return the list of copies; None in a run from before there were such."""
+        is_there = run.record(self.needs["contents"]) is not None
+        return str(run.input(self, "contents") / COPIES) if is_there else None
 
     def _top_k(self, run: Context, scores: list[str]) -> int:
         """Return K; ``scores`` are the score files of the pool."""

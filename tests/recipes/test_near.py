@@ -1,6 +1,7 @@
 """Near copies in the pool, through the whole recipe as far as the selection."""
 
 import io
+import sys
 
 import pyarrow.parquet as pq
 import pytest
@@ -104,3 +105,13 @@ def test_the_report_shows_the_pairs(scored, bsssl):
         assert key != other and first != second and all(0 <= one < len(page.pictures) for one in (first, second))
     # What came just after the picks is not what was left out.
     assert not any(key.startswith("of-") for of in page.data["picks"] for key in of["key"])
+
+
+@pytest.mark.parametrize(("module", "package"), [("imagehash", "ImageHash"), ("faiss", "Faiss")])
+def test_a_package_that_lacks_is_said_before_anything_is_trained(recipe, bsssl, tmp_path, monkeypatch, module, package):
+    monkeypatch.setitem(sys.modules, module, None)
+    asked = ("data.near_duplicates=hash", f"output_dir={tmp_path / 'run'}")
+    outcome = bsssl("run", "--config", recipe.config, *asked)
+    assert outcome.status == 1 and len(outcome.errors) == 1
+    assert package in outcome.errors[0] and "pip install 'bsssl[near]'" in outcome.errors[0]
+    assert not (tmp_path / "run" / "seed-0" / "teacher" / "done.json").exists()

@@ -21,7 +21,7 @@ def index_tar(path: str, *, endings: tuple[str, ...]) -> Records:
 
     An item's label is the content of the member with the same name (up to its first dot) that ends in ``.cls``, else
     ``label`` in its ``.json``, else its ``.txt``, else the name of the folder it lies in, else null. ``tags`` come from
-    the ``.json``.
+    the ``.json``. Of members with the same name the last is the item, as it is what unpacking the tar would leave.
 
     A tar that is cut short, or damaged in the middle, gives what comes before that and one more record, past the end
     of the file: reading it fails, which puts the cut in the ledger. UserError when the file is missing or not a tar.
@@ -59,10 +59,10 @@ def _scan(
     """Return the items (name, offset, size), what their sidecars say by stem, and the file's length if it is cut."""
     length = file.seek(0, os.SEEK_END)
     file.seek(0)
-    items: list[tuple[str, int, int]] = []
+    places: dict[str, tuple[int, int]] = {}
     sidecars: dict[str, dict[str, Any]] = {}
     if length == 0:
-        return items, sidecars, length
+        return [], sidecars, length
     try:
         tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - it holds nothing but the file of our caller
     except tarfile.ReadError:
@@ -74,7 +74,9 @@ def _scan(
         if name.endswith(_SIDECARS) and member.size <= _SIDECAR_BYTES:
             _note(sidecars.setdefault(_stem(name), {}), name, _content(file, member))
         elif name.lower().endswith(endings):
-            items.append((name, member.offset_data, member.size))
+            places.pop(name, None)
+            places[name] = (member.offset_data, member.size)
+    items = [(name, *place) for name, place in places.items()]
     file.seek(tar.offset)
     ended = file.read(_BLOCK) == bytes(_BLOCK)
     return items, sidecars, None if ended else length

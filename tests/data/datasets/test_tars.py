@@ -1,4 +1,6 @@
 import gzip
+import io
+import tarfile
 
 import pytest
 
@@ -43,6 +45,18 @@ def test_labels(tmp_path, make_tar):
     assert records.tags.to_pylist() == [["x"], None, None, None, None, None]
     assert [record.read() for record in records] == [b"0", b"1", b"2", b"3", b"4", b"5"]
     assert not is_cut(records)
+
+
+def test_the_same_member_twice_is_one_item_the_last(tmp_path):
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        for name, data in (("a.jpg", b"old"), ("b.jpg", b"other"), ("./a.jpg", b"new"), ("x/a.jpg", b"another")):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    records = _index(tmp_path, content.getvalue())
+    assert records.key.to_pylist() == ["t.tar/b.jpg", "t.tar/a.jpg", "t.tar/x/a.jpg"]
+    assert [record.read() for record in records] == [b"other", b"new", b"another"]
 
 
 def test_long_names(tmp_path, make_tar):
