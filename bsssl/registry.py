@@ -343,9 +343,11 @@ STAGES = Registry(
         f"bsssl.stages.{kind}": (kind,)
         for kind in (
             "data",
+            "contents",
             "tags",
             "train",
             "score",
+            "near",
             "given",
             "select",
             "choose",

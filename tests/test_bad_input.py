@@ -254,7 +254,8 @@ def test_a_tar_cut_short_in_the_pool_is_an_unreadable_item(refused, source, cut_
     assert line.endswith("mend the pool or raise data.max_failure_rate")
     assert "score" not in done(tmp_path)
     arguments = ["--config", recipe.config, f"output_dir={tmp_path / 'run'}", source("tars", cut_tar)]
-    assert bsssl("score", *arguments, "data.max_failure_rate=0.6").status == 0
+    for command in (["train", "stage=teacher"], ["score"]):
+        assert bsssl(*command, *arguments, "data.max_failure_rate=0.6").status == 0
     ledger = storage.read_ledger(selection.ledger_path(selection.score_files(str(seed_folder(tmp_path) / "score"))[0]))
     assert all("cut.tar" in key for key, _ in ledger) and len(ledger) >= 1
 
@@ -264,7 +265,7 @@ def test_a_pool_with_nothing_readable(refused, source, tmp_path):
     for number in range(4):
         (tmp_path / "pool" / f"{number}.jpg").write_bytes(b"no picture")
     line = refused("run", source("folder", tmp_path / "pool"))
-    assert line.startswith("4 of the pool's 4 items cannot be read, more than the tolerated 5.0% (for example: ")
+    assert line.startswith("data.pool: 4 of 4 items cannot be read, more than the tolerated 5.0% (for example: ")
     assert str(tmp_path / "pool" / "0.jpg") in line
     line = refused("run", source("folder", tmp_path / "pool"), "data.max_failure_rate=1")
     assert line.startswith("nothing to select: no sample of the pool was scored (") and "ledger" in line
@@ -311,8 +312,9 @@ def test_a_pool_that_holds_a_test_item_by_content(refused, source, recipe, tmp_p
     shutil.copytree(recipe.folder / "loose", tmp_path / "pool")
     shutil.copy(recipe.folder / "test" / "square" / "2.jpg", tmp_path / "pool" / "other name.jpg")
     line = refused("run", source("folder", tmp_path / "pool"))
-    assert line.startswith("the pool holds 1 copies of labeled or test items (such as other name.jpg); take them out,")
-    assert done(tmp_path) == {"data", "teacher", "evaluate-teacher"}
+    assert line.startswith("the pool holds 1 copies of labeled or test items (such as other name.jpg of square/2.jpg; ")
+    assert "; take them out, set data.pool_overlap=exclude" in line
+    assert done(tmp_path) == {"data"}
 
 
 # Files of weights, and results of other stages

@@ -154,7 +154,7 @@ def test_the_plan_of_a_recipe_that_has_not_run(bsssl, recipe, tmp_path):
     assert rows["teacher"] == ["12", "12", "8", "96", "0.09375", "to do (not done yet)"]
     assert rows["score"] == ["52", "8", "52", "to do (not done yet)"]
     assert rows["select"] == ["at most 18", "to do (not done yet)"]
-    assert list(rows)[-1] == "evaluate-baseline" and len(rows) == 11
+    assert list(rows)[-1] == "evaluate-baseline" and len(rows) == 12
 
 
 def test_the_plan_of_a_finished_recipe_after_a_change(bsssl, recipe, finished):
@@ -174,7 +174,7 @@ def test_the_plan_of_one_stage(bsssl, recipe, finished):
         "pretrain",
         "evaluate-pretrain",
     ]
-    assert list(plan_rows(bsssl("score", *arguments).out)) == ["data", "score"]
+    assert list(plan_rows(bsssl("score", *arguments).out)) == ["data", "contents", "score"]
     assert list(plan_rows(bsssl("evaluate", *arguments).out)) == ["evaluate-finetune"]
 
 

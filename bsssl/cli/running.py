@@ -179,7 +179,8 @@ _ON_ONE_STAGE = {
     ),
     "score": (
         "score the pool with the teacher",
-        "Writes one score file per pool shard; shards that are done are left alone.",
+        "Reads all items once, for what is damaged or a copy, if that is not done; then writes one score file per pool "
+        "shard. Shards that are done are left alone.",
     ),
     "select": ("choose the student's training set", "Reads the score files and writes the selection."),
     "materialise": (

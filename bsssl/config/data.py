@@ -249,11 +249,26 @@ class Data(LabeledData):
     """with labels_per_class: the items whose labels were dropped join the pool"""
     pool_overlap: Literal["refuse", "exclude", "allow"] = "refuse"
     """what to do when the pool holds a labeled or a test item: the same path (of videos: parts that overlap in time) or
-    the same content (a copy of a video under another name is known only if it has the same segment, or none)"""
+    the same content under any name (of a video only if it has the same segment, or none)"""
+    duplicates: Literal["remove", "allow"] = "remove"
+    """what to do with items of the pool that have the same content: remove has the first of them alone selected, allow
+    all of them; they are listed in either case"""
+    verify: Literal["headers", "decode", "off"] = "headers"
+    """what is looked at of every item before anything is trained: headers opens each picture or video, decode decodes
+    it whole, off leaves it at reading the bytes; what fails is listed, and too many of it end the run"""
+    near_duplicates: Literal["off", "hash"] = "off"
+    """whether near copies are looked for in the pool, re-encoded, resized or a little changed: hash compares perceptual
+    hashes of what the teacher sees. Those of labeled and test items are left out of the selection, unless pool_overlap
+    is allow; what is done about those of each other, select.near_duplicates says"""
     pool_fraction: float = Field(1.0, gt=0, le=1)
     """share of the pool that is used, chosen by the seed; a larger share holds all items of a smaller one"""
     shard_size: int = Field(10_000, ge=1)
     """items per pool shard, for folders and manifests; a tar is always one shard"""
+
+    @field_validator("verify", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        return "off" if value is False else value  # as YAML reads it
 
     @field_validator("classes")
     @classmethod

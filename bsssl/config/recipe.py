@@ -89,6 +89,9 @@ class Select(Section):
     exclude: str | None = None
     """a CSV, JSONL or Parquet file of columns key and class with what must not be selected, as `bsssl report` exports
     it: a row without a class leaves the item out of all classes, one without a key the class as a whole"""
+    near_duplicates: Literal["one_per_class", "keep"] = "one_per_class"
+    """of the near copies that data.near_duplicates finds within the pool: one_per_class gives a place of a class to the
+    best of a group alone, so that K samples are K different things; keep gives places to all of them"""
     grow: bool = False
     """K grows from round to round: round r of R takes K r / R, rounded down, 1 at least (the curriculum of
     Cascante-Bonilla et al. 2020, arXiv 2001.06001)"""

@@ -39,24 +39,35 @@ from bsssl.data.loading.targets import (
     concat_targets,
     save_views,
 )
-from bsssl.data.pool.listing import Pool, Shard, read_pool, shard_file, shard_records, write_pool
+from bsssl.data.pool.contents import SCHEMA as CONTENTS_SCHEMA
+from bsssl.data.pool.contents import SUFFIX as CONTENTS_SUFFIX
+from bsssl.data.pool.contents import Part, failures, has_contents, numbered_hashes, read_contents, write_contents
+from bsssl.data.pool.copies import Copies, find_copies, write_copies
+from bsssl.data.pool.listing import Pool, Shard, read_pool, records_digest, shard_file, shard_records, write_pool
 from bsssl.data.pool.overlap import Places, check_overlap, content_hashes, find_overlap
 from bsssl.data.records import Record, Records, rechunked
 from bsssl.data.selected.tars import TarPlan, is_written, plan_tars, tar_path, write_places, write_tar
 from bsssl.data.selected.training import selected_training_set
 from bsssl.data.splits import held_out, hold_out, split_holdout, split_labels
 from bsssl.data.tables import writing_table
+from bsssl.data.views.checks import make_check
 from bsssl.data.views.extents import Extent, extent_of
+from bsssl.data.views.looks import LOOK_BYTES, NO_LOOK, import_imagehash, mirrored
 from bsssl.data.views.thumbnails import Thumbnailer, Unreadable
 from bsssl.data.views.transforms import Normalize, Transform, test_transform, train_transform
 from bsssl.data.views.views import ClipViews, ImageViews, Views, make_views
 
 __all__ = [
+    "CONTENTS_SCHEMA",
+    "CONTENTS_SUFFIX",
     "HASH_BYTES",
     "IMAGE_EXTENSIONS",
+    "LOOK_BYTES",
+    "NO_LOOK",
     "VIDEO_EXTENSIONS",
     "Batches",
     "ClipViews",
+    "Copies",
     "Cub",
     "DecodeError",
     "Digits",
@@ -71,6 +82,7 @@ __all__ = [
     "Manifest",
     "MovingDigits",
     "Normalize",
+    "Part",
     "Places",
     "Pool",
     "Record",
@@ -99,21 +111,30 @@ __all__ = [
     "copy_batches",
     "dataset_at",
     "extent_of",
+    "failures",
+    "find_copies",
     "find_overlap",
+    "has_contents",
     "held_out",
     "hold_out",
+    "import_imagehash",
     "is_written",
     "items_at",
+    "make_check",
     "make_loader",
     "make_views",
+    "mirrored",
+    "numbered_hashes",
     "open_source",
     "picture_header",
     "plan_tars",
+    "read_contents",
     "read_copy",
     "read_pairs",
     "read_pool",
     "read_tags",
     "rechunked",
+    "records_digest",
     "resampling",
     "save_views",
     "selected_training_set",
@@ -128,6 +149,8 @@ __all__ = [
     "test_transform",
     "train_transform",
     "video_header",
+    "write_contents",
+    "write_copies",
     "write_places",
     "write_pool",
     "write_tagged",

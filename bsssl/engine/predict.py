@@ -1,7 +1,7 @@
 """Prediction: a trained network over a data set, each result with its row, so that their order never matters."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,8 @@ class Prediction:
     """content hashes of the rows' files, when the data set makes them; else empty"""
     failures: list[Any]
     """rows that could not be read, with ``index`` and ``reason``"""
+    looks: list[bytes] = field(default_factory=list)
+    """perceptual hashes of the rows, when the data set makes them; else empty"""
 
 
 @torch.inference_mode()
@@ -36,7 +38,7 @@ def predict(
     Args:
         model: Maps a float batch to logits (B, classes).
         batches: Batches of ``input`` uint8 (B, C, ...), ``index`` and ``view`` int64 (B,), ``failures``, perhaps
-            ``hash``.
+            ``hash`` and ``look``.
         normalize: From uint8 on the device to float.
         compute: Device, precision and memory format.
     """
@@ -50,7 +52,12 @@ def predict(
             logits = model(normalize(compute.place(batch["input"])))
         probabilities = logits.float().softmax(1).cpu().numpy()
         yield Prediction(
-            batch["index"].numpy(), batch["view"].numpy(), probabilities, batch.get("hash", []), batch["failures"]
+            batch["index"].numpy(),
+            batch["view"].numpy(),
+            probabilities,
+            batch.get("hash", []),
+            batch["failures"],
+            batch.get("look", []),
         )
 
 
@@ -73,4 +80,5 @@ def average(predictions: Sequence[Iterator[Prediction]]) -> Iterator[Prediction]
             probabilities=np.mean(scores, axis=0) if scores else first.probabilities[:0],
             hashes=[digest for digest, keep in zip(first.hashes, kept[0], strict=False) if keep],
             failures=list(failures.values()),
+            looks=[look for look, keep in zip(first.looks, kept[0], strict=False) if keep],
         )

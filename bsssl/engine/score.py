@@ -1,15 +1,18 @@
 """Scoring: the teacher over one shard of the pool. Shards are independent tasks, safe to run twice and in any order."""
 
+import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from bsssl import storage
-from bsssl.data import HASH_BYTES, Records
+from bsssl.data import HASH_BYTES, LOOK_BYTES, Records
 from bsssl.engine.predict import Prediction
+from bsssl.errors import UserError
 from bsssl.selection import SAMPLES_SCHEMA, ScoreHeader, ledger_path, write_scores
 from bsssl.selection.scores import SUFFIX, ScoreFile
 
@@ -34,6 +37,8 @@ class ShardScores:
     """content hash of each scored sample, where held content was looked for"""
     held_hashes: list[bytes]
     """content hash of each of ``held``"""
+    looks: list[bytes] = field(default_factory=list)
+    """perceptual hash of each scored sample, where they are asked for"""
 
 
 def score_shard(
@@ -52,6 +57,7 @@ def score_shard(
     held: list[int] = []
     hashes: list[bytes] = []
     held_here: list[bytes] = []
+    looks: list[bytes] = []
     for prediction in predictions:
         failures.update((failure.index, failure.reason) for failure in prediction.failures)
         if not len(prediction.index):
@@ -61,6 +67,7 @@ def score_shard(
         for digest in contents:
             (held_here if digest in held_hashes else hashes).append(digest)
         held += index[~keep].tolist()
+        looks += itertools.compress(prediction.looks[::views], keep)
         probabilities = torch.from_numpy(prediction.probabilities).view(len(index), views, -1).mean(1)
         best = probabilities[torch.from_numpy(keep)].topk(top_p, dim=1)
         positions.append(index[keep])
@@ -77,11 +84,12 @@ def score_shard(
         held=held,
         hashes=hashes,
         held_hashes=held_here,
+        looks=looks,
     )
 
 
 def save_shard(path: str, scored: ShardScores, *, header: ScoreHeader, records: Records) -> None:
-    """Write the ledger of what has no score and the hashes of what was looked at, then the score file.
+    """Write the ledger of what has no score, the hashes and the looks of what was read, then the score file.
 
     The presence of the score file means that the shard is done.
     """
@@ -90,6 +98,10 @@ def save_shard(path: str, scored: ShardScores, *, header: ScoreHeader, records: 
     with storage.atomic_write(hashes_path(path)) as file:
         file.write(b"".join([*sorted(scored.hashes), *sorted(scored.held_hashes)]))
     order = np.argsort(scored.positions)
+    Path(looks_path(path)).unlink(missing_ok=True)  # of another scoring of the shard
+    if scored.looks:
+        with storage.atomic_write(looks_path(path)) as file:
+            file.write(b"".join(scored.looks[number] for number in order))
     rows = scored.positions[order]
     samples = records.take(rows).table.append_column("position", pa.array(rows)).select(SAMPLES_SCHEMA.names)
     write_scores(
@@ -108,6 +120,33 @@ def hashes_path(path: str) -> str:
     held content to look for.
     """
     return path.removesuffix(SUFFIX) + ".hashes"
+
+
+def looks_path(path: str) -> str:
+    """Return the file beside the score file ``path`` of the perceptual hashes of its samples, in their order.
+
+    It is there where these were asked for when the shard was scored.
+    """
+    return path.removesuffix(SUFFIX) + ".looks"
+
+
+def read_looks(path: str) -> np.ndarray | None:
+    """Return the perceptual hash of each sample of the score file ``path``, uint8 (N, 32); None where there are none.
+
+    Raises:
+        UserError: There are more or fewer than samples.
+    """
+    if not storage.exists(looks_path(path)):
+        return None
+    with storage.open_read(looks_path(path)) as file:
+        looks = np.frombuffer(file.read(), np.uint8)
+    samples = ScoreFile(path).num_samples
+    if looks.size != samples * LOOK_BYTES:
+        raise UserError(
+            f"{looks_path(path)} does not hold {LOOK_BYTES} bytes for each of {samples} samples; delete the score file "
+            "beside it and run `bsssl score` again"
+        )
+    return looks.reshape(samples, LOOK_BYTES)
 
 
 def excludes_the_same(path: str, held: frozenset[bytes]) -> bool:

@@ -72,7 +72,11 @@ class Run:
         if key not in self._fingerprints:
             stage = self.stages[name]
             own = identifying(stage.settings) if outputs is None else stage.settings_of(outputs)
-            needs = {role: self.fingerprint(need, stage.reads(role)) for role, need in sorted(stage.needs.items())}
+            needs = {
+                role: self.fingerprint(need, stage.reads(role))
+                for role, need in sorted(stage.needs.items())
+                if not self.stages[need].joined_later or self.stages[need].settings_of(stage.reads(role))
+            }
             self._fingerprints[key] = storage.fingerprint([name, stage.kind, stage.version, own, needs])
         return self._fingerprints[key]
 
@@ -118,7 +122,7 @@ class Run:
         record = self.record(name, place)
         work = self.work(name)
         if record is None:
-            return self._begun(place, work)
+            return None if self.is_earlier_than(name) else self._begun(place, work)
         # What is gone of the inputs cannot have changed: one as a whole, or a part of one.
         read = {role: record.read.get(role, {}) for role in stage.needs}
         for role, digests in work.read.items():
@@ -129,6 +133,14 @@ class Run:
             missing = self._missing(stage, record, place) or self._resized(stage, record, place)
             return missing or self.edited(name, place)
         return _summary(explain(record, work, stage))
+
+    def is_earlier_than(self, name: str) -> bool:
+        """Return whether stage ``name`` is not of this run: it joined later, and what needs it was done without it."""
+        if not self.stages[name].joined_later or self.record(name) is not None:
+            return False
+        readers = [(one, role) for one in self.stages.values() for role, need in one.needs.items() if need == name]
+        records = [(self.record(one.name), role) for one, role in readers]
+        return any(record is not None and role not in record.read for record, role in records)
 
     def awaits(self, name: str) -> str | None:
         """Return the first stage that has to run before it is known whether the finished stage ``name`` has to."""

@@ -82,7 +82,12 @@ def run_stage(run: Run, name: str, *, redo: bool = False, patience: float = 0.0)
 
 def _is_done(run: Run, name: str) -> bool:
     reason = run.pending(name)
-    if reason is None:
+    if reason is None and run.is_earlier_than(name):
+        logger.info(
+            "seed %d: %s is left out, as the run is from before there was such a stage; another output_dir has it",
+            *(run.seed, name),
+        )
+    elif reason is None:
         _refresh(run, name)
         logger.info("seed %d: %s is done already", run.seed, name)
     else:

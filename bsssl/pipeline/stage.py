@@ -108,6 +108,9 @@ class Stage(ABC, Generic[S]):
     """whether the stage is cheap and runs together with any stage whose result it tests"""
     copies: ClassVar[str | None] = None
     """the role of the stage whose result this one leaves in another form, so that its figures are of both"""
+    joined_later: ClassVar[bool] = False
+    """whether recipes had no stage of this kind at first: a run in which a stage that needs it was done without it goes
+    on without it, and at its defaults it changes no fingerprint"""
     resources: ClassVar[Resources] = Resources()
     earlier_outputs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """the outputs as records of format 1 have them, where they are others"""

@@ -9,6 +9,7 @@ import torch
 from bsssl import config as configs
 from bsssl import data, selection, storage
 from bsssl.engine.metrics import check_loggers
+from bsssl.engine.near import import_faiss
 from bsssl.errors import Problems, UserError
 from bsssl.models import build_model, classifier, file_and_key, is_named, named_weights, profile
 from bsssl.optim import freeze, parameter_groups
@@ -152,12 +153,15 @@ def check_settings(config: configs.Experiment, *, launched: bool = False) -> Non
     """UserError for networks that cannot be made, do not have the parts that a training treats apart or, in a transfer
     and where they start from weights, have no classifier whose inputs are the features, unknown released weights, work
     that the processes of a stage (those of this run or, if it is ``launched``, of its jobs) cannot share, or a reader
-    of videos or a logger that is missing.
+    of videos, a logger or what searches near copies that is missing.
     """
     _check_options(config)
     check_loggers(config.system.loggers)
     if config.data.clips is not None:
         data.check_backend(config.data.clips.reader, config.data.clips.reader_options)
+    if isinstance(config, configs.Config) and config.data.near_duplicates != "off":
+        data.import_imagehash()
+        import_faiss()
     for key, model in networks(config, seed=config.seed).items():
         if model.weights is not None and not is_named(model.weights) and not _is_there(model.weights):
             try:

@@ -1,9 +1,10 @@
 """The recipe of the paper: which stages a config asks for, and in which order.
 
-data -> teacher -> score -> select (-> materialise) -> pretrain -> finetune     (more rounds: from score on again)
-  \\-> tags -> weak, before teacher
+data -> contents -> teacher -> score -> select (-> materialise) -> pretrain -> finetune
+  \\-> tags -> weak, before teacher      more rounds: from score on again
   \\-> baseline, ceiling                    evaluate-* after every trained network
 teacher.mode: probe, before each teacher: features-*
+data.near_duplicates, between score and select, in the first round: near
 select.top_k: auto, between score and select: select-*, pretrain-*, evaluate-pretrain-*.labeled -> choose
 pretrain.soft_views, before pretrain: views
 
@@ -36,12 +37,14 @@ from bsssl.recipes.names import CHOOSE, evaluation
 from bsssl.recipes.pretrained import resolved
 from bsssl.stages.choose import ChooseStage
 from bsssl.stages.computing import Execution
+from bsssl.stages.contents import ContentsSettings, ContentsStage, Reading
 from bsssl.stages.data import DataSettings, DataStage, ItemsSettings, LabelsSettings, PoolSettings
 from bsssl.stages.evaluate import EvaluateSettings, EvaluateStage
 from bsssl.stages.features import FeaturesSettings, FeaturesStage
 from bsssl.stages.given import GivenSettings, GivenStage
 from bsssl.stages.live import LiveSettings
 from bsssl.stages.materialise import MaterialiseSettings, MaterialiseStage
+from bsssl.stages.near import NearSettings, NearStage
 from bsssl.stages.probe import ProbeSettings, ProbeStage
 from bsssl.stages.score import Eyes, ScoreSettings, ScoreStage
 from bsssl.stages.seen import TestView, TrainView
@@ -51,7 +54,7 @@ from bsssl.stages.train import TrainStage, train_settings
 from bsssl.stages.views import ViewsSettings, ViewsStage
 from bsssl.stages.zeroshot import ZeroShotSettings, ZeroShotStage
 
-DATA = "data"
+DATA, CONTENTS, NEAR = "data", "contents", "near"
 
 
 def stages(config: Config, *, seed: int) -> list[Stage[Any]]:
@@ -62,6 +65,7 @@ def stages(config: Config, *, seed: int) -> list[Stage[Any]]:
     planned: list[Stage[Any]] = [
         data_stage(config.data, _pool(config, seed), seed=seed, top_p=config.score.top_p, classes=config.data.classes)
     ]
+    planned.append(_contents(config))
     if config.weak is not None:
         settings = tags_settings(config.weak, config.data)
         planned.append(
@@ -80,6 +84,23 @@ def stages(config: Config, *, seed: int) -> list[Stage[Any]]:
     if config.ceiling is not None:
         planned += _trained(config, seed, "ceiling", _Network("ceiling", student))
     return planned
+
+
+def _contents(config: Config) -> ContentsStage:
+    """Return the stage that looks at the bytes of all items."""
+    clips, seen = config.data.clips, config.data
+    videos = None if clips is None else Reading(backend=clips.reader, options=clips.reader_options)
+    own = seen.model_dump(include={"verify", "duplicates", "pool_overlap", "max_pixels"})
+    return ContentsStage(
+        name=CONTENTS,
+        section=DATA,
+        settings=ContentsSettings(**own, videos=videos),
+        needs={"data": DATA},
+        tests=tuple(seen.tests),
+        execution=_execution(config),
+        max_missing_rate=seen.max_missing_rate,
+        command=_alone("score", 1),
+    )
 
 
 def networks(config: Config) -> dict[str, Model]:
@@ -180,6 +201,7 @@ def _round(config: Config, seed: int, number: int, teachers: list[_Network]) -> 
     """Return a round: the teachers score the pool, and a student is trained on what is selected."""
     score, select = numbered("score", number), numbered("select", number)
     top_k, choice = config.select.top_k_of(number, rounds=config.rounds), {}
+    near = [_near(config, score, teachers[0].model)] if number == 1 and _looks_for_copies(config) else []
     candidates: list[Stage[Any]] = []
     if top_k is None:
         choice = {"choice": CHOOSE}
@@ -188,6 +210,7 @@ def _round(config: Config, seed: int, number: int, teachers: list[_Network]) -> 
     chosen = _selected(config, seed, select, {"scores": score, **choice}, top_k=top_k)
     planned: list[Stage[Any]] = [
         _scored(config, score, number, teachers),
+        *near,
         *candidates,
         replace(chosen, command=_alone("select", number)),
     ]
@@ -247,12 +270,13 @@ def _candidates(config: Config, seed: int, score: str, teachers: list[_Network])
 
 def _selected(config: Config, seed: int, name: str, needs: Mapping[str, str], **top_k: int | None) -> SelectStage:
     """Return a selection; ``top_k`` are the settings that say what K is."""
-    rule = config.select.model_dump(include={"variant", "variant_options", "min_score", "exclude"})
+    rule = config.select.model_dump(include={"variant", "variant_options", "min_score", "exclude", "near_duplicates"})
+    near = {"near": NEAR} if _looks_for_copies(config) else {}
     return SelectStage(
         name=name,
         section="select",
         settings=SelectSettings(**top_k, **rule, seed=seed),
-        needs=needs,
+        needs={**needs, "contents": CONTENTS, **near},
         knows_truth=None if config.data.pool else DATA,
     )
 
@@ -304,6 +328,27 @@ def _scored(config: Config, name: str, number: int, teachers: list[_Network]) ->
         needs={"data": DATA, **by_role(one.name for one in teachers)},
         command=_alone("score", number),
         execution=_execution(config),
+        looks=number == 1 and _looks_for_copies(config),
+    )
+
+
+def _looks_for_copies(config: Config) -> bool:
+    """Return whether near copies are looked for, as can be where a network sees the pool."""
+    return config.data.near_duplicates != "off" and bool(config.models.teachers)
+
+
+def _near(config: Config, score: str, teacher: Model) -> NearStage:
+    """Return the search for near copies, for all rounds; ``teacher`` is the first whose views were hashed."""
+    return NearStage(
+        name=NEAR,
+        section="select",
+        settings=NearSettings(
+            seen=TestView.of(teacher, config.data, "score"), held=config.data.pool_overlap != "allow"
+        ),
+        needs={"data": DATA, "scores": score},
+        command=_alone("select", 1),
+        execution=_execution(config),
+        tests=tuple(config.data.tests),
     )
 
 

@@ -3,6 +3,7 @@
 from bsssl.selection.exchange import read_parquet, write_parquet
 from bsssl.selection.exclusions import Exclusions, read_exclusions
 from bsssl.selection.following import following
+from bsssl.selection.near import NEAR_SCHEMA, POOL_SET, NearCopies, read_near
 from bsssl.selection.picks import (
     SELECTION_SCHEMA,
     Selected,
@@ -27,9 +28,12 @@ from bsssl.selection.scores import (
 from bsssl.selection.topk import select_samples
 
 __all__ = [
+    "NEAR_SCHEMA",
+    "POOL_SET",
     "SAMPLES_SCHEMA",
     "SELECTION_SCHEMA",
     "Exclusions",
+    "NearCopies",
     "Picks",
     "PoolScores",
     "ScoreHeader",
@@ -41,6 +45,7 @@ __all__ = [
     "ledger_path",
     "read_exclusions",
     "read_header",
+    "read_near",
     "read_parquet",
     "read_sample_scores",
     "read_selection",

@@ -1,8 +1,10 @@
-"""What people have left out of a selection by hand: a file of keys and classes, and score files without these."""
+"""What is left out of a selection: by hand, in a file of keys and classes, and copies; and score files without it."""
 
+import contextlib
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +20,21 @@ from bsssl.selection.rows import Array, Int64, UInt32, UInt64, count, edge_count
 from bsssl.selection.scores import ScoreFile
 
 COLUMNS = ("key", "class")
+POOL = "pool"
+"""the set of the pool's items in a list of copies"""
+COPIES_SCHEMA = pa.schema(
+    [
+        ("set", pa.string()),
+        ("key", pa.string()),
+        ("shard", pa.int32()),
+        ("position", pa.int64()),
+        ("of_set", pa.string()),
+        ("of_key", pa.string()),
+        ("left_out", pa.bool_()),
+    ]
+)
+"""The columns of a list of copies: an item, its shard of the pool, its place there (or in its set), what it is a copy
+of, and whether selection leaves it out. Items of the pool are sorted by shard and position."""
 _READERS: Mapping[str, Callable[[io.BytesIO], pa.Table]] = {
     ".csv": lambda content: pyarrow.csv.read_csv(
         content,
@@ -93,7 +110,11 @@ def without(files: Sequence[ScoreFile], excluded: Exclusions) -> tuple[list[Scor
         items = [one["position"] for one in here if one["key"] in excluded.everywhere]
         pairs = [index << 32 | one["position"] for one in here for index in classes_of[one["key"]]]
         nothing = not here and not whole.any()
-        reduced.append(file if nothing else _Reduced(file, np.array(items), np.array(pairs, np.uint64), whole))
+        reduced.append(
+            file
+            if nothing
+            else _Reduced(file, partial(_is_excluded, np.array(items), np.array(pairs, np.uint64), whole))
+        )
     if classes_of and not known:
         raise UserError(
             f"{excluded.path}: none of its {len(classes_of)} keys is an item of the pool (first: {keys[0].as_py()!r}); "
@@ -102,19 +123,80 @@ def without(files: Sequence[ScoreFile], excluded: Exclusions) -> tuple[list[Scor
     return reduced, frozenset(classes_of.keys() - known)
 
 
+def without_rows(file: ScoreFile, *, items: Array | None = None, pairs: UInt64 | None = None) -> ScoreFile:
+    """Return a score file without some of its rows.
+
+    Args:
+        file: The score file, which comes back as it is where nothing is to be left out.
+        items: Positions to leave out of all classes.
+        pairs: Other rows to leave out: the class in the high word, the position in the low one.
+    """
+    items = np.zeros(0, np.uint32) if items is None else items
+    pairs = np.zeros(0, np.uint64) if pairs is None else pairs
+    if not len(items) and not len(pairs):
+        return file
+    nothing = np.zeros(len(file.header.class_names), bool)
+    return _Reduced(file, partial(_is_excluded, items, pairs, nothing))
+
+
+def without_copies(files: Sequence[ScoreFile], path: str) -> list[ScoreFile]:
+    """Return score files that lack the items that the list of copies at ``path`` leaves out.
+
+    Files of which nothing is left out come back as they are; of the others positions are read whenever rows are.
+
+    Raises:
+        UserError: The list is missing or damaged.
+    """
+    with _reading_copies(path):
+        shards = np.zeros(1 + max(file.number for file in files), bool)
+        with pq.ParquetFile(path) as table:
+            for batch in table.iter_batches(columns=["shard", "left_out"]):
+                shards[batch.filter(batch["left_out"])["shard"].to_numpy()] = True
+
+    def copies(number: int) -> Array:
+        wanted = [("left_out", "==", True), ("shard", "==", number)]
+        with _reading_copies(path):
+            positions: Array = pq.read_table(path, columns=["position"], filters=wanted)["position"].to_numpy()
+        return positions
+
+    def reduced(file: ScoreFile) -> ScoreFile:
+        def is_out(positions: UInt32, classes: UInt64) -> Array:
+            is_copy = np.zeros(file.num_records, bool)
+            is_copy[copies(file.number)] = True
+            return is_copy[positions]
+
+        return _Reduced(file, is_out)
+
+    return [reduced(file) if shards[file.number] else file for file in files]
+
+
+@contextlib.contextmanager
+def _reading_copies(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, IndexError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is no list of copies of this pool ({reason}); delete it and run again") from None
+
+
+def _is_excluded(items: Array, pairs: UInt64, whole: Array, positions: UInt32, classes: UInt64) -> Array:
+    """Return which rows are of ``items``, of ``pairs`` (the class in the high word), or of ``whole`` classes."""
+    out: Array = whole[classes.astype(np.int64)] | np.isin(positions, items)
+    out |= np.isin(classes << np.uint64(32) | positions, pairs)
+    return out
+
+
 class _Reduced(ScoreFile):
     """A score file without some of its rows, which are found anew whenever rows are asked for.
 
     Args:
         file: The score file.
-        items: The positions that are left out of all classes.
-        pairs: The other rows to leave out: the class in the high word, the position in the low one.
-        classes: The classes to leave out, bool (L,).
+        is_out: Says which rows to leave out, by the positions and the classes of all.
     """
 
-    def __init__(self, file: ScoreFile, items: Array, pairs: UInt64, classes: Array) -> None:
+    def __init__(self, file: ScoreFile, is_out: Callable[[UInt32, UInt64], Array]) -> None:
         super().__init__(file.path, file.content)
-        self._whole, self._items, self._pairs, self._classes = file, items, pairs, classes
+        self._whole, self._is_out = file, is_out
 
     @override
     def offsets(self) -> Int64:
@@ -140,8 +222,7 @@ class _Reduced(ScoreFile):
         offsets, rows = self._whole.offsets(), self._whole.rows()
         lengths, positions = np.diff(offsets), positions_of(rows)
         owners = np.repeat(np.arange(len(lengths), dtype=np.uint64), lengths)
-        out = np.repeat(self._classes, lengths) | np.isin(positions, self._items)
-        out |= np.isin(owners << np.uint64(32) | positions, self._pairs)
+        out = self._is_out(positions, owners)
         return np.concatenate([[0], np.cumsum(count(~out, lengths))]), rows[~out]
 
 

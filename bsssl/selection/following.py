@@ -6,12 +6,20 @@ from dataclasses import replace
 import numpy as np
 
 from bsssl.selection.exclusions import Exclusions
+from bsssl.selection.near import NearCopies
 from bsssl.selection.picks import Selected
 from bsssl.selection.rows import Array, Int64, ranges
 from bsssl.selection.topk import select_samples
 
 
-def following(paths: Sequence[str], chosen: Selected, *, most: int, exclude: Exclusions | None = None) -> Selected:
+def following(
+    paths: Sequence[str],
+    chosen: Selected,
+    *,
+    most: int,
+    exclude: Exclusions | None = None,
+    near: NearCopies | None = None,
+) -> Selected:
     """Return up to ``most`` samples of every class that would have come after those ``chosen``, ranks going on.
 
     The rule is asked again for ``most`` more samples of each class, without the minimum score: its cost is that of the
@@ -23,6 +31,7 @@ def following(paths: Sequence[str], chosen: Selected, *, most: int, exclude: Exc
         chosen: The selection.
         most: Samples of each class.
         exclude: What was left out by hand.
+        near: The near copies that were left out.
 
     Raises:
         UserError: The score files are damaged, incomplete, or those of another selection.
@@ -35,6 +44,8 @@ def following(paths: Sequence[str], chosen: Selected, *, most: int, exclude: Exc
         options=facts.get("variant_options", {}),
         seed=facts["seed"],
         exclude=exclude,
+        near=near,
+        one_per_class=facts.get("near_copies", 0) > 0,
     )
     classes = len(facts["class_names"])
     before = np.bincount(chosen.class_index.to_numpy(), minlength=classes).astype(np.int64)

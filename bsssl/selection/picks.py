@@ -68,6 +68,10 @@ class Selection:
     seed: int
     exclude: Exclusions | None = None
     """What people have left out by hand."""
+    near_held: int = 0
+    """Items of the pool that were left out for being near to a labeled or test item."""
+    near_copies: int = 0
+    """Pairs that were left out since the class has a better one that is near."""
     per_class: Int64
     """(L,): picks of each class."""
     sample: UInt32
@@ -119,6 +123,8 @@ class Selection:
             **({"min_score": self.min_score} if self.min_score else {}),
             "seed": self.seed,
             **({} if self.exclude is None else {"exclude": self.exclude.path}),
+            **({"near_held": self.near_held} if self.near_held else {}),
+            **({"near_copies": self.near_copies} if self.near_copies else {}),
             "class_names": list(self.header.class_names),
         }
 

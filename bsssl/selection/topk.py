@@ -6,7 +6,8 @@ from typing import Any
 from bsssl.errors import UserError
 from bsssl.registry import SELECTION_RULES
 from bsssl.runtime.console import logger
-from bsssl.selection.exclusions import Exclusions, without
+from bsssl.selection.exclusions import Exclusions, without, without_copies
+from bsssl.selection.near import NearCopies, Thinned, thin
 from bsssl.selection.picks import Progress, Selection, silent
 from bsssl.selection.pool import Picks, PoolScores
 from bsssl.selection.scores import ScoreFile, open_scores
@@ -21,6 +22,9 @@ def select_samples(
     min_score: float = 0.0,
     seed: int = 0,
     exclude: Exclusions | None = None,
+    copies: str | None = None,
+    near: NearCopies | None = None,
+    one_per_class: bool = True,
     progress: Progress | None = None,
 ) -> Selection:
     """Choose samples for the student (arXiv 1905.00546, section 3).
@@ -33,6 +37,9 @@ def select_samples(
         min_score: Rows with a score below this, in float32, do not count: as if their samples had not kept the class.
         seed: For rules that draw at random.
         exclude: What people have left out by hand: as if the samples had not kept the classes.
+        copies: A list of copies (``COPIES_SCHEMA``), of which those it says are left out too.
+        near: Near copies in the pool; those of labeled and test items are left out.
+        one_per_class: Whether each class has of those that are near to each other the best one alone.
         progress: ``bsssl.runtime.console.progress`` or the like, called with items, total, unit and title.
 
     Returns:
@@ -50,12 +57,15 @@ def select_samples(
     if not any(file.num_rows for file in files):
         raise UserError(f"nothing to select: no sample of the pool was scored ({files[0].path}); see the ledgers")
     read, unknown = (files, frozenset()) if exclude is None else without(files, exclude)
+    if copies is not None:
+        read = without_copies(read, copies)
     if exclude is not None and unknown:
         logger.warning(
             "%s: %d of %d keys are no scored item of the pool (first: %s)",
             *(exclude.path, len(unknown), len(exclude.keys), min(unknown)),
         )
-    pool = PoolScores(read, min_score=min_score, progress=progress or silent)
+    thinned = Thinned(read, 0, 0) if near is None else thin(read, near, one_per_class=one_per_class)
+    pool = PoolScores(thinned.files, min_score=min_score, progress=progress or silent)
     picks: Picks = SELECTION_RULES.build(variant, options or {}, pool=pool, top_k=top_k, seed=seed)
     if not len(picks.samples):
         raise UserError(
@@ -63,6 +73,7 @@ def select_samples(
             if picks.without_minimum
             else f"nothing to select: the selection rule '{variant}' picked no sample"
             + ("" if exclude is None else f", but for those that {exclude.path} leaves out")
+            + (f", but for {thinned.held} that are near to a labeled or test item" if thinned.held else "")
         )
     return Selection(
         files=files,
@@ -75,6 +86,8 @@ def select_samples(
         per_class=picks.per_class,
         sample=picks.samples,
         score=picks.scores,
+        near_held=thinned.held,
+        near_copies=thinned.copies,
         dropped=picks.without_minimum - len(picks.samples),
         wanted=picks.wanted,
     )

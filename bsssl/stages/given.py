@@ -17,7 +17,7 @@ from bsssl.registry import STAGES
 from bsssl.runtime.console import logger
 from bsssl.stages.card import last_part, plain
 from bsssl.stages.computing import class_list
-from bsssl.stages.data import HELD, POOL
+from bsssl.stages.data import POOL
 
 _NONE = "no scores were given"
 
@@ -42,12 +42,6 @@ class GivenStage(Stage[GivenSettings]):
     def work(self, run: Context) -> dict[str, Any]:
         data_folder, folder, settings = run.input(self, "data"), str(run.folder(self.name)), self.settings
         pool, classes = data.read_pool(str(data_folder / POOL)), class_list(data_folder)
-        if (data_folder / HELD).stat().st_size:  # empty where the pool may hold labeled and test items
-            logger.warning(
-                "%s: the pool, whose files are not read for given scores, was compared with labeled and test items by "
-                "path alone; take copies of them under other names out of it, or set data.pool_overlap=allow",
-                self.name,
-            )
         teacher = storage.digest([settings.given])
         records = [shard.records() for shard in pool.shards]
         keys = pa.concat_tables(part.table for part in records)["key"]

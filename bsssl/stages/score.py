@@ -13,7 +13,7 @@ from typing_extensions import override
 from bsssl import data, selection, storage
 from bsssl.config import Model, Section, by_role
 from bsssl.engine.predict import Prediction, average, predict
-from bsssl.engine.score import EXCLUDED, excludes_the_same, hashes_path, save_shard, score_shard
+from bsssl.engine.score import EXCLUDED, excludes_the_same, hashes_path, looks_path, save_shard, score_shard
 from bsssl.errors import UserError
 from bsssl.pipeline.record import Parts, Work
 from bsssl.pipeline.stage import Context, PlanRow, Resources, Stage, Task
@@ -64,6 +64,8 @@ class ScoreStage(Stage[ScoreSettings]):
     resources = Resources(gpu=True)
 
     execution: Execution
+    looks: bool = False
+    """whether to leave perceptual hashes beside the scores, of the items that are scored from now on"""
 
     @override
     def reads(self, role: str) -> tuple[str, ...]:
@@ -107,6 +109,7 @@ class ScoreStage(Stage[ScoreSettings]):
                 settings=settings,
             ),
             held=_held_hashes(folder),
+            looks=self.looks,
             title=f"seed {run.seed}: {self.name}",
             task=task,
         )
@@ -172,6 +175,7 @@ def score_pool(
     held: frozenset[bytes],
     title: str,
     task: Task,
+    looks: bool = False,
 ) -> None:
     """Write the score files that are not in ``folder`` yet, of the shards of ``pool`` that are the share of ``task``.
 
@@ -185,6 +189,7 @@ def score_pool(
         held: Content hashes of the labeled and test items, which the pool must not hold.
         title: What the progress bar calls the work.
         task: One of the tasks that share the work.
+        looks: Whether to leave the perceptual hash of every sample too.
 
     Raises:
         UserError: Too many items cannot be read, or the pool holds a labeled or test item and that is refused.
@@ -193,6 +198,8 @@ def score_pool(
     missing = [(number, shard) for number, shard in mine if not _is_scored(folder, pool, shard, common, held)]
     if not missing:
         return
+    if looks:
+        data.import_imagehash()
     compute = execution.compute(settings.precision)
     networks = [compute.place_model(network) for network in load_networks()]
     if compute.compile:
@@ -201,10 +208,11 @@ def score_pool(
     total = sum(shard.num_records for _, shard in missing)
     with progress(iter(()), total=total, unit="item", title=title) as bar:
         for number, shard in missing:
-            records, said = shard.records(), []
+            records, said = shard.records(), list[Iterator[Prediction]]()
             for network, eyes in teachers:
                 views = eyes.seen.views(deadline=execution.deadline)
-                dataset = data.ItemDataset(records, views=views, hash_content=bool(held))
+                # Of the first teacher's views: one hash of each item is enough.
+                dataset = data.ItemDataset(records, views=views, hash_content=bool(held), looks=looks and not said)
                 loader = execution.eval_loader(dataset, views, compute)
                 to_floats = normalize(eyes.seen.transforms, compute)
                 said.append(predict(network, loader, normalize=to_floats, compute=compute))
@@ -247,7 +255,7 @@ def remove_surplus(folder: str, pool: data.Pool) -> None:
     """Remove from ``folder`` the score files of shards that only an earlier, larger pool had."""
     wanted = {Path(selection.score_path(folder, number)) for number in range(len(pool.shards))}
     for path in set(Path(folder).glob(f"*{SUFFIX}")) - wanted:
-        for beside in (selection.ledger_path(str(path)), hashes_path(str(path))):
+        for beside in (selection.ledger_path(str(path)), hashes_path(str(path)), looks_path(str(path))):
             Path(beside).unlink(missing_ok=True)
         path.unlink()
 

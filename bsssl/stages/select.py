@@ -16,6 +16,8 @@ from bsssl.runtime.console import logger, progress
 from bsssl.stages.card import plain
 from bsssl.stages.choose import CHOICE
 from bsssl.stages.computing import class_list, first_counts, split_records
+from bsssl.stages.contents import COPIES
+from bsssl.stages.near import NEAR
 
 SELECTION = "selection.parquet"
 
@@ -31,6 +33,7 @@ class SelectSettings(Section):
     variant_options: dict[str, Any] = {}
     min_score: float = 0.0
     exclude: str | None = None
+    near_duplicates: str = "one_per_class"
     seed: int
 
 
@@ -41,7 +44,7 @@ class SelectStage(Stage[SelectSettings]):
 
     kind = "select"
     outputs = {"selection": (SELECTION,)}
-    inputs = {"scores": ("scores",), "choice": ("choice",)}
+    inputs = {"scores": ("scores",), "choice": ("choice",), "contents": ("copies",), "near": ("near",)}
 
     knows_truth: str | None = None
     """the data stage, where every item of the pool has a label that was set aside: its precision is then reported"""
@@ -59,6 +62,9 @@ class SelectStage(Stage[SelectSettings]):
             min_score=settings.min_score,
             seed=settings.seed,
             exclude=None if settings.exclude is None else selection.read_exclusions(settings.exclude),
+            copies=self._copies(run),
+            near=selection.read_near(str(run.input(self, "near") / NEAR)) if "near" in self.needs else None,
+            one_per_class=settings.near_duplicates == "one_per_class",
             progress=progress,
         )
         selection.write_selection(path, chosen, progress=progress)
@@ -67,6 +73,10 @@ class SelectStage(Stage[SelectSettings]):
             logger.warning("%d classes have fewer than K = %d samples: %s", len(short), top_k, first_counts(short))
         if chosen.dropped:
             logger.info("%d pairs fewer than without select.min_score = %g", chosen.dropped, settings.min_score)
+        if chosen.near_held:
+            logger.info("%d items left out that are near to a labeled or test item", chosen.near_held)
+        if chosen.near_copies:
+            logger.info("%d pairs left out of which the class has a better one that is near", chosen.near_copies)
         truth = None if self.knows_truth is None else run.folder(self.knows_truth)
         return {
             "top_k": top_k,
@@ -74,6 +84,8 @@ class SelectStage(Stage[SelectSettings]):
             "samples": summary["samples"],
             "short_classes": len(short),
             "dropped": chosen.dropped,
+            "near_held": chosen.near_held,
+            "near_copies": chosen.near_copies,
             "precision": None if truth is None else _precision(selection.read_selection(path), truth),
         }
 
@@ -106,6 +118,18 @@ class SelectStage(Stage[SelectSettings]):
         elif "choice" in self.needs:
             top_k = sizes.get("top_k")
         return None if top_k is None or "classes" not in sizes else sizes["classes"] * top_k
+
+    @override
+    def is_unaffected(self, run: Context, role: str, output: str) -> bool:
+        # Of a run from before there were lists of copies.
+        record = run.record(self.name)
+        is_earlier = record is not None and role not in record.read
+        return role == "contents" and is_earlier and not run.result(self.needs[role])["left_out"]
+
+    def _copies(self, run: Context) -> str | None:
+        """Return the list of copies; None in a run from before there were such."""
+        is_there = run.record(self.needs["contents"]) is not None
+        return str(run.input(self, "contents") / COPIES) if is_there else None
 
     def _top_k(self, run: Context, scores: list[str]) -> int:
         """Return K; ``scores`` are the score files of the pool."""

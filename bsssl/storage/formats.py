@@ -9,7 +9,7 @@ from typing import Any
 
 from bsssl.errors import UserError
 from bsssl.storage.reading import open_read
-from bsssl.storage.writing import write_text
+from bsssl.storage.writing import atomic_write, write_text
 
 TABLES = ("csv", "jsonl", "parquet")
 """what the name of a table ends in"""
@@ -52,7 +52,9 @@ def as_json(value: Any) -> Any:
 
 def write_json_lines(path: str, values: Iterable[Any]) -> None:
     """Write one JSON value per line."""
-    write_text(path, "".join(json.dumps(value) + "\n" for value in values))
+    with atomic_write(path) as file:
+        for value in values:
+            file.write(f"{json.dumps(value)}\n".encode())
 
 
 def read_json_lines(path: str) -> Iterator[dict[str, Any]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import fsspec
 from fsspec.utils import glob_translate
 
+from bsssl.runtime.console import logger
 from bsssl.storage.remote import is_remote, refused, remote_filesystem
 from bsssl.storage.retries import attempt
 
@@ -32,16 +33,53 @@ def glob(pattern: str) -> list[str]:
 def walk(root: str) -> Iterator[str]:
     """Yield the paths of all files below ``root``, relative to it, with forward slashes, in an order that never varies.
 
-    Links are followed, hidden names skipped; a folder that is not there has no files.
+    Links are followed, but for those to folders that are walked anyway; hidden names are skipped. A folder that is not
+    there has no files.
     """
     top = remote_filesystem(root)[1].rstrip("/") if is_remote(root) else root
-    for folder, subfolders, files in _walk_remote(root) if is_remote(root) else os.walk(root, followlinks=True):
+    for folder, subfolders, files in _walk_remote(root) if is_remote(root) else _walk_local(root):
         # Both kinds of walk descend into what this list holds, in its order.
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         prefix = folder[len(top) :].strip("/").replace(os.sep, "/")
         for name in sorted(files):
             if not name.startswith("."):
                 yield f"{prefix}/{name}" if prefix else name
+
+
+def _walk_local(root: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield what ``os.walk`` does, and each folder once, whatever links lead to it: where it is, else the first link.
+
+    What the caller leaves out of the lists of folders is not walked.
+    """
+    top, targets, left_out = os.path.realpath(root), set[str](), list[str]()
+
+    def is_new(path: str) -> bool:
+        """Return whether the folder at ``path`` is to be walked, and remember where a link leads."""
+        if not os.path.islink(path):
+            return not targets or os.path.realpath(path) not in targets
+        target = os.path.realpath(path)
+        leads_back = _is_below(top, target) or any(_is_below(target, walked) for walked in (top, *targets))
+        if leads_back:
+            left_out.append(path)
+        else:
+            targets.add(target)
+        return not leads_back
+
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        names = [name for name in sorted(subfolders) if not name.startswith(".")]
+        subfolders[:] = [name for name in names if is_new(os.path.join(folder, name))]
+        yield folder, subfolders, files
+    if left_out:
+        logger.info(
+            "%s: %d links to folders that are read anyway were not followed (first: %s)",
+            *(root, len(left_out), left_out[0]),
+        )
+
+
+def _is_below(path: str, folder: str) -> bool:
+    """Return whether a walk of ``folder`` comes to ``path``, both without links: not through hidden names."""
+    inner = os.path.relpath(path, folder)
+    return inner == "." or (not inner.startswith(".") and f"{os.sep}." not in inner)
 
 
 def _walk_remote(root: str, *, depth: int | None = None) -> Iterator[tuple[str, list[str], list[str]]]:

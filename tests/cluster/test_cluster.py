@@ -81,7 +81,7 @@ def test_the_whole_recipe_as_a_chain(cluster, finished_once, tmp_path):
     assert set(cluster.ends(output).values()) == {"COMPLETED"}
     assert differences(digests(tmp_path), digests(finished_once.parent)) == []
     text = cluster.status(output)
-    assert text.count(" done ") == len(jobs) - 1 and "6 of 6 shards" in text  # score has two jobs
+    assert text.count(" done ") == len(jobs) - 2 and "6 of 6 shards" in text  # contents and score have two jobs each
     assert "failed" not in text
     assert "not done" not in cluster.status(output, "--shards")
     assert "everything is done already" in cluster.launch("run", output)
@@ -143,7 +143,8 @@ def test_a_task_of_scoring_is_killed(cluster, gated, bsssl, tmp_path):
     assert sorted(there) == [f"{number:06d}.scores" for number in (0, 2, 3, 4)]  # 1 and 5 were the killed task's
     text = cluster.status(output)
     assert "4 of 6 shards" in text and "1 failed" in text and array.ids[1] in text
-    assert [line.split()[-1] for line in cluster.status(output, "--shards").splitlines()[1:]] == [
+    lines = cluster.status(output, "--shards").splitlines()[1:]
+    assert [line.split()[-1] for line in lines if " score " in line] == [
         *("done", "failed", "done", "done", "done", "failed"),
     ]
 
@@ -276,9 +277,9 @@ def test_a_stage_that_fails_stops_the_chain_and_names_its_log(cluster, tmp_path)
     assert ends["teacher"] == ends["evaluate-baseline"] == "COMPLETED"
     assert {ends[name] for name in ("select", "pretrain", "finetune", "report")} == {"CANCELLED"}
     text = cluster.status(output)
-    logs = [line.rpartition(" ")[2] for line in text.splitlines() if "score, failed: " in line]
-    assert logs and "of the pool's 52 items cannot be read" in Path(logs[0]).read_text()
-    assert "error: 1 of the pool's 52 items cannot be read" in text
+    logs = [line.rpartition(" ")[2] for line in text.splitlines() if "contents, failed: " in line]
+    assert logs and "data.pool: 1 of 52 items cannot be read" in Path(logs[0]).read_text()
+    assert "error: data.pool: 1 of 52 items cannot be read" in text
     assert "Traceback" not in Path(logs[0]).read_text()
 
 

@@ -148,7 +148,7 @@ def sure(**changes):
 
 
 NAMES = (
-    "baseline, data, evaluate-baseline, evaluate-finetune, evaluate-pretrain, evaluate-teacher, finetune, pretrain, "
+    "baseline, contents, data, evaluate-baseline, evaluate-finetune, evaluate-pretrain, evaluate-teacher, finetune, "
 )
 
 

@@ -78,6 +78,7 @@ def test_a_version_of_a_kind_changes_its_fingerprints_and_those_after_it(monkeyp
     same = {name for name in before if before[name] == after[name]}
     assert same == {
         "data",
+        "contents",
         "teacher",
         "evaluate-teacher",
         "baseline",

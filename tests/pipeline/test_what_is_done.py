@@ -107,7 +107,8 @@ def test_a_test_item_more_runs_evaluations_alone(bsssl, recipe, draw, tmp_path):
     assert bsssl(*arguments).status == 0
     draw("circle", seed=900).save(data / "circle" / "900.png")
     outcome = bsssl(*arguments)
-    assert ran(outcome) == ["data", *(f"evaluate-{name}" for name in ("teacher", "pretrain", "finetune", "baseline"))]
+    tests = [f"evaluate-{name}" for name in ("teacher", "pretrain", "finetune", "baseline")]
+    assert ran(outcome) == ["data", "contents", *tests]
     assert json.loads((tmp_path / "run/seed-0/evaluate-finetune/done.json").read_text())["result"]["items"] == 16
 
 

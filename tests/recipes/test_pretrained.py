@@ -444,10 +444,14 @@ def test_scores_from_elsewhere_stand_for_a_teacher(bsssl, recipe, finished, tmp_
     assert ours.to_pylist() == theirs.to_pylist()
     assert not (tmp_path / "again" / "seed-0" / "teacher").exists()
     assert "has no scores of 1 of the pool's 52 items" in done.err
-    by_path = "was compared with labeled and test items by path alone; take copies of them under other names out of it"
-    assert by_path in done.err
-    common = ("score", "--config", tmp_path / "given.yaml", f"output_dir={tmp_path / 'allowed'}")
-    assert by_path not in bsssl(*common, "data.pool_overlap=allow").err
+
+
+def test_copies_of_test_items_in_the_pool_of_given_scores_are_refused(given, recipe, tmp_path):
+    shutil.copytree(recipe.folder / "loose", tmp_path / "loose")
+    shutil.copy(recipe.folder / "test" / "circle" / "0.jpg", tmp_path / "loose" / "another name.jpg")
+    pool = json.dumps([{"dataset": "folder", "path": str(tmp_path / "loose")}])
+    error = given(PAIR, f"data.pool={pool}", "data.max_failure_rate=0.1")
+    assert "the pool holds 1 copies of labeled or test items (such as another name.jpg of circle/0.jpg; " in error
 
 
 def test_labeled_items_in_the_pool_of_given_scores_are_refused(given, recipe):

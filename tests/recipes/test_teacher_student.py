@@ -18,7 +18,7 @@ from bsssl.config import load_config
 from bsssl.recipes.runs import all_runs, stages
 
 TRAINED = ("teacher", "pretrain", "finetune", "baseline")
-STAGES = ("data", "teacher", "score", "select", "pretrain", "finetune", "baseline")
+STAGES = ("data", "contents", "teacher", "score", "select", "pretrain", "finetune", "baseline")
 
 
 def executed(outcome):
@@ -219,7 +219,7 @@ def test_running_again_does_nothing(again, finished, finished_once):
     outcome = again("run")
     assert outcome.status == 0
     assert executed(outcome) == []
-    assert outcome.err.count("is done already") == 11
+    assert outcome.err.count("is done already") == 12
     assert "student, then fine-tuned on the labels" in outcome.out
     before, after = contents(finished_once / "seed-0"), contents(finished / "seed-0")
     assert after == before
@@ -292,7 +292,7 @@ def test_a_smaller_pool_leaves_no_outdated_scores(again, recipe, finished):
 def test_another_pool_does_not_change_the_teacher(again, recipe, finished):
     fewer = json.dumps(recipe.values["data"]["pool"][1:])
     ran = executed(again("run", f"data.pool={fewer}"))
-    assert ran[:3] == ["data", "score", "select"] and "baseline" not in ran
+    assert ran[:4] == ["data", "contents", "score", "select"] and "baseline" not in ran
 
 
 def test_what_comes_out_differently_is_noticed_further_on(again, recipe, finished):
@@ -304,7 +304,7 @@ def test_what_comes_out_differently_is_noticed_further_on(again, recipe, finishe
     (finished / "tars" / "part-001.tar").unlink()
     (finished / "seed-0" / "data" / "done.json").unlink()
     outcome = again("run", f"data.pool={json.dumps(pool)}")
-    assert executed(outcome)[:3] == ["data", "score", "select"] and "teacher" not in executed(outcome)
+    assert executed(outcome)[:4] == ["data", "contents", "score", "select"] and "teacher" not in executed(outcome)
     assert "score (data was made again and came out differently)" in outcome.err
     assert len(selection.score_files(str(finished / "seed-0" / "score"))) == 1
 
@@ -340,7 +340,7 @@ def test_stages_one_by_one_are_the_recipe(bsssl, recipe, finished_once, tmp_path
         return executed(outcome)
 
     assert call("train", "stage=teacher") == ["data", "teacher", "evaluate-teacher"]
-    assert call("score") == ["score"]
+    assert call("score") == ["contents", "score"]
     assert call("select") == ["select"]
     assert call("train", "stage=pretrain") == ["pretrain", "evaluate-pretrain"]
     assert call("train", "stage=finetune") == ["finetune", "evaluate-finetune"]

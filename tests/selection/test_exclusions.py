@@ -18,6 +18,7 @@ from bsssl.selection import (
     write_scores,
     write_selection,
 )
+from bsssl.selection.exclusions import COPIES_SCHEMA
 
 NAMES = ("cat", "dog", "fox, red")
 SHARDS, RECORDS, TOP_P = 3, 60, 2
@@ -53,6 +54,41 @@ def pool(tmp_path):
 def picked(pool, **options):
     table = select_samples(pool, **options).to_table()
     return [(key, NAMES[index]) for key, index in zip(*(table[n].to_pylist() for n in ("key", "class")), strict=True)]
+
+
+def copies_at(path, left_out, *, others=()):
+    """A list of copies of the pool's items (shard, position), of which ``others`` are not left out."""
+    rows = [
+        {"set": "pool", "key": "", "shard": shard, "position": row, "of_set": "pool", "of_key": "", "left_out": is_out}
+        for is_out, places in ((True, left_out), (False, others))
+        for shard, row in places
+    ]
+    rows.append({"set": "labeled", "position": 0, "of_set": "labeled", "left_out": False})
+    rows.sort(key=lambda row: (row.get("shard", -1), row["position"]))
+    pq.write_table(pa.Table.from_pylist(rows, COPIES_SCHEMA), path, row_group_size=3)
+    return str(path)
+
+
+@pytest.mark.parametrize("variant", ["balanced", "unbalanced", "random"])
+def test_what_a_list_of_copies_leaves_out_is_as_if_it_was_not_scored(pool, tmp_path, variant):
+    out = [(0, row) for row in range(0, RECORDS, 3)] + [(2, 7), (2, 7), (2, 8)]
+    path = copies_at(tmp_path / "copies.parquet", out, others=[(1, 5), (2, 9)])
+    everything = picked(pool, top_k=1000, variant=variant)
+    keys = {f"{shard}/{row}.jpg" for shard, row in out}
+    for top_k in (1, 10, 1000):
+        left = picked(pool, top_k=top_k, variant=variant, copies=path)
+        by_hand = read_exclusions(listed(tmp_path / "list.csv", [(key, "") for key in sorted(keys)]))
+        assert left == picked(pool, top_k=top_k, variant=variant, exclude=by_hand)
+        both = picked(pool, top_k=top_k, variant=variant, copies=path, exclude=by_hand)
+        assert both == left
+    assert left == [pair for pair in everything if pair[0] not in keys]
+
+
+def test_a_list_of_copies_that_is_damaged_is_said_to_be(pool, tmp_path):
+    path = tmp_path / "copies.parquet"
+    path.write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"copies\.parquet is no list of copies of this pool \("):
+        picked(pool, top_k=1, copies=str(path))
 
 
 def listed(path, rows):

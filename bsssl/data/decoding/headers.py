@@ -1,12 +1,10 @@
 """What a file says of itself: its format and its size, read without decoding a picture."""
 
-import io
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from bsssl.data.decoding.pictures import MAX_ASPECT, MAX_PIXELS, DecodeError, check_size, decode_image, prepare
+from bsssl.data.decoding.pictures import MAX_PIXELS, DecodeError, decode_image, opened
 from bsssl.data.decoding.readers.base import Clock
 from bsssl.data.decoding.readers.pyav import PyavReader
 
@@ -38,17 +36,8 @@ def picture_header(content: bytes, *, max_pixels: int = MAX_PIXELS, decode: bool
     """
     if not content:
         raise DecodeError("empty file")
-    try:
-        prepare(content, max_pixels, MAX_ASPECT)
-        with Image.open(io.BytesIO(content)) as image:
-            header = Header(image.format or "unknown", *image.size)
-    except DecodeError:
-        raise
-    except UnidentifiedImageError:
-        raise DecodeError("not a picture, or of an unknown kind") from None
-    except Exception as error:  # Pillow's readers raise almost anything on damaged files
-        raise DecodeError(" ".join(str(error).split()) or type(error).__name__) from None
-    check_size(header.width, header.height, max_pixels, MAX_ASPECT)
+    with opened(content, max_pixels=max_pixels) as image:
+        header = Header(image.format or "unknown", *image.size)
     if decode:
         decode_image(content, max_pixels=max_pixels)
     return header

@@ -1,9 +1,10 @@
 """From a file's bytes to a picture: uint8 (3, height, width), red, green, blue."""
 
+import contextlib
 import io
 import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from bsssl.data.endings import PICTURES_EXTRA
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit, above which it refuses whatever we say; 540 MB once decoded
 MAX_ASPECT = 100.0
+_JPEG = b"\xff\xd8"  # how one begins
 # JPEGs alone: torchvision 0.29 crashes the process on most damaged PNGs. It is to drop its decoders one day (0.29 says
 # so); Pillow then reads everything, more slowly.
 _decode_jpeg = getattr(torchvision.io, "decode_jpeg", None)
@@ -41,10 +43,21 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, max_aspect: float
     """
     if not data:
         raise DecodeError("empty file")
-    if _decode_jpeg is not None and data.startswith(b"\xff\xd8"):
+    if _decode_jpeg is not None and data.startswith(_JPEG):
         check_size(*_jpeg_size(data), max_pixels, max_aspect)
         return _by_torchvision(_decode_jpeg, data)
     return _by_pillow(data, max_pixels, max_aspect)
+
+
+def check_header(data: bytes, *, max_pixels: int = MAX_PIXELS, max_aspect: float = MAX_ASPECT) -> None:
+    """Raise the DecodeError of what ``decode_image`` refuses by the header alone; no pixel is decoded."""
+    if not data:
+        raise DecodeError("empty file")
+    if _decode_jpeg is not None and data.startswith(_JPEG):
+        check_size(*_jpeg_size(data), max_pixels, max_aspect)  # a tenth of the time that Pillow takes to open one
+        return
+    with opened(data, max_pixels=max_pixels, max_aspect=max_aspect):
+        pass
 
 
 def check_size(width: int, height: int, max_pixels: int, max_aspect: float) -> None:
@@ -95,26 +108,39 @@ def open_image(
         max_aspect: The longest side over the shortest.
         about: A length of the sides that will do: JPEGs are then decoded at a fraction of their size, no smaller.
     """
+    with opened(data, max_pixels=max_pixels, max_aspect=max_aspect) as image:
+        if about is not None:
+            image.draft("RGB", (about, about))
+        # JPEG XL says itself how it is turned, unless it is the wrapping of a JPEG, and is decoded so.
+        if image.format != "JXL" or getattr(image, "jpeg", False):
+            ImageOps.exif_transpose(image, in_place=True)  # loads it, and copies nothing that is upright
+        image.load()
+    return image
+
+
+@contextlib.contextmanager
+def opened(data: bytes, *, max_pixels: int = MAX_PIXELS, max_aspect: float = MAX_ASPECT) -> Iterator[Image.Image]:
+    """Yield a picture of which Pillow has read the header; what it raises on the file becomes a DecodeError.
+
+    Args:
+        data: The content of the file.
+        max_pixels: The most pixels.
+        max_aspect: The longest side over the shortest.
+    """
     try:
-        prepare(data, max_pixels, max_aspect)
+        _prepare(data, max_pixels, max_aspect)
         with Image.open(io.BytesIO(data)) as image:
             check_size(*image.size, max_pixels, max_aspect)
-            if about is not None:
-                image.draft("RGB", (about, about))
-            # JPEG XL says itself how it is turned, unless it is the wrapping of a JPEG, and is decoded so.
-            if image.format != "JXL" or getattr(image, "jpeg", False):
-                ImageOps.exif_transpose(image, in_place=True)  # loads it, and copies nothing that is upright
-            image.load()
+            yield image
     except (DecodeError, MemoryError):
         raise
     except UnidentifiedImageError:
         raise DecodeError("not a picture, or of an unknown kind") from None
     except Exception as error:  # Pillow's readers raise almost anything on damaged files
         raise DecodeError(" ".join(str(error).split()) or type(error).__name__) from None
-    return image
 
 
-def prepare(data: bytes, max_pixels: int, max_aspect: float) -> None:
+def _prepare(data: bytes, max_pixels: int, max_aspect: float) -> None:
     """Have Pillow read what it needs a package for; DecodeError without the package."""
     try:
         if plugins.needs_heif(data):

@@ -14,6 +14,7 @@ from bsssl.data.decoding.pictures import DecodeError
 from bsssl.data.loading.targets import StoredViews, Targets
 from bsssl.data.records import Records, read_bytes
 from bsssl.data.segments import split_segment
+from bsssl.data.views.looks import look
 from bsssl.data.views.views import Views
 from bsssl.runtime.threads import map_ahead
 from bsssl.storage import is_remote
@@ -42,9 +43,10 @@ class ItemDataset(Dataset[list[dict[str, Any] | Failure]]):
 
     What comes back is a list, one sample per view: ``{"input": uint8 (3, H, W) or (3, T, H, W), "target": int or
     float32 (C,), "index": row, "view": int}``, with ``"hash"``, what ``content_hash`` says of the file (16 bytes), if
-    ``hash_content``. ``targets`` is int64 (rows,), float32 (rows, C), ``SparseTargets``, ``StoredViews``, or None for
-    -1 everywhere. What cannot be read comes back as a ``Failure``; where ``views`` allows for replacements and there is
-    a draw, the samples of another row, chosen by the draw, follow it.
+    ``hash_content``, and ``"look"``, what ``look`` says of the views (32 bytes), if ``looks``. ``targets`` is int64
+    (rows,), float32 (rows, C), ``SparseTargets``, ``StoredViews``, or None for -1 everywhere. What cannot be read comes
+    back as a ``Failure``; where ``views`` allows for replacements and there is a draw, the samples of another row,
+    chosen by the draw, follow it.
 
     The records stay in Arrow: forked workers share them, spawned ones get a copy.
     """
@@ -58,6 +60,7 @@ class ItemDataset(Dataset[list[dict[str, Any] | Failure]]):
         seed: int = 0,
         fixed_views: int | None = None,
         hash_content: bool = False,
+        looks: bool = False,
     ) -> None:
         if targets is not None and len(targets) != len(records):
             raise ValueError(f"{len(targets)} targets for {len(records)} records")
@@ -71,6 +74,7 @@ class ItemDataset(Dataset[list[dict[str, Any] | Failure]]):
         self._stored = targets if isinstance(targets, StoredViews) else None
         self._fixed_views = fixed_views if self._stored is None else self._stored.num_views
         self._hash_content = hash_content
+        self._looks = looks
 
     def __len__(self) -> int:
         return len(self._path)
@@ -131,6 +135,8 @@ class ItemDataset(Dataset[list[dict[str, Any] | Failure]]):
         sample: dict[str, Any] = {"target": target, "index": row}
         if self._hash_content:
             sample["hash"] = content_hash(source, path)  # type: ignore[arg-type]  # _read gives bytes then
+        if self._looks:
+            sample["look"] = look(inputs)
         return [{"input": pixels, "view": view, **sample} for view, pixels in enumerate(inputs, start=number)]
 
     def _random_view(self, row: int, draw: int) -> tuple[int, int]:
@@ -165,7 +171,7 @@ def content_hash(data: bytes, path: str = "") -> bytes:
 
 def collate(items: list[list[dict[str, Any] | Failure]]) -> dict[str, Any]:
     """Return a batch: ``{"input": uint8 (B, ...), "target": int64 (B,) or float32 (B, C), "index", "view": int64 (B,),
-    "failures": list[Failure]}``, and ``"hash": list[bytes]`` if the samples have one.
+    "failures": list[Failure]}``, and ``"hash"`` and ``"look": list[bytes]`` if the samples have one.
 
     B counts the samples alone, those of one item next to each other; ``input`` lies in memory with its channels last.
     When every item failed there is nothing but ``"failures"`` in the batch.
@@ -181,8 +187,8 @@ def collate(items: list[list[dict[str, Any] | Failure]]) -> dict[str, Any]:
     batch["target"] = torch.stack(targets) if isinstance(targets[0], Tensor) else torch.tensor(targets)
     for name in ("index", "view"):
         batch[name] = torch.tensor([sample[name] for sample in samples])
-    if "hash" in samples[0]:
-        batch["hash"] = [sample["hash"] for sample in samples]
+    for name in {"hash", "look"}.intersection(samples[0]):
+        batch[name] = [sample[name] for sample in samples]
     return batch
 
 

@@ -83,7 +83,7 @@ def write_pool(
         number = len(shards)
         path = storage.join(folder, shard_file(number))
         records.write(path)
-        own = _digest(records)
+        own = records_digest(records)
         digest.update(own)
         name = name or f"shard-{number:06d}"
         shards.append(Shard(name=name, number=number, base=base, num_records=len(records), path=path, digest=own.hex()))
@@ -137,7 +137,8 @@ def _chosen(records: Records, fraction: float, seed: int) -> npt.NDArray[np.bool
     return np.array([int.from_bytes(digest, "little") < limit for digest in digests], bool)
 
 
-def _digest(records: Records) -> bytes:
+def records_digest(records: Records) -> bytes:
+    """Return the SHA-256 of what says which items ``records`` are, and where their bytes lie."""
     digest = hashlib.sha256()
     for text in (records.key, records.path):
         digest.update("\0".join(text.to_pylist()).encode() + b"\0\0")

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from bsssl import selection
 from bsssl.errors import UserError
+from bsssl.reports.page.near import read_pairs
 from bsssl.reports.page.opening import Opened
 from bsssl.reports.recipe import selecting
 from bsssl.selection.pool import PoolScores
@@ -125,7 +126,9 @@ def read_picks(run: Opened) -> Picked | None:
             paths = selection.score_files(str(run.shown.input(stage, "scores")))
             exclude = chosen.facts.get("exclude")
             excluded = selection.read_exclusions(exclude) if exclude is not None else None
-            after = selection.following(paths, chosen, most=AFTER, exclude=excluded)
+            pairs = read_pairs(run)
+            copies = None if pairs is None else pairs.copies
+            after = selection.following(paths, chosen, most=AFTER, exclude=excluded, near=copies)
             histogram, scored = _left_out(paths, chosen.score.to_numpy())
             trouble = ""
         except (UserError, OSError) as error:  # other files than those of the selection: the page does without

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 
 from bsssl import storage
-from bsssl.reports.page import picks, tested, verdict, work
+from bsssl.reports.page import near, picks, tested, verdict, work
 from bsssl.reports.page.album import Album
 from bsssl.reports.page.opening import Opened
 from bsssl.reports.page.picks import Picked
@@ -22,7 +22,7 @@ LIMIT_MB = 30.0
 """the largest size of a page, megabytes"""
 THUMBNAILS_MB, SECONDS = 20.0, 75.0
 """the room for thumbnails, and the time for making them, where none is named"""
-_OF_TEST, _OF_SHARED = 0.2, 0.05  # shares of room and time
+_OF_TEST, _OF_SHARED, _OF_NEAR = 0.2, 0.05, 0.05  # shares of room and time
 _CHUNK = 64  # thumbnails in a block of the page: what is decoded at once
 _MB = 10**6
 _BLOCKS, _SIZE = "<!--blocks-->", b"<!--size-->"  # places in the template that nothing from data can look like
@@ -63,11 +63,14 @@ def write_page(run: Opened, path: str, *, thumbnails_mb: float = THUMBNAILS_MB, 
     room = int(min(thumbnails_mb, LIMIT_MB - 1 - len(_json(data)) / _MB) * _MB)
     if picked is not None:
         data["sharing"] = _with_pictures(data["sharing"], picked, album, room=room, seconds=seconds)
+    pairs = near.read_pairs(run)
+    if pairs is not None:
+        data["near"] = _near_pairs(pairs, album, room=room, seconds=seconds)
     if test is not None:
         data["tested"]["items"] = _test_items(test, album, room=room, seconds=seconds)
     if picked is not None:
         data["picks"] = _shown(picked, album, room=room - int(album.characters), seconds=seconds)
-    head, tail = (part.encode() for part in _rendered(run, data, album, picked).split(_BLOCKS))
+    head, tail = (part.encode() for part in _rendered(run, data, album, picked, pairs).split(_BLOCKS))
     size = len(head) + sum(map(len, _blocks(data, album))) + len(tail)
     with storage.atomic_write(path) as file:
         file.write(head.replace(_SIZE, f"{size / _MB:.1f} MB".encode()))
@@ -97,6 +100,7 @@ def _figures(run: Opened, picked: Picked | None, test: Tested | None, names: lis
         "calibration": tested.calibration(run),
         "picks": None,
         "tested": None,
+        "near": None,
         "chunk": _CHUNK,
     }
     if test is not None:
@@ -119,7 +123,7 @@ def _shown(picked: Picked, album: Album, *, room: int, seconds: float) -> list[d
         while batch := [*islice(rows, 1024)]:
             yield from zip(batch, picked.record_rows(batch), strict=True)
 
-    numbers = dict(album.add(wanted(), room=room, seconds=seconds * (1 - _OF_TEST - _OF_SHARED)))
+    numbers = dict(album.add(wanted(), room=room, seconds=seconds * (1 - _OF_TEST - _OF_SHARED - _OF_NEAR)))
     order = sorted(numbers)
     keys = [record.key for record in picked.record_rows(order)]
     after = picked.after.table
@@ -155,6 +159,22 @@ def _with_pictures(
     return {**sharing, "pairs": pairs}
 
 
+def _near_pairs(pairs: near.Pairs, album: Album, *, room: int, seconds: float) -> list[dict[str, Any]]:
+    """Return the pairs of near copies that are shown: set and distance, and of both items key and thumbnail."""
+    table = pairs.shown()
+    wanted = near.with_records(table)
+    numbers = dict(album.add(wanted, room=int(room * _OF_NEAR), seconds=seconds * _OF_NEAR))
+    return [
+        {
+            "set": row["set"],
+            "distance": row["distance"],
+            "items": [[row[f"{prefix}key"], numbers[number, prefix]] for prefix in ("", "near_")],
+        }
+        for number, row in enumerate(table.to_pylist())
+        if (number, "") in numbers and (number, "near_") in numbers
+    ]
+
+
 def _test_items(test: Tested, album: Album, *, room: int, seconds: float) -> dict[int, list[Any]]:
     """Return the test items that are shown: key, confidence and thumbnail, by row."""
     wanted = (((row, record.key), record) for row, record in tested.rows_to_show(test))
@@ -162,7 +182,7 @@ def _test_items(test: Tested, album: Album, *, room: int, seconds: float) -> dic
     return {row: [key, test.confidence[row], number] for (row, key), number in numbers}
 
 
-def _rendered(run: Opened, data: dict[str, Any], album: Album, picked: Picked | None) -> str:
+def _rendered(run: Opened, data: dict[str, Any], album: Album, picked: Picked | None, pairs: near.Pairs | None) -> str:
     """Return the page with a place for the blocks, and one for its size."""
     networks, (failed, all_failures) = verdict.networks(run), work.failures(run)
     counts = [] if picked is None else picked.counts.tolist()
@@ -178,6 +198,7 @@ def _rendered(run: Opened, data: dict[str, Any], album: Album, picked: Picked | 
         warnings=verdict.warnings(networks),
         networks=networks,
         picked=picked,
+        near=None if pairs is None else pairs.counts,
         short=_short(picked),
         left_out=[*_ranges(picked)],
         data=data,

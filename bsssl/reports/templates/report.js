@@ -294,6 +294,15 @@
         element("li", { class: "pick", title: key.slice(0, 500) }, thumbnail(number, key.slice(0, 200)), element("span", { class: "line quiet" }, key.split("/").pop()))))))));
   }
 
+  function near() {
+    byId("near-rows").append(...data.near.map(({ set, distance, items }) => element("tr", {},
+      element("th", { scope: "row" }, items[0][0].split("/").pop()),
+      element("td", {}, set === "pool" ? "the pool" : set),
+      element("td", {}, format(distance)),
+      element("td", {}, element("ul", { class: "plain strip" }, ...items.map(([key, number]) =>
+        element("li", { class: "pick", title: key.slice(0, 500) }, thumbnail(number, key.slice(0, 200)), element("span", { class: "line quiet" }, key.split("/").pop()))))))));
+  }
+
   // Confusion: the matrix of all classes, or of those with most errors, and the cells with most items.
   function confusion() {
     const tested = data.tested, most = 25, errors = names.map(() => 0), counts = new Map();
@@ -404,6 +413,7 @@
     classTable();
     if (byId("worst")) worst();
     if (byId("shared-rows")) shared();
+    if (byId("near-rows")) near();
   }
   if (data.tested) confusion();
   charts();

@@ -157,7 +157,10 @@ class _Helper:
         """Return an idle helper, or a new one; UserError when the library is not there or does not work."""
         idle = _idle.setdefault(backend, [])
         while idle:
-            helper = idle.pop()
+            try:
+                helper = idle.pop()
+            except IndexError:
+                break  # another thread has taken it
             if helper._process.poll() is None:
                 return helper
             helper._kill()  # the system may have ended it, for memory

@@ -1,0 +1,44 @@
+"""Whether an item is a picture, or a video, that can be used: told from its bytes, without making a sample of it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from bsssl.data.decoding.pictures import check_header, decode_image
+from bsssl.data.decoding.readers import open_video
+from bsssl.data.views.views import Segment, frame_range
+
+Check = Callable[[bytes, Segment], object]
+"""Called with the content of an item and its segment; DecodeError, with the reason, for what cannot be used."""
+
+
+def make_check(verify: str, *, max_pixels: int, reading: Mapping[str, Any] | None) -> Check | None:
+    """Return what ``data.verify`` asks for: to open an item (``headers``), to decode it whole (``decode``), or nothing.
+
+    Args:
+        verify: ``headers``, ``decode`` or ``off``.
+        max_pixels: Larger pictures, and videos of such, are refused.
+        reading: Of videos, how ``open_video`` reads them; None for pictures.
+    """
+    if verify == "off":
+        return None
+    if reading is not None:
+        return _video_check(reading, max_pixels=max_pixels, whole=verify == "decode")
+    check = decode_image if verify == "decode" else check_header
+    return lambda content, segment: check(content, max_pixels=max_pixels)
+
+
+def _video_check(reading: Mapping[str, Any], *, max_pixels: int, whole: bool) -> Check:
+    def check(content: bytes, segment: Segment) -> None:
+        with open_video(content, max_pixels=max_pixels, **reading) as video:
+            first, end = frame_range(video.seconds(), segment) if segment != (None, None) else (0, video.num_frames)
+            if whole:
+                video.get(range(first, end), _first_pixel)
+
+    return check
+
+
+def _first_pixel(pictures: np.ndarray) -> np.ndarray:
+    """Return next to nothing of some frames, which need not all be kept."""
+    return pictures[:, :1, :1]

@@ -1,0 +1,117 @@
+"""Near copies in the pool, through the whole recipe as far as the selection."""
+
+import io
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image, ImageEnhance
+
+from bsssl.selection import read_selection
+from tests.reports.conftest import content
+
+COPIES = 5
+
+
+def changed(image, number):
+    """The picture as somebody else would have it: re-encoded, at another size, brighter, mirrored."""
+    image = image.resize((48 + 8 * number, 48 + 8 * number), Image.Resampling.BICUBIC)
+    image = ImageEnhance.Brightness(image).enhance(1 + 0.05 * number)
+    image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if number == COPIES - 1 else image
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=95 - 5 * number)
+    return file.getvalue()
+
+
+@pytest.fixture
+def scored(recipe, draw, bsssl, tmp_path):
+    """A config whose pool has a picture with five copies, copies of a test and of a labeled item, and three that are of
+    one colour; the teacher has scored it, and each item keeps every class."""
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    for number in range(12):
+        draw("circle", seed=2000 + number).save(pool / f"other-{number:02d}.png")
+    draw("square", seed=3000).save(pool / "copied-9.png")
+    for number in range(COPIES):
+        (pool / f"copied-{number}.jpg").write_bytes(changed(draw("square", seed=3000), number))
+    for name in ("train", "test"):
+        with Image.open(sorted((recipe.folder / name / "square").iterdir())[0]) as image:
+            (pool / f"of-{name}.jpg").write_bytes(changed(image, 1))
+    for number in range(3):
+        Image.new("RGB", (32, 32), (80 * number,) * 3).save(pool / f"plain-{number}.png")
+    values = {
+        "output_dir": str(tmp_path / "run"),
+        "data": {
+            "pool": [{"dataset": "folder", "path": str(pool)}],
+            "near_duplicates": "hash",
+            "transforms": {"size": 32},
+        },
+        "score": {"top_p": 3},
+        "select": {"top_k": 100},
+    }
+    config = recipe.write(tmp_path / "near.yaml", values)
+    for command in ("train", "score"):
+        assert bsssl(command, "--config", config, *(["stage=teacher"] if command == "train" else [])).status == 0
+    return config
+
+
+def picked(config):
+    """The keys that were selected for each class."""
+    rows = read_selection(str(config.parent / "run/seed-0/select/selection.parquet")).table.to_pylist()
+    return [sorted(row["key"] for row in rows if row["class"] == index) for index in range(3)]
+
+
+def test_one_of_a_group_has_a_place_of_a_class_and_none_is_of_the_test(scored, bsssl):
+    outcome = bsssl("select", "--config", scored)
+    assert outcome.status == 0 and "2 items of the pool are near to labeled or test items" in outcome.err
+    for keys in picked(scored):
+        assert sum(key.startswith("copied") for key in keys) == 1
+        assert len(keys) == 12 + 1 + 3 and not any(key.startswith("of-") for key in keys)
+    near = pq.read_table(scored.parent / "run/seed-0/near/near.parquet").to_pylist()
+    assert sorted((row["key"], row["set"]) for row in near if row["set"] != "pool") == [
+        ("of-test.jpg", "test"),
+        ("of-train.jpg", "labeled"),
+    ]
+    assert {row["near_key"] for row in near if row["set"] == "pool"} == {"copied-0.jpg"}
+    assert all(0 <= row["distance"] <= 31 for row in near)
+
+
+def test_near_copies_can_be_kept(scored, bsssl):
+    assert bsssl("select", "--config", scored, "select.near_duplicates=keep").status == 0
+    assert all(len(keys) == 12 + 1 + COPIES + 3 for keys in picked(scored))
+
+
+def test_pools_that_were_scored_before_are_not_searched(finished, recipe, bsssl):
+    def rows():
+        return read_selection(str(finished / "seed-0/select/selection.parquet")).table.to_pylist()
+
+    before = rows()
+    outcome = bsssl("select", "--config", recipe.config, f"output_dir={finished}", "data.near_duplicates=hash")
+    assert outcome.status == 0 and "51 of 51 items of the pool were scored before data.near_duplicates" in outcome.err
+    assert rows() == before
+
+
+def test_the_report_shows_the_pairs(scored, bsssl):
+    assert bsssl("select", "--config", scored).status == 0
+    assert bsssl("report", scored.parent / "run").status == 0
+    page = content(scored.parent / "run/report.html")
+    assert "2 are nearly the same as a labeled or test item, and 6 in 1 groups" in page.text
+    sets = [pair["set"] for pair in page.data["near"]]
+    assert sorted(sets[:2]) == ["labeled", "test"] and sets[2:] == ["pool"] * COPIES
+    distances = [pair["distance"] for pair in page.data["near"]]
+    assert distances[2:] == sorted(distances[2:], reverse=True)
+    for pair in page.data["near"]:
+        (key, first), (other, second) = pair["items"]
+        assert key != other and first != second and all(0 <= one < len(page.pictures) for one in (first, second))
+    # What came just after the picks is not what was left out.
+    assert not any(key.startswith("of-") for of in page.data["picks"] for key in of["key"])
+
+
+@pytest.mark.parametrize(("module", "package"), [("imagehash", "ImageHash"), ("faiss", "Faiss")])
+def test_a_package_that_lacks_is_said_before_anything_is_trained(recipe, bsssl, tmp_path, monkeypatch, module, package):
+    monkeypatch.setitem(sys.modules, module, None)
+    asked = ("data.near_duplicates=hash", f"output_dir={tmp_path / 'run'}")
+    outcome = bsssl("run", "--config", recipe.config, *asked)
+    assert outcome.status == 1 and len(outcome.errors) == 1
+    assert package in outcome.errors[0] and "pip install 'bsssl[near]'" in outcome.errors[0]
+    assert not (tmp_path / "run" / "seed-0" / "teacher" / "done.json").exists()
