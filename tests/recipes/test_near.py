@@ -8,6 +8,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from bsssl.selection import read_selection
+from tests.reports.browser import Page, find_browser
 from tests.reports.conftest import content
 
 COPIES = 5
@@ -115,3 +116,16 @@ def test_a_package_that_lacks_is_said_before_anything_is_trained(recipe, bsssl, 
     assert outcome.status == 1 and len(outcome.errors) == 1
     assert package in outcome.errors[0] and "pip install 'bsssl[near]'" in outcome.errors[0]
     assert not (tmp_path / "run" / "seed-0" / "teacher" / "done.json").exists()
+
+
+@pytest.mark.skipif(find_browser() is None, reason="there is no browser")
+def test_a_browser_shows_the_pairs_side_by_side(scored, bsssl):
+    assert bsssl("select", "--config", scored).status == 0
+    assert bsssl("report", scored.parent / "run").status == 0
+    with Page() as page:
+        page.open(scored.parent / "run/report.html", until="document.querySelector('#near-rows tr')")
+        assert page.troubles() == []
+        rows = page.run("[...document.querySelectorAll('#near-rows tr')].map((row) => row.innerText)")
+        assert len(rows) == 2 + COPIES and "of-test.jpg" in "".join(rows[:2])
+        pictures = "[...document.querySelectorAll('#near-rows tr')].map((row) => row.querySelectorAll('img').length)"
+        assert page.run(pictures) == [2] * len(rows)

@@ -294,7 +294,7 @@
         element("li", { class: "pick", title: key.slice(0, 500) }, thumbnail(number, key.slice(0, 200)), element("span", { class: "line quiet" }, key.split("/").pop()))))))));
   }
 
-  function near() {
+  function copies() {
     byId("near-rows").append(...data.near.map(({ set, distance, items }) => element("tr", {},
       element("th", { scope: "row" }, items[0][0].split("/").pop()),
       element("td", {}, set === "pool" ? "the pool" : set),
@@ -413,7 +413,7 @@
     classTable();
     if (byId("worst")) worst();
     if (byId("shared-rows")) shared();
-    if (byId("near-rows")) near();
+    if (byId("near-rows")) copies();
   }
   if (data.tested) confusion();
   charts();
