@@ -126,6 +126,8 @@ class ContentsStage(Stage[ContentsSettings]):
             *self._overlap(copies, folder / COPIES),
         ]
         if problems:
+            for path in unreadable.paths:
+                Path(path).unlink()  # so that the same command sees what was mended meanwhile
             raise Problems("\n".join(map(printable, problems)))
         self._tell(copies)
         return {
@@ -216,7 +218,7 @@ class ContentsStage(Stage[ContentsSettings]):
 
     @override
     def settings_of(self, outputs: Iterable[str]) -> Any:
-        # What cannot be used is a copy like any other; of the overlap the data stage's settings say the same.
+        # What cannot be used is selected in no case; of the overlap the data stage's settings say the same.
         return {key: value for key, value in identifying(self.settings).items() if key == "duplicates"}
 
     @override
@@ -254,11 +256,14 @@ class _Unreadable:
 
     counts: Counter[str] = field(default_factory=Counter)
     reasons: dict[str, list[str]] = field(default_factory=dict)
+    paths: list[str] = field(default_factory=list)
+    """the files of the parts with such items"""
 
     def entries(self, parts: Iterable[tuple[data.Part, str]]) -> Iterator[tuple[str, str]]:
         """Yield key and reason of what cannot be used of parts, each with its file, and count it."""
         for part, path in parts:
             if failures := data.failures(path):
+                self.paths.append(path)
                 self.counts[part.items] += len(failures)
                 self.reasons.setdefault(part.items, [*failures.values()][:_EXAMPLES])
                 keys = part.records().key.take(np.array([*failures])).to_pylist()

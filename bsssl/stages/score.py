@@ -220,6 +220,8 @@ def score_pool(
             scores = score_shard(predictions, top_p=settings.top_p, held_hashes=held, views=views.count)
             if scores.held and settings.pool_overlap == "refuse":
                 _refuse_held(records, scores.held)
+            if scores.failures:  # also where they end the run
+                records.write_ledger(selection.ledger_path(selection.score_path(folder, number)), scores.failures)
             unreadable += len(scores.failures)
             _check_unreadable(
                 unreadable, pool.num_records, list(scores.failures.values()), tolerated=execution.max_failure_rate

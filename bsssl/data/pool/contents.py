@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bsssl import storage
@@ -71,9 +72,9 @@ def _content(record: Record, check: Check | None) -> tuple[bytes | None, str | N
         content = record.read()
     except OSError as error:
         return None, str(error)
-    reason = None
+    reason = None if content else f"{record.path}: empty file"
     try:
-        if check is not None:
+        if content and check is not None:
             check(content, split_segment(record.path)[1:])
     except DecodeError as error:
         reason = f"{record.path}@{record.offset}: {error}" if record.size >= 0 else f"{record.path}: {error}"
@@ -109,7 +110,7 @@ def _load(path: str) -> pa.Table:
 
 
 def numbered_hashes(part: Part, path: str) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """Return the items of a part that have a hash, and these, from its file.
+    """Return the items of a part that can be used, and their hashes, from its file.
 
     Returns:
         The numbers of the items among those of all sets, (N,), and their hashes as two numbers each, (N, 2).
@@ -117,9 +118,9 @@ def numbered_hashes(part: Part, path: str) -> tuple[npt.NDArray[np.uint64], npt.
     Raises:
         UserError: The file is damaged.
     """
-    column = _load(path)["hash"].combine_chunks()
-    rows, column = np.flatnonzero(column.is_valid()), column.drop_null()
-    words = np.frombuffer(b"".join(column.to_pylist()), "<u8").reshape(-1, 2)
+    table = _load(path)
+    rows = np.flatnonzero(pc.is_null(table["reason"]))
+    words = np.frombuffer(b"".join(table["hash"].take(rows).to_pylist()), "<u8").reshape(-1, 2)
     return (part.first + rows).astype(np.uint64), words
 
 
