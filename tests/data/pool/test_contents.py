@@ -5,8 +5,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from bsssl.data.datasets.sources import IMAGE_EXTENSIONS
 from bsssl.data.datasets.tars import index_tar
+from bsssl.data.endings import Endings
 from bsssl.data.pool.contents import Part, failures, has_contents, numbered_hashes, read_contents, write_contents
 from bsssl.data.records import Records
 from bsssl.data.views.checks import make_check
@@ -61,7 +61,7 @@ def test_the_hash_of_all_that_can_be_read_and_the_reason_of_what_cannot_be_used(
 def test_members_of_a_tar(tmp_path, files, make_tar):
     path = tmp_path / "t.tar"
     path.write_bytes(make_tar(files)[: 512 * 3])
-    records = index_tar(str(path), endings=tuple(f".{extension}" for extension in IMAGE_EXTENSIONS))
+    records, _ = index_tar(str(path), endings=Endings("images"))
     found = contents(records, "off")
     assert found[-1][0] is None and "t.tar is cut short" in found[-1][1]
 
