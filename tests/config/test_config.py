@@ -106,10 +106,28 @@ def test_a_child_changes_one_of_two_sections_that_share_an_alias_in_its_base(wri
     [
         ("", "config.yaml is not a config: it must hold 'key: value' lines"),
         ("- a\n- b\n", "is not a config"),
-        ("a: [1\n", "is not a valid YAML config"),
-        ("a: !!python/object:os.system x\n", "is not a valid YAML config"),
+        ("a: [1\n", "is not valid YAML: "),
+        ("a: !!python/object:os.system x\n", "is not valid YAML: "),
         ("_BASE_: none.yaml\n", "_BASE_ names a file that does not exist: .*none.yaml"),
         ("_BASE_: config.yaml\n", "its _BASE_ leads back to itself"),
+        ("_BASE_: 3\n", "_BASE_ must name a file, or list some, not 3"),
+        ('_BASE_: "a\\0"\n', "_BASE_ must name a file, or list some, not "),
+        ("_BASE_: .\n", "cannot read .*: Is a directory; check _BASE_"),
+        ("a: 2026-02-30\n", "is not valid YAML: day is out of range"),
+        ("a: !!int x\n", "is not valid YAML: invalid literal for int"),
+        ("a: !!bool 7\n", "is not valid YAML: '7'"),
+        ("a: !!timestamp 1\n", "is not valid YAML: "),
+        (f"a: {'9' * 5000}\n", "is not valid YAML: "),
+        (
+            "seed: 1\ndata: {}\nseed: 2\n",
+            "is not valid YAML: the key 'seed' is there twice, again in line 3; leave one",
+        ),
+        (f"a: {'[' * 999}\n", "is not valid YAML: values lie more than 100 deep in each other"),
+        ("a: &a [*a]\n", "is not valid YAML: an alias stands for what it lies in"),
+        (
+            "a0: &a0 [1, 1]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40)),
+            "is not valid YAML: its aliases stand for more than 1,000,000 values",
+        ),
     ],
 )
 def test_files_that_are_no_configs(write, text, message):
@@ -212,7 +230,9 @@ def test_every_impossible_combination_is_reported_at_once(problems):
         ("finetune.init_from=ceiling", "finetune.init_from: ceiling is not trained before finetune; "),
         ("no_equals_sign", "'no_equals_sign' is not an override; write key=value, for example "),
         ("=3", "'=3' is not an override"),
-        ("seed=[", "'seed=[': the value is not valid YAML; quote it"),
+        ("seed=[", "'seed=[': the value is not valid YAML: "),
+        ("seed=2026-02-30", "'seed=2026-02-30': the value is not valid YAML: day is out of range for month; quote it"),
+        ("seed={a: 1, a: 2}", "'seed={a: 1, a: 2}': the value is not valid YAML: the key 'a' is there twice, "),
     ],
 )
 def test_problems_name_the_key_and_what_is_valid(problems, override, message):
