@@ -261,7 +261,9 @@ def test_values_do_not_change_after_loading(write):
 def test_a_config_survives_its_own_yaml(write):
     from bsssl.recipes.runs import as_yaml
 
-    config = load_config(write(LEAST), ["ceiling.length=3 steps", "teacher.warmup=0.5 epochs"])
+    config = load_config(
+        write(LEAST), ["ceiling.length=3 steps", "teacher.warmup=0.5 epochs", "launcher.options={a: .inf}"]
+    )
     assert load_config(write(as_yaml(config)), []) == config
 
 
