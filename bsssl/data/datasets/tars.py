@@ -12,6 +12,7 @@ from bsssl.errors import UserError
 
 CUT_KEY = "(end of the tar)"  # the member name of the record that stands for what a cut tar lacks
 _BLOCK = tarfile.BLOCKSIZE  # a whole tar ends in blocks of zeros
+_DAMAGE = (tarfile.TarError, ValueError, OverflowError, MemoryError)  # the last three of sizes that nothing has
 _SIDECARS = (".cls", ".json", ".txt")
 _SIDECAR_BYTES = 1 << 20
 
@@ -65,29 +66,29 @@ def _scan(
         return items, sidecars, length
     try:
         tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - it holds nothing but the file of our caller
-    except tarfile.ReadError:
+    except _DAMAGE:
         raise UserError(f"{path} is not a tar; a compressed one must be decompressed first") from None
-    for member in _members(tar):
+    for member in _members(tar, length):
         name = member.name.removeprefix("./")
         if not member.isreg():
             continue
         if name.endswith(_SIDECARS) and member.size <= _SIDECAR_BYTES:
             _note(sidecars.setdefault(_stem(name), {}), name, _content(file, member))
         elif name.lower().endswith(endings):
-            items.append((name, member.offset_data, member.size))
-    file.seek(tar.offset)
+            items.append((name, member.offset_data, min(member.size, length)))
+    file.seek(min(max(tar.offset, 0), length))
     ended = file.read(_BLOCK) == bytes(_BLOCK)
     return items, sidecars, None if ended else length
 
 
-def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+def _members(tar: tarfile.TarFile, length: int) -> Iterator[tarfile.TarInfo]:
     """All members up to the end or to the first damage; ``tar.offset`` then says where that was."""
     try:
-        while (member := tar.next()) is not None:
+        while tar.offset <= length and (member := tar.next()) is not None and member.size >= 0:
             yield member
             tar.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
-    except tarfile.ReadError:
-        pass  # cut inside a member's data: no end mark follows, which the caller looks for
+    except _DAMAGE:
+        pass  # cut inside a member's data, or sizes that none has: no end mark follows, which the caller looks for
 
 
 def _content(file: IO[bytes], member: tarfile.TarInfo) -> bytes:
