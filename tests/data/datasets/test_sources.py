@@ -191,9 +191,29 @@ def test_manifest_refused(tmp_path):
     refuse("tabs.csv", b"path\tlabel\na\tb\n", "separated by tabs: write commas instead")
     refuse("blanks.csv", b"path, label\na.jpg, b\n", "blanks around the name of the column ' label'; take them out")
     refuse("utf16.csv", "path,label\na.jpg,b\n".encode("utf-16"), "; save it as UTF-8$")
+    refuse("twice.csv", b"path,path\na,b\n", "the column 'path' is there twice")
+    refuse("surrogate.jsonl", b'{"path": "\\ud800"}\n', "cannot be read as a table: .*surrogates.*; save it as UTF-8")
+    refuse("large.jsonl", b'{"path": 1' + b"0" * 30 + b"}\n", "cannot be read as a table: .*too large")
     refuse("list.txt", b"a.jpg\n", r"must end in \.csv")
     with pytest.raises(UserError, match="no such file"):
         Manifest(path=str(tmp_path / "missing.csv")).records()
+
+
+@pytest.mark.parametrize("damage", ["cut", "footer", "page", "text"])
+def test_a_damaged_parquet_manifest(tmp_path, damage):
+    path = tmp_path / "list.parquet"
+    names = pa.array([b"\xff.jpg"] * 99, pa.binary()).view(pa.string()) if damage == "text" else ["a.jpg"] * 99
+    pq.write_table(pa.table({"path": names}), path, compression="none", use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        del content[-20:]
+    elif damage != "text":
+        start = 4 if damage == "page" else content.rindex(b"schema")
+        content[start : start + 32] = b"\xff" * 32
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"list\.parquet cannot be read as a table: ") as caught:
+        Manifest(path=str(path)).records()
+    assert "\n" not in str(caught.value)
 
 
 def test_manifest_is_streamed(tmp_path):
