@@ -38,7 +38,11 @@ class _Strict:
 
 
 class _Typed(_Strict, yaml.SafeLoader):  # type: ignore[misc]
-    pass
+    # Dates are the text that they are.
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 class _AllText(_Strict, yaml.BaseLoader):  # type: ignore[misc]
@@ -59,15 +63,17 @@ def parse_yaml(text: str | bytes, *, origin: str, all_text: bool = False, remedy
     """
     try:
         return _written_out(yaml.load(text, Loader=_AllText if all_text else _Typed), itertools.count(), ())
-    # Of a value that its tag does not fit, such as 2026-02-30 and `!!int x`, PyYAML raises whatever Python does.
+    # Of a value that its tag does not fit, such as `!!int x`, PyYAML raises whatever Python does.
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{origin} is not valid YAML: {' '.join(str(error).split())}; {remedy}") from None
 
 
 def _written_out(value: Any, numbers: Iterator[int], around: tuple[int, ...]) -> Any:
     """Return a copy of ``value`` in which nothing is shared; the ``numbers`` count, ``around`` is what it lies in."""
-    if not isinstance(value, dict | list):
+    if value is None or isinstance(value, str | int | float):
         return value
+    if not isinstance(value, dict | list):
+        raise yaml.YAMLError(f"{type(value).__name__} is no kind of value here")
     if id(value) in around:
         raise yaml.YAMLError("an alias stands for what it lies in")
     if next(numbers) >= _MOST:

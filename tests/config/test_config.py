@@ -113,7 +113,9 @@ def test_a_child_changes_one_of_two_sections_that_share_an_alias_in_its_base(wri
         ("_BASE_: 3\n", "_BASE_ must name a file, or list some, not 3"),
         ('_BASE_: "a\\0"\n', "_BASE_ must name a file, or list some, not "),
         ("_BASE_: .\n", "cannot read .*: Is a directory; check _BASE_"),
-        ("a: 2026-02-30\n", "is not valid YAML: day is out of range"),
+        ("a: !!timestamp 2026-02-30\n", "is not valid YAML: day is out of range"),
+        ("a: !!binary AAAA\n", "is not valid YAML: bytes is no kind of value here"),
+        ("a: !!set {b}\n", "is not valid YAML: set is no kind of value here"),
         ("a: !!int x\n", "is not valid YAML: invalid literal for int"),
         ("a: !!bool 7\n", "is not valid YAML: '7'"),
         ("a: !!timestamp 1\n", "is not valid YAML: "),
@@ -231,7 +233,11 @@ def test_every_impossible_combination_is_reported_at_once(problems):
         ("no_equals_sign", "'no_equals_sign' is not an override; write key=value, for example "),
         ("=3", "'=3' is not an override"),
         ("seed=[", "'seed=[': the value is not valid YAML: "),
-        ("seed=2026-02-30", "'seed=2026-02-30': the value is not valid YAML: day is out of range for month; quote it"),
+        ("seed=2026-02-30", "seed: Input should be a valid integer"),
+        (
+            "seed=!!int x",
+            "'seed=!!int x': the value is not valid YAML: invalid literal for int() with base 10: ",
+        ),
         ("seed={a: 1, a: 2}", "'seed={a: 1, a: 2}': the value is not valid YAML: the key 'a' is there twice, "),
     ],
 )
@@ -251,6 +257,11 @@ def test_required_keys(write, missing):
 def test_a_stage_may_start_from_an_earlier_one_or_from_a_file(write):
     config = load_config(write(LEAST), ["pretrain.init_from=teacher", "baseline.init_from=weights.pth"])
     assert (config.pretrain.init_from, config.baseline.init_from) == ("teacher", "weights.pth")
+
+
+def test_a_date_is_text(write):
+    config = load_config(write(LEAST), ["output_dir=2026-02-30", "data.train.path=2026-11-27"])
+    assert (config.output_dir, config.data.train.path) == ("2026-02-30", "2026-11-27")
 
 
 def test_values_do_not_change_after_loading(write):
