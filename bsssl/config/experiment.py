@@ -142,7 +142,7 @@ class Experiment(Section, ABC):
     """the run's folder"""
     seed: int = Field(0, ge=0)
     """of everything random; stages of different seeds live side by side"""
-    seeds: int = Field(1, ge=1)
+    seeds: int = Field(1, ge=1, le=10_000)
     """how many seeds run, from `seed` on"""
     plugins: list[str] = []
     """modules to import that register parts of your own: models, datasets, losses, stages, ... (docs/extending.md)"""

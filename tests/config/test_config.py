@@ -230,6 +230,7 @@ def test_every_impossible_combination_is_reported_at_once(problems):
         ("teacher.init_from=finetune", "teacher.init_from: finetune is not trained before teacher; give an earlier"),
         ("pretrain.init_from=pretrain", "pretrain.init_from: pretrain is not trained before pretrain; "),
         ("finetune.init_from=ceiling", "finetune.init_from: ceiling is not trained before finetune; "),
+        ("seeds=1000000000", "seeds: Input should be less than or equal to 10000 (given: 1000000000)"),
         ("no_equals_sign", "'no_equals_sign' is not an override; write key=value, for example "),
         ("=3", "'=3' is not an override"),
         ("seed=[", "'seed=[': the value is not valid YAML: "),
