@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from bsssl.config import Config, Length, Select, Train, check_warmup, load_config, options
+from bsssl.data.datasets.sources import Folder
 from bsssl.errors import UserError
 
 RECIPES = Path(__file__).parents[2] / "projects" / "image"
@@ -258,6 +259,12 @@ def test_required_keys(write, missing):
 def test_a_stage_may_start_from_an_earlier_one_or_from_a_file(write):
     config = load_config(write(LEAST), ["pretrain.init_from=teacher", "baseline.init_from=weights.pth"])
     assert (config.pretrain.init_from, config.baseline.init_from) == ("teacher", "weights.pth")
+
+
+def test_a_leading_tilde_is_the_users_own_folder(write, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert load_config(write(LEAST), ["output_dir=~/runs"]).output_dir == "/home/me/runs"
+    assert Folder(path="~/photos").path == "/home/me/photos"
 
 
 def test_a_date_is_text(write):
