@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install quickstart quickstart-video test test-cluster lint package docs screenshots clean
+.PHONY: install quickstart quickstart-video test fuzz test-cluster lint package docs screenshots clean
 
 install: .venv/installed  ## create .venv and install bsssl with everything it needs (about 6 GB: torch brings CUDA)
 
@@ -19,6 +19,10 @@ quickstart-video: install  ## the same on moving digits, as H.264 videos; seeds=
 
 test: install  ## the whole test suite, but for what needs a cluster: its tests take turns on one, see test-cluster
 	env -u SLURM_CONF $(BIN)/python -m pytest --numprocesses auto
+
+minutes ?= 10
+fuzz: install  ## damaged input of every kind for `minutes`; inputs that are not answered in a clear line go to outputs/fuzz
+	$(BIN)/python -m tests.fuzz.run --minutes $(minutes)
 
 test-cluster: install  ## what needs a Slurm cluster, on one of two nodes on this machine (as root, with apt)
 	tests/cluster/cluster.sh start

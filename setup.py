@@ -27,7 +27,7 @@ LOGGERS = {"tensorboard": ["tensorboard>=2.14"], "wandb": ["wandb>=0.20"], "mlfl
 """what the figures of trainings can be sent to"""
 
 DEVELOPMENT = [
-    *("pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.11"),
+    *("pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11"),
     *("build>=1.2", "setuptools>=77", "twine>=6.1"),  # `make package`
     # Without the parts of MLflow that a store on this machine needs.
     *(*LOGGERS["tensorboard"], *LOGGERS["wandb"], "mlflow-skinny>=2.14"),

@@ -1,5 +1,6 @@
 """How to compute, who starts the processes, and what a recipe and a transfer have in common."""
 
+import os
 import re
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal
@@ -142,7 +143,7 @@ class Experiment(Section, ABC):
     """the run's folder"""
     seed: int = Field(0, ge=0)
     """of everything random; stages of different seeds live side by side"""
-    seeds: int = Field(1, ge=1)
+    seeds: int = Field(1, ge=1, le=10_000)
     """how many seeds run, from `seed` on"""
     plugins: list[str] = []
     """modules to import that register parts of your own: models, datasets, losses, stages, ... (docs/extending.md)"""
@@ -153,6 +154,12 @@ class Experiment(Section, ABC):
     data: LabeledData
     system: System = System()
     launcher: Launcher = Launcher()
+
+    @field_validator("output_dir")
+    @classmethod
+    def _at_home(cls, output_dir: str) -> str:
+        """Return the folder, a leading ~ being the user's own."""
+        return os.path.expanduser(output_dir)
 
     @abstractmethod
     def trainings(self) -> dict[str, Train]:

@@ -18,7 +18,8 @@ from bsssl.config.bundled import bundled_configs, located
 from bsssl.config.plugins import load_plugins
 from bsssl.config.recipe import Config
 from bsssl.config.section import S, Section
-from bsssl.errors import Problems, UserError
+from bsssl.config.yaml_text import parse_yaml
+from bsssl.errors import Problems, UserError, shortened
 from bsssl.registry import as_yaml
 
 _KINDS = {
@@ -132,14 +133,11 @@ def read_yaml(path: str) -> dict[str, Any]:
         raise UserError(f"{path}: its _BASE_ leads back to itself; remove one of the two") from None
     except FileNotFoundError as error:
         raise UserError(f"{path}: _BASE_ names a file that does not exist: {error.filename}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, AssertionError) as error:
-        raise UserError(f"{path} is not a valid YAML config: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot read {error.filename}: {error.strerror}; check _BASE_") from None
+    except AssertionError as error:  # a section in one file is none in the other
+        raise UserError(f"{path} is not a valid config: {error}") from None
     return values
-
-
-class _NoAliases(yaml.SafeDumper):  # type: ignore[misc]
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
 
 
 class _ConfigFile(CfgNode):  # type: ignore[misc]
@@ -147,13 +145,28 @@ class _ConfigFile(CfgNode):  # type: ignore[misc]
 
     @classmethod
     def _open_cfg(cls, filename: str) -> io.StringIO:
-        with open(filename, encoding="utf-8") as file:
-            values = yaml.safe_load(file)
+        with open(filename, "rb") as file:
+            values = parse_yaml(file.read(), origin=filename)
         if not isinstance(values, dict):
             raise UserError(f"{filename} is not a config: it must hold 'key: value' lines")
-        if isinstance(base := values.get(BASE_KEY), str) and not os.path.isfile(_beside(filename, base)):
-            values[BASE_KEY] = located(base)  # a config of the projects, if there is one of that name
-        return io.StringIO(yaml.dump(values, Dumper=_NoAliases, sort_keys=False))
+        if BASE_KEY in values:
+            values[BASE_KEY] = [_base(filename, base) for base in _as_list(values[BASE_KEY])]
+        return io.StringIO(yaml.safe_dump(values, sort_keys=False))
+
+
+def _base(filename: str, base: Any) -> str:
+    """Return the file that ``filename`` builds on: one beside it, or a config of the projects of that name.
+
+    Raises:
+        UserError: What is given cannot be the name of a file.
+    """
+    if not isinstance(base, str) or "\0" in base:
+        raise UserError(f"{filename}: _BASE_ must name a file, or list some, not {base!r}")
+    return base if os.path.isfile(_beside(filename, base)) else located(base)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _beside(filename: str, other: str) -> str:
@@ -182,10 +195,7 @@ def _apply_override(values: dict[str, Any], override: str, schema: type[Section]
     key = key.strip()
     outer = schema.dotted and re.match(rf"({schema.dotted})\.", key)
     names = key.split(".") if not outer else [*outer[1].split("."), key[outer.end() :]]
-    try:
-        _set(values, names, yaml.safe_load(text))
-    except yaml.YAMLError:
-        raise UserError(f"'{override}': the value is not valid YAML; quote it") from None
+    _set(values, names, parse_yaml(text, origin=f"'{shortened(override)}': the value", remedy="quote it"))
 
 
 def _set(values: dict[str, Any], names: Sequence[str], value: Any) -> None:

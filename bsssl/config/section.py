@@ -57,7 +57,12 @@ class Section(BaseModel):
     """A part of the config: unknown keys are refused, values do not change after loading."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        ser_json_inf_nan="constants",  # in the options of a part; else they would be written as null
     )
     dotted: ClassVar[str] = ""
     """a pattern of those keys, if any, that hold keys of another config: dots and all they are one key in overrides"""

@@ -18,6 +18,7 @@ from bsssl import storage
 from bsssl.data.labels import ordered, tidied
 from bsssl.data.segments import split_segment
 from bsssl.errors import UserError, choices
+from bsssl.storage.arrow import read_parquet_file, refusing_damage, whole
 from bsssl.storage.columns import Column, Values
 
 PLACE_SCHEMA = pa.schema([("key", pa.string()), ("path", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
@@ -27,6 +28,11 @@ LARGE_SCHEMA = pa.schema(
 """``PLACE_SCHEMA`` for many millions of rows: one array of plain strings holds 2 GiB at most."""
 RECORD_SCHEMA = pa.schema([*PLACE_SCHEMA, ("label", pa.string()), ("tags", pa.list_(pa.string()))])
 TAG_SEPARATOR = ";"  # between the tags of one row in CSV files
+_AS_WRITTEN = pa.csv.ConvertOptions(
+    column_types={name: pa.string() for name in ("key", "path", "label", "tags")},
+    strings_can_be_null=True,
+    quoted_strings_can_be_null=False,
+)
 _OPEN_FILES = 64  # descriptors kept per process; a tar is then opened once and read many times
 
 
@@ -100,23 +106,13 @@ class Records:
     @classmethod
     def read(cls, path: str) -> "Records":
         """Return what ``write`` wrote, paths as they were; UserError when the file is missing or damaged."""
-        try:
-            with storage.open_read(path) as file:
-                # Not the file itself: a thread of Arrow's may still let go of it, holding a lock of the interpreter,
-                # when a worker of a loader is forked, which would then wait for that lock for ever.
-                content = pa.BufferReader(file.read())
-                if path.endswith(".parquet"):
-                    return cls(pq.read_table(content).cast(RECORD_SCHEMA))
-                text = {name: pa.string() for name in ("key", "path", "label", "tags")}
-                options = pa.csv.ConvertOptions(
-                    column_types=text, strings_can_be_null=True, quoted_strings_can_be_null=False
-                )
-                table = pa.csv.read_csv(content, convert_options=options)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{path} is not a readable file of records ({error}); delete it and run again") from None
-        position = table.schema.get_field_index("tags")
-        tags = pc.split_pattern(table["tags"], TAG_SEPARATOR)
-        return cls(table.set_column(position, "tags", tags).cast(RECORD_SCHEMA))
+        with refusing_damage(path, what="is not a readable file of records", remedy="delete it and run again"):
+            if path.endswith(".parquet"):
+                table = read_parquet_file(path)
+            else:
+                with storage.open_read(path) as file:
+                    table = _with_tag_lists(pa.csv.read_csv(pa.BufferReader(file.read()), convert_options=_AS_WRITTEN))
+            return cls(_complete(whole(table).cast(RECORD_SCHEMA)))
 
     def write(self, path: str) -> None:
         """Write a file, complete or not at all: as CSV (tags joined by ``;``) or Parquet, by its suffix."""
@@ -221,6 +217,19 @@ class Records:
         storage.write_ledger(path, zip(keys, (reasons[row] for row in rows), strict=True))
 
 
+def _with_tag_lists(table: pa.Table) -> pa.Table:
+    position = table.schema.get_field_index("tags")
+    return table.set_column(position, "tags", pc.split_pattern(table["tags"], TAG_SEPARATOR))
+
+
+def _complete(table: pa.Table) -> pa.Table:
+    """Return a table of records; Arrow's error where one has no key or no place."""
+    for name in PLACE_SCHEMA.names:
+        if table[name].null_count:
+            raise pa.ArrowInvalid(f"{table[name].null_count} rows have no {name}")
+    return table
+
+
 def _array(values: Any, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
     """Return the values of a sequence, or of an array of Arrow's, as ``kind``.
 
@@ -278,8 +287,8 @@ def _read_local(path: str, offset: int, size: int) -> bytes:
             return whole.read()
     # Tars and other containers stay open. os.pread has no file position, so forks and threads can share a descriptor.
     file = _opened(path)
-    if size == -1:
-        size = max(os.fstat(file.descriptor).st_size - offset, 0)
+    left = max(os.fstat(file.descriptor).st_size - offset, 0)
+    size = left if size == -1 else min(size, left)  # not what a damaged list says, for which room would be made
     data = os.pread(file.descriptor, size, offset)
     while len(data) < size and (more := os.pread(file.descriptor, size - len(data), offset + len(data))):
         data += more

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from bsssl import storage
 from bsssl.errors import UserError
 from bsssl.runtime.console import logger
+from bsssl.storage.arrow import ARROW_ERRORS, whole
 
 BATCH_ROWS = 65_536  # rows in memory at once while a table or a source is streamed
 TABLES = (*storage.TABLES, "tsv")
@@ -38,10 +39,10 @@ def reading_table(path: str) -> Iterator[None]:
     """Around reading the table at ``path`` and casting its columns: what is malformed there is a UserError."""
     try:
         yield
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, UnicodeDecodeError) as error:
+    except ARROW_ERRORS as error:
         signs = ("invalid utf", "\0")  # the latter of UTF-16
         is_encoded_otherwise = any(sign in str(error).lower() for sign in signs)
-        hint = "; save it as UTF-8" if is_encoded_otherwise or isinstance(error, UnicodeDecodeError) else ""
+        hint = "; save it as UTF-8" if is_encoded_otherwise or isinstance(error, UnicodeError) else ""
         raise UserError(f"{path} cannot be read as a table: {' '.join(str(error).split())}{hint}") from None
 
 
@@ -63,7 +64,7 @@ def read_tables(path: str, *, types: Mapping[str, pa.DataType]) -> Iterator[pa.T
             _refuse_doubles(path, table.schema_arrow.names, types)
             batches = table.iter_batches(batch_size=BATCH_ROWS, columns=_light_columns(table.schema_arrow, types))
         for batch in batches:
-            yield pa.Table.from_batches([batch])
+            yield whole(pa.Table.from_batches([batch]))
 
 
 def _csv_batches(path: str, file: IO[bytes], types: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:

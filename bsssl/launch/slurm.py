@@ -43,10 +43,12 @@ class SlurmLauncher(QueueLauncher):
         import submitit
 
         resumable = [_Resumable(job) for job in jobs]
+        parameters = self._parameters(kind, resources, name=jobs[0].name, after=after)
+        _check_texts(parameters, folder)
         try:
             # A job may reach its time limit, and be queued again, as often as it takes.
             executor = submitit.SlurmExecutor(folder, max_num_timeout=1_000_000)
-            executor.update_parameters(**self._parameters(kind, resources, name=jobs[0].name, after=after))
+            executor.update_parameters(**parameters)
             submitted = executor.submit_array(resumable) if len(jobs) > 1 else [executor.submit(resumable[0])]
         except (subprocess.CalledProcessError, submitit.core.utils.FailedSubmissionError, RuntimeError) as error:
             # Of submitit's text what sbatch said.
@@ -125,6 +127,15 @@ class SlurmLauncher(QueueLauncher):
             "additional_parameters": {"kill-on-invalid-dep": "yes", **launcher.sbatch},
         }
         return {key: value for key, value in parameters.items() if value is not None}
+
+
+def _check_texts(parameters: Mapping[str, Any], folder: str) -> None:
+    """Refuse what sbatch would take for something else: its options stand in comments of a line each."""
+    if "%" in folder:
+        raise UserError(f"sbatch takes the % in {folder} for a pattern; choose an output_dir without one")
+    options = {**parameters, **parameters["additional_parameters"]}
+    if broken := [name for name, value in options.items() if isinstance(value, str) and len(value.splitlines()) > 1]:
+        raise UserError(f"launcher: {broken[0]} must be one line, not {options[broken[0]]!r}")
 
 
 @dataclass(frozen=True)

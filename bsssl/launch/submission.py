@@ -8,6 +8,7 @@ one of them fails.
 import contextlib
 import datetime
 import os
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -103,7 +104,7 @@ class _Submission:
         if running:
             raise UserError(
                 f"{self._output_dir} has {len(running)} unfinished jobs (first: {running[0].job_id}, "
-                f"{running[0].stage}); wait, or end them with: bsssl cancel {self._output_dir}"
+                f"{running[0].stage}); wait, or end them with: bsssl cancel {shlex.quote(self._output_dir)}"
             )
         return self
 
@@ -162,7 +163,8 @@ class _Submission:
         """Return what to tell the user."""
         if not self._jobs:
             return "everything is done already"
-        hints = f"progress: bsssl status {self._output_dir}\nend it:   bsssl cancel {self._output_dir}"
+        folder = shlex.quote(self._output_dir)
+        hints = f"progress: bsssl status {folder}\nend it:   bsssl cancel {folder}"
         return f"{job_table(self._jobs)}\n\n{hints}"
 
     def _save(self, config: Experiment) -> str:

@@ -95,7 +95,10 @@ def build_model(name: str, *, num_classes: int, **options: Any) -> nn.Module:
     if slash and library in _LIBRARIES:
         return _build_from(library, architecture, num_classes, options)
     _hint_at_libraries(name)
-    model: nn.Module = MODELS.build(name, options, num_classes=num_classes)
+    try:
+        model: nn.Module = MODELS.build(name, options, num_classes=num_classes)
+    except (RuntimeError, MemoryError, OverflowError) as error:  # numbers that no memory holds
+        raise _cannot_be_made(name, options, error) from None
     return model
 
 
@@ -160,8 +163,12 @@ def _build_from(library: str, architecture: str, num_classes: int, options: dict
         )
     try:
         return source.create(architecture, num_classes=num_classes, **options)
-    except (TypeError, ValueError, RuntimeError, AssertionError, LookupError, AttributeError) as error:
-        raise UserError(f"model '{name}' cannot be made with options {options}: {_one_line(error)}") from None
+    except (TypeError, ValueError, ArithmeticError, RuntimeError, AssertionError, LookupError, AttributeError) as error:
+        raise _cannot_be_made(name, options, error) from None
+
+
+def _cannot_be_made(name: str, options: dict[str, Any], error: Exception) -> UserError:
+    return UserError(f"model '{name}' cannot be made with options {options}: {_one_line(error)}")
 
 
 def _one_line(error: Exception) -> str:

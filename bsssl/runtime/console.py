@@ -122,7 +122,10 @@ def _described(error: Exception) -> str:
         lines = str(error).splitlines() if isinstance(error, Problems) else [str(error)]
         return "\n".join(f"error: {shortened(printable(line), most=_LONGEST)}" for line in lines if line)
     kind = type(error).__name__
-    text = " ".join(str(error).split())[:300]
+    # The cause may stand first, or last, as in what PyTorch says of its workers.
+    text = shortened(printable(" ".join(str(error).split())), most=600)
+    if "shared memory" in text or "bus error" in text.lower():
+        return f"error: {kind}: {text}; give /dev/shm more room, or set system.workers=0"
     if kind == "OutOfMemoryError":
         return f"error: the GPU's memory is full ({text[:80]}); lower batch_size or raise accumulate"
     if kind == "MemoryError" or "can't allocate memory" in text:

@@ -11,6 +11,7 @@ from bsssl import storage
 from bsssl.errors import UserError, choices
 from bsssl.selection.rows import Float32, Int64
 from bsssl.selection.scores import open_scores, read_sample_scores
+from bsssl.storage.arrow import read_parquet_file, refusing_damage
 
 SCHEMA = pa.schema([("key", pa.string()), ("class", pa.string()), ("score", pa.float32())])
 
@@ -104,18 +105,13 @@ def read_parquet(
 
 
 def _read(path: str) -> pa.Table:
-    try:
-        with storage.open_read(path) as file:
-            table = pq.read_table(pa.BufferReader(file.read()))
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is not a readable Parquet file ({error}); write it again") from None
+    with refusing_damage(path, what="is not a readable Parquet file", remedy="write it again"):
+        table = read_parquet_file(path)
     missing = [name for name in SCHEMA.names if name not in table.column_names]
     if missing:
         raise UserError(f"{path} has no column {', '.join(missing)}; it has {', '.join(table.column_names)}")
-    try:
+    with refusing_damage(path, what="must have text as key and class, and a number as score", remedy="write it again"):
         table = table.select(SCHEMA.names).cast(SCHEMA)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise UserError(f"{path}: key and class have to be text and score a number ({error}); write it again") from None
     if empty := [name for name in SCHEMA.names if table[name].null_count]:
         raise UserError(f"{path}: {empty[0]} is empty in {table[empty[0]].null_count} rows; leave these out")
     return table

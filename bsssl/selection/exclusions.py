@@ -18,6 +18,7 @@ from bsssl import storage
 from bsssl.errors import UserError, choices
 from bsssl.selection.rows import Array, Int64, UInt32, UInt64, count, edge_counts, positions_of, ranges
 from bsssl.selection.scores import ScoreFile
+from bsssl.storage.arrow import refusing_damage, whole
 
 COLUMNS = ("key", "class")
 POOL = "pool"
@@ -230,12 +231,10 @@ def _read(path: str) -> pa.Table:
     suffix = next((suffix for suffix in _READERS if path.endswith(suffix)), None)
     if suffix is None:
         raise UserError(f"{path}: an exclusion list ends in {', '.join(_READERS)}; rename it")
-    try:
+    with refusing_damage(path, what="is not a readable exclusion list", remedy="mend it"):
         with storage.open_read(path) as file:
-            table = _READERS[suffix](io.BytesIO(file.read()))
+            table = whole(_READERS[suffix](io.BytesIO(file.read())))
         if missing := [name for name in COLUMNS if name not in table.column_names]:
             raise UserError(f"{path} has no column {', '.join(missing)}; it has {', '.join(table.column_names)}")
         columns = [pc.fill_null(table[name].cast(pa.string()), "") for name in COLUMNS]
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is not a readable exclusion list ({str(error).splitlines()[0]}); mend it") from None
     return pa.table(columns, names=list(COLUMNS))

@@ -24,6 +24,7 @@ from bsssl.runtime.frames import import_pandas
 from bsssl.selection.exclusions import Exclusions
 from bsssl.selection.rows import Array, Float32, Int64, UInt32, ranges
 from bsssl.selection.scores import ScoreFile, ScoreHeader, pool_fingerprint
+from bsssl.storage.arrow import read_parquet_file, refusing_damage
 from bsssl.storage.columns import Column
 
 if TYPE_CHECKING:
@@ -300,12 +301,8 @@ def read_selection(path: str) -> Selected:
     """
     if not storage.exists(path):
         raise UserError(f"no selection at {path}; run `bsssl select` to write it, or check the path")
-    try:
-        with storage.open_read(path) as file:
-            table = pq.read_table(pa.BufferReader(file.read()))  # see bsssl.data.records.Records.read
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} is damaged ({reason}); delete it and run `bsssl select` again") from None
+    with refusing_damage(path, what="is damaged", remedy="delete it and run `bsssl select` again"):
+        table = read_parquet_file(path)
     if not table.schema.equals(SELECTION_SCHEMA) or not len(table):
         raise UserError(f"{path} is not a selection file; delete it and run `bsssl select` again")
     try:

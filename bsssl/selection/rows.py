@@ -53,6 +53,11 @@ def positions_of(rows: UInt64) -> UInt32:
     return (rows & _LOW_WORD).astype(np.uint32)
 
 
+def are_possible(rows: UInt64, *, num_records: int) -> bool:
+    """Return whether packed rows, one at least, have scores in [0, 1] and positions below ``num_records``."""
+    return bool(rows.max() >> np.uint64(32) <= _ONE and positions_of(rows).max() < num_records)
+
+
 def group(*, classes: Array, scores: Array, positions: Array, num_classes: int) -> tuple[Int64, UInt64]:
     """Turn samples with their classes into classes with their rows, best first.
 

@@ -44,6 +44,7 @@ from bsssl.selection.rows import (
     Int64,
     UInt32,
     UInt64,
+    are_possible,
     edge_counts,
     group,
     join_sections,
@@ -52,6 +53,7 @@ from bsssl.selection.rows import (
     split_sections,
     ungroup,
 )
+from bsssl.storage.arrow import refusing_damage, whole
 
 FORMAT = "bsssl scores"
 FORMAT_VERSION = 2
@@ -310,6 +312,9 @@ class ScoreFile:
         self.num_shards: int = shard["num_shards"] if num_shards is None else num_shards
         self.records: str = shard.get("records", "")
         bytes.fromhex(self.records)
+        _require_whole_numbers(self.number, self.base, self.num_records, self.num_shards)
+        if self.number >= self.num_shards or self.base + self.num_records >= 2**32:
+            raise ValueError("places")
         num_classes = len(self.common["class_names"])
         self.num_rows = sum(self._places[name][0][0] for name in _ROWS)
         """Samples times P."""
@@ -339,13 +344,16 @@ class ScoreFile:
     def offsets(self) -> Int64:
         """Return where each class begins in ``rows()``: int64 (L + 1,). UserError when they do not fit the rows."""
         offsets: Int64 = self.array("offsets")
-        if offsets[0] != 0 or offsets[-1] != self.num_rows or np.any(offsets[1:] < offsets[:-1]):
+        sizes = [self._places[name][0][0] for name in _ROWS]
+        sizes = [self._places[name][0][0] for name in _ROWS]
+        is_wrong = offsets[0] != 0 or offsets[-1] != self.num_rows or np.any(offsets[1:] < offsets[:-1])
+        if is_wrong or [section.sum() for section in section_sizes(offsets)] != sizes:
             raise UserError(f"{self.path} is damaged (class offsets); {_MENDING}")
         return offsets
 
     def rows(self) -> UInt64:
         """Return all packed rows, grouped by class, best first: uint64 (samples * P,)."""
-        return join_sections(offsets=self.offsets(), sections=[self.array(name) for name in _ROWS])
+        return self._in_range(join_sections(offsets=self.offsets(), sections=[self.array(name) for name in _ROWS]))
 
     def best_rows(self, lengths: Int64) -> Iterator[tuple[Int64, UInt64]]:
         """Yield the first ``lengths[l]`` rows of every class l, in blocks: rows per class (L,), then these."""
@@ -353,10 +361,16 @@ class ScoreFile:
         for name, sizes in zip(_ROWS, section_sizes(self.offsets()), strict=True):
             wanted = np.minimum(remaining, sizes)
             if wanted.any():
-                yield wanted, self.array(name)[ranges(np.cumsum(sizes) - sizes, wanted)]
+                yield wanted, self._in_range(self.array(name)[ranges(np.cumsum(sizes) - sizes, wanted)])
             remaining = remaining - wanted
             if not remaining.any():
                 return
+
+    def _in_range(self, rows: UInt64) -> UInt64:
+        """Return the rows; UserError for a score that is none, or the position of another shard's sample."""
+        if len(rows) and not are_possible(rows, num_records=self.num_records):
+            raise UserError(f"{self.path} is damaged (rows out of range); {_MENDING}")
+        return rows
 
     def counts(self) -> UInt32:
         """Return the number of rows of each class at or above each of ``EDGES``: uint32 (E, L), growing along E."""
@@ -367,10 +381,8 @@ class ScoreFile:
 
     def samples(self) -> pa.Table:
         """Return the sample table by position, ``SAMPLES_SCHEMA`` with paths dictionary-encoded."""
-        try:
-            return pa.ipc.open_stream(pa.py_buffer(self.array("samples"))).read_all()
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{self.path} is damaged (sample table: {error}); {_MENDING}") from None
+        with refusing_damage(self.path, what="has a damaged sample table", remedy=_MENDING):
+            return whole(pa.ipc.open_stream(pa.py_buffer(self.array("samples"))).read_all())
 
     def array(self, name: str) -> Any:
         """Return one of ``arrays``, not to be changed."""
@@ -398,14 +410,23 @@ def _parse_common(text: str) -> tuple[dict[str, Any], int | None]:
     common["class_names"] = tuple(common["class_names"])
     num_shards = common.pop("num_shards", None)
     facts = {name: value for name, value in common.items() if name != "pool"}
-    ScoreHeader(**facts, shard="", number=0, base=0, num_records=0, num_shards=0)
+    header = ScoreHeader(**facts, shard="", number=0, base=0, num_records=0, num_shards=0)
+    _require_whole_numbers(header.top_p - 1)
+    if not all(isinstance(text, str) for text in (header.teacher, *header.class_names)):
+        raise ValueError("texts")
     return common, num_shards
+
+
+def _require_whole_numbers(*values: Any) -> None:
+    if not all(type(value) is int and 0 <= value < 2**63 for value in values):
+        raise ValueError("numbers")
 
 
 def _place(name: str, entry: dict[str, Any], origin: int) -> tuple[tuple[int, ...], int, int]:
     """Return the shape of an array and the range of its bytes in the file."""
     code, dtype = _DTYPES[name]
     shape, (start, stop) = tuple(entry["shape"]), entry["data_offsets"]
+    _require_whole_numbers(*shape, start, stop)
     if entry["dtype"] != code or math.prod(shape) * np.dtype(dtype).itemsize != stop - start:
         raise ValueError(name)
     return shape, origin + start, origin + stop
@@ -457,12 +478,13 @@ def _check_complete(files: list[ScoreFile]) -> None:
     for before, file in itertools.pairwise(files):
         if file.number == before.number:
             raise UserError(f"{before.path} and {file.path} both hold shard {file.number}; remove one of them")
-    first, num_shards = files[0], max(file.num_shards for file in files)
-    missing = sorted(set(range(num_shards)) - {file.number for file in files})
-    if missing:
-        listed = ", ".join(map(str, missing[:20])) + (", ..." if len(missing) > 20 else "")
+    last = max(files, key=lambda file: file.num_shards)
+    numbers = {file.number for file in files}
+    if missing := last.num_shards - len(numbers):
+        some = itertools.islice((number for number in range(last.num_shards) if number not in numbers), 20)
+        listed = ", ".join(map(str, some)) + (", ..." if missing > 20 else "")
         raise UserError(
-            f"{len(missing)} of {num_shards} shards have no score file beside {first.path} (numbers {listed}); "
+            f"{missing} of {last.num_shards} shards have no score file beside {last.path} (numbers {listed}); "
             "run `bsssl score` to write them"
         )
     base = 0

@@ -6,9 +6,11 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from bsssl.errors import UserError
 from bsssl.storage.reading import open_read
+from bsssl.storage.remote import is_remote
 from bsssl.storage.writing import atomic_write, write_text
 
 TABLES = ("csv", "jsonl", "parquet")
@@ -21,7 +23,8 @@ def table_format(path: str) -> str:
     Raises:
         UserError: The name ends in something else.
     """
-    ending = path.rsplit(".", 1)[-1].lower()
+    name = urlsplit(path).path if is_remote(path) else path  # of a URL that is signed, the signature follows
+    ending = name.rsplit(".", 1)[-1].lower()
     if ending not in TABLES:
         raise UserError(f"{path}: the name of a table must end in .csv, .jsonl or .parquet")
     return ending

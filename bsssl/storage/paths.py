@@ -11,12 +11,12 @@ def join(folder: str, *names: str) -> str:
 
 
 def absolute(path: str) -> str:
-    """Return the absolute path of a local file; a URL as it is.
+    """Return the absolute path of a local file, a leading ~ being the user's own folder; a URL as it is.
 
     Raises:
         UserError: The protocol of the URL cannot be read.
     """
     if not is_remote(path):
-        return os.path.abspath(path)
+        return os.path.abspath(os.path.expanduser(path))
     remote_filesystem(path)
     return path

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from bsssl.config import Config, Length, Select, Train, check_warmup, load_config, options
+from bsssl.data.datasets.sources import Folder
 from bsssl.errors import UserError
 
 RECIPES = Path(__file__).parents[2] / "projects" / "image"
@@ -106,10 +107,30 @@ def test_a_child_changes_one_of_two_sections_that_share_an_alias_in_its_base(wri
     [
         ("", "config.yaml is not a config: it must hold 'key: value' lines"),
         ("- a\n- b\n", "is not a config"),
-        ("a: [1\n", "is not a valid YAML config"),
-        ("a: !!python/object:os.system x\n", "is not a valid YAML config"),
+        ("a: [1\n", "is not valid YAML: "),
+        ("a: !!python/object:os.system x\n", "is not valid YAML: "),
         ("_BASE_: none.yaml\n", "_BASE_ names a file that does not exist: .*none.yaml"),
         ("_BASE_: config.yaml\n", "its _BASE_ leads back to itself"),
+        ("_BASE_: 3\n", "_BASE_ must name a file, or list some, not 3"),
+        ('_BASE_: "a\\0"\n', "_BASE_ must name a file, or list some, not "),
+        ("_BASE_: .\n", "cannot read .*: Is a directory; check _BASE_"),
+        ("a: !!timestamp 2026-02-30\n", "is not valid YAML: day is out of range"),
+        ("a: !!binary AAAA\n", "is not valid YAML: bytes is no kind of value here"),
+        ("a: !!set {b}\n", "is not valid YAML: set is no kind of value here"),
+        ("a: !!int x\n", "is not valid YAML: invalid literal for int"),
+        ("a: !!bool 7\n", "is not valid YAML: '7'"),
+        ("a: !!timestamp 1\n", "is not valid YAML: "),
+        (f"a: {'9' * 5000}\n", "is not valid YAML: "),
+        (
+            "seed: 1\ndata: {}\nseed: 2\n",
+            "is not valid YAML: the key 'seed' is there twice, again in line 3; leave one",
+        ),
+        (f"a: {'[' * 999}\n", "is not valid YAML: values lie more than 100 deep in each other"),
+        ("a: &a [*a]\n", "is not valid YAML: an alias stands for what it lies in"),
+        (
+            "a0: &a0 [1, 1]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40)),
+            "is not valid YAML: its aliases stand for more than 1,000,000 values",
+        ),
     ],
 )
 def test_files_that_are_no_configs(write, text, message):
@@ -210,9 +231,16 @@ def test_every_impossible_combination_is_reported_at_once(problems):
         ("teacher.init_from=finetune", "teacher.init_from: finetune is not trained before teacher; give an earlier"),
         ("pretrain.init_from=pretrain", "pretrain.init_from: pretrain is not trained before pretrain; "),
         ("finetune.init_from=ceiling", "finetune.init_from: ceiling is not trained before finetune; "),
+        ("seeds=1000000000", "seeds: Input should be less than or equal to 10000 (given: 1000000000)"),
         ("no_equals_sign", "'no_equals_sign' is not an override; write key=value, for example "),
         ("=3", "'=3' is not an override"),
-        ("seed=[", "'seed=[': the value is not valid YAML; quote it"),
+        ("seed=[", "'seed=[': the value is not valid YAML: "),
+        ("seed=2026-02-30", "seed: Input should be a valid integer"),
+        (
+            "seed=!!int x",
+            "'seed=!!int x': the value is not valid YAML: invalid literal for int() with base 10: ",
+        ),
+        ("seed={a: 1, a: 2}", "'seed={a: 1, a: 2}': the value is not valid YAML: the key 'a' is there twice, "),
     ],
 )
 def test_problems_name_the_key_and_what_is_valid(problems, override, message):
@@ -233,6 +261,17 @@ def test_a_stage_may_start_from_an_earlier_one_or_from_a_file(write):
     assert (config.pretrain.init_from, config.baseline.init_from) == ("teacher", "weights.pth")
 
 
+def test_a_leading_tilde_is_the_users_own_folder(write, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert load_config(write(LEAST), ["output_dir=~/runs"]).output_dir == "/home/me/runs"
+    assert Folder(path="~/photos").path == "/home/me/photos"
+
+
+def test_a_date_is_text(write):
+    config = load_config(write(LEAST), ["output_dir=2026-02-30", "data.train.path=2026-11-27"])
+    assert (config.output_dir, config.data.train.path) == ("2026-02-30", "2026-11-27")
+
+
 def test_values_do_not_change_after_loading(write):
     with pytest.raises(ValueError, match="frozen"):
         load_config(write(LEAST), []).seed = 1  # type: ignore[misc]
@@ -241,7 +280,9 @@ def test_values_do_not_change_after_loading(write):
 def test_a_config_survives_its_own_yaml(write):
     from bsssl.recipes.runs import as_yaml
 
-    config = load_config(write(LEAST), ["ceiling.length=3 steps", "teacher.warmup=0.5 epochs"])
+    config = load_config(
+        write(LEAST), ["ceiling.length=3 steps", "teacher.warmup=0.5 epochs", "launcher.options={a: .inf}"]
+    )
     assert load_config(write(as_yaml(config)), []) == config
 
 

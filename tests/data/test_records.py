@@ -1,6 +1,8 @@
 import os
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bsssl.data.records import RECORD_SCHEMA, Record, Records, read_bytes
@@ -60,6 +62,35 @@ def test_refused_files(tmp_path):
     (tmp_path / "damaged.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(UserError, match=r"damaged\.parquet is not a readable file"):
         Records.read(str(tmp_path / "damaged.parquet"))
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match=r"other\.csv is not a readable file of records .*; delete it and run again"):
+        Records.read(str(tmp_path / "other.csv"))
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("path", None),
+        ("offset", ["x"] * 3),
+        ("size", [None] * 3),
+        ("key", pa.array([b"\xff"] * 3, pa.binary()).view(pa.string())),
+        ("tags", [1, 2, 3]),
+        ("label", [["a"]] * 3),
+    ],
+)
+def test_a_column_of_records_that_is_another(tmp_path, column, values):
+    path, place = str(tmp_path / "records.parquet"), RECORD_SCHEMA.get_field_index(column)
+    table = RECORDS.table.remove_column(place)
+    pq.write_table(table if values is None else table.add_column(place, column, pa.array(values)), path)
+    with pytest.raises(UserError, match=r"records\.parquet is not a readable file of records") as caught:
+        Records.read(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_range_that_no_memory_holds(tmp_path):
+    (tmp_path / "t.tar").write_bytes(b"content")
+    with pytest.raises(OSError, match=f"cut short: 4 of {2**60} bytes"):
+        read_bytes(str(tmp_path / "t.tar"), offset=3, size=2**60)
 
 
 def test_classes():

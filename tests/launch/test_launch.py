@@ -9,9 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bsssl.config import Config
+from bsssl.config import Config, Launcher
+from bsssl.errors import UserError
 from bsssl.launch.jobs import ReportJob
+from bsssl.launch.slurm import SlurmLauncher
 from bsssl.launch.status import JobRow, save_jobs
+from bsssl.pipeline.stage import Resources
 from tests.processes import PATIENCE, run_to_end, wait_until
 
 BSSSL = str(Path(sys.executable).parent / "bsssl")
@@ -173,6 +176,22 @@ def test_a_job_that_cannot_write_the_results_ends_with_one_line(recipe, finished
         ReportJob(str(config), Config)()
     error = f"error: stage 'evaluate-finetune' of {finished}/seed-0 is not done; run first: bsssl evaluate"
     assert caught.value.code.startswith(error) and "\n" not in caught.value.code
+
+
+@pytest.mark.parametrize(
+    ("launcher", "folder", "message"),
+    [
+        ({"sbatch": {"comment": "a\nrm -rf"}}, "/run", r"launcher: comment must be one line, not 'a\\nrm -rf'"),
+        ({"partition": "gpu\n#SBATCH --mem=0"}, "/run", "launcher: partition must be one line"),
+        ({}, "/runs/%j", "sbatch takes the % in /runs/%j for a pattern; choose an output_dir without one"),
+    ],
+)
+def test_what_sbatch_would_take_for_something_else(launcher, folder, message):
+    launcher = SlurmLauncher(Launcher(kind="slurm", **launcher))
+    with pytest.raises(UserError, match=message):
+        launcher.submit(
+            [ReportJob("a.yaml", schema=Config)], kind="report", resources=Resources(), folder=folder, after=[]
+        )
 
 
 def test_no_slurm_here(bsssl, recipe, tmp_path, monkeypatch):

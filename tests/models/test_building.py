@@ -90,6 +90,8 @@ def test_same_seed_builds_the_same_network() -> None:
         ("resnet18", {"width": 2}, "'resnet18' has no option 'width': valid: zero_init_residual"),
         ("small_resnet", {"widht": 2}, "'widht': did you mean 'width'. valid: blocks, strides, width, zero_init_resid"),
         ("small_resnet", {"width": 0}, "width=0: Input should be greater than or equal to 1"),
+        ("small_resnet", {"width": 2**60}, "width=1152921504606846976: Input should be less than or equal to 10000"),
+        ("small_resnet", {"num_classes": 2**60}, "'small_resnet' cannot be made with options {}: "),
         ("small_resnet", {"width": "wide"}, "width='wide': .*integer"),
         ("small_resnet", {"blocks": []}, "blocks"),
         ("small_resnet", {"blocks": [1, 1], "strides": [1]}, "strides=.1. needs one entry per stage"),

@@ -496,7 +496,7 @@ PAIR = {"key": ["00-circle.jpg", "00-circle.jpg"], "class": ["circle", "square"]
             {"score": [0.0, 0.0]},
             "all scores of '00-circle.jpg' are 0 (1 items in all); leave out the rows of what is of",
         ),
-        ({"score": ["high", "low"]}, "key and class have to be text and score a number"),
+        ({"score": ["high", "low"]}, "must have text as key and class, and a number as score"),
     ],
 )
 def test_given_scores_that_cannot_be(given, change, message):

@@ -43,6 +43,12 @@ def test_of_a_very_long_line_the_middle_is_left_out():
     assert told.startswith("error: no class aaa") and told.endswith("aaa; check the labels") and len(told) < 4000
 
 
+def test_a_cause_that_stands_last_is_told():
+    told = describe(RuntimeError(f"DataLoader worker is killed by signal: Bus error. {'x' * 9999} the cause"))
+    assert told.startswith("error: RuntimeError: DataLoader worker is killed") and len(told) < 800
+    assert told.endswith("the cause; give /dev/shm more room, or set system.workers=0")
+
+
 def test_log_lines_are_a_line_each(capsys: pytest.CaptureFixture[str]):
     with quiet_logger():
         console.setup()

@@ -142,12 +142,14 @@ def test_unknown_keys_are_told_and_others_left_out(pool, tmp_path, caplog):
         ("out.csv", "", "is not a readable exclusion list"),
         ("out.jsonl", "{", "is not a readable exclusion list"),
         ("out.parquet", "PAR1", "is not a readable exclusion list"),
+        ("out.csv", b"key,class\n\xff,cat\n", "is not a readable exclusion list"),
+        ("out.csv", "key,class,key\na,b,c\n", "the column 'key' is there twice"),
         ("out.txt", "", "an exclusion list ends in .csv, .jsonl, .parquet"),
         ("out.csv", 'key,class\n,cat\n,dog\n,"fox, red"\n', "nothing to select"),
     ],
 )
 def test_what_is_wrong_is_one_line(pool, tmp_path, name, content, message):
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=message) as caught:
         select_samples(pool, top_k=5, exclude=read_exclusions(str(tmp_path / name)))
     assert "\n" not in str(caught.value)

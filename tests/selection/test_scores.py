@@ -210,6 +210,44 @@ def test_incomplete_and_doubled_pools_are_refused(tmp_path: Path) -> None:
         select_samples([*paths[:3], str(tmp_path / "999999.scores")], top_k=3)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("number", "1"), ("number", 7), ("base", 2.5), ("base", 2**60), ("num_records", None), ("num_shards", True)),
+        *(("records", "no digest"), ("top_p", 0), ("class_names", [1] * 7), ("teacher", None)),
+    ],
+)
+def test_facts_that_cannot_be(tmp_path: Path, key: str, value: object) -> None:
+    path = Path(write_pool(tmp_path, make_pool(0), cuts=[100])[1])
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    facts = [json.loads(line) for line in header["__metadata__"]["bsssl"].split("\n")]
+    next(one for one in facts if key in one)[key] = value
+    header["__metadata__"]["bsssl"] = "\n".join(map(json.dumps, facts))
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+    with pytest.raises(UserError, match=r"000001\.scores is damaged or not a score file; delete it"):
+        select_samples(score_files(str(tmp_path)), top_k=3)
+
+
+def test_a_number_of_shards_that_no_memory_holds(tmp_path: Path) -> None:
+    write_pool(tmp_path, make_pool(0), num_shards=2**62)
+    with pytest.raises(UserError, match=r"shards have no score file .*\(numbers 1, 2, 3, .*, 20, \.\.\.\); run"):
+        select_samples(score_files(str(tmp_path)), top_k=3)
+
+
+@pytest.mark.parametrize("row", [2**63, 2**32 - 1])
+def test_rows_of_no_sample_and_scores_that_are_none(tmp_path: Path, row: int) -> None:
+    path = Path(write_pool(tmp_path, make_pool(0, records=50))[0])
+    rows, content = np.array([row], np.uint64).tobytes(), path.read_bytes()
+    start = content.index(ScoreFile(str(path)).array("rows0")[:1].tobytes())
+    path.write_bytes(content[:start] + rows + content[start + 8 :])
+    for variant in ("balanced", "unbalanced", "random"):
+        with pytest.raises(UserError, match=r"000000\.scores is damaged \(rows out of range\); delete it"):
+            select_samples([str(path)], top_k=3, variant=variant)
+
+
 def test_folders_whose_names_are_patterns(tmp_path: Path) -> None:
     folder = tmp_path / "run[1]*"
     folder.mkdir()

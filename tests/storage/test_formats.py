@@ -13,6 +13,14 @@ def test_damaged_json_is_named(tmp_path):
         storage.read_json(str(path))
 
 
+@pytest.mark.parametrize(
+    ("path", "ending"),
+    [("a.csv", "csv"), ("https://h/a.parquet?X-Amz-Signature=a.b/c", "parquet"), ("s3://b/a.JSONL", "jsonl")],
+)
+def test_the_path_decides_the_format(path, ending):
+    assert storage.table_format(path) == ending
+
+
 def test_json_comes_back(tmp_path):
     path = str(tmp_path / "file.json")
     storage.write_json(path, {"b": (1, 2), "a": "ä"})

@@ -13,6 +13,7 @@ from bsssl.errors import UserError
 
 CUT_KEY = "(end of the tar)"  # the member name of the record that stands for what a cut tar lacks
 _BLOCK = tarfile.BLOCKSIZE  # a whole tar ends in blocks of zeros
+_DAMAGE = (tarfile.TarError, ValueError, OverflowError, MemoryError)  # the last three of sizes that nothing has
 _SIDECARS = (".cls", ".json", ".txt")
 _SIDECAR_BYTES = 1 << 20
 
@@ -83,9 +84,9 @@ def _scan(
         return places, sidecars, length
     try:
         tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - it holds nothing but the file of our caller
-    except tarfile.ReadError:
+    except _DAMAGE:
         raise UserError(f"{path} is not a tar; check it, and let its name say how it is compressed, if it is") from None
-    for member in _members(tar):
+    for member in _members(tar, length):
         name = member.name.removeprefix("./")
         if not member.isreg() or is_hidden(name):
             continue
@@ -93,10 +94,10 @@ def _scan(
             _note(sidecars.setdefault(_stem(name), {}), name.lower(), _content(file, member))
         elif endings.match(name):
             places.pop(name, None)
-            places[name] = (member.offset_data, member.size)
+            places[name] = (member.offset_data, min(member.size, length))
         else:
             left_out.add([name])
-    file.seek(tar.offset)
+    file.seek(min(max(tar.offset, 0), length))
     ended = file.read(_BLOCK) == bytes(_BLOCK)
     return places, sidecars, None if ended else length
 
@@ -115,14 +116,14 @@ def _items(names: list[str], endings: Endings, left_out: LeftOut) -> Iterator[st
             left_out[extension_of(name, whole=True)] += 1
 
 
-def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+def _members(tar: tarfile.TarFile, length: int) -> Iterator[tarfile.TarInfo]:
     """All members up to the end or to the first damage; ``tar.offset`` then says where that was."""
     try:
-        while (member := tar.next()) is not None:
+        while tar.offset <= length and (member := tar.next()) is not None and member.size >= 0:
             yield member
             tar.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
-    except tarfile.ReadError:
-        pass  # cut inside a member's data: no end mark follows, which the caller looks for
+    except _DAMAGE:
+        pass  # cut inside a member's data, or sizes that none has: no end mark follows, which the caller looks for
 
 
 def _content(file: IO[bytes], member: tarfile.TarInfo) -> bytes:

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import yaml
 
 from bsssl import storage
+from bsssl.config.yaml_text import parse_yaml
 from bsssl.data.loading.targets import SparseTargets
 from bsssl.data.records import LARGE_SCHEMA, PLACE_SCHEMA, Records, tag_lists
 from bsssl.data.tables import read_tables, reading_table
@@ -71,10 +71,7 @@ def read_pairs(path: str) -> dict[str, str]:
 
 def _read_yaml(path: str) -> dict[str, str]:
     with storage.open_read(path) as file:
-        try:
-            pairs = yaml.load(file.read().decode(), Loader=yaml.BaseLoader)  # all text: `no` is a tag, not False
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        pairs = parse_yaml(file.read(), origin=path, all_text=True)  # `no` is a tag, not False
     if not isinstance(pairs, dict):
         raise UserError(f"{path} is not a map: it must hold 'tag: meaning' lines")
     wrong = next((tag for tag, meaning in pairs.items() if not isinstance(meaning, str) or not meaning), None)

@@ -22,6 +22,7 @@ from bsssl.data.segments import split_segment, with_segment
 from bsssl.errors import UserError
 from bsssl.runtime.threads import map_ahead
 from bsssl.selection import Selected, read_selection
+from bsssl.storage.arrow import ARROW_ERRORS, read_parquet_file, refusing_damage
 
 _READERS = 16  # at a time: from a network's file system nearly all of reading is waiting
 _IDENTITY, _SIZE = b"bsssl", b"bsssl.size"
@@ -68,7 +69,7 @@ def is_written(folder: str, number: int, *, identity: str) -> bool:
     with storage.open_read(index) as file:
         try:
             facts = pq.read_schema(file).metadata or {}
-        except (pa.ArrowInvalid, OSError):
+        except ARROW_ERRORS:
             return False
     size = str(os.path.getsize(tar_path(folder, number))).encode()
     return facts.get(_IDENTITY) == identity.encode() and facts.get(_SIZE, size) == size  # earlier ones do not say
@@ -144,5 +145,6 @@ def _index_path(folder: str, number: int) -> str:
 
 
 def _read_index(folder: str, number: int) -> pa.Table:
-    with storage.open_read(_index_path(folder, number)) as file:
-        return pq.read_table(pa.BufferReader(file.read())).replace_schema_metadata()
+    path = _index_path(folder, number)
+    with refusing_damage(path, what="is damaged", remedy="delete it and run `bsssl materialise` again"):
+        return read_parquet_file(path).replace_schema_metadata()

@@ -82,7 +82,7 @@ def saved_facts(path: str) -> dict[str, Any]:
         try:
             header = json.loads(start[8:] + file.read(int.from_bytes(start[:8], "little") - 1))
             return _facts(header.get("__metadata__", {}))
-        except (ValueError, OverflowError, MemoryError):
+        except (ValueError, OverflowError, MemoryError, RecursionError):
             return {}  # whoever loads the weights is told of the damage
 
 
@@ -162,10 +162,19 @@ def _is_safetensors(start: bytes) -> bool:
     return start[8:] == b"{"
 
 
-def _facts(metadata: Mapping[str, str]) -> dict[str, Any]:
+def _facts(metadata: Any) -> dict[str, Any]:
+    """Return what ``save_model`` has noted; ValueError where something else stands in its place."""
+    if not isinstance(metadata, dict):
+        raise ValueError("its metadata are no texts by name")
     if not {"model", "classes"} <= metadata.keys():
         return {}  # a file of another tool
-    return {key: json.loads(value) for key, value in metadata.items()}
+    facts = {key: json.loads(value) for key, value in metadata.items() if isinstance(value, str)}
+    classes, options = facts.get("classes"), facts.get("options", {})
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in [*classes, facts.get("model")]):
+        raise ValueError("it does not say which network and which classes it is of")
+    if not isinstance(options, dict):
+        raise ValueError("the options of its network are none")
+    return facts
 
 
 def _read_safetensors(local: str, path: str) -> Checkpoint:

@@ -13,7 +13,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from bsssl.errors import UserError
 from bsssl.registry import MODELS
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10_000)]
 
 # block, blocks per stage, groups, width per group
 _RESNETS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int], int, int]] = {

@@ -194,6 +194,8 @@ def test_manifest_refused(tmp_path):
     refuse("twice.csv", b"path,label, label\na.jpg,b,c\n", "has the column 'label' more than once; keep one")
     refuse("strat.csv", b"path,strat,end\nv.mp4,1,2\n", "has a column 'strat'; rename it to 'start'")
     refuse("open.csv", b'path,label\n"a.jpg,b\n', "cannot be read as a table")
+    refuse("surrogate.jsonl", b'{"path": "\\ud800"}\n', "cannot be read as a table: .*surrogates.*; save it as UTF-8")
+    refuse("large.jsonl", b'{"path": 1' + b"0" * 30 + b"}\n", "cannot be read as a table: .*too large")
     refuse("list.txt", b"a.jpg\n", r"must end in \.csv")
     with pytest.raises(UserError, match="no such file"):
         Manifest(path=str(tmp_path / "missing.csv")).records()
@@ -248,6 +250,23 @@ def test_columns_with_nearly_the_right_name_are_named(tmp_path, caplog):
     (tmp_path / "list.csv").write_text("path,tag,colour\na.jpg,b,c\n")
     Manifest(path=str(tmp_path / "list.csv")).records()
     assert "the column 'tag' is not read; if 'tags' is meant, call it so" in caplog.text and "colour" not in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["cut", "footer", "page", "text"])
+def test_a_damaged_parquet_manifest(tmp_path, damage):
+    path = tmp_path / "list.parquet"
+    names = pa.array([b"\xff.jpg"] * 99, pa.binary()).view(pa.string()) if damage == "text" else ["a.jpg"] * 99
+    pq.write_table(pa.table({"path": names}), path, compression="none", use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        del content[-20:]
+    elif damage != "text":
+        start = 4 if damage == "page" else content.rindex(b"schema")
+        content[start : start + 32] = b"\xff" * 32
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"list\.parquet cannot be read as a table: ") as caught:
+        Manifest(path=str(path)).records()
+    assert "\n" not in str(caught.value)
 
 
 def test_manifest_is_streamed(tmp_path):

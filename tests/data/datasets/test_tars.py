@@ -26,6 +26,20 @@ def _members(tmp_path, content, extensions="images"):
     return [key.removeprefix("t.tar/") for key in records.key.to_pylist()], dict(left_out)
 
 
+@pytest.mark.parametrize("size", [2**60, 2**63, 2**80, -1024])
+def test_a_member_with_a_size_that_none_has(tmp_path, make_tar, size):
+    content = bytearray(make_tar({"a/1.jpg": b"1", "a/2.jpg": b"2"}))
+    head = content[1024:1536]
+    head[124:136] = (b"\x80" if size > 0 else b"\xff") + (size % 2**88).to_bytes(11, "big")
+    head[148:156] = b"%06o\0 " % (256 + sum(head[:148]) + sum(head[156:]))
+    content[1024:1536] = head
+    records = _index(tmp_path, content)
+    assert is_cut(records) and records[0].read() == b"1"
+    for record in records[1:]:
+        with pytest.raises(OSError, match="cut short"):
+            record.read()
+
+
 def test_labels(tmp_path, make_tar):
     records = _index(
         tmp_path,

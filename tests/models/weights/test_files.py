@@ -104,6 +104,18 @@ def test_code_in_a_file_is_never_run(protocol: str, tmp_path: Path, monkeypatch:
     assert not (tmp_path / "sprung").exists()
 
 
+@pytest.mark.parametrize(
+    "facts",
+    [{"classes": "3"}, {"classes": "[1]"}, {"model": "null"}, {"model": "resnet"}, {"options": "[]"}],
+)
+def test_facts_that_are_none(facts: dict[str, str], tmp_path: Path) -> None:
+    path, said = str(tmp_path / "a.safetensors"), {"model": '"resnet"', "classes": '["a"]', **facts}
+    safetensors.torch.save_file({"weight": torch.zeros(1)}, path, said)
+    assert saved_facts(path) == {}
+    with pytest.raises(UserError, match=r"a\.safetensors is damaged or not a file of weights"):
+        read_checkpoint(path)
+
+
 def test_files_without_weights_and_paths_without_files(tmp_path: Path) -> None:
     path = str(tmp_path / "numbers.pth")
     for content in ({"state_dict": {"epoch": 3}}, [1, 2], {}):

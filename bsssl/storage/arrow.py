@@ -1,0 +1,50 @@
+"""What Arrow reads of files that others wrote: damage is one clear line."""
+
+import contextlib
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bsssl.errors import UserError
+from bsssl.storage.reading import open_read
+
+ARROW_ERRORS = (pa.ArrowException, OSError, ValueError, LookupError, OverflowError)
+"""what Arrow raises of damage: its own classes for some of it alone, for the rest Python's, those of texts included"""
+
+
+@contextlib.contextmanager
+def refusing_damage(path: str, *, what: str, remedy: str) -> Iterator[None]:
+    """Turn what Arrow raises of a damaged or unexpected file into a UserError.
+
+    Args:
+        path: The file.
+        what: What the message says of it, such as "is damaged".
+        remedy: How to mend it.
+    """
+    try:
+        yield
+    except ARROW_ERRORS as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path} {what} ({reason}); {remedy}") from None
+
+
+def whole(table: pa.Table) -> pa.Table:
+    """Return a table as it is; errors as Arrow's where a text in it is not UTF-8, or a column is there twice."""
+    table.validate(full=True)
+    names = table.column_names
+    if twice := next((name for place, name in enumerate(names) if name in names[:place]), None):
+        raise pa.ArrowInvalid(f"the column '{twice}' is there twice")
+    return table
+
+
+def read_parquet_file(path: str) -> pa.Table:
+    """Return all of a Parquet file, which is held in memory; errors as Arrow's, for ``refusing_damage``.
+
+    Raises:
+        UserError: The file is missing.
+    """
+    # Not the file itself: a thread of Arrow's may still let go of it, holding a lock of the interpreter, when a worker
+    # of a loader is forked, which would then wait for that lock for ever.
+    with open_read(path) as file:
+        return whole(pq.read_table(pa.BufferReader(file.read())))
