@@ -173,6 +173,7 @@ class _Submission:
         if text not in self._saved:
             self._saved[text] = str(self._folder / f"config-{len(self._saved)}.yaml")
             storage.write_text(self._saved[text], text)
+            os.chmod(self._saved[text], 0o600)  # a URL in it may hold a secret
         return self._saved[text]
 
     def _submit(self, jobs: Sequence[Job], kind: str, resources: Resources, *, run: Path, after: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from bsssl import storage
 from bsssl.errors import UserError
 from bsssl.runtime import distributed
+from bsssl.runtime.secrets import hidden
 
 FORMAT = 2
 DONE, BEGUN = "done.json", "begun.json"
@@ -47,6 +48,11 @@ class Work:
     """what was noted of the files outside the run"""
     parts: Parts | None = None
     """the parts of work that has some, for those who look at the folder alone"""
+
+    def __post_init__(self) -> None:
+        # Secrets of URLs are not kept; that another one was given can be told.
+        for name in ("settings", "identifying", "outside"):
+            object.__setattr__(self, name, hidden(getattr(self, name)))
 
     @property
     def identity(self) -> str:

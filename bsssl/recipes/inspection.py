@@ -14,6 +14,7 @@ from bsssl.config import Config, Experiment, Source
 from bsssl.errors import UserError
 from bsssl.recipes.runs import all_runs
 from bsssl.runtime.console import progress
+from bsssl.runtime.secrets import hidden
 from bsssl.runtime.threads import map_ahead
 from bsssl.stages import doubts
 from bsssl.stages.data import DataStage
@@ -162,10 +163,10 @@ def _seen(
     try:
         counts, sampled = _listed(name, source, config, sample)
     except (UserError, OSError) as error:
-        return Seen(name=name, path=source.path, error=str(error)), []
+        return Seen(name=name, path=hidden(source.path), error=hidden(str(error))), []
     reading = map_ahead(open_item, sampled, threads=_THREADS)
     opened = [*progress(reading, total=len(sampled), unit="items", title=f"looking at {name}")]
-    return Seen(name=name, path=source.path, **counts, **_figures(opened)), opened
+    return Seen(name=name, path=hidden(source.path), **counts, **_figures(opened)), opened
 
 
 def _listed(name: str, source: Source, config: Experiment, sample: int) -> tuple[dict[str, Any], data.Records]:

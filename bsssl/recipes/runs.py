@@ -8,6 +8,7 @@ import yaml
 from bsssl.config import Config, Experiment, Model, Transfer
 from bsssl.pipeline.run import Run
 from bsssl.pipeline.stage import Stage
+from bsssl.runtime.secrets import hidden
 
 
 def stages(config: Experiment, *, seed: int) -> list[Stage[Any]]:
@@ -42,7 +43,7 @@ def all_runs(config: Experiment, *, config_path: str, only: Collection[str] = ()
             seed=seed,
             output_dir=config.output_dir,
             config_path=config_path,
-            config=as_yaml(config),
+            config=_dumped(hidden(config.model_dump(mode="json"))),
         )
         for seed in range(config.seed, config.seed + config.seeds)
     ]
@@ -57,6 +58,10 @@ def _needed(planned: list[Stage[Any]], only: Collection[str]) -> list[Stage[Any]
 
 
 def as_yaml(config: Experiment) -> str:
-    """Return the resolved config as YAML."""
-    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    """Return the resolved config as YAML, secrets of URLs included: what is made of it must be kept from others."""
+    return _dumped(config.model_dump(mode="json"))
+
+
+def _dumped(values: Any) -> str:
+    text: str = yaml.safe_dump(values, sort_keys=False)
     return text

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from bsssl.errors import Problems, UserError, notes, shortened
 from bsssl.runtime.distributed import is_main
+from bsssl.runtime.secrets import hidden
 
 T = TypeVar("T")
 logger = logging.getLogger("bsssl")
@@ -108,8 +109,8 @@ def show(text: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Return ``text`` with escapes for line breaks, codes of terminals and all else that cannot be seen."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    """Return ``text`` without secrets, and with escapes for line breaks, codes of terminals and all that is unseen."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in hidden(text))
 
 
 def describe(error: Exception) -> str:

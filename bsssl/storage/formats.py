@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from bsssl.errors import UserError
+from bsssl.runtime.secrets import hidden
 from bsssl.storage.reading import open_read
 from bsssl.storage.remote import is_remote
 from bsssl.storage.writing import atomic_write, write_text
@@ -77,7 +78,7 @@ def read_json_lines(path: str) -> Iterator[dict[str, Any]]:
 
 def write_ledger(path: str, entries: Iterable[tuple[str, str]]) -> None:
     """Write the keys of items that could not be used, each with the reason."""
-    write_json_lines(path, ({"key": key, "reason": reason} for key, reason in entries))
+    write_json_lines(path, ({"key": key, "reason": hidden(reason)} for key, reason in entries))
 
 
 def read_ledger(path: str) -> list[tuple[str, str]]:

@@ -19,6 +19,7 @@ def test_import_changes_nothing_and_needs_no_other_room():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     rooms = ["bsssl", "bsssl.errors", "bsssl.runtime", "bsssl.runtime.console", "bsssl.runtime.distributed"]
+    rooms += ["bsssl.runtime.secrets"]
     assert done.stdout.strip() == str(rooms)
 
 
