@@ -201,7 +201,7 @@ def test_the_plan_ends_with_what_is_missing(bsssl, recipe, tmp_path, override, s
     outcome = bsssl("run", "--config", recipe.config, f"output_dir={tmp_path}", "--plan", override)
     assert outcome.status == 1 and len(outcome.errors) == 1 and reason in outcome.errors[0]
     stopped = {name: cells[-1] for name, cells in plan_rows(outcome.out).items() if "cannot run: " in cells[-1]}
-    assert list(stopped) == [stage]
+    assert stopped.keys() - {"contents"} == {stage}  # what reads the data is of its section
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

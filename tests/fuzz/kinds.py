@@ -229,13 +229,13 @@ def _tar() -> Kind:
 
     def read(path: Path) -> None:
         source = open_source("tars", path=str(path), options={}, videos=False)
-        records = source.index(str(path))  # type: ignore[attr-defined]
-        _check_records(records)
-        for record in records:
-            try:
-                record.read()
-            except OSError as error:  # an item that cannot be read
-                assert str(error)
+        for _, records in source.shards():  # type: ignore[attr-defined]
+            _check_records(records)
+            for record in records:
+                try:
+                    record.read()
+                except OSError as error:  # an item that cannot be read
+                    assert str(error)
         source.records()
 
     return Kind("tar", originals, read)

@@ -85,7 +85,7 @@ def head(folder, stage):
 def test_tags_in_their_own_label_space(call, tmp_path):
     outcome = call("run")
     assert outcome.status == 0, outcome.err
-    assert executed(outcome)[:5] == ["data", "tags", "weak", "teacher", "evaluate-teacher"]
+    assert executed(outcome)[:6] == ["data", "contents", "tags", "weak", "teacher", "evaluate-teacher"]
     folder = tmp_path / "run" / "seed-0" / "tags"
     assert {path.name for path in folder.iterdir()} == {"tagged.parquet", "classes.json", "tags.csv", "done.json"}
     assert json.loads((folder / "classes.json").read_text()) == ["kreis", "love", "square", "triangle"]

@@ -124,5 +124,5 @@ def test_files_without_weights_and_paths_without_files(tmp_path: Path) -> None:
             read_checkpoint(path)
     with pytest.raises(UserError, match=r"no such file: .*nowhere"):
         read_checkpoint(str(tmp_path / "nowhere.pth"))
-    with pytest.raises(UserError, match=r"cannot read .*: Is a directory"):
+    with pytest.raises(UserError, match="is a folder, not a file; give a file"):
         read_checkpoint(str(tmp_path))
