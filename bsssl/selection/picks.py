@@ -314,9 +314,9 @@ def read_selection(path: str) -> Selected:
             f"{path} has selection format version {facts.get('version')}, this program reads {FORMAT_VERSION}; "
             "run `bsssl select` again"
         )
-    bounds = pc.min_max(table["class"]).as_py()
+    names, bounds = facts.get("class_names"), pc.min_max(table["class"]).as_py()
     if any(table[name].null_count for name in table.column_names) or not (
-        bounds["min"] >= 0 and bounds["max"] < len(facts["class_names"])
+        isinstance(names, list) and 0 <= bounds["min"] <= bounds["max"] < len(names)
     ):
         raise UserError(f"{path} is damaged (values out of range); delete it and run `bsssl select` again")
     return Selected(table)

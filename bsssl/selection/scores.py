@@ -382,7 +382,8 @@ class ScoreFile:
     def samples(self) -> pa.Table:
         """Return the sample table by position, ``SAMPLES_SCHEMA`` with paths dictionary-encoded."""
         with refusing_damage(self.path, what="has a damaged sample table", remedy=_MENDING):
-            return whole(pa.ipc.open_stream(pa.py_buffer(self.array("samples"))).read_all())
+            samples = whole(pa.ipc.open_stream(pa.py_buffer(self.array("samples"))).read_all())
+            return samples.select(SAMPLES_SCHEMA.names)
 
     def array(self, name: str) -> Any:
         """Return one of ``arrays``, not to be changed."""

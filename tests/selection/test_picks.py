@@ -102,6 +102,13 @@ def fewer_classes(path: Path) -> None:
     pq.write_table(table.replace_schema_metadata({"bsssl": json.dumps(facts)}), path)
 
 
+def no_class_names(path: Path) -> None:
+    table = pq.read_table(path)
+    facts = json.loads(table.schema.metadata[b"bsssl"])
+    del facts["class_names"]
+    pq.write_table(table.replace_schema_metadata({"bsssl": json.dumps(facts)}), path)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -112,6 +119,7 @@ def fewer_classes(path: Path) -> None:
         (no_facts, "not a selection file"),
         (other_version, "format version 7, this program reads 1"),
         (fewer_classes, "out of range"),
+        (no_class_names, "out of range"),
     ],
 )
 def test_damaged(tmp_path: Path, spoil: Callable[[Path], None], message: str) -> None:

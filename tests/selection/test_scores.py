@@ -367,3 +367,13 @@ def test_the_fingerprint_of_a_pool_follows_from_its_score_files(tmp_path: Path) 
             scores=scored.scores[rows],
         )  # fmt: skip
     assert select_samples(paths, top_k=2).facts()["pool"] == pool.fingerprint
+
+
+@pytest.mark.parametrize("name", [b"key", b"size", b"position"])
+def test_a_sample_table_without_a_column(tmp_path: Path, name: bytes) -> None:
+    path = Path(write_pool(tmp_path, make_pool(0))[0])
+    _, start, stop = ScoreFile(str(path))._places["samples"]
+    content = path.read_bytes()
+    path.write_bytes(content[:start] + content[start:stop].replace(name, name.upper()) + content[stop:])
+    with pytest.raises(UserError, match="has a damaged sample table"):
+        ScoreFile(str(path)).samples()
