@@ -18,7 +18,7 @@ from bsssl import storage
 from bsssl.data.labels import ordered, tidied
 from bsssl.data.segments import split_segment
 from bsssl.errors import UserError, choices
-from bsssl.storage.arrow import read_parquet_file, refusing_damage, whole
+from bsssl.storage.arrow import as_no_formulas, as_plain_texts, read_parquet_file, refusing_damage, whole
 from bsssl.storage.columns import Column, Values
 
 PLACE_SCHEMA = pa.schema([("key", pa.string()), ("path", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
@@ -111,7 +111,8 @@ class Records:
                 table = read_parquet_file(path)
             else:
                 with storage.open_read(path) as file:
-                    table = _with_tag_lists(pa.csv.read_csv(pa.BufferReader(file.read()), convert_options=_AS_WRITTEN))
+                    content = pa.BufferReader(file.read())
+                table = _with_tag_lists(as_plain_texts(pa.csv.read_csv(content, convert_options=_AS_WRITTEN)))
             return cls(_complete(whole(table).cast(RECORD_SCHEMA)))
 
     def write(self, path: str) -> None:
@@ -125,7 +126,7 @@ class Records:
             position = table.schema.get_field_index("tags")
             table = table.set_column(position, "tags", pc.binary_join(table["tags"].combine_chunks(), TAG_SEPARATOR))
             with storage.atomic_write(path) as file:
-                pa.csv.write_csv(table, file)
+                pa.csv.write_csv(as_no_formulas(table), file)
         else:
             raise UserError(f"cannot write records to {path}: the name must end in .csv or .parquet")
 

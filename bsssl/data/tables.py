@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from bsssl import storage
 from bsssl.errors import UserError
 from bsssl.runtime.console import logger
-from bsssl.storage.arrow import ARROW_ERRORS, whole
+from bsssl.storage.arrow import ARROW_ERRORS, as_no_formulas, as_plain_texts, whole
 
 BATCH_ROWS = 65_536  # rows in memory at once while a table or a source is streamed
 TABLES = (*storage.TABLES, "tsv")
@@ -64,7 +64,8 @@ def read_tables(path: str, *, types: Mapping[str, pa.DataType]) -> Iterator[pa.T
             _refuse_doubles(path, table.schema_arrow.names, types)
             batches = table.iter_batches(batch_size=BATCH_ROWS, columns=_light_columns(table.schema_arrow, types))
         for batch in batches:
-            yield whole(pa.Table.from_batches([batch]))
+            rows = whole(pa.Table.from_batches([batch]))
+            yield as_plain_texts(rows) if ending == "csv" else rows
 
 
 def _csv_batches(path: str, file: IO[bytes], types: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
@@ -138,7 +139,8 @@ def writing_table(path: str, schema: pa.Schema) -> Iterator[Callable[[pa.Table],
     ending = storage.table_format(path)
     with storage.atomic_write(path) as file, contextlib.ExitStack() as open_files:
         if ending == "csv":
-            yield open_files.enter_context(pa.csv.CSVWriter(file, schema)).write_table
+            writer = open_files.enter_context(pa.csv.CSVWriter(file, schema))
+            yield lambda table: writer.write_table(as_no_formulas(table))
         elif ending == "parquet":
             yield open_files.enter_context(pq.ParquetWriter(file, schema)).write_table
         else:

@@ -18,7 +18,7 @@ from bsssl import storage
 from bsssl.errors import UserError, choices
 from bsssl.selection.rows import Array, Int64, UInt32, UInt64, count, edge_counts, positions_of, ranges
 from bsssl.selection.scores import ScoreFile
-from bsssl.storage.arrow import refusing_damage, whole
+from bsssl.storage.arrow import as_plain_texts, refusing_damage, whole
 
 COLUMNS = ("key", "class")
 POOL = "pool"
@@ -37,10 +37,12 @@ COPIES_SCHEMA = pa.schema(
 """The columns of a list of copies: an item, its shard of the pool, its place there (or in its set), what it is a copy
 of, and whether selection leaves it out. Items of the pool are sorted by shard and position."""
 _READERS: Mapping[str, Callable[[io.BytesIO], pa.Table]] = {
-    ".csv": lambda content: pyarrow.csv.read_csv(
-        content,
-        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-        convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string())),
+    ".csv": lambda content: as_plain_texts(
+        pyarrow.csv.read_csv(
+            content,
+            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+            convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string())),
+        )
     ),
     ".jsonl": pyarrow.json.read_json,
     ".parquet": pq.read_table,

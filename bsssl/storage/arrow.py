@@ -1,12 +1,15 @@
-"""What Arrow reads of files that others wrote: damage is one clear line."""
+"""What Arrow reads of files that others wrote: damage is one clear line. And texts that CSV files hold."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bsssl.errors import UserError
+from bsssl.storage.formats import FORMULA
 from bsssl.storage.reading import open_read
 
 ARROW_ERRORS = (pa.ArrowException, OSError, ValueError, LookupError, OverflowError)
@@ -48,3 +51,20 @@ def read_parquet_file(path: str) -> pa.Table:
     # of a loader is forked, which would then wait for that lock for ever.
     with open_read(path) as file:
         return whole(pq.read_table(pa.BufferReader(file.read())))
+
+
+def as_no_formulas(table: pa.Table) -> pa.Table:
+    """Return a table with an apostrophe before each text that a spreadsheet would run, as CSV files have it."""
+    return _with_texts(table, partial(pc.replace_substring_regex, pattern=rf"\A({FORMULA})", replacement=r"'\1"))
+
+
+def as_plain_texts(table: pa.Table) -> pa.Table:
+    """Return a table that was read from CSV without the apostrophes that ``as_no_formulas`` adds."""
+    return _with_texts(table, partial(pc.replace_substring_regex, pattern=rf"\A'({FORMULA})", replacement=r"\1"))
+
+
+def _with_texts(table: pa.Table, change: Callable[[pa.ChunkedArray], pa.ChunkedArray]) -> pa.Table:
+    for place, column in enumerate(table.schema):
+        if pa.types.is_string(column.type):
+            table = table.set_column(place, column, change(table.column(place)))
+    return table

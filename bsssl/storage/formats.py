@@ -1,9 +1,14 @@
-"""JSON, JSON lines and CSV, each written complete or not at all; and ledgers, which are JSON lines."""
+"""JSON, JSON lines and CSV, each written complete or not at all; and ledgers, which are JSON lines.
+
+A spreadsheet runs a text of a CSV file that begins as a formula does. Such a text has an apostrophe before it wherever
+CSV is written, which is taken off wherever it is read; see ``bsssl.storage.arrow`` for columns of Arrow.
+"""
 
 import contextlib
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +21,10 @@ from bsssl.storage.writing import atomic_write, write_text
 
 TABLES = ("csv", "jsonl", "parquet")
 """what the name of a table ends in"""
+
+
+FORMULA = r"'*[-=+@\t\r\n]"
+"""how a formula begins, or a text that is no formula for the apostrophe before it; for Python and for Arrow"""
 
 
 def table_format(path: str) -> str:
@@ -96,7 +105,11 @@ def read_ledger(path: str) -> list[tuple[str, str]]:
 
 
 def write_csv(path: str, rows: Iterable[Sequence[Any]]) -> None:
-    """Write rows as CSV."""
+    """Write rows as CSV, their texts as no formulas."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([map(_as_no_formula, row) for row in rows])
     write_text(path, text.getvalue())
+
+
+def _as_no_formula(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and re.match(FORMULA, cell) else cell

@@ -81,7 +81,7 @@
   }
   readMarks();
   const markOf = (key, index) => JSON.stringify([key, index]);
-  const quoted = (text) => '"' + text.replaceAll('"', '""') + '"';
+  const quoted = (text) => '"' + text.replace(/^(?='*[-=+@\t\r\n])/, "'").replaceAll('"', '""') + '"';  // no formula for a spreadsheet
   function exclusions() {
     const everywhere = byId("everywhere").checked;
     const rows = [...marks].map((mark) => JSON.parse(mark)).map(([key, index]) =>
