@@ -66,6 +66,7 @@ def seed_folder(tmp_path: Path) -> Path:
         ("finetune.base_lrr=1", "unknown key 'finetune.base_lrr': did you mean 'base_lr'? valid: "),
         ("seed=many", "seed: Input should be a valid integer"),
         ("select.top_k=0", "select.top_k: Input should be greater than or equal to 1"),
+        ("select.top_k=5000000000", "select.top_k: Input should be less than or equal to 4294967296"),
         ("score.top_p=4", "score.top_p (4) is above data.num_classes (3); lower it"),
         ("teacher.warmup=9 steps", "teacher: warmup (9 steps) is longer than length (8 steps); shorten it"),
     ],

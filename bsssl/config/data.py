@@ -29,9 +29,9 @@ class Transforms(Section):
     """How a decoded image, or every frame of a clip alike, becomes the network's input. The paper leaves augmentation
     open; these are our defaults."""
 
-    size: int = Field(224, ge=1)
+    size: int = Field(224, ge=1, le=16_384)
     """side of the square input, pixels"""
-    test_resize: Annotated[int, Field(ge=1)] | Literal["whole"] | None = None
+    test_resize: Annotated[int, Field(ge=1, le=16_384)] | Literal["whole"] | None = None
     """short side before the centre crop when scoring and testing, pixels; whole: the whole picture becomes the square;
     default: size / 0.875 with random_resized and short_side, else whole"""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
@@ -310,9 +310,9 @@ class NetworkTransforms(Section):
     """What of `data.transforms` is otherwise for one network. What is not given is as its weights say, where they say
     so, else as in `data.transforms`."""
 
-    size: int | None = Field(None, ge=1)
+    size: int | None = Field(None, ge=1, le=16_384)
     """side of the square input, pixels"""
-    test_resize: Annotated[int, Field(ge=1)] | Literal["whole"] | None = None
+    test_resize: Annotated[int, Field(ge=1, le=16_384)] | Literal["whole"] | None = None
     """short side before the centre crop when scoring and testing, pixels, or whole"""
     interpolation: Literal["bilinear", "bicubic"] | None = None
     """how pictures are resized"""

@@ -26,10 +26,10 @@ class System(Section):
     """memory format of images: faster on recent GPUs and on CPUs (benchmarks/README.md)"""
     compile: bool = False
     """compile the network with torch.compile"""
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1, le=4096)
     """CPU threads per process; default: torch's own choice, on a CPU less those that the workers need. 1 is fastest for
     tiny networks and on busy machines"""
-    workers: int = Field(2, ge=0)
+    workers: int = Field(2, ge=0, le=4096)
     """data-loading processes per process"""
     start_method: Literal["fork", "spawn", "forkserver"] | None = None
     """how data-loading processes start; default: the platform's"""

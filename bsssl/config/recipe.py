@@ -48,7 +48,7 @@ class Score(Section):
 
     top_p: int = Field(10, ge=1)
     """P: classes kept per sample"""
-    batch_size: int = Field(256, ge=1)
+    batch_size: int = Field(256, ge=1, le=1_000_000)
     """samples per forward pass and process, of videos clips; at least those of one video"""
     given: str | None = None
     """a Parquet file of columns key, class and score (0..1) with what some other tool says of the pool, in the place of
@@ -64,8 +64,9 @@ def _form_of_k(value: Any) -> str:
     return "<auto>" if value == "auto" else "<number>"
 
 
+_Count = Annotated[int, Field(ge=1, le=2**32)]  # no pool has more samples
 TopK = Annotated[
-    Annotated[int, Field(ge=1), Tag("<number>")] | Annotated[Literal["auto"], Tag("<auto>")], Discriminator(_form_of_k)
+    Annotated[_Count, Tag("<number>")] | Annotated[Literal["auto"], Tag("<auto>")], Discriminator(_form_of_k)
 ]
 
 
@@ -76,7 +77,7 @@ class Select(Section):
     """K: samples kept per class. auto: that K of `grid` with which the student, pre-trained once for each, is the most
     accurate on the labels, of which it has then seen none (as Fang et al. 2023, arXiv 2309.17425, judge a selection:
     by what is trained on it, not by the classifier that selects)"""
-    grid: list[Annotated[int, Field(ge=1)]] | None = Field(None, min_length=2)
+    grid: list[_Count] | None = Field(None, min_length=2)
     """top_k: auto: the values of K to try, rising; default: 1/64, 1/16, 1/4 and 1 of the pool's items per class"""
     variant: Annotated[str, known_to(SELECTION_RULES)] = "balanced"
     """balanced: the best K of each class; unbalanced: the best K x classes over all classes; random: any K of those

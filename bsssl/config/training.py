@@ -35,9 +35,9 @@ class Train(Section):
 
     length: LengthField
     """how long to train; 0 epochs takes the initial weights as they are"""
-    batch_size: int = Field(1536, ge=1)
+    batch_size: int = Field(1536, ge=1, le=1_000_000)
     """samples per optimiser step over all processes (paper: 64 GPUs x 24)"""
-    accumulate: int = Field(1, ge=1)
+    accumulate: int = Field(1, ge=1, le=1_000_000)
     """split each process's share of a batch into so many passes, to save memory"""
     init_from: str | None = None
     """a stage of this run, or a checkpoint file; its classifier is replaced when the classes differ"""

@@ -44,7 +44,7 @@ class FullFt(Train):
     """Fine-tuning of all layers, with a new classifier. The paper does not say how; these are common settings."""
 
     length: LengthField = Length(amount=100, unit="epochs")
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(64, ge=1, le=1_000_000)
     base_lr: float = Field(0.04, gt=0)
     schedule: ScheduleName = "cosine"
 
@@ -69,7 +69,7 @@ class Transfer(Experiment):
     """null turns it off"""
     fc_only: FcOnly | None = FcOnly()
     """null turns it off"""
-    batch_size: int = Field(256, ge=1)
+    batch_size: int = Field(256, ge=1, le=1_000_000)
     """samples per forward pass and process in testing and for features, of videos clips; at least those of one video"""
 
     @override

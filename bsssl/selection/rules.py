@@ -24,7 +24,7 @@ def balanced(*, pool: PoolScores, top_k: int, seed: int) -> Picks:
     everyone = np.arange(pool.num_classes)
 
     def candidates(file: ScoreFile) -> list[tuple[Int64, UInt64]]:
-        return _best_rows(file, np.minimum(file.counts()[edge, everyone], top_k).astype(np.int64))
+        return _best_rows(file, np.minimum(file.counts()[edge, everyone].astype(np.int64), top_k))
 
     best = Best(keep=top_k, expected=totals[edge, everyone].astype(np.int64))
     for blocks in pool.map(candidates, title="selecting"):
@@ -42,7 +42,7 @@ def unbalanced(*, pool: PoolScores, top_k: int, seed: int) -> Picks:
     edge = int(_first_edge(totals, wanted)[0])
 
     def candidates(file: ScoreFile) -> list[tuple[Int64, UInt64]]:
-        return _best_rows(file, np.minimum(file.counts()[edge], wanted).astype(np.int64))
+        return _best_rows(file, np.minimum(file.counts()[edge].astype(np.int64), wanted))
 
     best = Best(keep=wanted, expected=totals[edge], payload=True)
     for blocks in pool.map(candidates, title="selecting"):

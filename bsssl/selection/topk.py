@@ -12,6 +12,9 @@ from bsssl.selection.picks import Progress, Selection, silent
 from bsssl.selection.pool import Picks, PoolScores
 from bsssl.selection.scores import ScoreFile, open_scores
 
+MAX_TOP_K = 2**32
+"""no pool has more samples"""
+
 
 def select_samples(
     paths: Sequence[str | ScoreFile],
@@ -49,8 +52,8 @@ def select_samples(
         UserError: Impossible arguments, or files that are damaged, incomplete or do not belong together.
     """
     SELECTION_RULES.check(variant, options or {})
-    if top_k < 1:
-        raise UserError(f"top_k must be at least 1, not {top_k}; set the number of samples per class")
+    if not 1 <= top_k <= MAX_TOP_K:
+        raise UserError(f"top_k must be from 1 to {MAX_TOP_K}, not {top_k}; set the number of samples per class")
     if not 0 <= min_score <= 1:
         raise UserError(f"min_score must be from 0 to 1, not {min_score}; it is compared with softmax scores")
     files = open_scores(paths)

@@ -195,10 +195,19 @@ def test_progress_is_told_the_shards(tmp_path: Path) -> None:
     assert seen == [(3, 3, "shards")] * 2
 
 
+@pytest.mark.parametrize("top_k", [2**31, 2**32])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_k_times_the_classes_may_be_more_than_32_bits_hold(tmp_path: Path, variant: str, top_k: int) -> None:
+    paths = write_pool(tmp_path, make_pool(0), cuts=[10, 200])
+    everything = picks_of(select_samples(paths, top_k=300, variant=variant))
+    assert picks_of(select_samples(paths, top_k=top_k, variant=variant)) == everything
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"top_k": 0}, "top_k must be at least 1"),
+        ({"top_k": 0}, "top_k must be from 1 to 4294967296, not 0"),
+        ({"top_k": 2**32 + 1}, "top_k must be from 1 to 4294967296, not 4294967297"),
         ({"top_k": 5, "variant": "balancd"}, "did you mean 'balanced'"),
         ({"top_k": 5, "min_score": 1.5}, "min_score must be from 0 to 1, not 1.5"),
     ],
