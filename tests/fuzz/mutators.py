@@ -96,7 +96,7 @@ def blank(content: bytes, generator: Generator) -> bytes:
 def number(content: bytes, generator: Generator) -> bytes:
     """A number that means something to programs, near the start, near the end or anywhere."""
     size = pick(generator, (1, 2, 4, 8))
-    places = pick(generator, (range(64), range(len(content) - 64, len(content)), range(len(content))))
+    places = pick(generator, (range(64), range(len(content) - 64, len(content)), range(len(content) + 1)))
     place = min(max(0, pick(generator, places)), max(len(content) - size, 0))
     value = (pick(generator, NUMBERS) % 2 ** (8 * size)).to_bytes(size, pick(generator, ("little", "big")))
     return content[:place] + value + content[place + size :]
