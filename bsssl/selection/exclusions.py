@@ -59,7 +59,7 @@ def read_exclusions(path: str) -> Exclusions:
     A row without a class leaves the item out of all classes, a row without a key the class as a whole.
 
     Raises:
-        UserError: The file is missing or damaged, lacks a column, or a row names nothing.
+        UserError: The file is missing or damaged, has no rows, lacks a column, or a row names nothing.
     """
     rows: set[tuple[str, str]] = set()
     with reading_table(path):
@@ -68,6 +68,8 @@ def read_exclusions(path: str) -> Exclusions:
                 raise UserError(f"{path} has no column {', '.join(missing)}; it has {', '.join(table.column_names)}")
             columns = [pc.fill_null(column(table, name, pa.string()), "").to_pylist() for name in COLUMNS]
             rows.update(zip(*columns, strict=True))
+    if not rows:
+        raise UserError(f"{path} has no rows; name what to leave out, or set no list")
     if ("", "") in rows:
         raise UserError(f"{path}: a row has neither a key nor a class; take it out")
     return Exclusions(

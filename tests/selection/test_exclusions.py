@@ -140,6 +140,8 @@ def test_unknown_keys_are_told_and_others_left_out(pool, tmp_path, caplog):
         ("out.csv", "key\n0/1.jpg\n", "has no column class; it has key"),
         ("out.csv", "key,class\n,\n", "neither a key nor a class"),
         ("out.csv", "", "out.csv cannot be read as a table"),
+        ("out.jsonl", "", "out.jsonl has no rows"),
+        ("out.csv", "key,class\n", "out.csv has no rows"),
         ("out.jsonl", "{", "out.jsonl: line 1 is not valid JSON"),
         ("out.jsonl", 'null}\n{"key"{"key": "0/1.jpg", "class": "cat"}\n', "line 1 is not valid JSON"),
         ("out.jsonl", f'{{"key": {"[" * 99_999}\n', "line 1 is not valid JSON"),
