@@ -121,11 +121,11 @@ class Recipe:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as a YAML file would have it: without sections, paths and tuples."""
+    """Return a value as a YAML file would have it: without sections, paths, tuples and keys that are no text."""
     if isinstance(value, Section):
         return value.model_dump(mode="json")
     if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
+        return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     return os.fspath(value) if isinstance(value, os.PathLike) else copy.deepcopy(value)

@@ -203,21 +203,15 @@ def _set(values: dict[str, Any], names: Sequence[str], value: Any) -> None:
     *parents, last = names
     for parent in parents:
         values = _section_of(values, parent)
-    values[_as_written(last, values)] = value
+    values[last] = value
 
 
 def _section_of(values: dict[str, Any], name: str) -> dict[str, Any]:
     """Return the section called ``name``, made if it is not there."""
-    key = _as_written(name, values)
-    if not isinstance(values.get(key), dict):
-        values[key] = {}
-    section: dict[str, Any] = values[key]
+    if not isinstance(values.get(name), dict):
+        values[name] = {}
+    section: dict[str, Any] = values[name]
     return section
-
-
-def _as_written(key: str, values: dict[Any, Any]) -> Any:
-    """Return the key of ``values`` that is ``key`` as text: YAML takes 1000 for a number."""
-    return next((written for written in values if str(written) == key), key)
 
 
 def _describe(problem: Any, schema: type[Section]) -> list[str]:

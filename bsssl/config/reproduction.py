@@ -80,17 +80,13 @@ class Reproduction(Section):
 
     @field_validator("experiments", mode="before")
     @classmethod
-    def _labels_are_text(cls, experiments: Any) -> Any:
-        """YAML takes 1000 for a number."""
+    def _null_leaves_a_point_out(cls, experiments: Any) -> Any:
         if not isinstance(experiments, dict):
             return experiments
-        return {name: _with_text_keys(points, name) for name, points in experiments.items()}
+        return {name: _without_null(points) for name, points in experiments.items()}
 
 
-def _with_text_keys(points: Any, name: str) -> Any:
+def _without_null(points: Any) -> Any:
     if not isinstance(points, dict):
         return points
-    named = {str(label): point for label, point in points.items()}
-    if len(named) < len(points):
-        raise ValueError(f"two labels of {name} are the same text; give them different ones")
-    return {label: point for label, point in named.items() if point is not None}
+    return {label: point for label, point in points.items() if point is not None}

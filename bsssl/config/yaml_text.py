@@ -10,10 +10,14 @@ from bsssl.errors import UserError
 
 _DEEPEST = 100  # lists and mappings in each other
 _MOST = 1_000_000  # values, aliases written out
+_TEXT, *_PLAIN = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null"))
 
 
 class _Strict:
-    """What readers of YAML do not mind: a key twice, of which the last would count, and values that have no end."""
+    """What readers of YAML do not mind: a key twice, of which the last would count, and values that have no end.
+
+    Keys are the text that is written, also where they look like numbers: the resolved config has no others.
+    """
 
     _depth = 0
 
@@ -27,6 +31,7 @@ class _Strict:
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)  # type: ignore[misc]
+        node.value = [(_as_text(key), value) for key, value in node.value]
         keys: set[tuple[str, str]] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
@@ -35,6 +40,11 @@ class _Strict:
                     raise yaml.YAMLError(f"the key {key.value!r} is there twice, again in line {line}; leave one")
                 keys.add((key.tag, key.value))
         return node
+
+
+def _as_text(key: Any) -> Any:
+    is_plain = isinstance(key, yaml.ScalarNode) and key.tag in _PLAIN
+    return yaml.ScalarNode(_TEXT, key.value, key.start_mark, key.end_mark) if is_plain else key
 
 
 class _Typed(_Strict, yaml.SafeLoader):  # type: ignore[misc]
@@ -50,7 +60,7 @@ class _AllText(_Strict, yaml.BaseLoader):  # type: ignore[misc]
 
 
 def parse_yaml(text: str | bytes, *, origin: str, all_text: bool = False, remedy: str = "mend it") -> Any:
-    """Return the value of a YAML text; every alias in it is a value of its own.
+    """Return the value of a YAML text; every alias in it is a value of its own, and every key is text.
 
     Args:
         text: The text.
@@ -80,5 +90,7 @@ def _written_out(value: Any, numbers: Iterator[int], around: tuple[int, ...]) ->
         raise yaml.YAMLError(f"its aliases stand for more than {_MOST:,} values")
     around = (*around, id(value))
     if isinstance(value, dict):
+        if others := [key for key in value if not isinstance(key, str)]:
+            raise yaml.YAMLError(f"a key must be text, not {others[0]!r}")
         return {key: _written_out(one, numbers, around) for key, one in value.items()}
     return [_written_out(one, numbers, around) for one in value]

@@ -49,13 +49,13 @@ from bsssl.data.records import Record, Records, rechunked
 from bsssl.data.selected.tars import TarPlan, is_written, plan_tars, tar_path, write_places, write_tar
 from bsssl.data.selected.training import selected_training_set
 from bsssl.data.splits import held_out, hold_out, split_holdout, split_labels
-from bsssl.data.tables import writing_table
 from bsssl.data.views.checks import make_check
 from bsssl.data.views.extents import Extent, extent_of
 from bsssl.data.views.looks import LOOK_BYTES, NO_LOOK, import_imagehash, mirrored
 from bsssl.data.views.thumbnails import Thumbnailer, Unreadable
 from bsssl.data.views.transforms import Normalize, Transform, test_transform, train_transform
 from bsssl.data.views.views import ClipViews, ImageViews, Views, make_views
+from bsssl.storage.tables import writing_table
 
 __all__ = [
     "CONTENTS_SCHEMA",

@@ -112,6 +112,8 @@ def _read(path: str) -> pa.Table:
         raise UserError(f"{path} has no column {', '.join(missing)}; it has {', '.join(table.column_names)}")
     with refusing_damage(path, what="must have text as key and class, and a number as score", remedy="write it again"):
         table = table.select(SCHEMA.names).cast(SCHEMA)
+    if not len(table):
+        raise UserError(f"{path} has no rows; give the scores of the items of the pool")
     if empty := [name for name in SCHEMA.names if table[name].null_count]:
         raise UserError(f"{path}: {empty[0]} is empty in {table[empty[0]].null_count} rows; leave these out")
     return table

@@ -1,24 +1,20 @@
 """What is left out of a selection: by hand, in a file of keys and classes, and copies; and score files without it."""
 
 import contextlib
-import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet as pq
 from typing_extensions import override
 
-from bsssl import storage
 from bsssl.errors import UserError, choices
 from bsssl.selection.rows import Array, Int64, UInt32, UInt64, count, edge_counts, positions_of, ranges
 from bsssl.selection.scores import ScoreFile
-from bsssl.storage.arrow import as_plain_texts, refusing_damage, whole
+from bsssl.storage.tables import column, read_tables, reading_table
 
 COLUMNS = ("key", "class")
 POOL = "pool"
@@ -36,17 +32,6 @@ COPIES_SCHEMA = pa.schema(
 )
 """The columns of a list of copies: an item, its shard of the pool, its place there (or in its set), what it is a copy
 of, and whether selection leaves it out. Items of the pool are sorted by shard and position."""
-_READERS: Mapping[str, Callable[[io.BytesIO], pa.Table]] = {
-    ".csv": lambda content: as_plain_texts(
-        pyarrow.csv.read_csv(
-            content,
-            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-            convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string())),
-        )
-    ),
-    ".jsonl": pyarrow.json.read_json,
-    ".parquet": pq.read_table,
-}
 
 
 @dataclass(frozen=True)
@@ -69,15 +54,22 @@ class Exclusions:
 
 
 def read_exclusions(path: str) -> Exclusions:
-    """Return the content of an exclusion list: CSV, JSONL or Parquet with the columns ``key`` and ``class``.
+    """Return the content of an exclusion list: a table with the columns ``key`` and ``class``.
 
     A row without a class leaves the item out of all classes, a row without a key the class as a whole.
 
     Raises:
-        UserError: The file is missing or damaged, lacks a column, or a row names nothing.
+        UserError: The file is missing or damaged, has no rows, lacks a column, or a row names nothing.
     """
-    table = _read(path)
-    rows = set(zip(*(table[name].to_pylist() for name in COLUMNS), strict=True))
+    rows: set[tuple[str, str]] = set()
+    with reading_table(path):
+        for table in read_tables(path, types=dict.fromkeys(COLUMNS, pa.string())):
+            if missing := [name for name in COLUMNS if name not in table.column_names]:
+                raise UserError(f"{path} has no column {', '.join(missing)}; it has {', '.join(table.column_names)}")
+            columns = [pc.fill_null(column(table, name, pa.string()), "").to_pylist() for name in COLUMNS]
+            rows.update(zip(*columns, strict=True))
+    if not rows:
+        raise UserError(f"{path} has no rows; name what to leave out, or set no list")
     if ("", "") in rows:
         raise UserError(f"{path}: a row has neither a key nor a class; take it out")
     return Exclusions(
@@ -227,16 +219,3 @@ class _Reduced(ScoreFile):
         owners = np.repeat(np.arange(len(lengths), dtype=np.uint64), lengths)
         out = self._is_out(positions, owners)
         return np.concatenate([[0], np.cumsum(count(~out, lengths))]), rows[~out]
-
-
-def _read(path: str) -> pa.Table:
-    suffix = next((suffix for suffix in _READERS if path.endswith(suffix)), None)
-    if suffix is None:
-        raise UserError(f"{path}: an exclusion list ends in {', '.join(_READERS)}; rename it")
-    with refusing_damage(path, what="is not a readable exclusion list", remedy="mend it"):
-        with storage.open_read(path) as file:
-            table = whole(_READERS[suffix](io.BytesIO(file.read())))
-        if missing := [name for name in COLUMNS if name not in table.column_names]:
-            raise UserError(f"{path} has no column {', '.join(missing)}; it has {', '.join(table.column_names)}")
-        columns = [pc.fill_null(table[name].cast(pa.string()), "") for name in COLUMNS]
-    return pa.table(columns, names=list(COLUMNS))

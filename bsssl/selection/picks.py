@@ -272,7 +272,7 @@ class Selected:
     @cached_property
     def facts(self) -> dict[str, Any]:
         """What ``Selection.facts()`` returned when the file was written."""
-        facts: dict[str, Any] = json.loads(self.table.schema.metadata[_METADATA_KEY])
+        facts: dict[str, Any] = storage.parse_json(self.table.schema.metadata[_METADATA_KEY])
         return facts
 
     @property
@@ -307,14 +307,15 @@ def read_selection(path: str) -> Selected:
         raise UserError(f"{path} is not a selection file; delete it and run `bsssl select` again")
     try:
         facts = Selected(table).facts
+        version, names = facts["version"], facts.get("class_names")
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path} is not a selection file; delete it and run `bsssl select` again") from None
-    if facts.get("version") != FORMAT_VERSION:
+    if version != FORMAT_VERSION:
         raise UserError(
-            f"{path} has selection format version {facts.get('version')}, this program reads {FORMAT_VERSION}; "
+            f"{path} has selection format version {version}, this program reads {FORMAT_VERSION}; "
             "run `bsssl select` again"
         )
-    names, bounds = facts.get("class_names"), pc.min_max(table["class"]).as_py()
+    bounds = pc.min_max(table["class"]).as_py()
     if any(table[name].null_count for name in table.column_names) or not (
         isinstance(names, list) and 0 <= bounds["min"] <= bounds["max"] < len(names)
     ):

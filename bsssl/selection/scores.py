@@ -291,10 +291,10 @@ class ScoreFile:
             length = int.from_bytes(file.read(8), "little")
             if length > _MAX_HEADER:
                 raise ValueError("header too long")
-            described = json.loads(file.read(length))
+            described = storage.parse_json(file.read(length))
             size = file.seek(0, os.SEEK_END)
         own, common = described.pop("__metadata__")[_METADATA_KEY].split("\n")
-        shard = json.loads(own)
+        shard = storage.parse_json(own)
         if shard["format"] != FORMAT:
             raise ValueError(shard["format"])
         if shard["version"] not in _READ:
@@ -407,7 +407,7 @@ def _parse_common(text: str) -> tuple[dict[str, Any], int | None]:
 
     They are parsed, checked and kept once, however many shards there are, and are not to be changed.
     """
-    common = json.loads(text)
+    common = storage.parse_json(text)
     common["class_names"] = tuple(common["class_names"])
     num_shards = common.pop("num_shards", None)
     facts = {name: value for name, value in common.items() if name != "pool"}

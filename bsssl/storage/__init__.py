@@ -4,6 +4,7 @@ from bsssl.storage.fingerprints import digest, fingerprint, state
 from bsssl.storage.formats import (
     TABLES,
     as_json,
+    parse_json,
     read_json,
     read_json_lines,
     read_ledger,
@@ -34,6 +35,7 @@ __all__ = [
     "join",
     "open_file",
     "open_read",
+    "parse_json",
     "read_json",
     "read_json_lines",
     "read_ledger",

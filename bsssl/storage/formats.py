@@ -45,6 +45,18 @@ def write_json(path: str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=False) + "\n")
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: It is no JSON, or its values lie too deep in each other to be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its values lie too deep in each other") from None
+
+
 def read_json(path: str) -> Any:
     """Return the value in a JSON file.
 
@@ -53,7 +65,7 @@ def read_json(path: str) -> Any:
     """
     with open_read(path) as file:
         try:
-            return json.load(file)
+            return parse_json(file.read())
         except ValueError as error:
             raise UserError(f"{path} is not valid JSON ({error}); delete it and run again") from None
 
@@ -78,7 +90,7 @@ def read_json_lines(path: str) -> Iterator[dict[str, Any]]:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(path, errors="replace") as file:
         for line in file:
             try:
-                value = json.loads(line)
+                value = parse_json(line)
             except ValueError:
                 continue
             if isinstance(value, dict):
@@ -98,7 +110,7 @@ def read_ledger(path: str) -> list[tuple[str, str]]:
     """
     with open_read(path) as file:
         try:
-            entries = [json.loads(line) for line in file]
+            entries = [parse_json(line) for line in file]
             return [(entry["key"], entry["reason"]) for entry in entries]
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{path} is not a ledger; delete it and what lies beside it, and run again") from None

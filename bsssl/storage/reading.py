@@ -24,7 +24,7 @@ def open_read(path: str) -> IO[bytes]:
     """Open a file for reading bytes.
 
     Raises:
-        UserError: The file does not exist, is no file or, being remote, cannot be read.
+        UserError: The file does not exist, is no file or cannot be opened.
     """
     if is_remote(path):
         with _as_user_errors(path):
@@ -35,6 +35,8 @@ def open_read(path: str) -> IO[bytes]:
         raise _no_such_file(path) from None
     except NotAFile as error:
         raise UserError(f"{error}; give a file") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be opened: {error.strerror}; check the path, and who may read it") from None
 
 
 def open_file(path: str, flags: int = os.O_RDONLY) -> int:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bsssl.config import Config, Length, Select, Train, check_warmup, load_config, options
+from bsssl.config import Config, Length, Reproduction, Select, Train, check_warmup, load_config, options
 from bsssl.data.datasets.sources import Folder
 from bsssl.errors import UserError
 
@@ -125,6 +125,9 @@ def test_a_child_changes_one_of_two_sections_that_share_an_alias_in_its_base(wri
             "seed: 1\ndata: {}\nseed: 2\n",
             "is not valid YAML: the key 'seed' is there twice, again in line 3; leave one",
         ),
+        ("seeds: {3: 1, '3': 2}\n", "is not valid YAML: the key '3' is there twice"),
+        ("? [a]\n: 1\n", "is not valid YAML: "),
+        ("a: {? !!binary '' : 1}\n", "is not valid YAML: a key must be text, not b''"),
         (f"a: {'[' * 999}\n", "is not valid YAML: values lie more than 100 deep in each other"),
         ("a: &a [*a]\n", "is not valid YAML: an alias stands for what it lies in"),
         (
@@ -280,10 +283,20 @@ def test_values_do_not_change_after_loading(write):
 def test_a_config_survives_its_own_yaml(write):
     from bsssl.recipes.runs import as_yaml
 
+    options = "{a: .inf, 1: {2: null, yes: [{~: 3}]}}"
     config = load_config(
-        write(LEAST), ["ceiling.length=3 steps", "teacher.warmup=0.5 epochs", "launcher.options={a: .inf}"]
+        write(LEAST), ["ceiling.length=3 steps", "teacher.warmup=0.5 epochs", f"launcher.options={options}"]
     )
     assert load_config(write(as_yaml(config)), []) == config
+
+
+def test_keys_are_the_text_that_is_written(write):
+    values = {"recipe": "a.yaml", "output_dir": "out", "set": {"data.train.options": {"classes": [0, {2: None}]}}}
+    text = yaml.safe_dump(values) + "experiments: {top_k: {&point 04: {select.top_k: 4}, 1e1: {select.top_k: *point}}}"
+    config = load_config(write(text), [], Reproduction)
+    assert config.set == {"data.train.options": {"classes": [0, {"2": None}]}}
+    assert config.experiments == {"top_k": {"04": {"select.top_k": 4}, "1e1": {"select.top_k": 4}}}
+    assert Reproduction.model_validate(config.model_dump(mode="json")) == config
 
 
 @pytest.mark.parametrize(

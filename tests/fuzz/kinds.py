@@ -157,7 +157,16 @@ _KEPT = tempfile.TemporaryDirectory()  # as long as the process
 
 def _scores() -> Kind:
     first, second = _scored()
-    mutators = [*BYTES, *[damage.safetensors_header, damage.safetensors_facts] * 4]
+    with tempfile.TemporaryDirectory() as folder:
+        others = [Path(first), *map(Path, write_pool(Path(folder), make_pool(1, records=200), cuts=[90]))]
+        contents = [path.read_bytes() for path in others]
+
+    def of_others(content: bytes, generator: np.random.Generator) -> bytes:
+        """The file of another shard, or of another pool."""
+        chosen: bytes = damage.pick(generator, contents)
+        return chosen
+
+    mutators = [*BYTES, of_others, *[damage.safetensors_header, damage.safetensors_facts, damage.safetensors_kind] * 4]
 
     def read(path: Path) -> None:
         for variant in ("balanced", "unbalanced", "random"):
@@ -197,7 +206,7 @@ def _selection() -> Kind:
             selected_training_set(str(path), mode=mode)
         selected_training_set(str(path), mode="soft", scores=_scored())
 
-    originals = [("selection.parquet", content, [*BYTES, *[damage.parquet_table] * 8])]
+    originals = [("selection.parquet", content, [*BYTES, *[damage.parquet_table, damage.parquet_facts] * 4])]
     return Kind("selection", originals, read, beside=".scores")
 
 
@@ -283,9 +292,9 @@ def _weights() -> Kind:
     with tempfile.TemporaryDirectory() as folder:
         save_model(f"{folder}/a.safetensors", state, name="small_resnet", classes=_CLASSES)
         ours = Path(folder, "a.safetensors").read_bytes()
-    headers = [*BYTES, *[damage.safetensors_header, damage.safetensors_facts] * 4]
+    headers = [*BYTES, *[damage.safetensors_header, damage.safetensors_facts, damage.safetensors_kind] * 4]
     originals: list[Original] = [
-        ("plain.safetensors", plain, [*BYTES, *[damage.safetensors_header] * 8]),
+        ("plain.safetensors", plain, [*BYTES, *[damage.safetensors_header, damage.safetensors_kind] * 4]),
         ("ours.safetensors", ours, headers),
         ("state.pth", sink.getvalue(), BYTES),
         ("wrapped.pth", wrapped.getvalue(), BYTES),
@@ -313,7 +322,8 @@ def _model_folder() -> dict[str, bytes]:
 
 def _model() -> Kind:
     files = _model_folder()
-    ways = {"model.safetensors": [*BYTES, *[damage.safetensors_header, damage.safetensors_facts] * 4],
+    headers = [damage.safetensors_header, damage.safetensors_facts, damage.safetensors_kind]
+    ways = {"model.safetensors": [*BYTES, *headers * 4],
             "config.json": [*BYTES, *[damage.json_text] * 20]}  # fmt: skip
     picture = np.zeros((20, 20, 3), np.uint8)
 
@@ -355,7 +365,8 @@ def _pictures() -> Kind:
     for ending, kind, one, options in saved:
         sink = io.BytesIO()
         one.save(sink, kind, **options)
-        originals.append((f"picture.{ending}", sink.getvalue(), BYTES))
+        mutators = BYTES if kind != "PNG" else [*BYTES, *[damage.png_header] * 4]
+        originals.append((f"picture.{ending}", sink.getvalue(), mutators))
 
     def read(path: Path) -> None:
         content = path.read_bytes()

@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -65,12 +66,17 @@ def flip(content: bytes, generator: Generator) -> bytes:
 
 
 def cut(content: bytes, generator: Generator) -> bytes:
-    return content[: int(generator.integers(0, len(content) + 1))]
+    """The beginning, also nothing, all but the last byte, or whole blocks of it."""
+    end = int(generator.integers(0, len(content) + 1))
+    return content[: pick(generator, (end, end, end, end // 512 * 512, 0, -1))]
 
 
 def insert(content: bytes, generator: Generator) -> bytes:
+    """Some bytes more, or brackets that nest deeper than any reader follows."""
     place = int(generator.integers(0, len(content) + 1))
-    return content[:place] + generator.bytes(int(generator.integers(1, 33))) + content[place:]
+    more = generator.bytes(int(generator.integers(1, 33)))
+    more = pick(generator, (more, more, more, more, b"[" * 50_000, b'{"a":' * 50_000, b"[" * 300 + b"]" * 300))
+    return content[:place] + more + content[place:]
 
 
 def delete(content: bytes, generator: Generator) -> bytes:
@@ -96,7 +102,7 @@ def blank(content: bytes, generator: Generator) -> bytes:
 def number(content: bytes, generator: Generator) -> bytes:
     """A number that means something to programs, near the start, near the end or anywhere."""
     size = pick(generator, (1, 2, 4, 8))
-    places = pick(generator, (range(64), range(len(content) - 64, len(content)), range(len(content))))
+    places = pick(generator, (range(64), range(len(content) - 64, len(content)), range(len(content) + 1)))
     place = min(max(0, pick(generator, places)), max(len(content) - size, 0))
     value = (pick(generator, NUMBERS) % 2 ** (8 * size)).to_bytes(size, pick(generator, ("little", "big")))
     return content[:place] + value + content[place + size :]
@@ -184,6 +190,39 @@ def safetensors_facts(content: bytes, generator: Generator) -> bytes:
     return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
+def safetensors_kind(content: bytes, generator: Generator) -> bytes:
+    """A container of safetensors that is whole, with numbers of another kind in one of its arrays."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    array = header[pick(generator, [name for name in header if name != "__metadata__"])]
+    kind, size = pick(generator, (("F32", 4), ("I32", 4), ("U32", 4), ("I64", 8), ("F64", 8), ("F16", 2), ("BF16", 2),
+                                  ("U8", 1), ("BOOL", 1), ("F8_E4M3", 1), ("C64", 8)))  # fmt: skip
+    start, end = array["data_offsets"]
+    array.update(dtype=kind, shape=[(end - start) // size])
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
+
+
+def parquet_facts(content: bytes, generator: Generator) -> bytes:
+    """A Parquet file with other values in the JSON texts of its metadata."""
+    table = pq.read_table(pa.BufferReader(content))
+    facts = dict(table.schema.metadata)
+    key = pick(generator, list(facts))
+    facts[key] = pick(generator, (json_text, json_text, json_text, insert, cut))(facts[key], generator)
+    sink = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(facts), sink)
+    return sink.getvalue()
+
+
+def png_header(content: bytes, generator: Generator) -> bytes:
+    """A PNG whose header, which has a right checksum, claims another width, height or kind of pixels."""
+    head = bytearray(content[12:29])
+    start, size = pick(generator, ((4, 4), (8, 4), (12, 1), (13, 1), (14, 1), (15, 1), (16, 1)))
+    value = pick(generator, (0, 1, 2, 16, 255, 2**16, 2**31 - 1, 2**32 - 1)) % 2 ** (8 * size)
+    head[start : start + size] = value.to_bytes(size, "big")
+    return content[:12] + head + zlib.crc32(head).to_bytes(4, "big") + content[33:]
+
+
 def parquet_table(content: bytes, generator: Generator) -> bytes:
     """A Parquet file that is whole, with a column that is another."""
     table = pq.read_table(pa.BufferReader(content))
@@ -199,6 +238,7 @@ def parquet_table(content: bytes, generator: Generator) -> bytes:
         lambda: pa.array([2**64 - 1] * rows, pa.uint64()),
         lambda: pa.array(generator.random(rows)),
         lambda: pa.array([float("nan")] * rows),
+        lambda: pa.array(generator.choice([np.nan, np.inf, -np.inf, -1.0, 0.0, 0.5, 2.0, 1e300], rows)),
         lambda: pa.array([pick(generator, TEXTS[:-1]).replace("\ud800", "") for _ in range(rows)]),
         lambda: pa.array([f"{value}" for value in column.to_pylist()]).dictionary_encode(),
         lambda: pa.array([f"{value}" for value in column.to_pylist()], pa.large_string()),
@@ -209,7 +249,7 @@ def parquet_table(content: bytes, generator: Generator) -> bytes:
         lambda: pa.array([0] * rows, pa.timestamp("us")),
         lambda: pa.array([1] * rows, pa.decimal128(20, 3)),
     )
-    how = pick(generator, ("column", "column", "column", "drop", "name", "rows", "double", "twice"))
+    how = pick(generator, ("column", "column", "column", "drop", "name", "rows", "order", "double", "again", "twice"))
     if how == "column":
         table = table.set_column(place, name, pick(generator, others)())
     elif how == "drop":
@@ -219,6 +259,10 @@ def parquet_table(content: bytes, generator: Generator) -> bytes:
                                       for one in table.column_names])  # fmt: skip
     elif how == "rows":
         table = table[: int(generator.integers(0, rows))]
+    elif how == "order":
+        table = table.take(pa.array(generator.permutation(rows)))
+    elif how == "again":
+        table = pa.concat_tables([table, table[: int(generator.integers(1, rows + 1))]])
     elif how == "double":
         table = pa.concat_tables([table, table])
     else:

@@ -53,6 +53,9 @@ class Kind:
         """Return the name and the content of an input: the same for the same seed."""
         generator = np.random.default_rng([zlib.crc32(self.name.encode()), seed])
         name, content, mutators = pick(generator, self.originals)
+        if generator.random() < 0.01:
+            _, content, _ = pick(generator, self.originals)  # under the name of another, whose ending may be another
+            return name, content
         return name, pick(generator, mutators)(content, generator)
 
     def try_out(self, name: str, content: bytes, folder: Path) -> str:
@@ -63,6 +66,11 @@ class Kind:
         """
         path = folder / name
         path.write_bytes(content)
+        return self.try_at(path)
+
+    def try_at(self, path: Path) -> str:
+        """Return what became of what is at ``path``, in a folder of its own: see ``try_out``."""
+        folder = path.parent
         before, memory = set(folder.rglob("*")), _peak()
         try:
             with _in_time():

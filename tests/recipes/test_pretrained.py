@@ -496,6 +496,7 @@ PAIR = {"key": ["00-circle.jpg", "00-circle.jpg"], "class": ["circle", "square"]
             {"score": [0.0, 0.0]},
             "all scores of '00-circle.jpg' are 0 (1 items in all); leave out the rows of what is of",
         ),
+        ({"key": [], "class": [], "score": []}, "has no rows"),
         ({"score": ["high", "low"]}, "must have text as key and class, and a number as score"),
     ],
 )

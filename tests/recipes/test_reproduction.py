@@ -318,7 +318,7 @@ def test_an_option_may_have_its_own_plain_recipe(reproduce, tmp_path):
         ({"experiments": {"videos": {"18": {}}}}, "say under `weak` which keys turn that on"),
         ({"experiments": {}}, "nothing to reproduce"),
         ({"experiments": {"top_k": {"1/4": {}, "1-4": {}}}}, "2 points are called 'top_k=1-4'"),
-        ({"experiments": {"top_k": {"4": {}, 4: {}}}}, "experiments: two labels of top_k are the same text"),
+        ({"experiments": {"top_k": {"4": {}, 4: {}}}}, "the key '4' is there twice"),
         ({"set": {"teacher.length": "3 steps", "teacher": {}}}, "'teacher' would replace 'teacher.length'"),
         ({"options": {"odd": {"set": {"score.top_p": 9}}}}, "options, odd: "),
         ({"recipe": "none.yaml"}, "reproduce.yaml: no such config"),

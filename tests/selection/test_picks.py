@@ -102,6 +102,14 @@ def fewer_classes(path: Path) -> None:
     pq.write_table(table.replace_schema_metadata({"bsssl": json.dumps(facts)}), path)
 
 
+def facts_of_another_kind(path: Path) -> None:
+    pq.write_table(pq.read_table(path).replace_schema_metadata({"bsssl": "[7]"}), path)
+
+
+def facts_without_end(path: Path) -> None:
+    pq.write_table(pq.read_table(path).replace_schema_metadata({"bsssl": "[" * 99_999}), path)
+
+
 def no_class_names(path: Path) -> None:
     table = pq.read_table(path)
     facts = json.loads(table.schema.metadata[b"bsssl"])
@@ -119,6 +127,8 @@ def no_class_names(path: Path) -> None:
         (no_facts, "not a selection file"),
         (other_version, "format version 7, this program reads 1"),
         (fewer_classes, "out of range"),
+        (facts_of_another_kind, "not a selection file"),
+        (facts_without_end, "not a selection file"),
         (no_class_names, "out of range"),
     ],
 )

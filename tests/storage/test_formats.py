@@ -49,3 +49,9 @@ def test_what_is_not_a_ledger_is_named(tmp_path, text):
         storage.read_ledger(str(path))
     with pytest.raises(UserError, match="no such file"):
         storage.read_ledger(str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("text", ["", "[1", b"\xff", "[" * 99_999, '{"a":' * 99_999])
+def test_no_json_is_a_value_error(text):
+    with pytest.raises(ValueError, match=r"."):
+        storage.parse_json(text)

@@ -34,6 +34,14 @@ def test_reading_what_is_no_file(no_files):
             storage.open_file(name)
 
 
+def test_what_cannot_be_opened_is_refused_by_name(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(UserError, match=r"loop cannot be opened: Too many levels of symbolic links; check the path"):
+        storage.open_read(str(tmp_path / "loop"))
+    with pytest.raises(UserError, match=r"a+ cannot be opened: File name too long; check the path"):
+        storage.open_read(str(tmp_path / ("a" * 300)))
+
+
 def test_a_path_that_goes_through_a_file(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"no such file: .*file/x; check the path"):

@@ -1,7 +1,6 @@
 """Parquet files with the items inside, as the data sets of Hugging Face have them."""
 
 import contextlib
-import json
 import tarfile
 from collections.abc import Iterator
 from functools import partial
@@ -12,13 +11,14 @@ import pyarrow.parquet as pq
 from typing_extensions import override
 
 from bsssl import storage
+from bsssl.data.datasets.packed import ITEM_COLUMNS, is_of_items
 from bsssl.data.datasets.sources import Tars
 from bsssl.data.endings import extension_of
 from bsssl.data.members import add_member
-from bsssl.data.tables import ITEM_COLUMNS, is_of_items, reading_table
 from bsssl.data.unpacking import unpacked
 from bsssl.errors import UserError, choices
 from bsssl.registry import DATASETS
+from bsssl.storage.tables import reading_table
 
 _ROWS = 64  # at a time
 _SIGNS = {b"\xff\xd8": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif"}
@@ -101,7 +101,8 @@ class ParquetItems(Tars):
             )
         features: Any = {}
         with contextlib.suppress(KeyError, TypeError, ValueError):  # of another program
-            features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][self._label_column]
+            said = storage.parse_json((schema.metadata or {})[b"huggingface"])
+            features = said["info"]["features"][self._label_column]
         names = features.get("names") if isinstance(features, dict) else None
         return [str(name) for name in names] if isinstance(names, list) else []
 

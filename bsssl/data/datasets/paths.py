@@ -8,11 +8,12 @@ import pyarrow.compute as pc
 
 from bsssl import storage
 from bsssl.data.datasets.opening import open_source
+from bsssl.data.datasets.packed import holds_items
 from bsssl.data.datasets.sources import Folder, Source, Tars
 from bsssl.data.endings import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from bsssl.data.records import Records
-from bsssl.data.tables import BATCH_ROWS, TABLES, holds_items
 from bsssl.data.unpacking import COMPRESSED
+from bsssl.storage.tables import BATCH_ROWS, TABLES
 
 _FILES = tuple(f".{extension}" for extension in (*IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS))
 

@@ -11,17 +11,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bsssl import storage
+from bsssl.data.datasets.packed import holds_items
 from bsssl.data.datasets.patterns import files_at
 from bsssl.data.datasets.tars import index_tar, is_cut
 from bsssl.data.endings import Endings, LeftOut, is_hidden
 from bsssl.data.records import Records, tag_lists
 from bsssl.data.segments import with_segment
-from bsssl.data.tables import BATCH_ROWS, column, holds_items, read_tables, reading_table
 from bsssl.data.unpacking import decompressed
 from bsssl.errors import UserError
 from bsssl.registry import DATASETS
 from bsssl.runtime.console import logger
 from bsssl.runtime.threads import map_ahead
+from bsssl.storage.tables import BATCH_ROWS, column, read_tables, reading_table
 
 _INDEX_THREADS = 8  # tars indexed at a time: over a network nearly all of that is waiting
 
@@ -76,7 +77,7 @@ class Folder(Source):
 
 @DATASETS.register("manifest")
 class Manifest(Source):
-    """A CSV, JSONL or Parquet file with one row per item, streamed; of CSV see ``bsssl.data.tables``.
+    """A CSV, JSONL or Parquet file with one row per item, streamed; of CSV see ``bsssl.storage.tables``.
 
     Columns: ``path``, and where present ``label``, ``tags`` (a list; in CSV joined by ``;``), ``start`` and ``end`` of
     a segment of a video (seconds; null: the video's own), ``offset`` and ``size`` (a range of bytes inside ``path``)

@@ -1,6 +1,5 @@
 """Indexes of tars: where each item's bytes lie, read from the headers alone."""
 
-import json
 import os
 import tarfile
 from collections.abc import Iterator
@@ -140,7 +139,7 @@ def _note(note: dict[str, Any], name: str, content: bytes) -> None:
         note["txt"] = text
     else:
         try:
-            said = json.loads(text)
+            said = storage.parse_json(text)
         except ValueError:
             return
         if isinstance(said, dict):

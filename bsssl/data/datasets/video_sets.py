@@ -13,10 +13,10 @@ from bsssl import storage
 from bsssl.data.datasets.sources import Source
 from bsssl.data.records import Records
 from bsssl.data.segments import with_segment
-from bsssl.data.tables import column, read_tables, reading_table
 from bsssl.errors import UserError, choices
 from bsssl.registry import DATASETS
 from bsssl.runtime.console import logger
+from bsssl.storage.tables import column, read_tables, reading_table
 
 _KINETICS_FIELDS = ("label", "label_underscored", "id", "start", "end")
 _HMDB_PARTS = {"train": "1", "test": "2"}  # in the lists; 0 is neither

@@ -15,9 +15,9 @@ from bsssl import storage
 from bsssl.config.yaml_text import parse_yaml
 from bsssl.data.loading.targets import SparseTargets
 from bsssl.data.records import LARGE_SCHEMA, PLACE_SCHEMA, Records, tag_lists
-from bsssl.data.tables import read_tables, reading_table
 from bsssl.errors import UserError, choices
 from bsssl.runtime.console import logger
+from bsssl.storage.tables import read_tables, reading_table
 
 # The classes of a sample are ascending, one at least.
 TAGGED_SCHEMA = pa.schema([*LARGE_SCHEMA, ("classes", pa.large_list(pa.int32()))])

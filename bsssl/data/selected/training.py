@@ -63,7 +63,13 @@ def selected_training_set(
         weights = np.repeat(1 / counts, counts).astype(np.float32)
         return samples, SparseTargets(offsets, class_index[order], weights, num_classes)
     if mode == "soft":
-        return samples, _soft_targets(list(scores), shard[starts], position[starts], temperature, num_classes)
+        files = list(scores)
+        if shard.max() >= len(files):
+            raise UserError(
+                f"{selection} has samples of shard {shard.max()}, and there are {len(files)} score files; score that "
+                "shard, or run `bsssl select` again"
+            )
+        return samples, _soft_targets(files, shard[starts], position[starts], temperature, num_classes)
     raise UserError(f"unknown targets '{mode}'; valid: multi, per_pair, soft")
 
 
@@ -81,10 +87,6 @@ def _soft_targets(
     """Targets of the samples at (``shard``, ``position``), both (rows,), sorted."""
     classes, weights = [], []
     for number in np.unique(shard):
-        if number >= len(files):
-            raise UserError(
-                f"there are {len(files)} score files, but samples of shard {number} were selected; score it"
-            )
         wanted = position[shard == number]
         found, kept, scores = read_sample_scores(files[number])
         rows = np.searchsorted(found, wanted)

@@ -8,7 +8,6 @@ A name is ``open_clip/`` and
 """
 
 import functools
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bsssl import storage
 from bsssl.errors import UserError, choices
 from bsssl.models.weights.files import FILES, local_copy, weights_file
 from bsssl.models.weights.hosted import HUB, HUB_FILES, LOCAL, Named, described, fetching, mending
@@ -222,4 +222,4 @@ def _path(name: str) -> str:
 
 def _read_json(path: str) -> Any:
     with open(path, encoding="utf-8") as file:
-        return json.load(file)
+        return storage.parse_json(file.read())

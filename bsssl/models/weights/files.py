@@ -80,9 +80,9 @@ def saved_facts(path: str) -> dict[str, Any]:
         if not _is_safetensors(start):
             return {}
         try:
-            header = json.loads(start[8:] + file.read(int.from_bytes(start[:8], "little") - 1))
+            header = storage.parse_json(start[8:] + file.read(int.from_bytes(start[:8], "little") - 1))
             return _facts(header.get("__metadata__", {}))
-        except (ValueError, OverflowError, MemoryError, RecursionError):
+        except (ValueError, OverflowError, MemoryError):
             return {}  # whoever loads the weights is told of the damage
 
 
@@ -168,7 +168,7 @@ def _facts(metadata: Any) -> dict[str, Any]:
         raise ValueError("its metadata are no texts by name")
     if not {"model", "classes"} <= metadata.keys():
         return {}  # a file of another tool
-    facts = {key: json.loads(value) for key, value in metadata.items() if isinstance(value, str)}
+    facts = {key: storage.parse_json(value) for key, value in metadata.items() if isinstance(value, str)}
     classes, options = facts.get("classes"), facts.get("options", {})
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in [*classes, facts.get("model")]):
         raise ValueError("it does not say which network and which classes it is of")

@@ -12,7 +12,6 @@ A name is one of
 """
 
 import functools
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ import torch
 import torchvision
 from torch import Tensor
 
+from bsssl import storage
 from bsssl.errors import UserError, choices
 from bsssl.models.weights.clip import OPEN_CLIP, clip_weights, local_clip_weights, means_weights
 from bsssl.models.weights.files import file_and_key, read_checkpoint, weights_file
@@ -260,7 +260,7 @@ def _local(folder: str) -> Named:
     path = os.path.join(os.path.expanduser(folder), CONFIG)
     try:
         with open(path, encoding="utf-8") as file:
-            content = json.load(file)
+            content = storage.parse_json(file.read())
     except OSError:
         raise UserError(
             f"{LOCAL}{folder}: there is no {path}; give a folder that timm or this project wrote, or name the network "
@@ -281,7 +281,7 @@ def _hub(repository: str) -> Named:
         f"{LOCAL}FOLDER"
     )
     with fetching(name, remedy), open(hf_hub_download(repository, CONFIG), encoding="utf-8") as file:
-        content = json.load(file)
+        content = storage.parse_json(file.read())
 
     def fetch() -> str:
         with fetching(name, remedy):

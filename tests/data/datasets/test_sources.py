@@ -7,12 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bsssl import storage
 from bsssl.data.datasets.sources import Folder, Manifest, Tars
 from bsssl.data.endings import VIDEO_EXTENSIONS
 from bsssl.data.records import Record
 from bsssl.errors import UserError
 from bsssl.registry import DATASETS
+from bsssl.storage import tables
 
 
 def test_registered():
@@ -280,9 +280,9 @@ def test_manifest_is_streamed(tmp_path):
 
 def test_no_thread_of_arrow_holds_a_manifest_that_has_been_read(tmp_path, monkeypatch):
     """A loader may be forked at once, and a lock that such a thread holds would stay locked in its workers for ever."""
-    path, opened, open_read = tmp_path / "m\udcff.csv", [], storage.open_read
+    path, opened, open_read = tmp_path / "m\udcff.csv", [], tables.open_read
     path.write_text("path,label\n/a.jpg,a\n/b.jpg,b\n")
-    monkeypatch.setattr(storage, "open_read", lambda name: opened.append(open_read(name)) or opened[-1])
+    monkeypatch.setattr(tables, "open_read", lambda name: opened.append(open_read(name)) or opened[-1])
     for _ in range(300):
         assert len(Manifest(path=str(path)).records()) == 2
         file = weakref.ref(opened.pop())

@@ -90,7 +90,7 @@ def test_refused(scored):
     selection, files, _ = scored
     with pytest.raises(UserError, match="unknown targets 'hard'; valid: multi"):
         selected_training_set(selection, mode="hard")
-    with pytest.raises(UserError, match="there are 1 score files"):
+    with pytest.raises(UserError, match=r"^.*selection.*parquet has samples of shard \d, and there are 1 score files"):
         selected_training_set(selection, mode="soft", scores=files[:1])
     with pytest.raises(UserError, match="no selection at"):
         selected_training_set(selection + ".missing", mode="per_pair")

@@ -19,16 +19,17 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from bsssl import storage
 from bsssl.errors import UserError
 from bsssl.runtime.console import logger
+from bsssl.storage import formats
 from bsssl.storage.arrow import ARROW_ERRORS, as_no_formulas, as_plain_texts, whole
+from bsssl.storage.reading import open_read
+from bsssl.storage.remote import is_remote
+from bsssl.storage.writing import atomic_write
 
 BATCH_ROWS = 65_536  # rows in memory at once while a table or a source is streamed
-TABLES = (*storage.TABLES, "tsv")
+TABLES = (*formats.TABLES, "tsv")
 """what the name of a table may end in"""
-ITEM_COLUMNS = ("image", "video")
-"""columns of Parquet that hold the items themselves, where they hold bytes"""
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _BYTE_ORDER_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16", codecs.BOM_UTF8: "utf-8-sig"}
 _HEAD_BYTES = 2**20  # in which the names of the columns must be
@@ -53,8 +54,8 @@ def read_tables(path: str, *, types: Mapping[str, pa.DataType]) -> Iterator[pa.T
     those that hold much. UserError for a missing file and a malformed JSONL line, Arrow's own errors for the rest (see
     ``reading_table``).
     """
-    ending = "csv" if path.lower().endswith(".tsv") else storage.table_format(path)
-    with storage.open_read(path) as file:
+    ending = "csv" if path.lower().endswith(".tsv") else formats.table_format(path)
+    with open_read(path) as file:
         if ending == "csv":
             batches = _csv_batches(path, file, types)
         elif ending == "jsonl":
@@ -84,7 +85,7 @@ def _csv_batches(path: str, file: IO[bytes], types: Mapping[str, pa.DataType]) -
     # Not Python's file, where it can be helped: a thread of Arrow's may let go of it after the end, see
     # ``bsssl.data.records.Records.read``.
     reader = pa.csv.open_csv(
-        file if storage.is_remote(path) else pa.OSFile(os.fsencode(path)),
+        file if is_remote(path) else pa.OSFile(os.fsencode(path)),
         convert_options=options,
         parse_options=pa.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
         read_options=pa.csv.ReadOptions(encoding="utf8" if encoding.startswith("utf-8") else encoding),
@@ -136,8 +137,8 @@ def writing_table(path: str, schema: pa.Schema) -> Iterator[Callable[[pa.Table],
 
     The file appears complete, or not at all. A CSV file has no columns of lists.
     """
-    ending = storage.table_format(path)
-    with storage.atomic_write(path) as file, contextlib.ExitStack() as open_files:
+    ending = formats.table_format(path)
+    with atomic_write(path) as file, contextlib.ExitStack() as open_files:
         if ending == "csv":
             writer = open_files.enter_context(pa.csv.CSVWriter(file, schema))
             yield lambda table: writer.write_table(as_no_formulas(table))
@@ -145,26 +146,6 @@ def writing_table(path: str, schema: pa.Schema) -> Iterator[Callable[[pa.Table],
             yield open_files.enter_context(pq.ParquetWriter(file, schema)).write_table
         else:
             yield lambda table: file.writelines(f"{json.dumps(row)}\n".encode() for row in table.to_pylist())
-
-
-def holds_items(path: str) -> bool:
-    """Return whether a file is Parquet with items in a column of the usual name."""
-    if not path.lower().endswith(".parquet"):
-        return False
-    try:
-        with storage.open_read(path) as file:
-            schema = pq.read_schema(file)
-    except (pa.ArrowException, OSError, UserError):
-        return False
-    return any(name in schema.names and is_of_items(schema.field(name).type) for name in ITEM_COLUMNS)
-
-
-def is_of_items(kind: pa.DataType) -> bool:
-    """Return whether a column of Parquet may hold files: bytes, or structs with bytes."""
-    if pa.types.is_struct(kind):
-        position = kind.get_field_index("bytes")
-        return position >= 0 and is_of_items(kind.field(position).type)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def column(table: pa.Table, name: str, kind: pa.DataType) -> Any:
@@ -187,7 +168,7 @@ def _jsonl_batches(path: str, file: IO[bytes], types: Mapping[str, pa.DataType])
         for number, line in chunk:
             if line.strip():
                 try:
-                    row = json.loads(line)
+                    row = formats.parse_json(line)
                 except ValueError as error:
                     raise UserError(f"{path}: line {number} is not valid JSON ({error})") from None
                 if not isinstance(row, dict):
