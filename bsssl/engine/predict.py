@@ -27,6 +27,8 @@ class Prediction:
     """rows that could not be read, with ``index`` and ``reason``"""
     looks: list[bytes] = field(default_factory=list)
     """perceptual hashes of the rows, when the data set makes them; else empty"""
+    energy: np.ndarray | None = None
+    """log-sum-exp of the logits, float32 (B,); None where there are no logits"""
 
 
 @torch.inference_mode()
@@ -50,14 +52,15 @@ def predict(
             continue
         with compute.autocast():
             logits = model(normalize(compute.place(batch["input"])))
-        probabilities = logits.float().softmax(1).cpu().numpy()
+        logits = logits.float()
         yield Prediction(
             batch["index"].numpy(),
             batch["view"].numpy(),
-            probabilities,
+            logits.softmax(1).cpu().numpy(),
             batch.get("hash", []),
             batch["failures"],
             batch.get("look", []),
+            logits.logsumexp(1).cpu().numpy(),
         )
 
 
@@ -72,7 +75,9 @@ def average(predictions: Sequence[Iterator[Prediction]]) -> Iterator[Prediction]
     for first, *others in zip(*predictions, strict=True):
         failures = {failure.index: failure for one in (first, *others) for failure in one.failures}
         kept = [np.isin(one.index, list(failures), invert=True) for one in (first, *others)]
-        scores = [one.probabilities[mask] for one, mask in zip((first, *others), kept, strict=True) if mask.any()]
+        read = [(one, mask) for one, mask in zip((first, *others), kept, strict=True) if mask.any()]
+        scores = [one.probabilities[mask] for one, mask in read]
+        energy = [one.energy[mask] for one, mask in read if one.energy is not None]
         yield replace(
             first,
             index=first.index[kept[0]],
@@ -81,4 +86,5 @@ def average(predictions: Sequence[Iterator[Prediction]]) -> Iterator[Prediction]
             hashes=[digest for digest, keep in zip(first.hashes, kept[0], strict=False) if keep],
             failures=list(failures.values()),
             looks=[look for look, keep in zip(first.looks, kept[0], strict=False) if keep],
+            energy=np.mean(energy, axis=0) if energy else None,
         )

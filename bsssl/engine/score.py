@@ -1,5 +1,7 @@
 """Scoring: the teacher over one shard of the pool. Shards are independent tasks, safe to run twice and in any order."""
 
+import contextlib
+import io
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -39,12 +41,14 @@ class ShardScores:
     """content hash of each of ``held``"""
     looks: list[bytes] = field(default_factory=list)
     """perceptual hash of each scored sample, where they are asked for"""
+    energy: np.ndarray | None = None
+    """log-sum-exp of the logits of each scored sample, float32 (N,); None where there are no logits"""
 
 
 def score_shard(
     predictions: Iterable[Prediction], *, top_p: int, held_hashes: frozenset[bytes], views: int = 1
 ) -> ShardScores:
-    """Keep the P best classes of every sample, as float32 softmax scores, the mean over its views.
+    """Keep the P best classes of every sample, as float32 softmax scores, and its energy: the means over its views.
 
     Args:
         predictions: of the shard's records, ``index`` being the record's position.
@@ -58,6 +62,7 @@ def score_shard(
     hashes: list[bytes] = []
     held_here: list[bytes] = []
     looks: list[bytes] = []
+    energy: list[np.ndarray] = []
     for prediction in predictions:
         failures.update((failure.index, failure.reason) for failure in prediction.failures)
         if not len(prediction.index):
@@ -68,6 +73,8 @@ def score_shard(
             (held_here if digest in held_hashes else hashes).append(digest)
         held += index[~keep].tolist()
         looks += itertools.compress(prediction.looks[::views], keep)
+        if prediction.energy is not None:
+            energy.append(prediction.energy.reshape(len(index), views).mean(1)[keep])
         probabilities = torch.from_numpy(prediction.probabilities).view(len(index), views, -1).mean(1)
         best = probabilities[torch.from_numpy(keep)].topk(top_p, dim=1)
         positions.append(index[keep])
@@ -75,7 +82,7 @@ def score_shard(
         scores.append(best.values.numpy())
     if not positions:
         positions, classes = [np.zeros(0, np.int64)], [np.zeros((0, top_p), np.int32)]
-        scores = [np.zeros((0, top_p), np.float32)]
+        scores, energy = [np.zeros((0, top_p), np.float32)], [np.zeros(0, np.float32)]
     return ShardScores(
         np.concatenate(positions),
         np.concatenate(classes),
@@ -85,11 +92,12 @@ def score_shard(
         hashes=hashes,
         held_hashes=held_here,
         looks=looks,
+        energy=np.concatenate(energy) if energy else None,
     )
 
 
 def save_shard(path: str, scored: ShardScores, *, header: ScoreHeader, records: Records) -> None:
-    """Write the ledger of what has no score, the hashes and the looks of what was read, then the score file.
+    """Write the ledger of what has no score, hashes, looks and energy of what was read, then the score file.
 
     The presence of the score file means that the shard is done.
     """
@@ -98,10 +106,14 @@ def save_shard(path: str, scored: ShardScores, *, header: ScoreHeader, records: 
     with storage.atomic_write(hashes_path(path)) as file:
         file.write(b"".join([*sorted(scored.hashes), *sorted(scored.held_hashes)]))
     order = np.argsort(scored.positions)
-    Path(looks_path(path)).unlink(missing_ok=True)  # of another scoring of the shard
+    for beside in (looks_path(path), energy_path(path)):
+        Path(beside).unlink(missing_ok=True)  # of another scoring of the shard
     if scored.looks:
         with storage.atomic_write(looks_path(path)) as file:
             file.write(b"".join(scored.looks[number] for number in order))
+    if scored.energy is not None:
+        with storage.atomic_write(energy_path(path)) as file:
+            np.save(file, scored.energy[order])
     rows = scored.positions[order]
     samples = records.take(rows).table.append_column("position", pa.array(rows)).select(SAMPLES_SCHEMA.names)
     write_scores(
@@ -128,6 +140,36 @@ def looks_path(path: str) -> str:
     It is there where these were asked for when the shard was scored.
     """
     return path.removesuffix(SUFFIX) + ".looks"
+
+
+def energy_path(path: str) -> str:
+    """Return the file beside the score file ``path`` of the energy of its samples, in their order.
+
+    That is the log-sum-exp of the logits as an array of NumPy, float32. Scores of other tools, and those of earlier
+    versions, have none.
+    """
+    return path.removesuffix(SUFFIX) + ".energy"
+
+
+def read_energy(path: str) -> np.ndarray | None:
+    """Return the energy of each sample of the score file ``path``, float32 (N,); None where there is none.
+
+    Raises:
+        UserError: The file is damaged, or has more or fewer of them than samples.
+    """
+    if not storage.exists(energy_path(path)):
+        return None
+    samples = ScoreFile(path).num_samples
+    with storage.open_read(energy_path(path)) as file:
+        content = io.BytesIO(file.read())
+    with contextlib.suppress(ValueError, EOFError):  # no array, or not all of one
+        energy: np.ndarray = np.load(content, allow_pickle=False)
+        if energy.dtype == np.float32 and energy.shape == (samples,):
+            return energy
+    raise UserError(
+        f"{energy_path(path)} does not hold the energy of each of {samples} samples; delete the score file beside it "
+        "and run `bsssl score` again"
+    )
 
 
 def read_looks(path: str) -> np.ndarray | None:

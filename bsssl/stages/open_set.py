@@ -1,0 +1,183 @@
+"""The open-set stage: the value by which items of the pool are of a class or of none, and the threshold.
+
+What a network says best about is what it knows: of an item of no class its best softmax score (confidence) or the
+log-sum-exp of its logits (energy) is mostly lower. Where "lower" begins, labels say that no teacher has learned from.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from typing_extensions import override
+
+from bsssl import data, selection, storage
+from bsssl.config import Section
+from bsssl.engine.score import ShardScores, energy_path, read_energy, score_shard
+from bsssl.errors import UserError
+from bsssl.pipeline.stage import Context, PlanRow, Resources, Stage
+from bsssl.registry import STAGES
+from bsssl.runtime.console import logger, progress
+from bsssl.selection.open_set import FACTS, values_path
+from bsssl.selection.rows import Array, Float32
+from bsssl.stages.computing import Execution, class_list, split_records
+from bsssl.stages.data import CALIBRATION, POOL
+from bsssl.stages.score import ScoreSettings, Teachers, load_teachers
+
+_BINS = 60
+_LEVELS = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100)
+
+
+class OpenSetSettings(Section):
+    """What decides the values and the threshold, besides weights, labels and scores."""
+
+    method: str
+    keep: float
+    scoring: ScoreSettings
+    """how the pool was scored, as the labels are seen too"""
+
+
+@STAGES.register("open_set")
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OpenSetStage(Stage[OpenSetSettings]):
+    """A value for each item of the pool, and the threshold that so many of the held-out labels reach as they should."""
+
+    kind = "open_set"
+    outputs = {"open_set": (FACTS,)}
+    prepares = True
+    resources = Resources(gpu=True)
+
+    execution: Execution
+
+    @override
+    def reads(self, role: str) -> tuple[str, ...]:
+        return {"data": ("classes", CALIBRATION, "pool"), "scores": ("scores",)}.get(role, ("weights",))
+
+    @override
+    def work(self, run: Context) -> dict[str, Any]:
+        settings, folder = self.settings, run.folder(self.name)
+        held = self._held_out(run)
+        threshold = threshold_of(held, keep=settings.keep)
+        if len(held) * (1 - settings.keep) < 1 and settings.keep < 1:
+            logger.warning(
+                "%s: %d labels are held out, so few that the threshold is the lowest value of them; more labels, a "
+                "larger select.open_set.holdout or a lower select.open_set.keep make it sharper",
+                *(self.name, len(held)),
+            )
+        # Around what the labels have; what lies beyond counts in the last bin on its side.
+        margin = max(float(np.ptp(held)), 1e-6)
+        edges = np.linspace(held.min() - margin, held.max() + margin, _BINS + 1)
+        counts, foreign, scored = np.zeros(_BINS, np.int64), 0, 0
+        pool = data.read_pool(str(run.input(self, "data") / POOL))
+        for shard in progress(pool.shards, total=len(pool.shards), unit="shards", title="finding what is of no class"):
+            values = self._values(selection.score_path(str(run.input(self, "scores")), shard.number))
+            selection.write_values(folder, shard.number, values)
+            values = values[~np.isnan(values)]
+            counts += _histogram(values, edges)
+            foreign, scored = foreign + int((values < np.float32(threshold)).sum()), scored + len(values)
+        figures = {"held_out": len(held), "threshold": threshold, "scored": scored, "foreign": foreign}
+        facts = {
+            "method": settings.method,
+            "keep": settings.keep,
+            **figures,
+            "quantiles": {str(level): float(np.percentile(held, level)) for level in _LEVELS},
+            "histogram": {
+                "edges": edges.tolist(),
+                "held_out": _histogram(held, edges).tolist(),
+                "pool": counts.tolist(),
+            },
+            "values": storage.digest([str(values_path(folder, shard.number)) for shard in pool.shards]),
+        }
+        storage.write_json(str(folder / FACTS), facts)
+        logger.info(
+            "%s: %d of %d items of the pool are of no class: their %s is below %.4g, which %.1f %% of %d held-out "
+            "labels reach",
+            *(
+                self.name,
+                foreign,
+                scored,
+                settings.method,
+                threshold,
+                100 * float((held >= threshold).mean()),
+                len(held),
+            ),
+        )
+        return {**figures, "shards": len(pool.shards)}
+
+    @override
+    def files(self, run: Context, result: Mapping[str, Any]) -> Iterable[str]:
+        return [FACTS, *(values_path(Path(), number).name for number in range(result["shards"]))]
+
+    @override
+    def summary(self, run: Context) -> str:
+        result = run.result(self.name)
+        return (
+            f"{result['foreign']:,} of {result['scored']:,} items of the pool left out as of no class, by their "
+            f"{self.settings.method}"
+        )
+
+    @override
+    def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
+        rows = f"{sizes['pool']:,}" if "pool" in sizes else "unknown"
+        held = f" + {sizes[CALIBRATION]:,}" if CALIBRATION in sizes else ""
+        return PlanRow(rows=rows + held)
+
+    @override
+    def key_of(self, setting: str) -> str:
+        return f"select.open_set.{setting}"
+
+    def _held_out(self, run: Context) -> Float32:
+        """Return the values of the labels that were held out, seen as the pool is: float32 (N,).
+
+        Raises:
+            UserError: None can be read.
+        """
+        data_folder, scoring = run.input(self, "data"), self.settings.scoring
+        records = split_records(data_folder, CALIBRATION)
+        networks = load_teachers(run, self, scoring, class_list(data_folder))
+        teachers = Teachers(networks, settings=scoring, execution=self.execution)
+        scored = score_shard(teachers.say(records), top_p=1, held_hashes=frozenset(), views=teachers.views)
+        if not len(scored.positions):
+            reason = next(iter(scored.failures.values()))
+            raise UserError(f"{self.name}: none of {len(records)} held-out labels can be read ({reason}); mend them")
+        return self._of(scored)
+
+    def _of(self, scored: ShardScores) -> Float32:
+        """Return the value of each item that was scored."""
+        if self.settings.method == "confidence":
+            return scored.scores[:, 0]
+        assert scored.energy is not None  # networks have logits
+        return scored.energy
+
+    def _values(self, path: str) -> Float32:
+        """Return the value of each item of a shard by its score file, NaN of one without a score: float32 (N,).
+
+        Raises:
+            UserError: The scores are damaged, or come without what the method needs.
+        """
+        positions, _, scores = selection.read_sample_scores(path)
+        values = np.full(selection.read_header(path).num_records, np.nan, np.float32)
+        if self.settings.method == "confidence":
+            values[positions] = scores[:, 0]
+            return values
+        energy = read_energy(path)
+        if energy is None:
+            raise UserError(
+                f"there is no {energy_path(path)}: the pool was scored by a version that left no energy; another "
+                "output_dir scores it anew, or set select.open_set.method=confidence"
+            )
+        values[positions] = energy
+        return values
+
+
+def threshold_of(values: Array, *, keep: float) -> float:
+    """Return the highest threshold that a share ``keep`` of the values, or more, is at or above."""
+    least = math.ceil(round(keep * len(values), 9))  # 0.95 of 20 are 19, whatever floats say
+    return float(np.sort(values)[len(values) - max(1, least)])
+
+
+def _histogram(values: Array, edges: Array) -> Array:
+    counted: Array = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
+    return counted
