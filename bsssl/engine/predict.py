@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bsssl.engine.features import Tap
 from bsssl.runtime.device import Compute
 
 
@@ -27,11 +28,18 @@ class Prediction:
     """rows that could not be read, with ``index`` and ``reason``"""
     looks: list[bytes] = field(default_factory=list)
     """perceptual hashes of the rows, when the data set makes them; else empty"""
+    features: np.ndarray | None = None
+    """features of the rows, float32 (B, D), where they are asked for"""
 
 
 @torch.inference_mode()
 def predict(
-    model: nn.Module, batches: Iterable[dict[str, Any]], *, normalize: Callable[[Tensor], Tensor], compute: Compute
+    model: nn.Module,
+    batches: Iterable[dict[str, Any]],
+    *,
+    normalize: Callable[[Tensor], Tensor],
+    compute: Compute,
+    tap: Tap | None = None,
 ) -> Iterator[Prediction]:
     """Yield the softmax scores of ``model`` (on its device) for every batch.
 
@@ -41,6 +49,7 @@ def predict(
             ``hash`` and ``look``.
         normalize: From uint8 on the device to float.
         compute: Device, precision and memory format.
+        tap: That of ``model``, where its features are asked for.
     """
     model.eval()
     for batch in batches:
@@ -58,6 +67,7 @@ def predict(
             batch.get("hash", []),
             batch["failures"],
             batch.get("look", []),
+            None if tap is None else tap.take().cpu().numpy(),
         )
 
 
@@ -81,4 +91,5 @@ def average(predictions: Sequence[Iterator[Prediction]]) -> Iterator[Prediction]
             hashes=[digest for digest, keep in zip(first.hashes, kept[0], strict=False) if keep],
             failures=list(failures.values()),
             looks=[look for look, keep in zip(first.looks, kept[0], strict=False) if keep],
+            features=None if first.features is None else first.features[kept[0]],
         )

@@ -12,9 +12,19 @@ from typing_extensions import override
 
 from bsssl import data, selection, storage
 from bsssl.config import Model, Section, by_role
+from bsssl.engine.features import Tap
 from bsssl.engine.predict import Prediction, average, predict
-from bsssl.engine.score import EXCLUDED, excludes_the_same, hashes_path, looks_path, save_shard, score_shard
+from bsssl.engine.score import (
+    EXCLUDED,
+    excludes_the_same,
+    features_path,
+    hashes_path,
+    looks_path,
+    save_shard,
+    score_shard,
+)
 from bsssl.errors import UserError
+from bsssl.models import classifier
 from bsssl.pipeline.record import Parts, Work
 from bsssl.pipeline.stage import Context, PlanRow, Resources, Stage, Task
 from bsssl.registry import STAGES
@@ -66,6 +76,8 @@ class ScoreStage(Stage[ScoreSettings]):
     execution: Execution
     looks: bool = False
     """whether to leave perceptual hashes beside the scores, of the items that are scored from now on"""
+    features: bool = False
+    """whether to leave the features of the first teacher there too"""
 
     @override
     def reads(self, role: str) -> tuple[str, ...]:
@@ -110,6 +122,7 @@ class ScoreStage(Stage[ScoreSettings]):
             ),
             held=_held_hashes(folder),
             looks=self.looks,
+            features=self.features,
             title=f"seed {run.seed}: {self.name}",
             task=task,
         )
@@ -176,6 +189,7 @@ def score_pool(
     title: str,
     task: Task,
     looks: bool = False,
+    features: bool = False,
 ) -> None:
     """Write the score files that are not in ``folder`` yet, of the shards of ``pool`` that are the share of ``task``.
 
@@ -190,6 +204,7 @@ def score_pool(
         title: What the progress bar calls the work.
         task: One of the tasks that share the work.
         looks: Whether to leave the perceptual hash of every sample too.
+        features: Whether to leave the features of every sample, those of the first network.
 
     Raises:
         UserError: Too many items cannot be read, or the pool holds a labeled or test item and that is refused.
@@ -202,6 +217,7 @@ def score_pool(
         data.import_imagehash()
     compute = execution.compute(settings.precision)
     networks = [compute.place_model(network) for network in load_networks()]
+    tap = Tap(classifier(networks[0])[1]) if features else None
     if compute.compile:
         networks = [torch.compile(network) for network in networks]  # type: ignore[misc]
     teachers, unreadable = list(zip(networks, settings.teachers.values(), strict=True)), 0
@@ -215,7 +231,8 @@ def score_pool(
                 dataset = data.ItemDataset(records, views=views, hash_content=bool(held), looks=looks and not said)
                 loader = execution.eval_loader(dataset, views, compute)
                 to_floats = normalize(eyes.seen.transforms, compute)
-                said.append(predict(network, loader, normalize=to_floats, compute=compute))
+                theirs = tap if not said else None
+                said.append(predict(network, loader, normalize=to_floats, compute=compute, tap=theirs))
             predictions = _counted(average(said), bar.update)
             scores = score_shard(predictions, top_p=settings.top_p, held_hashes=held, views=views.count)
             if scores.held and settings.pool_overlap == "refuse":
@@ -257,8 +274,8 @@ def remove_surplus(folder: str, pool: data.Pool) -> None:
     """Remove from ``folder`` the score files of shards that only an earlier, larger pool had."""
     wanted = {Path(selection.score_path(folder, number)) for number in range(len(pool.shards))}
     for path in set(Path(folder).glob(f"*{SUFFIX}")) - wanted:
-        for beside in (selection.ledger_path(str(path)), hashes_path(str(path)), looks_path(str(path))):
-            Path(beside).unlink(missing_ok=True)
+        for beside in (selection.ledger_path, hashes_path, looks_path, features_path):
+            Path(beside(str(path))).unlink(missing_ok=True)
         path.unlink()
 
 
