@@ -73,9 +73,11 @@ class OpenSet(Section):
     """Leaving out of the selection what is of no class at all: each item of the pool has a value, and what is below a
     threshold is selected for no class. The threshold is set on labels that are held out of all that scores the pool."""
 
-    method: Literal["confidence", "energy"] = "energy"
+    method: Literal["confidence", "energy", "distance"] = "energy"
     """the value. confidence: the best softmax score (Hendrycks and Gimpel 2017, arXiv 1610.02136); energy: the
-    log-sum-exp of the logits (Liu et al. 2020, arXiv 2010.03759); of several teachers or views the mean"""
+    log-sum-exp of the logits (Liu et al. 2020, arXiv 2010.03759), both as the mean of teachers and views; distance: the
+    cosine of the first teacher's features to those of the fifth nearest label that it has learned from (Sun et al.
+    2022, arXiv 2204.06507), for which the features of the pool are left beside the scores, 2 bytes for each number"""
     keep: float = Field(0.95, gt=0, le=1)
     """share of the held-out labels that the threshold lets through"""
     holdout: float = Field(0.2, gt=0, lt=1)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bsssl.engine.features import Tap
 from bsssl.runtime.device import Compute
 
 
@@ -29,11 +30,18 @@ class Prediction:
     """perceptual hashes of the rows, when the data set makes them; else empty"""
     energy: np.ndarray | None = None
     """log-sum-exp of the logits, float32 (B,); None where there are no logits"""
+    features: np.ndarray | None = None
+    """features of the rows, float32 (B, D), where they are asked for"""
 
 
 @torch.inference_mode()
 def predict(
-    model: nn.Module, batches: Iterable[dict[str, Any]], *, normalize: Callable[[Tensor], Tensor], compute: Compute
+    model: nn.Module,
+    batches: Iterable[dict[str, Any]],
+    *,
+    normalize: Callable[[Tensor], Tensor],
+    compute: Compute,
+    tap: Tap | None = None,
 ) -> Iterator[Prediction]:
     """Yield the softmax scores of ``model`` (on its device) for every batch.
 
@@ -43,6 +51,7 @@ def predict(
             ``hash`` and ``look``.
         normalize: From uint8 on the device to float.
         compute: Device, precision and memory format.
+        tap: That of ``model``, where its features are asked for.
     """
     model.eval()
     for batch in batches:
@@ -61,6 +70,7 @@ def predict(
             batch["failures"],
             batch.get("look", []),
             logits.logsumexp(1).cpu().numpy(),
+            None if tap is None else tap.take().cpu().numpy(),
         )
 
 
@@ -87,4 +97,5 @@ def average(predictions: Sequence[Iterator[Prediction]]) -> Iterator[Prediction]
             failures=list(failures.values()),
             looks=[look for look, keep in zip(first.looks, kept[0], strict=False) if keep],
             energy=np.mean(energy, axis=0) if energy else None,
+            features=None if first.features is None else first.features[kept[0]],
         )

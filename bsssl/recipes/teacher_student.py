@@ -356,6 +356,7 @@ def _scored(config: Config, name: str, number: int, teachers: list[_Network]) ->
         command=_alone("score", number),
         execution=_execution(config),
         looks=number == 1 and _looks_for_copies(config),
+        features=config.select.open_set is not None and config.select.open_set.method == "distance",
     )
 
 

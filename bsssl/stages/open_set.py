@@ -1,12 +1,13 @@
 """The open-set stage: the value by which items of the pool are of a class or of none, and the threshold.
 
-What a network says best about is what it knows: of an item of no class its best softmax score (confidence) or the
-log-sum-exp of its logits (energy) is mostly lower. Where "lower" begins, labels say that no teacher has learned from.
+Of an item of no class the best softmax score (confidence), the log-sum-exp of the logits (energy) and the cosine of its
+features to those of labels (distance) are mostly lower. Where "lower" begins, labels say that no teacher has learned
+from.
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,15 @@ from typing_extensions import override
 
 from bsssl import data, selection, storage
 from bsssl.config import Section
-from bsssl.engine.score import ShardScores, energy_path, read_energy, score_shard
+from bsssl.engine.distance import Neighbours
+from bsssl.engine.score import (
+    ShardScores,
+    energy_path,
+    features_path,
+    read_energy,
+    read_features,
+    score_shard,
+)
 from bsssl.errors import UserError
 from bsssl.pipeline.stage import Context, PlanRow, Resources, Stage
 from bsssl.registry import STAGES
@@ -23,7 +32,7 @@ from bsssl.runtime.console import logger, progress
 from bsssl.selection.open_set import FACTS, values_path
 from bsssl.selection.rows import Array, Float32
 from bsssl.stages.computing import Execution, class_list, split_records
-from bsssl.stages.data import CALIBRATION, POOL
+from bsssl.stages.data import CALIBRATION, POOL, TAUGHT
 from bsssl.stages.score import ScoreSettings, Teachers, load_teachers
 
 _BINS = 60
@@ -53,12 +62,13 @@ class OpenSetStage(Stage[OpenSetSettings]):
 
     @override
     def reads(self, role: str) -> tuple[str, ...]:
-        return {"data": ("classes", CALIBRATION, "pool"), "scores": ("scores",)}.get(role, ("weights",))
+        reference = (TAUGHT,) if self._by_distance else ()
+        return {"data": ("classes", *reference, CALIBRATION, "pool"), "scores": ("scores",)}.get(role, ("weights",))
 
     @override
     def work(self, run: Context) -> dict[str, Any]:
         settings, folder = self.settings, run.folder(self.name)
-        held = self._held_out(run)
+        held, value_of = self._held_out(run)
         threshold = threshold_of(held, keep=settings.keep)
         if len(held) * (1 - settings.keep) < 1 and settings.keep < 1:
             logger.warning(
@@ -72,9 +82,9 @@ class OpenSetStage(Stage[OpenSetSettings]):
         counts, foreign, scored = np.zeros(_BINS, np.int64), 0, 0
         pool = data.read_pool(str(run.input(self, "data") / POOL))
         for shard in progress(pool.shards, total=len(pool.shards), unit="shards", title="finding what is of no class"):
-            values = self._values(selection.score_path(str(run.input(self, "scores")), shard.number))
-            selection.write_values(folder, shard.number, values)
-            values = values[~np.isnan(values)]
+            scored_shard = self._read(selection.score_path(str(run.input(self, "scores")), shard.number))
+            values = value_of(scored_shard)
+            selection.write_values(folder, shard.number, _by_position(values, scored_shard, shard.num_records))
             counts += _histogram(values, edges)
             foreign, scored = foreign + int((values < np.float32(threshold)).sum()), scored + len(values)
         figures = {"held_out": len(held), "threshold": threshold, "scored": scored, "foreign": foreign}
@@ -128,48 +138,88 @@ class OpenSetStage(Stage[OpenSetSettings]):
     def key_of(self, setting: str) -> str:
         return f"select.open_set.{setting}"
 
-    def _held_out(self, run: Context) -> Float32:
-        """Return the values of the labels that were held out, seen as the pool is: float32 (N,).
+    @property
+    def _by_distance(self) -> bool:
+        return self.settings.method == "distance"
+
+    def _held_out(self, run: Context) -> tuple[Float32, Callable[[ShardScores], Float32]]:
+        """Return the values of the labels that are held out, seen as the pool is, and what gives any item its value.
 
         Raises:
-            UserError: None can be read.
+            UserError: No label can be read.
         """
         data_folder, scoring = run.input(self, "data"), self.settings.scoring
-        records = split_records(data_folder, CALIBRATION)
-        networks = load_teachers(run, self, scoring, class_list(data_folder))
-        teachers = Teachers(networks, settings=scoring, execution=self.execution)
-        scored = score_shard(teachers.say(records), top_p=1, held_hashes=frozenset(), views=teachers.views)
-        if not len(scored.positions):
-            reason = next(iter(scored.failures.values()))
-            raise UserError(f"{self.name}: none of {len(records)} held-out labels can be read ({reason}); mend them")
-        return self._of(scored)
+        teachers = Teachers(
+            load_teachers(run, self, scoring, class_list(data_folder)),
+            settings=scoring,
+            execution=self.execution,
+            features=self._by_distance,
+        )
 
-    def _of(self, scored: ShardScores) -> Float32:
-        """Return the value of each item that was scored."""
-        if self.settings.method == "confidence":
-            return scored.scores[:, 0]
-        assert scored.energy is not None  # networks have logits
-        return scored.energy
+        def scored(name: str) -> ShardScores:
+            records = split_records(data_folder, name)
+            found = score_shard(teachers.say(records), top_p=1, held_hashes=frozenset(), views=teachers.views)
+            if not len(found.positions):
+                reason = next(iter(found.failures.values()))
+                raise UserError(f"{self.name}: none of {len(records)} labels can be read ({reason}); mend them")
+            return found
 
-    def _values(self, path: str) -> Float32:
-        """Return the value of each item of a shard by its score file, NaN of one without a score: float32 (N,).
+        value_of = _VALUES.get(self.settings.method) or _nearness_to(scored(TAUGHT))
+        return value_of(scored(CALIBRATION)), value_of
+
+    def _read(self, path: str) -> ShardScores:
+        """Return what the teachers said of a shard, as far as the method needs it.
 
         Raises:
             UserError: The scores are damaged, or come without what the method needs.
         """
-        positions, _, scores = selection.read_sample_scores(path)
-        values = np.full(selection.read_header(path).num_records, np.nan, np.float32)
-        if self.settings.method == "confidence":
-            values[positions] = scores[:, 0]
-            return values
-        energy = read_energy(path)
-        if energy is None:
+        positions, classes, scores = selection.read_sample_scores(path)
+        scored = ShardScores(positions, classes, scores, failures={}, held=[], hashes=[], held_hashes=[])
+        if self.settings.method == "energy":
+            return replace(scored, energy=self._beside(energy_path(path), read_energy(path)))
+        if self._by_distance:
+            return replace(scored, features=self._beside(features_path(path), read_features(path)))
+        return scored
+
+    def _beside(self, path: str, array: Array | None) -> Array:
+        """Return what was found at ``path``, beside a score file."""
+        if array is None:
             raise UserError(
-                f"there is no {energy_path(path)}: the pool was scored by a version that left no energy; another "
-                "output_dir scores it anew, or set select.open_set.method=confidence"
+                f"there is no {path}, which select.open_set.method={self.settings.method} needs: the pool was scored "
+                "without it; another output_dir scores it anew, or set select.open_set.method=confidence"
             )
-        values[positions] = energy
-        return values
+        return array
+
+
+def _confidence(scored: ShardScores) -> Float32:
+    return scored.scores[:, 0]
+
+
+def _energy(scored: ShardScores) -> Float32:
+    assert scored.energy is not None  # networks have logits, and files were looked for
+    return scored.energy
+
+
+def _nearness_to(taught: ShardScores) -> Callable[[ShardScores], Float32]:
+    """Return what gives items their nearness to those that were taught."""
+    assert taught.features is not None
+    neighbours = Neighbours(taught.features)
+
+    def nearness(scored: ShardScores) -> Float32:
+        assert scored.features is not None
+        return neighbours.nearness(scored.features)
+
+    return nearness
+
+
+_VALUES: Mapping[str, Callable[[ShardScores], Float32]] = {"confidence": _confidence, "energy": _energy}
+
+
+def _by_position(values: Float32, scored: ShardScores, num_records: int) -> Float32:
+    """Return a value for each item of a shard, NaN where it has no score."""
+    everyone = np.full(num_records, np.nan, np.float32)
+    everyone[scored.positions] = values
+    return everyone
 
 
 def threshold_of(values: Array, *, keep: float) -> float:

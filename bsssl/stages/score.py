@@ -12,17 +12,20 @@ from typing_extensions import override
 
 from bsssl import data, selection, storage
 from bsssl.config import Model, Section, by_role
+from bsssl.engine.features import Tap
 from bsssl.engine.predict import Prediction, average, predict
 from bsssl.engine.score import (
     EXCLUDED,
     energy_path,
     excludes_the_same,
+    features_path,
     hashes_path,
     looks_path,
     save_shard,
     score_shard,
 )
 from bsssl.errors import UserError
+from bsssl.models import classifier
 from bsssl.pipeline.record import Parts, Work
 from bsssl.pipeline.stage import Context, PlanRow, Resources, Stage, Task
 from bsssl.registry import STAGES
@@ -74,6 +77,8 @@ class ScoreStage(Stage[ScoreSettings]):
     execution: Execution
     looks: bool = False
     """whether to leave perceptual hashes beside the scores, of the items that are scored from now on"""
+    features: bool = False
+    """whether to leave the features of the first teacher there too"""
 
     @override
     def reads(self, role: str) -> tuple[str, ...]:
@@ -116,6 +121,7 @@ class ScoreStage(Stage[ScoreSettings]):
             ),
             held=_held_hashes(folder),
             looks=self.looks,
+            features=self.features,
             title=f"seed {run.seed}: {self.name}",
             task=task,
         )
@@ -177,12 +183,16 @@ class Teachers:
         networks: The networks, on whatever device.
         settings: How they see items.
         execution: How to compute.
+        features: Whether the features of the first network are asked for too.
     """
 
-    def __init__(self, networks: list[nn.Module], *, settings: ScoreSettings, execution: Execution) -> None:
+    def __init__(
+        self, networks: list[nn.Module], *, settings: ScoreSettings, execution: Execution, features: bool = False
+    ) -> None:
         self._compute, self._execution = execution.compute(settings.precision), execution
         self._eyes = [*settings.teachers.values()]
         self._networks = [self._compute.place_model(network) for network in networks]
+        self._tap = Tap(classifier(self._networks[0])[1]) if features else None
         if self._compute.compile:
             self._networks = [torch.compile(network) for network in self._networks]  # type: ignore[misc]
 
@@ -200,7 +210,8 @@ class Teachers:
             dataset = data.ItemDataset(records, views=views, hash_content=hash_content, looks=looks and not said)
             loader = self._execution.eval_loader(dataset, views, self._compute)
             to_floats = normalize(eyes.seen.transforms, self._compute)
-            said.append(predict(network, loader, normalize=to_floats, compute=self._compute))
+            tap = self._tap if not said else None
+            said.append(predict(network, loader, normalize=to_floats, compute=self._compute, tap=tap))
         return average(said)
 
 
@@ -221,6 +232,7 @@ def score_pool(
     title: str,
     task: Task,
     looks: bool = False,
+    features: bool = False,
 ) -> None:
     """Write the score files that are not in ``folder`` yet, of the shards of ``pool`` that are the share of ``task``.
 
@@ -235,6 +247,7 @@ def score_pool(
         title: What the progress bar calls the work.
         task: One of the tasks that share the work.
         looks: Whether to leave the perceptual hash of every sample too.
+        features: Whether to leave the features of every sample, those of the first network.
 
     Raises:
         UserError: Too many items cannot be read, or the pool holds a labeled or test item and that is refused.
@@ -245,7 +258,7 @@ def score_pool(
         return
     if looks:
         data.import_imagehash()
-    teachers, unreadable = Teachers(load_networks(), settings=settings, execution=execution), 0
+    teachers, unreadable = Teachers(load_networks(), settings=settings, execution=execution, features=features), 0
     total = sum(shard.num_records for _, shard in missing)
     with progress(iter(()), total=total, unit="item", title=title) as bar:
         for number, shard in missing:
@@ -291,7 +304,7 @@ def remove_surplus(folder: str, pool: data.Pool) -> None:
     """Remove from ``folder`` the score files of shards that only an earlier, larger pool had."""
     wanted = {Path(selection.score_path(folder, number)) for number in range(len(pool.shards))}
     for path in set(Path(folder).glob(f"*{SUFFIX}")) - wanted:
-        for beside in (selection.ledger_path, hashes_path, looks_path, energy_path):
+        for beside in (selection.ledger_path, hashes_path, looks_path, energy_path, features_path):
             Path(beside(str(path))).unlink(missing_ok=True)
         path.unlink()
 
