@@ -195,7 +195,7 @@ def read_energy(path: str) -> np.ndarray | None:
     Raises:
         UserError: The file is damaged, or has more or fewer of them than samples.
     """
-    return _read_array(path, energy_path(path), dtype=np.float32, dimensions=1)
+    return _read_array(path, energy_path(path), "energy", dtype=np.float32, dimensions=1)
 
 
 def read_features(path: str) -> np.ndarray | None:
@@ -204,11 +204,11 @@ def read_features(path: str) -> np.ndarray | None:
     Raises:
         UserError: The file is damaged, or has more or fewer of them than samples.
     """
-    return _read_array(path, features_path(path), dtype=np.float16, dimensions=2)
+    return _read_array(path, features_path(path), "features", dtype=np.float16, dimensions=2)
 
 
-def _read_array(path: str, beside: str, *, dtype: type[np.generic], dimensions: int) -> np.ndarray | None:
-    """Return the array in the file ``beside``, which has a row for each sample of the score file ``path``, or None."""
+def _read_array(path: str, beside: str, what: str, *, dtype: type[np.generic], dimensions: int) -> np.ndarray | None:
+    """Return the array in the file ``beside``, ``what`` is known of each sample of the score file ``path``, or None."""
     if not storage.exists(beside):
         return None
     samples = ScoreFile(path).num_samples
@@ -219,7 +219,7 @@ def _read_array(path: str, beside: str, *, dtype: type[np.generic], dimensions: 
         if array.dtype == dtype and array.ndim == dimensions and len(array) == samples:
             return array
     raise UserError(
-        f"{beside} is not an array with a row for each of {samples} samples; delete the score file beside it and run "
+        f"{beside} does not hold the {what} of each of {samples} samples; delete the score file beside it and run "
         "`bsssl score` again"
     )
 

@@ -69,13 +69,7 @@ class OpenSetStage(Stage[OpenSetSettings]):
     def work(self, run: Context) -> dict[str, Any]:
         settings, folder = self.settings, run.folder(self.name)
         held, value_of = self._held_out(run)
-        threshold = threshold_of(held, keep=settings.keep)
-        if len(held) * (1 - settings.keep) < 1 and settings.keep < 1:
-            logger.warning(
-                "%s: %d labels are held out, so few that the threshold is the lowest value of them; more labels, a "
-                "larger select.open_set.holdout or a lower select.open_set.keep make it sharper",
-                *(self.name, len(held)),
-            )
+        threshold = self._threshold(held)
         # Around what the labels have; what lies beyond counts in the last bin on its side.
         margin = max(float(np.ptp(held)), 1e-6)
         edges = np.linspace(held.min() - margin, held.max() + margin, _BINS + 1)
@@ -102,17 +96,8 @@ class OpenSetStage(Stage[OpenSetSettings]):
         }
         storage.write_json(str(folder / FACTS), facts)
         logger.info(
-            "%s: %d of %d items of the pool are of no class: their %s is below %.4g, which %.1f %% of %d held-out "
-            "labels reach",
-            *(
-                self.name,
-                foreign,
-                scored,
-                settings.method,
-                threshold,
-                100 * float((held >= threshold).mean()),
-                len(held),
-            ),
+            "%s: %d of %d items of the pool are of no class: their %s is below %.4g",
+            *(self.name, foreign, scored, settings.method, threshold),
         )
         return {**figures, "shards": len(pool.shards)}
 
@@ -137,6 +122,17 @@ class OpenSetStage(Stage[OpenSetSettings]):
     @override
     def key_of(self, setting: str) -> str:
         return f"select.open_set.{setting}"
+
+    def _threshold(self, held: Float32) -> float:
+        """Return the threshold by the values of held-out labels, and say where these are too few for it."""
+        threshold = threshold_of(held, keep=self.settings.keep)
+        if self.settings.keep < 1 and threshold == held.min():
+            logger.warning(
+                "%s: %d labels are held out, so few that the threshold is the lowest value of them; more labels, a "
+                "larger select.open_set.holdout or a lower select.open_set.keep make it sharper",
+                *(self.name, len(held)),
+            )
+        return threshold
 
     @property
     def _by_distance(self) -> bool:

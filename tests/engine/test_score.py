@@ -15,6 +15,7 @@ from bsssl.engine.score import (
     excludes_the_same,
     features_path,
     hashes_path,
+    read_energy,
     read_features,
     save_shard,
     score_shard,
@@ -212,3 +213,15 @@ def test_features_lie_beside_the_scores_in_the_order_of_the_samples(tmp_path, pr
             read_features(path)
     save_shard(path, dataclasses.replace(found, features=None), header=HEADER, records=records)
     assert read_features(path) is None
+
+
+def test_the_energy_is_the_mean_over_views_and_lies_beside_the_scores(tmp_path, probabilities, records):
+    index, view = np.repeat([4, 0, 7], 2), np.tile([0, 1], 3)
+    energy = np.array([1, 3, 5, 5, 0, 8], np.float32)
+    part = Prediction(index, view, probabilities[index], [content_of(row) for row in index], [], energy=energy)
+    found = score_shard([part, unreadable(Failure(1, "empty"))], top_p=TOP_P, held_hashes=contents(0), views=2)
+    path = score_path(str(tmp_path), 0)
+    save_shard(path, found, header=HEADER, records=records)
+    assert read_energy(path).tolist() == [2, 4]  # of 4 and 7
+    save_shard(path, dataclasses.replace(found, energy=None), header=HEADER, records=records)
+    assert read_energy(path) is None

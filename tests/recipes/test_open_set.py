@@ -14,13 +14,16 @@ from bsssl.data import Records
 from bsssl.engine.score import read_energy
 from bsssl.selection import read_sample_scores, read_selection
 from bsssl.selection.open_set import values_path
+from tests.reports.conftest import content
 
 ON = "select.open_set={holdout: 0.5}"
 
 
 def executed(outcome):
-    """The stages that a call ran, in order."""
-    return re.findall(r"seed \d+: (\S+) \((?!.*kept in)", outcome.err)
+    """The stages that a call ran, in order; what was taken back from an earlier run did not run."""
+    begun = re.findall(r"seed \d+: (\S+) \((?!.*kept in)", outcome.err)
+    back = re.findall(r"seed \d+: (\S+): taken back from", outcome.err)
+    return [name for name in begun if name not in back]
 
 
 def result(output, stage):
@@ -100,10 +103,17 @@ def test_fewer_digits_of_no_class_are_selected(bsssl, digits, tmp_path):
     assert summary["foreign"] == facts(tmp_path / "on")["foreign"] > 0
     assert sum(one["foreign"] for one in summary["classes"].values()) == summary["foreign"]  # as each has one class
     assert all(one["lost"] >= 0 for one in summary["classes"].values())
+    assert bsssl("report", tmp_path / "on").status == 0
+    page, known = content(tmp_path / "on/report.html"), facts(tmp_path / "on")
+    assert f"{known['foreign']} of {known['scored']:,} items of the pool are left out as of no class" in page.text
+    curves = page.data["open_set"]
+    assert curves["threshold"] == known["threshold"] and sum(curves["pool"]) == pytest.approx(100, abs=1)
     assert summary["pairs"] + sum(one["lost"] for one in summary["classes"].values()) <= 6 * 110
 
 
-@pytest.mark.parametrize(("method", "keep"), [("confidence", 0.95), ("energy", 0.9), ("distance", 1.0), ("energy", 0.5)])
+@pytest.mark.parametrize(
+    ("method", "keep"), [("confidence", 0.95), ("energy", 0.9), ("distance", 1.0), ("energy", 0.5)]
+)
 def test_the_threshold_lets_its_share_of_the_held_out_labels_through(bsssl, recipe, tmp_path, method, keep):
     output = tmp_path / "run"
     change = f"select.open_set={{method: {method}, keep: {keep}, holdout: 0.5}}"
@@ -139,7 +149,9 @@ def test_held_out_labels_teach_the_student_and_not_the_teacher(bsssl, recipe, tm
     assert plan.status == 0
     assert re.search(r"^teacher +6 ", plan.out, re.MULTILINE) and re.search(r"^baseline +12 ", plan.out, re.MULTILINE)
     assert re.search(r"^open_set +52 \+ 6 ", plan.out, re.MULTILINE)
-    outcome = bsssl("run", "--config", recipe.config, f"output_dir={output}", ON, "rounds=2", "pretrain.with_labels=true")
+    outcome = bsssl(
+        "run", "--config", recipe.config, f"output_dir={output}", ON, "rounds=2", "pretrain.with_labels=true"
+    )
     assert outcome.status == 0, outcome.err
     taught, held = keys(output, "taught"), keys(output, "calibration")
     assert not taught & held and taught | held == keys(output, "labeled") and len(held) == 6
@@ -149,6 +161,9 @@ def test_held_out_labels_teach_the_student_and_not_the_teacher(bsssl, recipe, tm
               (("pretrain", "select"), ("pretrain-2", "select-2"))}  # fmt: skip
     assert labels == {"pretrain": 6, "pretrain-2": 12}
     assert facts(output, "open_set-2")["held_out"] == 6
+    foreign = facts(output, "open_set-2")["foreign"]
+    assert f"; {foreign} items of the pool left out as of no class" in outcome.out
+    assert json.loads((output / "results.json").read_text())["selection"]["foreign"] == foreign
 
 
 def test_only_what_a_change_decides_runs_again(bsssl, recipe, finished):
@@ -178,7 +193,7 @@ def test_scores_without_energy_are_refused(bsssl, recipe, tmp_path):
     assert str(lost[1]) in outcome.errors[0] and "another output_dir" in outcome.errors[0]
     lost[1].write_bytes(lost[0].read_bytes()[:-4])
     outcome = bsssl("select", "--config", recipe.config, f"output_dir={tmp_path}", ON)
-    assert outcome.status == 1 and "is not an array with a row for each of" in outcome.errors[0]
+    assert outcome.status == 1 and "does not hold the energy of each of" in outcome.errors[0]
     confident = "select.open_set={holdout: 0.5, method: confidence}"
     assert bsssl("select", "--config", recipe.config, f"output_dir={tmp_path}", confident).status == 0
 
