@@ -14,6 +14,7 @@ from bsssl.data import Records
 from bsssl.engine.score import read_energy
 from bsssl.selection import read_sample_scores, read_selection
 from bsssl.selection.open_set import values_path
+from tests.reports.browser import Page, find_browser
 from tests.reports.conftest import content
 
 ON = "select.open_set={holdout: 0.5}"
@@ -240,3 +241,16 @@ def test_what_there_must_be(bsssl, recipe, tmp_path):
     assert "no class has two of them" in said
     for change in ("{keep: 0}", "{holdout: 1}", "{method: other}"):
         assert bsssl("run", "--config", recipe.config, f"select.open_set={change}", "--plan").status == 1
+
+
+@pytest.mark.skipif(find_browser() is None, reason="there is no browser")
+def test_a_browser_draws_the_values_and_the_threshold(bsssl, recipe, tmp_path):
+    for command in (["train", "stage=teacher"], ["score"], ["select"]):
+        assert bsssl(command[0], "--config", recipe.config, *command[1:], f"output_dir={tmp_path}", ON).status == 0
+    assert bsssl("report", tmp_path).status == 0
+    with Page() as page:
+        page.open(tmp_path / "report.html", until="document.querySelector('[data-chart=open-set] svg')")
+        assert page.troubles() == []
+        curves = "[...document.querySelectorAll('[data-chart=open-set] polyline')]"
+        *_, line = page.run(f"{curves}.map((one) => one.getAttribute('points').split(' ').length)")
+        assert line == 2 and page.run(f"{curves}.length") == 3
