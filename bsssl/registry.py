@@ -348,6 +348,7 @@ STAGES = Registry(
             "train",
             "score",
             "near",
+            "open_set",
             "given",
             "select",
             "choose",

@@ -22,7 +22,7 @@ from bsssl.config.data import (
 from bsssl.config.experiment import Experiment, ExtraStage, Launcher, System
 from bsssl.config.names import by_role, numbered
 from bsssl.config.reading import load_config, options, validated
-from bsssl.config.recipe import Config, Models, Score, Select
+from bsssl.config.recipe import Config, Models, OpenSet, Score, Select
 from bsssl.config.reproduction import Reproduction
 from bsssl.config.section import Length, Section
 from bsssl.config.training import (
@@ -57,6 +57,7 @@ __all__ = [
     "Model",
     "Models",
     "NetworkTransforms",
+    "OpenSet",
     "Pretrain",
     "Purpose",
     "Reproduction",

@@ -70,6 +70,22 @@ TopK = Annotated[
 ]
 
 
+class OpenSet(Section):
+    """Leaving out of the selection what is of no class at all: each item of the pool has a value, and what is below a
+    threshold is selected for no class. The threshold is set on labels that are held out of all that scores the pool."""
+
+    method: Literal["confidence", "energy", "distance"] = "energy"
+    """the value. confidence: the best softmax score (Hendrycks and Gimpel 2017, arXiv 1610.02136); energy: the
+    log-sum-exp of the logits (Liu et al. 2020, arXiv 2010.03759), both as the mean of teachers and views; distance: the
+    cosine of the first teacher's features to those of the fifth nearest label that it has learned from (Sun et al.
+    2022, arXiv 2204.06507), for which the features of the pool are left beside the scores, 2 bytes for each number"""
+    keep: float = Field(0.95, gt=0, le=1)
+    """share of the held-out labels that the threshold lets through"""
+    holdout: float = Field(0.2, gt=0, lt=1)
+    """share of the labels of each class, one at least but never the last, that sets the threshold: teachers, and of
+    several rounds the students that teach the next one, do not learn from it; all other trainings do"""
+
+
 class Select(Section):
     """Choosing what the student is pre-trained on."""
 
@@ -85,11 +101,13 @@ class Select(Section):
     variant_options: dict[str, Any] = {}
     """further arguments of the rule"""
     min_score: float = Field(0.0, ge=0, le=1)
-    """for pools with samples of no class: the least score with which a sample is selected for a class; 0 is off. (A
-    threshold on the energy would need all logits, and score files hold the softmax scores of P classes alone.)"""
+    """for pools with samples of no class: the least score with which a sample is selected for a class; 0 is off. A
+    threshold that labels set, also on other values than the score, is `open_set`"""
     exclude: str | None = None
     """a CSV, JSONL or Parquet file of columns key and class with what must not be selected, as `bsssl report` exports
     it: a row without a class leaves the item out of all classes, one without a key the class as a whole"""
+    open_set: OpenSet | None = None
+    """leaving out of all classes what is of none of them; off when not given"""
     near_duplicates: Literal["one_per_class", "keep"] = "one_per_class"
     """of the near copies that data.near_duplicates finds within the pool: one_per_class gives a place of a class to the
     best of a group alone, so that K samples are K different things; keep gives places to all of them"""
@@ -224,6 +242,11 @@ class Config(Experiment):
             problems.append("models.teacher is missing; name a network, or give scores of the pool as score.given")
         if teachers and self.score.given is not None:
             problems.append("score.given is in the place of a teacher; take models.teacher out, or score.given")
+        if not teachers and self.select.open_set is not None:
+            problems.append(
+                "select.open_set compares the pool with labels that a teacher sees too, and score.given has none; "
+                "set select.min_score instead"
+            )
         if not teachers and self.weak is not None:
             problems.append("weak is pre-training of the teacher, of which there is none; take it out")
         if len(teachers) > 1 and init_from is not None:
@@ -268,6 +291,10 @@ class Config(Experiment):
         if self.data.classes is None:
             return []
         problems = [f"{key} needs labels, and there is no data.train; take it out" for key in self._on_labels()]
+        if self.select.open_set is not None:
+            problems.append(
+                "select.open_set sets its threshold on labels, and there is no data.train; set select.min_score instead"
+            )
         if self.models.teachers and self.teacher.mode != "zeroshot" and self.teacher.length.amount > 0:
             problems.append(
                 "there are no labels that teacher could be trained on: set teacher.mode=zeroshot, or teacher.length='0 "

@@ -48,7 +48,7 @@ from bsssl.data.pool.overlap import Places, check_overlap, content_hashes, find_
 from bsssl.data.records import Record, Records, rechunked
 from bsssl.data.selected.tars import TarPlan, is_written, plan_tars, tar_path, write_places, write_tar
 from bsssl.data.selected.training import selected_training_set
-from bsssl.data.splits import held_out, hold_out, split_holdout, split_labels
+from bsssl.data.splits import held_out, hold_out, split_calibration, split_holdout, split_labels
 from bsssl.data.views.checks import make_check
 from bsssl.data.views.extents import Extent, extent_of
 from bsssl.data.views.looks import LOOK_BYTES, NO_LOOK, import_imagehash, mirrored
@@ -140,6 +140,7 @@ __all__ = [
     "selected_training_set",
     "shard_file",
     "shard_records",
+    "split_calibration",
     "split_holdout",
     "split_labels",
     "tag_rules",

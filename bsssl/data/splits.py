@@ -31,13 +31,24 @@ def split_holdout(records: Records, *, share: float, seed: int) -> tuple[Records
     Raises:
         UserError: A class has a single item, which cannot both train and test.
     """
-    records, classes = _sorted(records), sorted(records.class_names())
-    targets = records.class_indices(classes, what="data.train")
-    if len(single := np.flatnonzero(np.bincount(targets) == 1)):
+    classes = sorted(records.class_names())
+    counts = records.class_counts(classes)
+    if single := [name for name in classes if counts[name] == 1]:
         raise UserError(
             f"data.holdout leaves {len(single)} of {len(classes)} classes without an item to train on or to test with "
-            f"(such as '{classes[single[0]]}', which has one); add items, or give a test set as data.test"
+            f"(such as '{single[0]}', which has one); add items, or give a test set as data.test"
         )
+    return split_calibration(records, share=share, seed=seed)
+
+
+def split_calibration(records: Records, *, share: float, seed: int) -> tuple[Records, Records]:
+    """All labeled ``records`` but a random ``share`` of each class, and that share; both sorted by key.
+
+    The share is of one item at least, and never all items of a class. The draw depends on the keys, the labels and
+    ``seed``, not on the order of ``records``.
+    """
+    records = _sorted(records)
+    targets = records.class_indices(sorted(records.class_names()), what="data.train")
     held = hold_out(targets, share=share, seed=seed)
     return records.filter(~held), records.filter(held)
 

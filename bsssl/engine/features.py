@@ -10,6 +10,30 @@ from bsssl.engine.train import Failures
 from bsssl.runtime.device import Compute
 
 
+class Tap:
+    """The features of what a network sees, from now on.
+
+    Where the classifier sees a map or several tokens, their mean counts. A network is compiled after it got its tap.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        """``layer`` is the classifier: a linear layer or a 1x1(x1) convolution."""
+        self._layer = layer
+        self._inputs: list[Tensor] = []
+        self._hook = layer.register_forward_pre_hook(self._hear)
+
+    def take(self) -> Tensor:
+        """Return the features of the batch that the network saw last, float32 (B, D)."""
+        return _pooled(self._inputs.pop().float(), self._layer)
+
+    def remove(self) -> None:
+        """Leave the network as it was."""
+        self._hook.remove()
+
+    def _hear(self, layer: nn.Module, arguments: tuple[Tensor]) -> None:
+        self._inputs.append(arguments[0])
+
+
 @torch.inference_mode()
 def extract(
     model: nn.Module,
@@ -23,7 +47,7 @@ def extract(
 ) -> tuple[Tensor, Tensor]:
     """Return the inputs of ``layer``, the classifier of ``model``, for every item that can be read.
 
-    Where the classifier sees a map or several tokens, their mean counts; so does the mean over an item's views.
+    Of several views of an item the mean counts.
 
     Args:
         model: The network, on its device.
@@ -38,10 +62,9 @@ def extract(
         The features, float32 (M, D) on the device, and the items' rows in order, int64 (M,) on the CPU.
     """
     model.eval()
-    seen: list[Tensor] = []
     sums: Tensor | None = None
     views = torch.zeros(rows, dtype=torch.int64, device=compute.device)
-    hook = layer.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    tap = Tap(layer)
     try:
         for batch in batches:
             failures.add(batch["failures"])
@@ -49,14 +72,14 @@ def extract(
                 continue
             with compute.autocast():
                 model(normalize(compute.place(batch["input"])))
-            features = _pooled(seen.pop().float(), layer)
+            features = tap.take()
             index = batch["index"].to(compute.device)
             if sums is None:
                 sums = torch.zeros(rows, features.shape[1], device=compute.device)
             sums.index_add_(0, index, features)
             views.index_add_(0, index, torch.ones_like(index))
     finally:
-        hook.remove()
+        tap.remove()
     there = torch.nonzero(views).flatten()
     if sums is None:
         return torch.zeros(0, 0, device=compute.device), there.cpu()

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bsssl.engine.features import Tap
 from bsssl.runtime.device import Compute
 
 
@@ -27,11 +28,20 @@ class Prediction:
     """rows that could not be read, with ``index`` and ``reason``"""
     looks: list[bytes] = field(default_factory=list)
     """perceptual hashes of the rows, when the data set makes them; else empty"""
+    energy: np.ndarray | None = None
+    """log-sum-exp of the logits, float32 (B,); None where there are no logits"""
+    features: np.ndarray | None = None
+    """features of the rows, float32 (B, D), where they are asked for"""
 
 
 @torch.inference_mode()
 def predict(
-    model: nn.Module, batches: Iterable[dict[str, Any]], *, normalize: Callable[[Tensor], Tensor], compute: Compute
+    model: nn.Module,
+    batches: Iterable[dict[str, Any]],
+    *,
+    normalize: Callable[[Tensor], Tensor],
+    compute: Compute,
+    tap: Tap | None = None,
 ) -> Iterator[Prediction]:
     """Yield the softmax scores of ``model`` (on its device) for every batch.
 
@@ -41,6 +51,7 @@ def predict(
             ``hash`` and ``look``.
         normalize: From uint8 on the device to float.
         compute: Device, precision and memory format.
+        tap: That of ``model``, where its features are asked for.
     """
     model.eval()
     for batch in batches:
@@ -50,14 +61,16 @@ def predict(
             continue
         with compute.autocast():
             logits = model(normalize(compute.place(batch["input"])))
-        probabilities = logits.float().softmax(1).cpu().numpy()
+        logits = logits.float()
         yield Prediction(
             batch["index"].numpy(),
             batch["view"].numpy(),
-            probabilities,
+            logits.softmax(1).cpu().numpy(),
             batch.get("hash", []),
             batch["failures"],
             batch.get("look", []),
+            logits.logsumexp(1).cpu().numpy(),
+            None if tap is None else tap.take().cpu().numpy(),
         )
 
 
@@ -72,7 +85,9 @@ def average(predictions: Sequence[Iterator[Prediction]]) -> Iterator[Prediction]
     for first, *others in zip(*predictions, strict=True):
         failures = {failure.index: failure for one in (first, *others) for failure in one.failures}
         kept = [np.isin(one.index, list(failures), invert=True) for one in (first, *others)]
-        scores = [one.probabilities[mask] for one, mask in zip((first, *others), kept, strict=True) if mask.any()]
+        read = [(one, mask) for one, mask in zip((first, *others), kept, strict=True) if mask.any()]
+        scores = [one.probabilities[mask] for one, mask in read]
+        energy = [one.energy[mask] for one, mask in read if one.energy is not None]
         yield replace(
             first,
             index=first.index[kept[0]],
@@ -81,4 +96,6 @@ def average(predictions: Sequence[Iterator[Prediction]]) -> Iterator[Prediction]
             hashes=[digest for digest, keep in zip(first.hashes, kept[0], strict=False) if keep],
             failures=list(failures.values()),
             looks=[look for look, keep in zip(first.looks, kept[0], strict=False) if keep],
+            energy=np.mean(energy, axis=0) if energy else None,
+            features=None if first.features is None else first.features[kept[0]],
         )

@@ -1,5 +1,7 @@
 """Scoring: the teacher over one shard of the pool. Shards are independent tasks, safe to run twice and in any order."""
 
+import contextlib
+import io
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ from bsssl.errors import UserError
 from bsssl.selection import SAMPLES_SCHEMA, ScoreHeader, ledger_path, write_scores
 from bsssl.selection.scores import SUFFIX, ScoreFile
 
+_LARGEST = float(np.finfo(np.float16).max)
 EXCLUDED = "a labeled or test item, excluded"
 
 
@@ -39,12 +42,16 @@ class ShardScores:
     """content hash of each of ``held``"""
     looks: list[bytes] = field(default_factory=list)
     """perceptual hash of each scored sample, where they are asked for"""
+    energy: np.ndarray | None = None
+    """log-sum-exp of the logits of each scored sample, float32 (N,); None where there are no logits"""
+    features: np.ndarray | None = None
+    """features of each scored sample, float16 (N, D), where they are asked for"""
 
 
 def score_shard(
     predictions: Iterable[Prediction], *, top_p: int, held_hashes: frozenset[bytes], views: int = 1
 ) -> ShardScores:
-    """Keep the P best classes of every sample, as float32 softmax scores, the mean over its views.
+    """Keep the P best classes of every sample, as float32 softmax scores, its energy and features: means over views.
 
     Args:
         predictions: of the shard's records, ``index`` being the record's position.
@@ -58,6 +65,8 @@ def score_shard(
     hashes: list[bytes] = []
     held_here: list[bytes] = []
     looks: list[bytes] = []
+    energy: list[np.ndarray] = []
+    features: list[np.ndarray] = []
     for prediction in predictions:
         failures.update((failure.index, failure.reason) for failure in prediction.failures)
         if not len(prediction.index):
@@ -68,6 +77,11 @@ def score_shard(
             (held_here if digest in held_hashes else hashes).append(digest)
         held += index[~keep].tolist()
         looks += itertools.compress(prediction.looks[::views], keep)
+        if prediction.energy is not None:
+            energy.append(prediction.energy.reshape(len(index), views).mean(1)[keep])
+        if prediction.features is not None:
+            means = prediction.features.reshape(len(index), views, -1).mean(1)[keep]
+            features.append(np.clip(means, -_LARGEST, _LARGEST).astype(np.float16))
         probabilities = torch.from_numpy(prediction.probabilities).view(len(index), views, -1).mean(1)
         best = probabilities[torch.from_numpy(keep)].topk(top_p, dim=1)
         positions.append(index[keep])
@@ -75,7 +89,7 @@ def score_shard(
         scores.append(best.values.numpy())
     if not positions:
         positions, classes = [np.zeros(0, np.int64)], [np.zeros((0, top_p), np.int32)]
-        scores = [np.zeros((0, top_p), np.float32)]
+        scores, energy = [np.zeros((0, top_p), np.float32)], [np.zeros(0, np.float32)]
     return ShardScores(
         np.concatenate(positions),
         np.concatenate(classes),
@@ -85,11 +99,13 @@ def score_shard(
         hashes=hashes,
         held_hashes=held_here,
         looks=looks,
+        energy=np.concatenate(energy) if energy else None,
+        features=np.concatenate(features) if features else None,
     )
 
 
 def save_shard(path: str, scored: ShardScores, *, header: ScoreHeader, records: Records) -> None:
-    """Write the ledger of what has no score, the hashes and the looks of what was read, then the score file.
+    """Write the ledger of what has no score, then hashes, looks, energy and features, and last the score file.
 
     The presence of the score file means that the shard is done.
     """
@@ -98,10 +114,17 @@ def save_shard(path: str, scored: ShardScores, *, header: ScoreHeader, records: 
     with storage.atomic_write(hashes_path(path)) as file:
         file.write(b"".join([*sorted(scored.hashes), *sorted(scored.held_hashes)]))
     order = np.argsort(scored.positions)
-    Path(looks_path(path)).unlink(missing_ok=True)  # of another scoring of the shard
+    for beside in (looks_path(path), energy_path(path), features_path(path)):
+        Path(beside).unlink(missing_ok=True)  # of another scoring of the shard
     if scored.looks:
         with storage.atomic_write(looks_path(path)) as file:
             file.write(b"".join(scored.looks[number] for number in order))
+    if scored.energy is not None:
+        with storage.atomic_write(energy_path(path)) as file:
+            np.save(file, scored.energy[order])
+    if scored.features is not None:
+        with storage.atomic_write(features_path(path)) as file:
+            np.save(file, scored.features[order])
     rows = scored.positions[order]
     samples = records.take(rows).table.append_column("position", pa.array(rows)).select(SAMPLES_SCHEMA.names)
     write_scores(
@@ -130,6 +153,23 @@ def looks_path(path: str) -> str:
     return path.removesuffix(SUFFIX) + ".looks"
 
 
+def energy_path(path: str) -> str:
+    """Return the file beside the score file ``path`` of the energy of its samples, in their order.
+
+    That is the log-sum-exp of the logits as an array of NumPy, float32. Scores of other tools, and those of earlier
+    versions, have none.
+    """
+    return path.removesuffix(SUFFIX) + ".energy"
+
+
+def features_path(path: str) -> str:
+    """Return the file beside the score file ``path`` of the features of its samples, in their order: an array of NumPy.
+
+    They are those of the first teacher, and there where they were asked for when the shard was scored.
+    """
+    return path.removesuffix(SUFFIX) + ".features"
+
+
 def read_looks(path: str) -> np.ndarray | None:
     """Return the perceptual hash of each sample of the score file ``path``, uint8 (N, 32); None where there are none.
 
@@ -147,6 +187,41 @@ def read_looks(path: str) -> np.ndarray | None:
             "beside it and run `bsssl score` again"
         )
     return looks.reshape(samples, LOOK_BYTES)
+
+
+def read_energy(path: str) -> np.ndarray | None:
+    """Return the energy of each sample of the score file ``path``, float32 (N,); None where there is none.
+
+    Raises:
+        UserError: The file is damaged, or has more or fewer of them than samples.
+    """
+    return _read_array(path, energy_path(path), "energy", dtype=np.float32, dimensions=1)
+
+
+def read_features(path: str) -> np.ndarray | None:
+    """Return the features of each sample of the score file ``path``, float16 (N, D); None where there are none.
+
+    Raises:
+        UserError: The file is damaged, or has more or fewer of them than samples.
+    """
+    return _read_array(path, features_path(path), "features", dtype=np.float16, dimensions=2)
+
+
+def _read_array(path: str, beside: str, what: str, *, dtype: type[np.generic], dimensions: int) -> np.ndarray | None:
+    """Return the array in the file ``beside``, ``what`` is known of each sample of the score file ``path``, or None."""
+    if not storage.exists(beside):
+        return None
+    samples = ScoreFile(path).num_samples
+    with storage.open_read(beside) as file:
+        content = io.BytesIO(file.read())
+    with contextlib.suppress(ValueError, EOFError):  # no array, or not all of one
+        array: np.ndarray = np.load(content, allow_pickle=False)
+        if array.dtype == dtype and array.ndim == dimensions and len(array) == samples:
+            return array
+    raise UserError(
+        f"{beside} does not hold the {what} of each of {samples} samples; delete the score file beside it and run "
+        "`bsssl score` again"
+    )
 
 
 def excludes_the_same(path: str, held: frozenset[bytes]) -> bool:

@@ -5,6 +5,7 @@ data -> contents -> teacher -> score -> select (-> materialise) -> pretrain -> f
   \\-> baseline, ceiling                    evaluate-* after every trained network
 teacher.mode: probe, before each teacher: features-*
 data.near_duplicates, between score and select, in the first round: near
+select.open_set, between score and select: open_set
 select.top_k: auto, between score and select: select-*, pretrain-*, evaluate-pretrain-*.labeled -> choose
 pretrain.soft_views, before pretrain: views
 
@@ -22,6 +23,7 @@ from bsssl.config import (
     LabeledData,
     Model,
     Models,
+    OpenSet,
     Section,
     Supervised,
     Teacher,
@@ -38,13 +40,22 @@ from bsssl.recipes.pretrained import resolved
 from bsssl.stages.choose import ChooseStage
 from bsssl.stages.computing import Execution
 from bsssl.stages.contents import ContentsSettings, ContentsStage, Reading
-from bsssl.stages.data import DataSettings, DataStage, ItemsSettings, LabelsSettings, PoolSettings
+from bsssl.stages.data import (
+    TAUGHT,
+    CalibrationSettings,
+    DataSettings,
+    DataStage,
+    ItemsSettings,
+    LabelsSettings,
+    PoolSettings,
+)
 from bsssl.stages.evaluate import EvaluateSettings, EvaluateStage
 from bsssl.stages.features import FeaturesSettings, FeaturesStage
 from bsssl.stages.given import GivenSettings, GivenStage
 from bsssl.stages.live import LiveSettings
 from bsssl.stages.materialise import MaterialiseSettings, MaterialiseStage
 from bsssl.stages.near import NearSettings, NearStage
+from bsssl.stages.open_set import OpenSetSettings, OpenSetStage
 from bsssl.stages.probe import ProbeSettings, ProbeStage
 from bsssl.stages.score import Eyes, ScoreSettings, ScoreStage
 from bsssl.stages.seen import TestView, TrainView
@@ -63,7 +74,14 @@ def stages(config: Config, *, seed: int) -> list[Stage[Any]]:
     models = Models(teacher=known[0] if known else None, more_teachers=known[1:], student=student)
     config, teachers = config.model_copy(update={"models": models}), models.teachers
     planned: list[Stage[Any]] = [
-        data_stage(config.data, _pool(config, seed), seed=seed, top_p=config.score.top_p, classes=config.data.classes)
+        data_stage(
+            config.data,
+            _pool(config, seed),
+            seed=seed,
+            top_p=config.score.top_p,
+            classes=config.data.classes,
+            open_set=config.select.open_set,
+        )
     ]
     planned.append(_contents(config))
     if config.weak is not None:
@@ -120,10 +138,11 @@ def data_stage(
     seed: int,
     top_p: int | None = None,
     classes: Sequence[str] | None = None,
+    open_set: OpenSet | None = None,
 ) -> DataStage:
     """Return the data stage of a recipe, or of a transfer, which has no pool.
 
-    ``classes`` are those of data without labels.
+    ``classes`` are those of data without labels; ``open_set`` says which labels are held out of all that scores.
     """
     labels = LabelsSettings(
         labels_per_class=settings.labels_per_class,
@@ -140,7 +159,8 @@ def data_stage(
         merge_lookalikes=settings.merge_lookalikes or None,
         videos=settings.clips is not None,
     )
-    decided = DataSettings(items=items, labels=labels, pool=pool)
+    calibration = None if open_set is None else CalibrationSettings(holdout=open_set.holdout, seed=seed)
+    decided = DataSettings(items=items, labels=labels, pool=pool, open_set=calibration)
     return DataStage(name=DATA, section=DATA, settings=decided, top_p=top_p)
 
 
@@ -201,16 +221,21 @@ def _round(config: Config, seed: int, number: int, teachers: list[_Network]) -> 
     """Return a round: the teachers score the pool, and a student is trained on what is selected."""
     score, select = numbered("score", number), numbered("select", number)
     top_k, choice = config.select.top_k_of(number, rounds=config.rounds), {}
+    scored, read = _scored(config, score, number, teachers), {"scores": score}
+    open_set = [] if config.select.open_set is None else [_open_set(config, scored, number)]
+    if open_set:
+        read["open_set"] = open_set[0].name
     near = [_near(config, score, teachers[0].model)] if number == 1 and _looks_for_copies(config) else []
     candidates: list[Stage[Any]] = []
     if top_k is None:
         choice = {"choice": CHOOSE}
         if number == 1:
-            candidates = _candidates(config, seed, score, teachers)
-    chosen = _selected(config, seed, select, {"scores": score, **choice}, top_k=top_k)
+            candidates = _candidates(config, seed, read, teachers)
+    chosen = _selected(config, seed, select, {**read, **choice}, top_k=top_k)
     planned: list[Stage[Any]] = [
-        _scored(config, score, number, teachers),
+        scored,
         *near,
+        *open_set,
         *candidates,
         replace(chosen, command=_alone("select", number)),
     ]
@@ -242,24 +267,26 @@ def _round(config: Config, seed: int, number: int, teachers: list[_Network]) -> 
     return planned
 
 
-def _candidates(config: Config, seed: int, score: str, teachers: list[_Network]) -> list[Stage[Any]]:
+def _candidates(config: Config, seed: int, read: Mapping[str, str], teachers: list[_Network]) -> list[Stage[Any]]:
     """Return what chooses K: for each candidate a selection, a student on it alone and its test on the labels.
 
+    ``read`` are the stages that a selection reads, by role.
     These students draw the random numbers of the one that the recipe is about, so that they differ in K alone.
     """
     plain = config.pretrain.model_copy(update={"with_labels": False, "soft_views": None})
     # The labels that test them may be as unreadable here as where they train.
     labels = config.data.model_copy(update={"max_missing_rate": config.data.max_failure_rate})
     config = config.model_copy(update={"pretrain": plain, "materialise": None, "data": labels})
-    targets = {"scores": score} if plain.targets == "soft" else {}
+    targets = {"scores": read["scores"]} if plain.targets == "soft" else {}
     planned: list[Stage[Any]] = []
     needs: dict[str, str] = {}
     students: tuple[str, ...] = ()
     for name, top_k in config.select.candidates().items():
-        chosen = _selected(config, seed, f"select-{name}", {"scores": score}, **top_k)
+        chosen = _selected(config, seed, f"select-{name}", read, **top_k)
         network = _Network(f"pretrain-{name}", config.models.student, draws_as="pretrain", twins=students)
-        read = {"selection": chosen.name, **targets}
-        student, *_ = _trained(config, seed, "pretrain", network, needs=read, teachers=teachers)
+        student, *_ = _trained(
+            config, seed, "pretrain", network, needs={"selection": chosen.name, **targets}, teachers=teachers
+        )
         test = _tested(student, network.model, config, "labeled", execution=_execution(config))
         planned += [chosen, replace(student, command=chosen.command), test]
         needs |= {f"selection-{name}": chosen.name, f"figures-{name}": test.name}
@@ -329,6 +356,23 @@ def _scored(config: Config, name: str, number: int, teachers: list[_Network]) ->
         command=_alone("score", number),
         execution=_execution(config),
         looks=number == 1 and _looks_for_copies(config),
+        features=config.select.open_set is not None and config.select.open_set.method == "distance",
+    )
+
+
+def _open_set(config: Config, scored: Stage[Any], number: int) -> OpenSetStage:
+    """Return the stage that says what of the pool is of no class, by what the teachers of a round have ``scored``."""
+    assert config.select.open_set is not None
+    assert isinstance(scored, ScoreStage)  # the config sees to it
+    return OpenSetStage(
+        name=numbered("open_set", number),
+        section="select",
+        settings=OpenSetSettings(
+            **config.select.open_set.model_dump(include={"method", "keep"}), scoring=scored.settings
+        ),
+        needs={**scored.needs, "scores": scored.name},
+        command=_alone("select", number),
+        execution=_execution(config),
     )
 
 
@@ -398,10 +442,20 @@ def _trained(
         execution=execution,
         twins=network.twins,
         in_tars=config.materialise is not None and "selection" in (needs or {}),
+        labels=_labels(config, section, number),
     )
     if training.untested is not None:
         return [stage]
     return [stage, *evaluations(stage, model, config, execution=execution, runs_alone=number == 1)]
+
+
+def _labels(config: Config, section: str, number: int) -> str:
+    """Return the output of the data stage that has the labels for a training of round ``number``.
+
+    What teaches, now or in the next round, must not have seen those that are held out.
+    """
+    teaches = section == "teacher" or (section in ("pretrain", "finetune") and number < config.rounds)
+    return TAUGHT if teaches and config.select.open_set is not None else "labeled"
 
 
 def _as_it_is(config: Config, seed: int, network: _Network, needs: Mapping[str, str]) -> list[Stage[Any]]:
@@ -417,6 +471,7 @@ def _as_it_is(config: Config, seed: int, network: _Network, needs: Mapping[str, 
     }
     common: dict[str, Any] = {
         "section": "teacher",
+        "labels": _labels(config, "teacher", 1),
         "command": _alone("train", 1, "teacher"),
         "execution": execution,
     }

@@ -44,6 +44,13 @@ class Selection:
     samples: int
     precision: float | None
     """percent of the pairs whose class is right; None where the true labels of the pool are unknown"""
+    foreign: int | None = None
+    """items of the pool that were left out as of no class; None without ``select.open_set``"""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``results.json`` has of it."""
+        content = asdict(self)
+        return content if self.foreign is not None else {name: content[name] for name in content if name != "foreign"}
 
 
 @dataclass(frozen=True)
@@ -91,9 +98,10 @@ class Results:
             rows.append(["gain of the fine-tuned student", self.gain.cell(sign="+"), *nothing])
         chosen = self.selection
         precision = "" if chosen.precision is None else f", {chosen.precision:.1f} % of them right"
+        foreign = "" if chosen.foreign is None else f"; {chosen.foreign} items of the pool left out as of no class"
         notes = [
             *(f"seed {seed}: {described(one)}" for seed, one in zip(self.seeds, self.choices, strict=False)),
-            f"selection: {chosen.pairs} pairs of {chosen.samples} samples{precision}",
+            f"selection: {chosen.pairs} pairs of {chosen.samples} samples{precision}{foreign}",
             f"seeds: {', '.join(map(str, self.seeds))}",
             *([] if self.networks else ["no network is tested: there is no data.test"]),
         ]
@@ -112,11 +120,11 @@ class Results:
         """Return the content of ``results.json``; ``rounds`` is there when there are several."""
         networks = {role: accuracy.to_dict() for role, accuracy in self.networks.items()}
         gain = {} if self.gain is None else {"gain": self.gain.to_dict()}
-        chosen = {**gain, "selection": asdict(self.selection), "seeds": list(self.seeds)}
+        chosen = {**gain, "selection": self.selection.to_dict(), "seeds": list(self.seeds)}
         rounds = [
             {
                 **{role: getattr(one, role).to_dict() for role in _OF_A_ROUND if role in networks},
-                "selection": asdict(one.selection),
+                "selection": one.selection.to_dict(),
             }
             for one in self.rounds
         ]
@@ -213,11 +221,13 @@ def write(config: Config, runs: Sequence[Run]) -> str:
 def _selection(runs: Sequence[Run], number: int) -> Selection:
     """Return what the student of a round is pre-trained on."""
     results = [run.result(selecting(run, number).name) for run in runs]
+    foreign = [result["foreign"] for result in results if "foreign" in result]
     precisions = [result["precision"] for result in results if result.get("precision") is not None]
     return Selection(
         pairs=round(float(np.mean([result["pairs"] for result in results]))),
         samples=round(float(np.mean([result["samples"] for result in results]))),
         precision=round(float(np.mean(precisions)), 2) if precisions else None,
+        foreign=round(float(np.mean(foreign))) if foreign else None,
     )
 
 

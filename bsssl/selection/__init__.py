@@ -4,6 +4,7 @@ from bsssl.selection.exchange import read_parquet, write_parquet
 from bsssl.selection.exclusions import Exclusions, read_exclusions
 from bsssl.selection.following import following
 from bsssl.selection.near import NEAR_SCHEMA, POOL_SET, NearCopies, read_near
+from bsssl.selection.open_set import OpenSet, read_open_set, write_values
 from bsssl.selection.picks import (
     SELECTION_SCHEMA,
     Selected,
@@ -34,6 +35,7 @@ __all__ = [
     "SELECTION_SCHEMA",
     "Exclusions",
     "NearCopies",
+    "OpenSet",
     "Picks",
     "PoolScores",
     "ScoreHeader",
@@ -46,6 +48,7 @@ __all__ = [
     "read_exclusions",
     "read_header",
     "read_near",
+    "read_open_set",
     "read_parquet",
     "read_sample_scores",
     "read_selection",
@@ -57,4 +60,5 @@ __all__ = [
     "write_parquet",
     "write_scores",
     "write_selection",
+    "write_values",
 ]

@@ -154,15 +154,22 @@ def without_copies(files: Sequence[ScoreFile], path: str) -> list[ScoreFile]:
             positions: Array = pq.read_table(path, columns=["position"], filters=wanted)["position"].to_numpy()
         return positions
 
-    def reduced(file: ScoreFile) -> ScoreFile:
-        def is_out(positions: UInt32, classes: UInt64) -> Array:
-            is_copy = np.zeros(file.num_records, bool)
-            is_copy[copies(file.number)] = True
-            return is_copy[positions]
+    def is_copy(file: ScoreFile) -> Array:
+        mask = np.zeros(file.num_records, bool)
+        mask[copies(file.number)] = True
+        return mask
 
-        return _Reduced(file, is_out)
+    return [without_items(file, is_copy) if shards[file.number] else file for file in files]
 
-    return [reduced(file) if shards[file.number] else file for file in files]
+
+def without_items(file: ScoreFile, is_out: Callable[[ScoreFile], Array]) -> ScoreFile:
+    """Return a score file without some items of its shard.
+
+    Args:
+        file: The score file.
+        is_out: Returns, whenever rows are asked for, which items to leave out of all classes, bool (num_records,).
+    """
+    return _Reduced(file, lambda positions, classes: is_out(file)[positions])
 
 
 @contextlib.contextmanager

@@ -9,11 +9,12 @@ from bsssl.selection.exclusions import Exclusions
 from bsssl.selection.near import NearCopies
 from bsssl.selection.picks import Selected
 from bsssl.selection.rows import Array, Int64, ranges
+from bsssl.selection.scores import ScoreFile
 from bsssl.selection.topk import select_samples
 
 
 def following(
-    paths: Sequence[str],
+    paths: Sequence[str | ScoreFile],
     chosen: Selected,
     *,
     most: int,
@@ -27,7 +28,7 @@ def following(
     for the class.
 
     Args:
-        paths: The score files of the pool.
+        paths: The score files of the pool, without what is of no class.
         chosen: The selection.
         most: Samples of each class.
         exclude: What was left out by hand.

@@ -54,6 +54,18 @@ Progress = Callable[..., Iterable[Any]]
 """``bsssl.runtime.console.progress`` or the like: called with items, total, unit and title."""
 
 
+@dataclass(frozen=True)
+class Foreign:
+    """What was left out of a selection as of no class."""
+
+    items: int
+    """items of the pool"""
+    candidates: Int64
+    """(L,): how many of them had kept each class"""
+    picks: Int64
+    """(L,): how many more picks each class would have with them"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Selection:
     """M picks, by class, then rank."""
@@ -73,6 +85,8 @@ class Selection:
     """Items of the pool that were left out for being near to a labeled or test item."""
     near_copies: int = 0
     """Pairs that were left out since the class has a better one that is near."""
+    foreign: Foreign | None = None
+    """What was left out as of no class; None where nothing was to be."""
     per_class: Int64
     """(L,): picks of each class."""
     sample: UInt32
@@ -126,16 +140,25 @@ class Selection:
             **({} if self.exclude is None else {"exclude": self.exclude.path}),
             **({"near_held": self.near_held} if self.near_held else {}),
             **({"near_copies": self.near_copies} if self.near_copies else {}),
+            **({} if self.foreign is None else {"foreign": self.foreign.items}),
             "class_names": list(self.header.class_names),
         }
 
     def summary(self) -> dict[str, Any]:
-        """Return the facts, sizes, the classes short of K, and per class the number of picks and the lowest score."""
+        """Return the facts, sizes, the classes short of K, and per class the number of picks and the lowest score.
+
+        Where there was an open set, also per class how many foreign candidates were left out, and how many picks the
+        class has lost by that.
+        """
         names = self.header.class_names
         picked = self.per_class.tolist()
         lowest = [float(part.min()) if len(part) else None for part in np.split(self.score, np.cumsum(picked)[:-1])]
         facts = self.facts()
         facts.pop("class_names")
+        lost: list[dict[str, int]] = [{} for _ in names]
+        if self.foreign is not None:
+            counted = zip(self.foreign.candidates.tolist(), self.foreign.picks.tolist(), strict=True)
+            lost = [{"foreign": candidates, "lost": picks} for candidates, picks in counted]
         return {
             **facts,
             "shards": len(self.files),
@@ -147,8 +170,8 @@ class Selection:
             "samples": int(np.count_nonzero(np.diff(np.sort(self.sample)))) + 1,
             "short_classes": self.short_classes(),
             "classes": {
-                name: {"picked": count, "lowest_score": score}
-                for name, count, score in zip(names, picked, lowest, strict=True)
+                name: {"picked": count, "lowest_score": score, **more}
+                for name, count, score, more in zip(names, picked, lowest, lost, strict=True)
             },
         }
 

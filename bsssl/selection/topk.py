@@ -3,13 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from bsssl.errors import UserError
 from bsssl.registry import SELECTION_RULES
 from bsssl.runtime.console import logger
 from bsssl.selection.exclusions import Exclusions, without, without_copies
 from bsssl.selection.near import NearCopies, Thinned, thin
-from bsssl.selection.picks import Progress, Selection, silent
+from bsssl.selection.open_set import OpenSet, without_foreign
+from bsssl.selection.picks import Foreign, Progress, Selection, silent
 from bsssl.selection.pool import Picks, PoolScores
+from bsssl.selection.rows import Int64
 from bsssl.selection.scores import ScoreFile, open_scores
 
 MAX_TOP_K = 2**32
@@ -28,6 +32,7 @@ def select_samples(
     copies: str | None = None,
     near: NearCopies | None = None,
     one_per_class: bool = True,
+    open_set: OpenSet | None = None,
     progress: Progress | None = None,
 ) -> Selection:
     """Choose samples for the student (arXiv 1905.00546, section 3).
@@ -43,6 +48,8 @@ def select_samples(
         copies: A list of copies (``COPIES_SCHEMA``), of which those it says are left out too.
         near: Near copies in the pool; those of labeled and test items are left out.
         one_per_class: Whether each class has of those that are near to each other the best one alone.
+        open_set: Which items are of no class; they are left out. What that takes from each class is counted, for which
+            the rule is asked a second time.
         progress: ``bsssl.runtime.console.progress`` or the like, called with items, total, unit and title.
 
     Returns:
@@ -67,9 +74,13 @@ def select_samples(
             "%s: %d of %d keys are no scored item of the pool (first: %s)",
             *(exclude.path, len(unknown), len(exclude.keys), min(unknown)),
         )
-    thinned = Thinned(read, 0, 0) if near is None else thin(read, near, one_per_class=one_per_class)
-    pool = PoolScores(thinned.files, min_score=min_score, progress=progress or silent)
-    picks: Picks = SELECTION_RULES.build(variant, options or {}, pool=pool, top_k=top_k, seed=seed)
+
+    def choose(files: list[ScoreFile]) -> tuple[Thinned, PoolScores, Picks]:
+        thinned = Thinned(files, 0, 0) if near is None else thin(files, near, one_per_class=one_per_class)
+        pool = PoolScores(thinned.files, min_score=min_score, progress=progress or silent)
+        return thinned, pool, SELECTION_RULES.build(variant, options or {}, pool=pool, top_k=top_k, seed=seed)
+
+    thinned, pool, picks = choose(read if open_set is None else without_foreign(read, open_set))
     if not len(picks.samples):
         raise UserError(
             f"nothing to select: no score of the pool reaches min_score={min_score:g}; lower it"
@@ -77,6 +88,15 @@ def select_samples(
             else f"nothing to select: the selection rule '{variant}' picked no sample"
             + ("" if exclude is None else f", but for those that {exclude.path} leaves out")
             + (f", but for {thinned.held} that are near to a labeled or test item" if thinned.held else "")
+            + ("" if open_set is None else f", but for {open_set.foreign} that select.open_set says are of no class")
+        )
+    foreign = None
+    if open_set is not None:
+        _, whole_pool, all_picks = choose(read)
+        foreign = Foreign(
+            items=open_set.foreign,
+            candidates=_candidates(whole_pool) - _candidates(pool),
+            picks=all_picks.per_class - picks.per_class,
         )
     return Selection(
         files=files,
@@ -91,6 +111,12 @@ def select_samples(
         score=picks.scores,
         near_held=thinned.held,
         near_copies=thinned.copies,
+        foreign=foreign,
         dropped=picks.without_minimum - len(picks.samples),
         wanted=picks.wanted,
     )
+
+
+def _candidates(pool: PoolScores) -> Int64:
+    """Return how many samples of a pool have kept each class, int64 (L,)."""
+    return np.asarray(pool.total_counts()[-1], np.int64)

@@ -31,6 +31,8 @@ NO_POOL = (
     "there is no pool: set data.pool, or data.labels_per_class with rest_in_pool, or give data.train items without a "
     "label"
 )
+TAUGHT, CALIBRATION = "taught", "calibration"
+"""the labels that teachers learn from where some are held out, and these"""
 HELD = "held.hashes"
 """the contents of labeled and test items, which the pool must not hold"""
 
@@ -82,6 +84,13 @@ class PoolSettings(Section):
     """None where nothing is drawn"""
 
 
+class CalibrationSettings(Section):
+    """Which of the labels set the threshold of the open set."""
+
+    holdout: float
+    seed: int
+
+
 class DataSettings(Section):
     """What decides the data, in the groups that decide different outputs."""
 
@@ -89,6 +98,8 @@ class DataSettings(Section):
     labels: LabelsSettings
     pool: PoolSettings | None = None
     """None where there is no pool, as in a transfer"""
+    open_set: CalibrationSettings | None = None
+    """None where all labels are taught"""
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,8 @@ class Split:
     """The records of a labeled set, in the parts that stages read."""
 
     labeled: data.Records
+    parts: dict[str, data.Records]
+    """of the open set: the labels that are ``TAUGHT``, and those that are held out for ``CALIBRATION``"""
     rest: data.Records
     """those whose labels are set aside"""
     unlabeled: data.Records
@@ -125,7 +138,8 @@ class DataStage(Stage[DataSettings]):
 
     @override
     def leaves(self) -> Mapping[str, tuple[str, ...]]:
-        names = ("labeled", "rest", *self.settings.items.tests)
+        parts = () if self.settings.open_set is None else (TAUGHT, CALIBRATION)
+        names = ("labeled", *parts, "rest", *self.settings.items.tests)
         pool = {} if self.settings.pool is None else {"pool": (f"{POOL}/pool.json",), "held": (HELD,)}
         return {"classes": (CLASSES,), **{name: (f"{name}.csv",) for name in names}, **pool}
 
@@ -134,7 +148,7 @@ class DataStage(Stage[DataSettings]):
         folder, split = run.folder(self.name), self.split(run)
         for doubt in split.doubts:
             logger.warning("%s", doubt)
-        for name, records in {"labeled": split.labeled, "rest": split.rest, **split.tests}.items():
+        for name, records in {"labeled": split.labeled, **split.parts, "rest": split.rest, **split.tests}.items():
             records.write(str(folder / f"{name}.csv"))
         storage.write_json(str(folder / CLASSES), split.classes)
         if len(split.unlabeled):
@@ -195,7 +209,20 @@ class DataStage(Stage[DataSettings]):
                 seed=drawn.seed or 0,
                 classes=classes,
             )
-        return Split(labeled, rest, unlabeled, tests, classes, said)
+        return Split(labeled, self._open_set_parts(labeled), rest, unlabeled, tests, classes, said)
+
+    def _open_set_parts(self, labeled: data.Records) -> dict[str, data.Records]:
+        """Return the labels that teachers learn from and those held out of that, where some are."""
+        settings = self.settings.open_set
+        if settings is None:
+            return {}
+        taught, held = data.split_calibration(labeled, share=settings.holdout, seed=settings.seed)
+        if not len(held):
+            raise UserError(
+                "select.open_set holds out labels, and no class has two of them; add labels, or set select.min_score "
+                "instead"
+            )
+        return {TAUGHT: taught, CALIBRATION: held}
 
     def _parted(self, train: data.Records) -> tuple[data.Records, data.Records]:
         """Return the items with a label, and those without, which join the pool; all where none has one."""
@@ -313,13 +340,19 @@ class DataStage(Stage[DataSettings]):
     def settings_of(self, outputs: Iterable[str]) -> Any:
         # Another pool does not change the teacher, nor other labels what tags have taught.
         wanted, settings = set(outputs), identifying(self.settings)
-        groups = ["items"] + (["labels"] if wanted & {"labeled", "rest", "pool", "held"} else [])
-        return {group: settings.get(group) for group in groups + (["pool"] if wanted & {"pool", "held"} else [])}
+        groups = {
+            "items": True,
+            "labels": wanted & {"labeled", TAUGHT, CALIBRATION, "rest", "pool", "held"},
+            "pool": wanted & {"pool", "held"},
+            "open_set": wanted & {TAUGHT, CALIBRATION},
+        }
+        return {group: settings.get(group) for group, decided in groups.items() if decided}
 
     @override
     def key_of(self, setting: str) -> str:
         # Here the keys are in groups.
-        return re.sub(r"^(items|labels|pool)\.", "data.", re.sub(r"^pool\.fraction", "pool.pool_fraction", setting))
+        setting = re.sub(r"^open_set", "select.open_set", re.sub(r"^pool\.fraction", "pool.pool_fraction", setting))
+        return re.sub(r"^(items|labels|pool)\.", "data.", setting)
 
     @override
     def continues(self, run: Context, there: Work) -> bool:
@@ -354,7 +387,8 @@ class DataStage(Stage[DataSettings]):
 
     def _counts(self, split: Split) -> dict[str, int]:
         tests = {name: len(records) for name, records in split.tests.items()}
-        return {"classes": len(split.classes), "labeled": len(split.labeled), "rest": len(split.rest), **tests}
+        parts = {name: len(records) for name, records in split.parts.items()}
+        return {"classes": len(split.classes), "labeled": len(split.labeled), **parts, "rest": len(split.rest), **tests}
 
     def _check_classes(self, train: data.Records, classes: Sequence[str]) -> None:
         items, expected = self.settings.items, self.settings.items.num_classes

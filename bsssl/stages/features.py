@@ -46,13 +46,19 @@ class FrozenStage(Stage[F], Generic[F]):
     resources = Resources(gpu=True)
 
     execution: Execution
+    labels: str = "labeled"
+    """the output of the data stage that has the items"""
+
+    @override
+    def reads(self, role: str) -> tuple[str, ...]:
+        return ("classes", self.labels) if role == "data" else super().reads(role)
 
     def begin(self, run: Context) -> tuple[list[str], data.Records, nn.Module, Compute]:
         """Return the classes, the labeled items, the network on its device, and how to compute."""
         settings, folder = self.settings, run.input(self, "data")
         classes, compute = class_list(folder), self.execution.compute(settings.precision)
         network, _ = initial_model(run, self, classes, init_from=settings.init_from, new_classifier=True)
-        return classes, split_records(folder, "labeled"), compute.place_model(network), compute
+        return classes, split_records(folder, self.labels), compute.place_model(network), compute
 
     def compute_features(
         self, run: Context, model: nn.Module, records: data.Records, compute: Compute
@@ -95,7 +101,7 @@ class FrozenStage(Stage[F], Generic[F]):
 
     @override
     def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
-        return PlanRow(rows=f"{sizes['labeled']:,}" if "labeled" in sizes else "unknown")
+        return PlanRow(rows=f"{sizes[self.labels]:,}" if self.labels in sizes else "unknown")
 
 
 @STAGES.register("features")
@@ -105,7 +111,7 @@ class FeaturesStage(FrozenStage[FeaturesSettings]):
 
     kind = "features"
     outputs = {"features": (FEATURES,)}
-    inputs = {"data": ("classes", "labeled"), "start": ("weights",)}
+    inputs = {"start": ("weights",)}
 
     @override
     def work(self, run: Context) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class ProbeStage(FrozenStage[ProbeSettings]):
 
     kind = "probe"
     outputs = {"weights": (WEIGHTS,)}
-    inputs = {"data": ("classes", "labeled"), "start": ("weights",), "features": ("features",)}
+    inputs = {"start": ("weights",), "features": ("features",)}
 
     @override
     def work(self, run: Context) -> dict[str, Any]:

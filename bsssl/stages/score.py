@@ -12,9 +12,20 @@ from typing_extensions import override
 
 from bsssl import data, selection, storage
 from bsssl.config import Model, Section, by_role
+from bsssl.engine.features import Tap
 from bsssl.engine.predict import Prediction, average, predict
-from bsssl.engine.score import EXCLUDED, excludes_the_same, hashes_path, looks_path, save_shard, score_shard
+from bsssl.engine.score import (
+    EXCLUDED,
+    energy_path,
+    excludes_the_same,
+    features_path,
+    hashes_path,
+    looks_path,
+    save_shard,
+    score_shard,
+)
 from bsssl.errors import UserError
+from bsssl.models import classifier
 from bsssl.pipeline.record import Parts, Work
 from bsssl.pipeline.stage import Context, PlanRow, Resources, Stage, Task
 from bsssl.registry import STAGES
@@ -66,6 +77,8 @@ class ScoreStage(Stage[ScoreSettings]):
     execution: Execution
     looks: bool = False
     """whether to leave perceptual hashes beside the scores, of the items that are scored from now on"""
+    features: bool = False
+    """whether to leave the features of the first teacher there too"""
 
     @override
     def reads(self, role: str) -> tuple[str, ...]:
@@ -97,9 +110,7 @@ class ScoreStage(Stage[ScoreSettings]):
         score_pool(
             pool,
             str(run.folder(self.name)),
-            load_networks=lambda: [
-                trained_model(run.input(self, role), one.model, classes) for role, one in settings.teachers.items()
-            ],
+            load_networks=lambda: load_teachers(run, self, settings, classes),
             settings=settings,
             execution=self.execution,
             common=common_header(
@@ -110,6 +121,7 @@ class ScoreStage(Stage[ScoreSettings]):
             ),
             held=_held_hashes(folder),
             looks=self.looks,
+            features=self.features,
             title=f"seed {run.seed}: {self.name}",
             task=task,
         )
@@ -164,6 +176,50 @@ class ScoreStage(Stage[ScoreSettings]):
         return data.read_pool(str(run.input(self, "data") / POOL))
 
 
+class Teachers:
+    """Networks that score items together, on their device.
+
+    Args:
+        networks: The networks, on whatever device.
+        settings: How they see items.
+        execution: How to compute.
+        features: Whether the features of the first network are asked for too.
+    """
+
+    def __init__(
+        self, networks: list[nn.Module], *, settings: ScoreSettings, execution: Execution, features: bool = False
+    ) -> None:
+        self._compute, self._execution = execution.compute(settings.precision), execution
+        self._eyes = [*settings.teachers.values()]
+        self._networks = [self._compute.place_model(network) for network in networks]
+        self._tap = Tap(classifier(self._networks[0])[1]) if features else None
+        if self._compute.compile:
+            self._networks = [torch.compile(network) for network in self._networks]  # type: ignore[misc]
+
+    @property
+    def views(self) -> int:
+        """The views of each item, which follow each other."""
+        return self._eyes[0].seen.views(deadline=None).count
+
+    def say(self, records: data.Records, *, hash_content: bool = False, looks: bool = False) -> Iterator[Prediction]:
+        """Yield what the networks say of items, on average, with content hashes and looks where they are asked for."""
+        said: list[Iterator[Prediction]] = []
+        for network, eyes in zip(self._networks, self._eyes, strict=True):
+            views = eyes.seen.views(deadline=self._execution.deadline)
+            # Of the first teacher's views: one hash of each item is enough.
+            dataset = data.ItemDataset(records, views=views, hash_content=hash_content, looks=looks and not said)
+            loader = self._execution.eval_loader(dataset, views, self._compute)
+            to_floats = normalize(eyes.seen.transforms, self._compute)
+            tap = self._tap if not said else None
+            said.append(predict(network, loader, normalize=to_floats, compute=self._compute, tap=tap))
+        return average(said)
+
+
+def load_teachers(run: Context, stage: Stage[Any], settings: ScoreSettings, classes: list[str]) -> list[nn.Module]:
+    """Return the networks that ``stage`` needs as teacher, teacher-2 and so on."""
+    return [trained_model(run.input(stage, role), one.model, classes) for role, one in settings.teachers.items()]
+
+
 def score_pool(
     pool: data.Pool,
     folder: str,
@@ -176,6 +232,7 @@ def score_pool(
     title: str,
     task: Task,
     looks: bool = False,
+    features: bool = False,
 ) -> None:
     """Write the score files that are not in ``folder`` yet, of the shards of ``pool`` that are the share of ``task``.
 
@@ -190,6 +247,7 @@ def score_pool(
         title: What the progress bar calls the work.
         task: One of the tasks that share the work.
         looks: Whether to leave the perceptual hash of every sample too.
+        features: Whether to leave the features of every sample, those of the first network.
 
     Raises:
         UserError: Too many items cannot be read, or the pool holds a labeled or test item and that is refused.
@@ -200,24 +258,13 @@ def score_pool(
         return
     if looks:
         data.import_imagehash()
-    compute = execution.compute(settings.precision)
-    networks = [compute.place_model(network) for network in load_networks()]
-    if compute.compile:
-        networks = [torch.compile(network) for network in networks]  # type: ignore[misc]
-    teachers, unreadable = list(zip(networks, settings.teachers.values(), strict=True)), 0
+    teachers, unreadable = Teachers(load_networks(), settings=settings, execution=execution, features=features), 0
     total = sum(shard.num_records for _, shard in missing)
     with progress(iter(()), total=total, unit="item", title=title) as bar:
         for number, shard in missing:
-            records, said = shard.records(), list[Iterator[Prediction]]()
-            for network, eyes in teachers:
-                views = eyes.seen.views(deadline=execution.deadline)
-                # Of the first teacher's views: one hash of each item is enough.
-                dataset = data.ItemDataset(records, views=views, hash_content=bool(held), looks=looks and not said)
-                loader = execution.eval_loader(dataset, views, compute)
-                to_floats = normalize(eyes.seen.transforms, compute)
-                said.append(predict(network, loader, normalize=to_floats, compute=compute))
-            predictions = _counted(average(said), bar.update)
-            scores = score_shard(predictions, top_p=settings.top_p, held_hashes=held, views=views.count)
+            records = shard.records()
+            predictions = _counted(teachers.say(records, hash_content=bool(held), looks=looks), bar.update)
+            scores = score_shard(predictions, top_p=settings.top_p, held_hashes=held, views=teachers.views)
             if scores.held and settings.pool_overlap == "refuse":
                 _refuse_held(records, scores.held)
             if scores.failures:  # also where they end the run
@@ -257,8 +304,8 @@ def remove_surplus(folder: str, pool: data.Pool) -> None:
     """Remove from ``folder`` the score files of shards that only an earlier, larger pool had."""
     wanted = {Path(selection.score_path(folder, number)) for number in range(len(pool.shards))}
     for path in set(Path(folder).glob(f"*{SUFFIX}")) - wanted:
-        for beside in (selection.ledger_path(str(path)), hashes_path(str(path)), looks_path(str(path))):
-            Path(beside).unlink(missing_ok=True)
+        for beside in (selection.ledger_path, hashes_path, looks_path, energy_path, features_path):
+            Path(beside(str(path))).unlink(missing_ok=True)
         path.unlink()
 
 

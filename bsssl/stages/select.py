@@ -44,7 +44,13 @@ class SelectStage(Stage[SelectSettings]):
 
     kind = "select"
     outputs = {"selection": (SELECTION,)}
-    inputs = {"scores": ("scores",), "choice": ("choice",), "contents": ("copies",), "near": ("near",)}
+    inputs = {
+        "scores": ("scores",),
+        "choice": ("choice",),
+        "contents": ("copies",),
+        "near": ("near",),
+        "open_set": ("open_set",),
+    }
 
     knows_truth: str | None = None
     """the data stage, where every item of the pool has a label that was set aside: its precision is then reported"""
@@ -65,6 +71,7 @@ class SelectStage(Stage[SelectSettings]):
             copies=self._copies(run),
             near=selection.read_near(str(run.input(self, "near") / NEAR)) if "near" in self.needs else None,
             one_per_class=settings.near_duplicates == "one_per_class",
+            open_set=selection.read_open_set(run.input(self, "open_set")) if "open_set" in self.needs else None,
             progress=progress,
         )
         selection.write_selection(path, chosen, progress=progress)
@@ -77,6 +84,11 @@ class SelectStage(Stage[SelectSettings]):
             logger.info("%d items left out that are near to a labeled or test item", chosen.near_held)
         if chosen.near_copies:
             logger.info("%d pairs left out of which the class has a better one that is near", chosen.near_copies)
+        if chosen.foreign is not None:
+            logger.info(
+                "%d items left out as of no class, and %d picks fewer than with them",
+                *(chosen.foreign.items, chosen.foreign.picks.sum()),
+            )
         truth = None if self.knows_truth is None else run.folder(self.knows_truth)
         return {
             "top_k": top_k,
@@ -86,6 +98,7 @@ class SelectStage(Stage[SelectSettings]):
             "dropped": chosen.dropped,
             "near_held": chosen.near_held,
             "near_copies": chosen.near_copies,
+            **({} if chosen.foreign is None else _lost(chosen)),
             "precision": None if truth is None else _precision(selection.read_selection(path), truth),
         }
 
@@ -157,6 +170,13 @@ def selected(run: Context, name: str, sizes: Mapping[str, int]) -> str:
         chosen = run.stage(chosen.needs["selection"])
     most = chosen.most_pairs(sizes) if isinstance(chosen, SelectStage) else None
     return "unknown" if most is None else f"at most {most:,}"
+
+
+def _lost(chosen: selection.Selection) -> dict[str, Any]:
+    """Return the figures of what was left out as of no class."""
+    assert chosen.foreign is not None
+    counted = zip(chosen.header.class_names, chosen.foreign.picks.tolist(), strict=True)
+    return {"foreign": chosen.foreign.items, "lost": {name: count for name, count in counted if count}}
 
 
 def _precision(chosen: selection.Selected, data_folder: Path) -> float | None:

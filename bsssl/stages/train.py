@@ -94,6 +94,8 @@ class TrainStage(Stage[TrainSettings[Any]]):
     resources = Resources(whole_nodes=True, gpu=True)
 
     execution: Execution
+    labels: str = "labeled"
+    """the output of the data stage that has the labels, where they are learned from"""
     in_tars: bool = False
     """whether the selection lies in tars that are read from one end to the other"""
     twins: tuple[str, ...] = ()
@@ -103,7 +105,7 @@ class TrainStage(Stage[TrainSettings[Any]]):
     def reads(self, role: str) -> tuple[str, ...]:
         if role == "data":
             on_labels = not {"selection", "tags"} & self.needs.keys() or self._with_labels
-            return ("classes", *(["labeled"] if on_labels else []), *(["rest"] if self.settings.with_rest else []))
+            return ("classes", *([self.labels] if on_labels else []), *(["rest"] if self.settings.with_rest else []))
         outputs = {"tags": "tagged", "selection": "selection", "scores": "scores", "views": "views"}
         return (outputs.get(role, "weights"),)
 
@@ -245,14 +247,14 @@ class TrainStage(Stage[TrainSettings[Any]]):
             rows = run.result(name).get("pairs") if run.pending(name) is None else None
             shown = selected(run, name, sizes)
             if self._with_labels:
-                rows = None if rows is None else rows + sizes["labeled"]
-                shown += f" + {sizes['labeled']:,}" if "labeled" in sizes else " + the labels"
+                rows = None if rows is None else rows + sizes[self.labels]
+                shown += f" + {sizes[self.labels]:,}" if self.labels in sizes else " + the labels"
             return rows, shown
         if "tags" in self.needs:
             name = self.needs["tags"]
             rows = run.result(name)["samples"] if run.pending(name) is None else None
-        elif "labeled" in sizes:
-            rows = sizes["labeled"] + (sizes["rest"] if self.settings.with_rest else 0)
+        elif self.labels in sizes:
+            rows = sizes[self.labels] + (sizes["rest"] if self.settings.with_rest else 0)
         else:
             rows = None
         return rows, "unknown" if rows is None else f"{rows:,}"
@@ -311,7 +313,7 @@ class TrainStage(Stage[TrainSettings[Any]]):
                 selected_set = selected_set[0], targets
             return self._and_labels(run, *selected_set, classes) if self._with_labels else selected_set
         folder = run.input(self, "data")
-        records = split_records(folder, "labeled")
+        records = split_records(folder, self.labels)
         if self.settings.with_rest:
             records = data.Records.concat([records, split_records(folder, "rest")])
         return records, records.class_indices(classes, what=f"the labels of {self.name}")
@@ -320,7 +322,7 @@ class TrainStage(Stage[TrainSettings[Any]]):
         self, run: Context, records: data.Records, targets: data.Targets, classes: list[str]
     ) -> tuple[data.Records, data.Targets]:
         """Return a training set with the labeled items after its own."""
-        labeled = split_records(run.input(self, "data"), "labeled")
+        labeled = split_records(run.input(self, "data"), self.labels)
         labels = labeled.class_indices(classes, what=f"the labels of {self.name}")
         return data.Records.concat([records, labeled]), data.concat_targets(targets, labels)
 

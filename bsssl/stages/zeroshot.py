@@ -32,7 +32,6 @@ class ZeroShotStage(FrozenStage[ZeroShotSettings]):
 
     kind = "zeroshot"
     outputs = {"weights": (WEIGHTS,)}
-    inputs = {"data": ("classes", "labeled")}
 
     @override
     def work(self, run: Context) -> dict[str, Any]:

@@ -1,9 +1,12 @@
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 from bsssl.data.loading.dataset import Failure
-from bsssl.engine.predict import predict
+from bsssl.engine.features import Tap
+from bsssl.engine.predict import average, predict
+from bsssl.models import classifier
 from bsssl.runtime.device import Compute
 from tests.engine.trainings import CPU, make_model, normalize
 
@@ -61,3 +64,30 @@ class Watch(nn.Module):
     def forward(self, inputs):
         self.seen.append(inputs.is_contiguous(memory_format=torch.channels_last))
         return inputs
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_features_come_with_the_scores_pass_after_pass(compiled):
+    network = make_model().eval()
+    layer = classifier(network)[1]
+    tap = Tap(layer)
+    # Compiling without generating machine code, which needs a compiler and many seconds.
+    ran = torch.compile(network, backend="aot_eager") if compiled else network
+    for rows in ([1, 2, 3], [4, 5, 6]):
+        (found,) = predict(ran, [batch(*rows)], normalize=normalize, compute=CPU, tap=tap)
+        assert found.features.dtype == np.float32
+        logits = layer(torch.from_numpy(found.features))
+        np.testing.assert_allclose(logits.detach().softmax(1).numpy(), found.probabilities, rtol=1e-4, atol=1e-6)
+
+
+def test_of_several_networks_the_features_are_the_first_ones():
+    first, second = make_model(), make_model(seed=1)
+    tap = Tap(classifier(first)[1])
+
+    def said(network, tap=None, failures=()):
+        return predict(network, [batch(4, 2, failures=failures)], normalize=normalize, compute=CPU, tap=tap)
+
+    (alone,) = said(first, tap)
+    (found,) = average([said(first, tap), said(second, failures=[Failure(4, "shorter than its clip")])])
+    assert found.index.tolist() == [2]
+    np.testing.assert_array_equal(found.features, alone.features[1:])

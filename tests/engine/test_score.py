@@ -10,7 +10,16 @@ from bsssl import storage
 from bsssl.data.loading.dataset import Failure
 from bsssl.data.records import Records
 from bsssl.engine.predict import Prediction
-from bsssl.engine.score import EXCLUDED, excludes_the_same, hashes_path, save_shard, score_shard
+from bsssl.engine.score import (
+    EXCLUDED,
+    excludes_the_same,
+    features_path,
+    hashes_path,
+    read_energy,
+    read_features,
+    save_shard,
+    score_shard,
+)
 from bsssl.errors import UserError
 from bsssl.selection import ScoreHeader, ledger_path, read_header, read_sample_scores, score_path
 from bsssl.selection.scores import ScoreFile
@@ -51,6 +60,11 @@ def prediction(probabilities, *rows, failures=()):
     hashes = [content_of(row) for row in rows]
     index = np.array(rows, np.int64)
     return Prediction(index, np.zeros_like(index), probabilities[index], hashes, list(failures))
+
+
+def with_features(found, values):
+    """The prediction with features, of which the first is the row and the second one of the values."""
+    return dataclasses.replace(found, features=np.stack([found.index, values], axis=1).astype(np.float32))
 
 
 def unreadable(*failures):
@@ -178,3 +192,36 @@ def test_what_would_be_excluded_is_not_known_without_hashes(tmp_path, probabilit
     found = found_in(probabilities)
     save_shard(path, dataclasses.replace(found, hashes=[]), header=HEADER, records=records)  # none was looked for
     assert not excludes_the_same(path, contents(5)) and excludes_the_same(path, frozenset())
+
+
+def test_features_lie_beside_the_scores_in_the_order_of_the_samples(tmp_path, probabilities, records):
+    parts = [
+        with_features(prediction(probabilities, 6, 6, 2, 2), [0.25, 0.75, -1, -2]),
+        unreadable(Failure(1, "empty")),
+        with_features(prediction(probabilities, 5, 5, 0, 0), [9, 9, 1e9, 1e9]),
+    ]
+    path = score_path(str(tmp_path), 0)
+    found = score_shard(parts, top_p=TOP_P, held_hashes=contents(5), views=2)
+    save_shard(path, found, header=HEADER, records=records)
+    features = read_features(path)
+    assert features.dtype == np.float16 and ScoreFile(path).samples()["position"].to_pylist() == [0, 2, 6]
+    assert features.tolist() == [[0, 65504], [2, -1.5], [6, 0.5]]
+    content = Path(features_path(path)).read_bytes()
+    for damaged in (b"", content[:-1], content[:-4], content[4:], b"\x00" * len(content)):
+        Path(features_path(path)).write_bytes(damaged)
+        with pytest.raises(UserError, match=r"0\.features does not hold the features of each of 3 samples"):
+            read_features(path)
+    save_shard(path, dataclasses.replace(found, features=None), header=HEADER, records=records)
+    assert read_features(path) is None
+
+
+def test_the_energy_is_the_mean_over_views_and_lies_beside_the_scores(tmp_path, probabilities, records):
+    index, view = np.repeat([4, 0, 7], 2), np.tile([0, 1], 3)
+    energy = np.array([1, 3, 5, 5, 0, 8], np.float32)
+    part = Prediction(index, view, probabilities[index], [content_of(row) for row in index], [], energy=energy)
+    found = score_shard([part, unreadable(Failure(1, "empty"))], top_p=TOP_P, held_hashes=contents(0), views=2)
+    path = score_path(str(tmp_path), 0)
+    save_shard(path, found, header=HEADER, records=records)
+    assert read_energy(path).tolist() == [2, 4]  # of 4 and 7
+    save_shard(path, dataclasses.replace(found, energy=None), header=HEADER, records=records)
+    assert read_energy(path) is None

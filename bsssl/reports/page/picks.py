@@ -16,6 +16,7 @@ from bsssl.errors import UserError
 from bsssl.reports.page.near import read_pairs
 from bsssl.reports.page.opening import Opened
 from bsssl.reports.recipe import selecting
+from bsssl.selection.open_set import without_foreign
 from bsssl.selection.pool import PoolScores
 from bsssl.selection.rows import EDGES
 from bsssl.selection.scores import open_scores
@@ -128,7 +129,10 @@ def read_picks(run: Opened) -> Picked | None:
             excluded = selection.read_exclusions(exclude) if exclude is not None else None
             pairs = read_pairs(run)
             copies = None if pairs is None else pairs.copies
-            after = selection.following(paths, chosen, most=AFTER, exclude=excluded, near=copies)
+            files = open_scores(paths)
+            if "open_set" in stage.needs:
+                files = without_foreign(files, selection.read_open_set(run.shown.input(stage, "open_set")))
+            after = selection.following(files, chosen, most=AFTER, exclude=excluded, near=copies)
             histogram, scored = _left_out(paths, chosen.score.to_numpy())
             trouble = ""
         except (UserError, OSError) as error:  # other files than those of the selection: the page does without

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 
 from bsssl import storage
-from bsssl.reports.page import near, picks, tested, verdict, work
+from bsssl.reports.page import near, open_set, picks, tested, verdict, work
 from bsssl.reports.page.album import Album
 from bsssl.reports.page.opening import Opened
 from bsssl.reports.page.picks import Picked
@@ -64,13 +64,16 @@ def write_page(run: Opened, path: str, *, thumbnails_mb: float = THUMBNAILS_MB, 
     if picked is not None:
         data["sharing"] = _with_pictures(data["sharing"], picked, album, room=room, seconds=seconds)
     pairs = near.read_pairs(run)
+    foreign = open_set.read_facts(run)
+    if foreign is not None:
+        data["open_set"] = open_set.curves(foreign)
     if pairs is not None:
         data["near"] = _near_pairs(pairs, album, room=room, seconds=seconds)
     if test is not None:
         data["tested"]["items"] = _test_items(test, album, room=room, seconds=seconds)
     if picked is not None:
         data["picks"] = _shown(picked, album, room=room - int(album.characters), seconds=seconds)
-    head, tail = (part.encode() for part in _rendered(run, data, album, picked, pairs).split(_BLOCKS))
+    head, tail = (part.encode() for part in _rendered(run, data, album, picked, pairs, foreign).split(_BLOCKS))
     size = len(head) + sum(map(len, _blocks(data, album))) + len(tail)
     with storage.atomic_write(path) as file:
         file.write(head.replace(_SIZE, f"{size / _MB:.1f} MB".encode()))
@@ -101,6 +104,7 @@ def _figures(run: Opened, picked: Picked | None, test: Tested | None, names: lis
         "picks": None,
         "tested": None,
         "near": None,
+        "open_set": None,
         "chunk": _CHUNK,
     }
     if test is not None:
@@ -182,7 +186,14 @@ def _test_items(test: Tested, album: Album, *, room: int, seconds: float) -> dic
     return {row: [key, test.confidence[row], number] for (row, key), number in numbers}
 
 
-def _rendered(run: Opened, data: dict[str, Any], album: Album, picked: Picked | None, pairs: near.Pairs | None) -> str:
+def _rendered(
+    run: Opened,
+    data: dict[str, Any],
+    album: Album,
+    picked: Picked | None,
+    pairs: near.Pairs | None,
+    foreign: dict[str, Any] | None,
+) -> str:
     """Return the page with a place for the blocks, and one for its size."""
     networks, (failed, all_failures) = verdict.networks(run), work.failures(run)
     counts = [] if picked is None else picked.counts.tolist()
@@ -199,6 +210,7 @@ def _rendered(run: Opened, data: dict[str, Any], album: Album, picked: Picked | 
         networks=networks,
         picked=picked,
         near=None if pairs is None else pairs.counts,
+        foreign=foreign,
         short=_short(picked),
         left_out=[*_ranges(picked)],
         data=data,

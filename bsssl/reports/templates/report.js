@@ -400,6 +400,10 @@
     if (hosts.calibration) {
       plot(hosts.calibration, "Calibration", "confidence, percent", [], data.calibration.map((of) => [`${of.title} (ECE ${of.ece.toFixed(1)} %)`, of.accuracy, of.confidence]), { low: 0, high: 100, ideal: true });
     }
+    if (hosts["open-set"]) {
+      const of = data.open_set;
+      plot(hosts["open-set"], "Values of the pool and of held-out labels", "value", of.value, [["held-out labels, %", of.held_out], ["pool, %", of.pool], ["threshold", [0, of.highest], [of.threshold, of.threshold]]], { low: 0 });
+    }
     for (const of of data.curves) {
       const host = element("div", { class: "chart" }, element("h3", {}, of.stage));
       byId("curves").append(host);
