@@ -225,7 +225,7 @@ def _round(config: Config, seed: int, number: int, teachers: list[_Network]) -> 
     open_set = [] if config.select.open_set is None else [_open_set(config, scored, number)]
     if open_set:
         read["open_set"] = open_set[0].name
-    near = [_near(config, score, teachers[0].model)] if number == 1 and _looks_for_copies(config) else []
+    near = [_near(config, score, teachers[0])] if number == 1 and _looks_for_copies(config) else []
     candidates: list[Stage[Any]] = []
     if top_k is None:
         choice = {"choice": CHOOSE}
@@ -355,8 +355,9 @@ def _scored(config: Config, name: str, number: int, teachers: list[_Network]) ->
         needs={"data": DATA, **by_role(one.name for one in teachers)},
         command=_alone("score", number),
         execution=_execution(config),
-        looks=number == 1 and _looks_for_copies(config),
-        features=config.select.open_set is not None and config.select.open_set.method == "distance",
+        looks=number == 1 and config.data.near_duplicates == "hash",
+        features=(number == 1 and config.data.near_duplicates == "features")
+        or (config.select.open_set is not None and config.select.open_set.method == "distance"),
     )
 
 
@@ -381,15 +382,21 @@ def _looks_for_copies(config: Config) -> bool:
     return config.data.near_duplicates != "off" and bool(config.models.teachers)
 
 
-def _near(config: Config, score: str, teacher: Model) -> NearStage:
-    """Return the search for near copies, for all rounds; ``teacher`` is the first whose views were hashed."""
+def _near(config: Config, score: str, teacher: _Network) -> NearStage:
+    """Return the search for near copies, for all rounds; ``teacher`` is the first, whose views or features it is of."""
+    compared: dict[str, Any] = {}
+    if config.data.near_duplicates == "features":
+        network = {"model": teacher.model.without_view(), "precision": config.system.precision}
+        compared = {"method": "features", "cosine": config.data.near_cosine, **network}
     return NearStage(
         name=NEAR,
         section="select",
         settings=NearSettings(
-            seen=TestView.of(teacher, config.data, "score"), held=config.data.pool_overlap != "allow"
+            seen=TestView.of(teacher.model, config.data, "score"),
+            held=config.data.pool_overlap != "allow",
+            **compared,
         ),
-        needs={"data": DATA, "scores": score},
+        needs={"data": DATA, "scores": score, **({"teacher": teacher.name} if compared else {})},
         command=_alone("select", 1),
         execution=_execution(config),
         tests=tuple(config.data.tests),

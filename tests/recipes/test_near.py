@@ -88,7 +88,10 @@ def test_pools_that_were_scored_before_are_not_searched(finished, recipe, bsssl)
 
     before = rows()
     outcome = bsssl("select", "--config", recipe.config, f"output_dir={finished}", "data.near_duplicates=hash")
-    assert outcome.status == 0 and "51 of 51 items of the pool were scored before data.near_duplicates" in outcome.err
+    assert (
+        outcome.status == 0
+        and "51 of 51 items of the pool were scored without data.near_duplicates=hash" in outcome.err
+    )
     assert rows() == before
 
 
@@ -129,3 +132,27 @@ def test_a_browser_shows_the_pairs_side_by_side(scored, bsssl):
         assert len(rows) == 2 + COPIES and "of-test.jpg" in "".join(rows[:2])
         pictures = "[...document.querySelectorAll('#near-rows tr')].map((row) => row.querySelectorAll('img').length)"
         assert page.run(pictures) == [2] * len(rows)
+
+
+def test_the_features_of_the_teacher_find_them_too(scored, bsssl):
+    output = scored.parent / "by-features"
+    asked = (f"output_dir={output}", "data.near_duplicates=features")
+    assert bsssl("train", "--config", scored, "stage=teacher", *asked).status == 0
+    assert bsssl("score", "--config", scored, *asked).status == 0
+
+    def found(cosine):
+        outcome = bsssl("select", "--config", scored, *asked, f"data.near_cosine={cosine}")
+        rows = pq.read_table(output / "seed-0/near/near.parquet").to_pylist()
+        assert all(-1e-5 <= row["distance"] <= 1 - cosine + 1e-5 for row in rows)
+        return outcome, rows
+
+    outcome, few = found(0.9999)
+    assert outcome.status == 0, outcome.err
+    assert bsssl("report", output).status == 0
+    page = content(output / "report.html")
+    assert "cosine of features" in page.text
+    assert all(pair["measured"] == f"{1 - pair['distance']:.3f}" for pair in page.data["near"])
+    # To a network that has hardly learned anything everything looks alike, also what is in labels and test.
+    outcome, many = found(0.5)
+    assert outcome.status == 1 and len(many) > len(few)
+    assert {row["set"] for row in many} == {"pool", "labeled"} or {row["set"] for row in many} >= {"pool", "test"}
