@@ -95,6 +95,7 @@ setup(
         "PyYAML>=6",
         "fsspec[http]>=2024.2",
         "safetensors>=0.4.3",
+        "xxhash>=3.0",
         "scikit-learn>=1.4",
         "scipy>=1.11",
         "matplotlib>=3.8",

@@ -91,7 +91,7 @@ def test_p_above_the_classes_that_the_data_has(refused, tmp_path):
 def test_a_warm_up_that_turns_out_too_long(refused, tmp_path):
     line = refused("train", "stage=teacher", "teacher.warmup=9 epochs")
     assert line == "teacher.warmup (9 epochs, 9 steps) is longer than teacher.length (8 steps, 8 steps); shorten it"
-    assert done(tmp_path) == {"data"}
+    assert done(tmp_path) == {"data", "contents"}
 
 
 @pytest.mark.parametrize(
@@ -276,20 +276,27 @@ def test_a_pool_with_nothing_readable(refused, source, tmp_path):
 def test_training_items_that_cannot_be_read(refused, recipe, tmp_path):
     shutil.copytree(recipe.folder / "train", tmp_path / "train")
     (tmp_path / "train" / "circle" / "0.jpg").write_bytes(b"")
-    line = refused("train", "stage=teacher", f"data.train.path={tmp_path / 'train'}")
+    source, unseen = f"data.train.path={tmp_path / 'train'}", ("data.verify=off", "data.duplicates=allow")
+    line = refused("train", "stage=teacher", source)
+    assert line.startswith("data.train: 1 of 12 items cannot be read") and done(tmp_path) == {"data"}
+    out = tmp_path / "unseen"
+    line = refused("train", "stage=teacher", source, *unseen, "data.pool_overlap=allow", output=out)
     assert line.startswith("1 of 12 training items cannot be read, more than the tolerated 5.0%: row ")
     assert f"{tmp_path / 'train' / 'circle' / '0.jpg'}: " in line
     assert line.endswith("mend the data or raise data.max_failure_rate")
-    assert done(tmp_path) == {"data"}
+    assert {path.parent.name for path in out.rglob("done.json")} == {"data", "contents"}
 
 
 def test_an_unreadable_test_item(refused, recipe, tmp_path):
     shutil.copytree(recipe.folder / "test", tmp_path / "test")
-    (tmp_path / "test" / "square" / "3.jpg").write_bytes(b"no picture")
-    line = refused("train", "stage=teacher", f"data.test.path={tmp_path / 'test'}", "data.max_failure_rate=1")
+    (tmp_path / "test" / "square" / "3.jpg").write_bytes(b"no picture at all")
+    call = ("train", "stage=teacher", f"data.test.path={tmp_path / 'test'}", "data.max_failure_rate=1")
+    line = refused(*call)
+    assert line.startswith("data.test: 1 of 15 items cannot be read") and done(tmp_path) == {"data"}
+    line = refused(*call, "data.verify=off", "--redo")
     assert line.startswith("1 of 15 test items have no complete result (square/3.jpg: ")
     assert "mend them, take them out of data.test, or raise data.max_missing_rate" in line
-    assert done(tmp_path) == {"data", "teacher"}
+    assert done(tmp_path) == {"data", "contents", "teacher"}
     assert not (seed_folder(tmp_path) / "evaluate-teacher" / "metrics.json").exists()
 
 
@@ -422,7 +429,7 @@ def test_a_stage_whose_inputs_are_missing(refused, recipe, tmp_path):
         f"score needs the result of 'teacher' in {folder / 'teacher'} (not done yet); run first: "
         f"bsssl train {tools} stage=teacher"
     )
-    assert refused("select").endswith(f"(not done yet); run first: bsssl score {tools}")
+    assert refused("select").endswith(f"(not done yet); run first: bsssl contents {tools}")
     line = refused("train", "stage=pretrain")
     assert line.endswith(f"(not done yet); run first: bsssl select {tools}")
     assert refused("train", "stage=finetune").endswith(f"bsssl train {tools} stage=pretrain")
@@ -446,7 +453,7 @@ def test_a_stage_whose_inputs_are_stale(altered):
 def test_a_loss_that_is_not_a_number(refused, tmp_path):
     line = refused("train", "stage=teacher", "teacher.base_lr=1e30", "teacher.warmup=0 steps")
     assert line.startswith("the loss is ") and "training diverged; lower base_lr, set clip_norm" in line
-    assert done(tmp_path) == {"data"}
+    assert done(tmp_path) == {"data", "contents"}
     assert {path.name for path in (seed_folder(tmp_path) / "teacher").iterdir()} == {"metrics.jsonl", "begun.json"}
 
 

@@ -10,7 +10,7 @@ from bsssl.registry import METRICS
 
 def plan_rows(text):
     """The plan's table of stages: name -> its other cells."""
-    lines = text.split("stage  ")[1].splitlines()[1:]
+    lines = text.split("stage  ")[1].split("\n\n")[0].splitlines()[1:]
     return {line.split()[0]: re.split(r"  +", line)[1:] for line in lines if line.strip()}
 
 
@@ -174,7 +174,10 @@ def test_the_plan_of_one_stage(bsssl, recipe, finished):
         "pretrain",
         "evaluate-pretrain",
     ]
-    assert list(plan_rows(bsssl("score", *arguments).out)) == ["data", "contents", "score"]
+    before = ["data", "contents"]
+    assert list(plan_rows(bsssl("contents", *arguments).out)) == before
+    assert list(plan_rows(bsssl("train", *arguments, "stage=baseline").out))[:3] == [*before, "baseline"]
+    assert list(plan_rows(bsssl("score", *arguments).out)) == ["data", "score"]
     assert list(plan_rows(bsssl("evaluate", *arguments).out)) == ["evaluate-finetune"]
 
 

@@ -173,14 +173,18 @@ def _carry_out(order: "Order", *, launched: bool, task: "Task | None" = None) ->
 
 
 _ON_ONE_STAGE = {
+    "contents": (
+        "read every item once, before anything is trained",
+        "Finds what is damaged, and what is there twice, in the labels, the tests and the pool. What has been read is "
+        "not read again. Every command that trains does it first, unless it is done.",
+    ),
     "train": (
         "one training stage",
         f"Trains and evaluates the stage named by the config's `stage`: {', '.join(TRAIN_STAGES)}.",
     ),
     "score": (
         "score the pool with the teacher",
-        "Reads all items once, for what is damaged or a copy, if that is not done; then writes one score file per pool "
-        "shard. Shards that are done are left alone.",
+        "Writes one score file per pool shard; shards that are done are left alone.",
     ),
     "select": ("choose the student's training set", "Reads the score files and writes the selection."),
     "materialise": (

@@ -39,6 +39,7 @@ from bsssl.data.loading.targets import (
     concat_targets,
     save_views,
 )
+from bsssl.data.pool.contents import HASH as CONTENTS_HASH
 from bsssl.data.pool.contents import SCHEMA as CONTENTS_SCHEMA
 from bsssl.data.pool.contents import SUFFIX as CONTENTS_SUFFIX
 from bsssl.data.pool.contents import Part, failures, has_contents, numbered_hashes, read_contents, write_contents
@@ -58,6 +59,7 @@ from bsssl.data.views.views import ClipViews, ImageViews, Views, make_views
 from bsssl.storage.tables import writing_table
 
 __all__ = [
+    "CONTENTS_HASH",
     "CONTENTS_SCHEMA",
     "CONTENTS_SUFFIX",
     "HASH_BYTES",

@@ -1,8 +1,7 @@
 """Orders are launched; in a queue, stages become a chain of jobs.
 
 One submission is a folder ``output_dir/jobs/<time>``: the configs, ``jobs.json`` with the id of every job, and the
-logs. Every job waits for those of the stages that its own needs, and is dropped if
-one of them fails.
+logs. Every job waits for those of the stages that its own needs or comes after, and is dropped if one of them fails.
 """
 
 import contextlib
@@ -10,7 +9,7 @@ import datetime
 import os
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,11 +119,11 @@ class _Submission:
         path = self._save(config)
         for stage in run.stages.values():
             folder = run.folder(stage.name).resolve()  # several runs may share it
-            places = {need: run.folder(need).resolve() for need in stage.needs.values()}
-            coming = {need: self._ids[place] for need, place in places.items() if place in self._ids}
+            coming = self._coming(run, stage.needs.values())
             is_there = run.pending(stage.name) is None and not coming
             if not self._order.wanted(stage) or folder in self._ids or is_there:
                 continue
+            coming |= self._coming(run, run.earlier_than(stage.name))
             run.require_inputs(stage.name, besides=coming)
             job = StageJob(
                 path,
@@ -136,6 +135,11 @@ class _Submission:
                 schema=type(config),
             )
             self._ids[folder] = self._add_stage(stage, job, run=folder.parent, after=list(coming.values()))
+
+    def _coming(self, run: Run, names: Iterable[str]) -> dict[str, str]:
+        """Return the jobs of those of the stages that have one, by stage."""
+        places = {name: run.folder(name).resolve() for name in names}
+        return {name: self._ids[place] for name, place in places.items() if place in self._ids}
 
     def _add_stage(self, stage: Stage[Any], job: StageJob, *, run: Path, after: list[str]) -> str:
         tasks = self._launcher.settings.array_tasks

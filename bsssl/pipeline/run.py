@@ -142,6 +142,10 @@ class Run:
         records = [(self.record(one.name), role) for one, role in readers]
         return any(record is not None and role not in record.read for record, role in records)
 
+    def earlier_than(self, name: str) -> list[str]:
+        """Return the stages of the run that are done before stage ``name`` begins although it reads nothing of them."""
+        return [one for one in self.stages[name].after if one in self.stages]
+
     def awaits(self, name: str) -> str | None:
         """Return the first stage that has to run before it is known whether the finished stage ``name`` has to."""
         for need in self.stages[name].needs.values():
@@ -158,7 +162,8 @@ class Run:
         Raises:
             UserError: A stage has to run first; the message names its command.
         """
-        for need in reversed([*self.stages[name].needs.values()]):  # the data last: what needs the rest has seen to it
+        needs = [*self.stages[name].needs.values(), *self.earlier_than(name)]
+        for need in reversed(needs):  # the data last: what needs the rest has seen to it
             if need in besides:
                 continue
             lacking = need if self.pending(need) is not None else self.awaits(need)

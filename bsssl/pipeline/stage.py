@@ -123,6 +123,9 @@ class Stage(ABC, Generic[S]):
     """everything that decides the result, but for what is read: exactly this is hashed, and exactly this is used"""
     needs: Mapping[str, str] = field(default_factory=dict)
     """the names of the stages whose results are read, by role"""
+    after: tuple[str, ...] = ()
+    """the names of stages that are done before this one begins although nothing of them is read, so that they decide
+    nothing of its result; those that a run does not have are passed over"""
     command: tuple[str, ...] = ("run",)
     """the command line that runs the stage, less the config"""
 

@@ -12,7 +12,8 @@ from bsssl.recipes.runs import stages
 def wanted_by(command: str, config: Config) -> Callable[[Stage[Any]], bool]:
     """Return whether ``command``, such as ``train`` or ``score``, runs a stage of ``config``.
 
-    It runs what prepares its stage too, and what tests its result; one that tests a network runs that test alone.
+    It runs what prepares its stage or has to come before it too, and what tests its result; one that tests a network
+    runs that test alone.
 
     Raises:
         UserError: The config has no such stage, or does not say which.
@@ -20,13 +21,14 @@ def wanted_by(command: str, config: Config) -> Callable[[Stage[Any]], bool]:
     planned = stages(config, seed=config.seed)
     targets = _targets(command, config, planned)
     names = {stage.name for stage in targets}
+    earlier = {one for stage in targets for one in stage.after}
     needed = {need for stage in targets if not stage.follows for need in stage.needs.values()}
     beside = {
         stage.name
         for stage in planned
         if (stage.prepares and stage.name in needed) or (stage.follows and names & {*stage.needs.values()})
     }
-    return lambda stage: stage.name in names | beside
+    return lambda stage: stage.name in names | beside | earlier
 
 
 def _targets(command: str, config: Config, planned: list[Stage[Any]]) -> list[Stage[Any]]:

@@ -1,6 +1,6 @@
 """The names of stages that other rooms ask for."""
 
-CHOOSE = "choose"
+CHOOSE, CONTENTS = "choose", "contents"
 
 
 def evaluation(trained: str, test: str = "test") -> str:

@@ -35,7 +35,7 @@ from bsssl.config import (
 )
 from bsssl.errors import UserError
 from bsssl.pipeline.stage import Stage
-from bsssl.recipes.names import CHOOSE, evaluation
+from bsssl.recipes.names import CHOOSE, CONTENTS, evaluation
 from bsssl.recipes.pretrained import resolved
 from bsssl.stages.choose import ChooseStage
 from bsssl.stages.computing import Execution
@@ -65,7 +65,7 @@ from bsssl.stages.train import TrainStage, train_settings
 from bsssl.stages.views import ViewsSettings, ViewsStage
 from bsssl.stages.zeroshot import ZeroShotSettings, ZeroShotStage
 
-DATA, CONTENTS, NEAR = "data", "contents", "near"
+DATA, NEAR = "data", "near"
 
 
 def stages(config: Config, *, seed: int) -> list[Stage[Any]]:
@@ -117,7 +117,7 @@ def _contents(config: Config) -> ContentsStage:
         tests=tuple(seen.tests),
         execution=_execution(config),
         max_missing_rate=seen.max_missing_rate,
-        command=_alone("score", 1),
+        command=("contents",),
     )
 
 
@@ -445,6 +445,7 @@ def _trained(
         section=section,
         settings=settings,
         needs={"data": DATA, **(needs or {}), **start},
+        after=(CONTENTS,) if teachers is None else (),  # a selection has it before it
         command=_alone("train", number, section),
         execution=execution,
         twins=network.twins,
@@ -479,6 +480,7 @@ def _as_it_is(config: Config, seed: int, network: _Network, needs: Mapping[str, 
     common: dict[str, Any] = {
         "section": "teacher",
         "labels": _labels(config, "teacher", 1),
+        "after": (CONTENTS,),
         "command": _alone("train", 1, "teacher"),
         "execution": execution,
     }

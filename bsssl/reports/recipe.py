@@ -12,12 +12,13 @@ from bsssl import storage
 from bsssl.config import Config, numbered
 from bsssl.pipeline.run import Run
 from bsssl.pipeline.stage import Stage
-from bsssl.recipes.names import CHOOSE, evaluation
+from bsssl.recipes.names import CHOOSE, CONTENTS, evaluation
 from bsssl.reports.accuracy import Accuracy, measured
 from bsssl.reports.plots import picture
 from bsssl.reports.tables import Table
 from bsssl.runtime.frames import import_pandas
 from bsssl.stages.choose import described
+from bsssl.stages.copied import told
 
 if TYPE_CHECKING:
     import pandas
@@ -84,6 +85,10 @@ class Results:
     """where K was chosen, of each seed ``top_k`` and the ``candidates``, each with ``top_k``, the ``pairs`` that it
     selects, ``top1`` of its student and the ``standard_error`` of that, percent, the ``true_score`` that decides
     between equals, and the ``items`` of the test"""
+    contents: tuple[Mapping[str, Any], ...] = ()
+    """of each seed what reading all items has told: how many there are (``records``), how many of which set cannot be
+    read (``unreadable``), how many are ``copies`` of others in which pair of sets, with ``examples``, and how many of
+    the pool are ``left_out`` as such; nothing of runs from before it was looked for"""
 
     @property
     def table(self) -> Table:
@@ -103,6 +108,7 @@ class Results:
             *(f"seed {seed}: {described(one)}" for seed, one in zip(self.seeds, self.choices, strict=False)),
             f"selection: {chosen.pairs} pairs of {chosen.samples} samples{precision}{foreign}",
             f"seeds: {', '.join(map(str, self.seeds))}",
+            *dict.fromkeys(line for one in self.contents for line in told(one)),
             *([] if self.networks else ["no network is tested: there is no data.test"]),
         ]
         return Table(["", *columns.values()], rows, notes, right=range(1, len(columns) + 1))
@@ -130,6 +136,8 @@ class Results:
         ]
         choices = [{"seed": seed, **one} for seed, one in zip(self.seeds, self.choices, strict=False)]
         further = {"rounds": rounds} if len(rounds) > 1 else {}
+        if self.contents:
+            further["contents"] = [{"seed": seed, **one} for seed, one in zip(self.seeds, self.contents, strict=True)]
         return {**networks, **chosen, **({"choices": choices} if choices else {}), **further}
 
     def to_dataframe(self) -> "pandas.DataFrame":
@@ -171,7 +179,12 @@ def collect(config: Config, runs: Sequence[Run]) -> Results:
         rounds=tuple(rounds),
         paths={role: tuple(run.path / stage for run in runs) for role, stage in stages.items() if role in there},
         choices=tuple(run.result(CHOOSE) for run in runs) if CHOOSE in runs[0].stages else (),
+        contents=tuple(run.result(CONTENTS) for run in runs) if all(map(_knows_contents, runs)) else (),
     )
+
+
+def _knows_contents(run: Run) -> bool:
+    return CONTENTS in run.stages and run.record(CONTENTS) is not None
 
 
 def tested_stages(config: Config, run: Run) -> dict[str, str]:

@@ -20,11 +20,11 @@ from bsssl.registry import STAGES
 from bsssl.runtime import distributed
 from bsssl.runtime.console import logger, printable, progress
 from bsssl.stages.computing import Execution, split_records
+from bsssl.stages.copied import IN_POOL, LABELED, TOO_HIGH, key_of, pair_of, told
 from bsssl.stages.data import POOL
 from bsssl.stages.sources import OVERLAP_REMEDY
 
 COPIES, UNREADABLE = "copies.parquet", "unreadable.jsonl"
-_LABELED, _IN_POOL = "labeled", "pool"
 _ITEMS = 10_000  # of labels and tests in a part
 _EXAMPLES = 3
 
@@ -53,7 +53,7 @@ class ContentsSettings(Section):
 
     def leaves_out(self, other: str) -> bool:
         """Return whether selection leaves out items of the pool that are copies of items of the set ``other``."""
-        return self.duplicates == "remove" if other == _IN_POOL else self.pool_overlap == "exclude"
+        return self.duplicates == "remove" if other == IN_POOL else self.pool_overlap == "exclude"
 
 
 @STAGES.register("contents")
@@ -75,7 +75,7 @@ class ContentsStage(Stage[ContentsSettings]):
 
     @override
     def reads(self, role: str) -> tuple[str, ...]:
-        return (_LABELED, *self.tests, "pool")
+        return (LABELED, *self.tests, "pool")
 
     @override
     def work(self, run: Context) -> dict[str, Any]:
@@ -129,14 +129,17 @@ class ContentsStage(Stage[ContentsSettings]):
             for path in unreadable.paths:
                 Path(path).unlink()  # so that the same command sees what was mended meanwhile
             raise Problems("\n".join(map(printable, problems)))
-        self._tell(copies)
-        return {
+        figures = {
             "parts": len(parts),
             "records": counts.total(),
             "unreadable": dict(unreadable.counts),
-            "copies": {f"{items} of {others}": count for (items, others), count in sorted(copies.counts.items())},
+            "copies": {pair_of(*pair): count for pair, count in sorted(copies.counts.items())},
+            "examples": {pair_of(*pair): some for pair, some in sorted(copies.examples.items())},
             "left_out": copies.left_out,
         }
+        for line in told(figures):
+            (logger.warning if line.endswith(TOO_HIGH) else logger.info)("%s", line)
+        return figures
 
     def _tolerated(self, items: str) -> tuple[float, str]:
         """Return the share of a set that may be unreadable, and the key that says so."""
@@ -147,20 +150,10 @@ class ContentsStage(Stage[ContentsSettings]):
     def _overlap(self, copies: data.Copies, listed_in: Path) -> Iterator[str]:
         """Yield what is wrong with a pool that holds labeled or test items."""
         if copies.in_others and self.settings.pool_overlap == "refuse":
-            examples = [one for others in self._sets[:-1] for one in copies.examples.get((_IN_POOL, others), [])]
+            examples = [one for others in self._sets[:-1] for one in copies.examples.get((IN_POOL, others), [])]
             yield (
                 f"the pool holds {copies.in_others} copies of labeled or test items (such as "
                 f"{', '.join(examples[:_EXAMPLES])}; all are in {listed_in}); {OVERLAP_REMEDY}"
-            )
-
-    def _tell(self, copies: data.Copies) -> None:
-        """Say which copies there are."""
-        for (items, others), count in sorted(copies.counts.items()):
-            tell = logger.warning if items in self.tests else logger.info
-            tell(
-                "%s: %d items are copies of others in %s (such as %s)%s",
-                *(_key(items), count, _key(others), ", ".join(copies.examples[items, others])),
-                ", and left out of the selection" if items == _IN_POOL and self.settings.leaves_out(others) else "",
             )
 
     def _parts(self, run: Context) -> list[data.Part]:
@@ -188,7 +181,7 @@ class ContentsStage(Stage[ContentsSettings]):
         of_pool = (
             data.Part(
                 number=shard.number,
-                items=_IN_POOL,
+                items=IN_POOL,
                 start=0,
                 first=first + shard.base,
                 count=shard.num_records,
@@ -205,12 +198,12 @@ class ContentsStage(Stage[ContentsSettings]):
     def _about(self, part: data.Part) -> dict[str, Any]:
         """Return what the file of a part is about: the items, and how they were looked at."""
         how = self.settings.model_dump(mode="json", include={"verify", "max_pixels", "videos"})
-        return {**how, "records": part.digest}
+        return {**how, "hash": data.CONTENTS_HASH, "records": part.digest}
 
     @property
     def _sets(self) -> tuple[str, ...]:
         """The names of the sets: an item is a copy of one in its own or in an earlier set."""
-        return (_LABELED, *self.tests, _IN_POOL)
+        return (LABELED, *self.tests, IN_POOL)
 
     @override
     def files(self, run: Context, result: Mapping[str, Any]) -> Iterable[str]:
@@ -238,6 +231,12 @@ class ContentsStage(Stage[ContentsSettings]):
         counts = [int(record.result[items]) for items in self._sets[:-1]]
         count = int(record.result["pool_shards"]) + sum(-(-one // _ITEMS) for one in counts)
         return Parts(count, data.CONTENTS_SUFFIX, "parts")
+
+    @override
+    def sizes(self, run: Context) -> tuple[Mapping[str, int], str]:
+        record = run.record(self.name)
+        is_known = record is not None and run.pending(self.name) is None
+        return {}, "\n".join(told(record.result)) if record is not None and is_known else ""
 
     @override
     def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
@@ -277,15 +276,10 @@ class _Unreadable:
             share, key = tolerated(items)
             if count > share * counts[items]:
                 yield (
-                    f"{_key(items)}: {count} of {counts[items]} items cannot be read, more than the tolerated "
+                    f"{key_of(items)}: {count} of {counts[items]} items cannot be read, more than the tolerated "
                     f"{share:.1%} (for example: {'; '.join(self.reasons[items])}; all are in {listed_in}); mend "
-                    f"{'the pool' if items == _IN_POOL else 'them'} or raise {key}"
+                    f"{'the pool' if items == IN_POOL else 'them'} or raise {key}"
                 )
-
-
-def _key(items: str) -> str:
-    """Return the key of a config that sets what is in a set."""
-    return "data.train" if items == _LABELED else f"data.{items.replace('-', '.', 1)}"
 
 
 def _file(number: int) -> str:

@@ -159,8 +159,7 @@ class DataStage(Stage[DataSettings]):
         """Write the list of the pool, which must not hold labeled and test items."""
         settings = self.settings.pool
         assert settings is not None
-        tests = list(split.tests.values())
-        held = data.Records.concat([split.labeled, *tests])
+        held = data.Records.concat([split.labeled, *split.tests.values()])
         if not (sources := self.pool_sources(folder, split)):
             raise UserError(NO_POOL)
         pool = data.write_pool(
@@ -175,11 +174,7 @@ class DataStage(Stage[DataSettings]):
             shards = progress(pool.shards, unit="shard", title="comparing the pool with the labels")
             data.check_overlap((shard.records() for shard in shards), held, remedy=OVERLAP_REMEDY)
         # Once, for all the tasks that score the pool.
-        hashes: set[bytes] = set()
-        if settings.pool_overlap != "allow":
-            hashes, tested = (data.content_hashes(part) for part in (split.labeled, data.Records.concat(tests)))
-            _warn_of_copies(len(hashes & tested))
-            hashes |= tested
+        hashes = data.content_hashes(held) if settings.pool_overlap != "allow" else set()
         with storage.atomic_write(str(folder / HELD)) as file:
             file.write(b"".join(sorted(hashes)))
         return {"pool": pool.num_records, "pool_shards": len(pool.shards)}
@@ -416,11 +411,3 @@ class DataStage(Stage[DataSettings]):
 def key_of(output: str) -> str:
     """Return the key of the config that a test set comes from, by the ``output`` that it is of the data stage."""
     return f"data.{output.replace('-', '.', 1)}"
-
-
-def _warn_of_copies(count: int) -> None:
-    if count:
-        logger.warning(
-            "%d test items are copies of labeled ones, under the same name or another: the accuracies will be too high",
-            count,
-        )

@@ -152,11 +152,11 @@ def test_options_are_not_abbreviated(bsssl, recipe):
 
 def test_an_interrupt_of_processes_on_this_machine(gated, tmp_path):
     call = [BSSSL, "train", "--config", str(gated.config), f"output_dir={tmp_path / 'run'}", "stage=teacher"]
-    gated.gate.close(after=5)
+    gated.gate.close(after=7)
     running = subprocess.Popen(
         [*call, "system.workers=1", *TWO], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    wait_until(lambda: gated.gate.asked >= 6)  # once by the data stage; the training waits for its fifth reading
+    wait_until(lambda: gated.gate.asked >= 8)  # thrice before; the training waits for its fifth reading
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=PATIENCE)
     assert running.returncode == 130

@@ -70,11 +70,11 @@ def test_the_log_of_a_stage_says_how_it_went(bsssl, recipe, tmp_path):
 
 def test_a_run_at_work_and_killed(see, gated, tmp_path):
     run = tmp_path / "run"
-    gated.gate.close(after=4)
+    gated.gate.close(after=6)  # three by the stages before
     call = [BSSSL, "train", "--config", str(gated.config), f"output_dir={run}", "stage=teacher"]
     running = subprocess.Popen([*call, "system.checkpoint_steps=1"], stderr=subprocess.DEVNULL)
     metrics = run / "seed-0" / "teacher" / "metrics.jsonl"
-    wait_until(lambda: gated.gate.asked >= 5 and metrics.exists() and len(metrics.read_text().splitlines()) == 3)
+    wait_until(lambda: gated.gate.asked >= 7 and metrics.exists() and len(metrics.read_text().splitlines()) == 3)
     text = see(run)
     table = cells(text)
     assert table["teacher"][0].startswith("running, 38 %, ") and table["teacher"][0].endswith(" left")

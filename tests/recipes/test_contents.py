@@ -62,8 +62,9 @@ def test_one_content_takes_one_place_and_the_next_moves_up(bsssl, planted, tmp_p
     assert copies[0] == ("pool", "copy-0-of-00-circle.png", "pool", "00-circle.png", True)
     # Allowed, copies take places of their own, and are listed as before.
     ended = bsssl("select", "--config", config, "data.duplicates=allow")
-    assert "needs the result of 'contents'" in ended.err and "data.duplicates: remove -> allow" in ended.err
-    assert executed(bsssl("score", "--config", config, "data.duplicates=allow")) == ["contents"]
+    assert "needs the result of 'contents'" in ended.err and "run first: bsssl contents --config" in ended.err
+    assert "data.duplicates: remove -> allow" in ended.err
+    assert executed(bsssl("contents", "--config", config, "data.duplicates=allow")) == ["contents"]
     assert executed(bsssl("select", "--config", config, "data.duplicates=allow")) == ["select"]
     assert any(key.startswith("copy-") for key in picked(tmp_path / "run"))
     assert listed(tmp_path / "run") == [(*row[:4], False) for row in copies]
@@ -142,10 +143,20 @@ def test_a_pool_that_holds_labeled_or_test_items_under_other_names_is_refused_be
 def test_copies_of_test_items_are_excluded_or_allowed(bsssl, leaking, tmp_path):
     done = bsssl("run", "--config", leaking, "data.pool_overlap=exclude", "select.top_k=30")
     assert done.status == 0, done.err
-    assert "1 test items are copies of labeled ones, under the same name or another: the accuracies will" in done.err
-    assert (
-        "data.test: 1 items are copies of others in data.train (such as circle/copied.jpg of circle/1.jpg)" in done.err
+    # In one warning, and where the figures are.
+    leak = (
+        "data.test: 1 items are copies of others in data.train (such as circle/copied.jpg of circle/1.jpg): the "
+        "accuracies will be too high"
     )
+    assert done.err.count("copies of others in data.train") == 2  # of the test and of the pool
+    assert leak in done.err and leak in (tmp_path / "run" / "results.md").read_text()
+    (figures,) = json.loads((tmp_path / "run" / "results.json").read_text())["contents"]
+    assert figures["copies"]["test of labeled"] == 1 and figures["left_out"] == 3 and figures["seed"] == 0
+    assert figures["examples"]["test of labeled"] == ["circle/copied.jpg of circle/1.jpg"]
+    assert leak in bsssl("run", "--config", leaking, "data.pool_overlap=exclude", "select.top_k=30", "--plan").out
+    assert bsssl("report", tmp_path / "run").status == 0
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "<code>circle/copied.jpg of circle/1.jpg</code>" in page and '<a href="#copies">' in page
     assert not {"a.jpg", "b.jpg", "c.jpg"}.intersection(picked(tmp_path / "run"))
     done = bsssl("run", "--config", leaking, "data.pool_overlap=allow", "select.top_k=33")
     assert done.status == 0, done.err
@@ -156,14 +167,13 @@ def test_tasks_share_the_work_and_what_is_read_is_not_read_again(bsssl, planted,
     config, pool = planted
     folder = tmp_path / "run" / "seed-0" / "contents"
     overrides = ("data.shard_size=12", "data.pool_fraction=1.0")
-    assert bsssl("train", "--config", config, "stage=teacher", *overrides).status == 0
     for number, parts in enumerate(([0, 2, 4], [0, 1, 2, 3, 4])):  # three shards, then the labels and the test
-        task = bsssl("score", "--config", config, "--task", f"{number}/2", *overrides)
+        task = bsssl("contents", "--config", config, "--task", f"{number}/2", *overrides)
         assert task.status == 0, task.err
         assert sorted(path.name for path in folder.glob("*.contents")) == [f"{part:06d}.contents" for part in parts]
     assert not (folder / "done.json").exists()
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.contents")}
-    assert executed(bsssl("run", "--config", config, *overrides))[:1] == ["contents"]
+    assert executed(bsssl("train", "--config", config, "stage=baseline", *overrides))[:2] == ["contents", "baseline"]
     assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*.contents")} == before
     # Of a pool that grows at its end, the last shard alone is read.
     shutil.copy(pool / "00-circle.png", pool / "z.png")
@@ -203,6 +213,7 @@ def test_an_earlier_selection_stays_where_there_are_no_copies(bsssl, planted, tm
     (select / "done.json").write_text(json.dumps(record))
     assert "to do" not in bsssl("run", "--config", config, "--plan").out
     shutil.copy(pool / "00-circle.png", pool / "copy.png")
-    assert executed(bsssl("score", "--config", config)) == ["data", "contents", "score"]
+    assert executed(bsssl("contents", "--config", config)) == ["data", "contents"]
+    assert executed(bsssl("score", "--config", config)) == ["score"]
     # The scores are others, too; what the list of copies says is told beside.
     assert "contents was made again" in bsssl("select", "--config", config).err

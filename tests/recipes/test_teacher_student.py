@@ -339,8 +339,8 @@ def test_stages_one_by_one_are_the_recipe(bsssl, recipe, finished_once, tmp_path
         assert outcome.status == 0, outcome.err
         return executed(outcome)
 
-    assert call("train", "stage=teacher") == ["data", "teacher", "evaluate-teacher"]
-    assert call("score") == ["contents", "score"]
+    assert call("train", "stage=teacher") == ["data", "contents", "teacher", "evaluate-teacher"]
+    assert call("score") == ["score"]
     assert call("select") == ["select"]
     assert call("train", "stage=pretrain") == ["pretrain", "evaluate-pretrain"]
     assert call("train", "stage=finetune") == ["finetune", "evaluate-finetune"]

@@ -119,7 +119,7 @@ def test_tags_that_mean_the_classes(call, tmp_path):
 def test_the_teacher_starts_from_the_tags_with_a_new_head(call, tmp_path):
     """Even when the classes are the same."""
     outcome = call("train", "stage=weak", *TARGETS)
-    assert executed(outcome) == ["data", "tags", "weak", "evaluate-weak"], outcome.err
+    assert executed(outcome) == ["data", "contents", "tags", "weak", "evaluate-weak"], outcome.err
     none = ("teacher.length=0 steps", "teacher.warmup=0 steps")
     assert call("train", "stage=teacher", *TARGETS, *none).status == 0
     with (
@@ -138,13 +138,13 @@ def test_what_a_change_runs_again(call, rows, tmp_path):
     tagged(tmp_path / "weak.csv", rows[:-1])
     assert executed(call("train", "stage=weak", "weak.resample=0")) == ["tags", "weak"]
     # Tags belong to the items, whichever of them have their labels drawn: seeds share the network.
-    assert executed(call("train", "stage=weak", "weak.resample=0", "data.labels_per_class=2")) == ["data"]
+    assert executed(call("train", "stage=weak", "weak.resample=0", "data.labels_per_class=2")) == ["data", "contents"]
 
 
 def test_a_stage_that_lacks_another_names_its_command(refused, call):
     assert "run first: bsssl train --config" in (line := refused("stage=teacher", command="train"))
     assert line.startswith("teacher needs the result of 'weak' in ") and line.endswith("stage=weak")
-    assert executed(call("train", "stage=weak")) == ["data", "tags", "weak"]
+    assert executed(call("train", "stage=weak")) == ["data", "contents", "tags", "weak"]
     assert refused("stage=weak", command="evaluate") == (
         "weak has classes of its own, which data.test has not; set weak.tags.classes=targets"
     )

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import xxhash
 
 from bsssl import storage
 from bsssl.data.decoding.pictures import DecodeError
-from bsssl.data.loading.dataset import HASH_BYTES, content_hash
 from bsssl.data.records import Record, Records
 from bsssl.data.segments import split_segment
 from bsssl.data.views.checks import Check
@@ -23,8 +23,11 @@ from bsssl.runtime.distributed import own_cores
 from bsssl.runtime.threads import map_ahead
 
 SUFFIX = ".contents"
-SCHEMA = pa.schema([("hash", pa.binary(HASH_BYTES)), ("reason", pa.string())])
+SCHEMA = pa.schema([("hash", pa.binary(16)), ("reason", pa.string())])
 """A row for each item, in order: the hash of its bytes (null: they cannot be read), and why it cannot be used."""
+HASH = "xxh3_128"
+"""the hash, which takes a small part of the time of reading: in 10^18 pools of 10^10 items each, one pair would have
+the same by chance; it is no protection against somebody who makes such a pair"""
 _METADATA_KEY = b"bsssl"
 _LOCAL_AT_A_TIME = 64  # items that a thread reads in a row: small files take less time than handing them over
 _LOCAL_THREADS, _REMOTE_THREADS = 8, 32
@@ -78,7 +81,14 @@ def _content(record: Record, check: Check | None) -> tuple[bytes | None, str | N
             check(content, split_segment(record.path)[1:])
     except DecodeError as error:
         reason = f"{record.path}@{record.offset}: {error}" if record.size >= 0 else f"{record.path}: {error}"
-    return content_hash(content, record.path), reason
+    return _hash(content, record.path), reason
+
+
+def _hash(content: bytes, path: str) -> bytes:
+    """Return the hash of the content of an item; two segments of one file, which ``path`` names, are not the same."""
+    digest = xxhash.xxh3_128(content)
+    digest.update(path[len(split_segment(path)[0]) :].encode())
+    return digest.digest()
 
 
 def write_contents(path: str, contents: pa.Table, *, about: Mapping[str, Any]) -> None:

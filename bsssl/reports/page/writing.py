@@ -12,11 +12,13 @@ from itertools import islice
 from typing import Any
 
 from bsssl import storage
+from bsssl.recipes.names import CONTENTS
 from bsssl.reports.page import near, open_set, picks, tested, verdict, work
 from bsssl.reports.page.album import Album
 from bsssl.reports.page.opening import Opened
 from bsssl.reports.page.picks import Picked
 from bsssl.reports.page.tested import Tested
+from bsssl.stages.copied import same_items
 
 LIMIT_MB = 30.0
 """the largest size of a page, megabytes"""
@@ -197,6 +199,7 @@ def _rendered(
 ) -> str:
     """Return the page with a place for the blocks, and one for its size."""
     networks, (failed, all_failures) = verdict.networks(run), work.failures(run)
+    contents = run.result(CONTENTS)
     counts = [] if picked is None else picked.counts.tolist()
     shown = sum(rank <= most for of, most in zip(data["picks"] or (), counts, strict=True) for rank in of["rank"])
     return render(
@@ -212,6 +215,8 @@ def _rendered(
         picked=picked,
         near=None if pairs is None else pairs.counts,
         foreign=foreign,
+        contents=contents,
+        copies=[] if contents is None else same_items(contents),
         short=_short(picked),
         left_out=[*_ranges(picked)],
         data=data,

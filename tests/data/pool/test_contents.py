@@ -1,9 +1,8 @@
 """What is said of the bytes of items, read once."""
 
-import hashlib
-
 import numpy as np
 import pytest
+import xxhash
 
 from bsssl.data.datasets.tars import index_tar
 from bsssl.data.endings import Endings
@@ -20,8 +19,8 @@ def contents(records, verify="headers", reading=None):
     return [(row["hash"], row["reason"]) for table in tables for row in table.to_pylist()]
 
 
-def blake(content):
-    return hashlib.blake2b(content, digest_size=16).digest()
+def hashed_by_itself(content):
+    return xxhash.xxh3_128_digest(content)
 
 
 @pytest.fixture
@@ -52,7 +51,7 @@ def test_the_hash_of_all_that_can_be_read_and_the_reason_of_what_cannot_be_used(
         ("off", ["gone.png"]),
     ):
         found = contents(records, verify)
-        assert [hashed for hashed, _ in found] == [*map(blake, files.values()), None]
+        assert [hashed for hashed, _ in found] == [*map(hashed_by_itself, files.values()), None]
         reasons = [reason for _, reason in found if reason is not None]
         assert [reason.partition(":")[0].rsplit("/", 1)[-1] for reason in reasons if "gone" not in reason] == bad[:-1]
         assert "gone.png" in reasons[-1]
@@ -75,7 +74,7 @@ def test_videos(tmp_path):
         found = contents(Records.from_columns(key=paths, path=paths), verify, {"backend": "av"})
         assert [reason is None for _, reason in found] == [True, True, False, False]
         assert "no frame from 900 s" in found[2][1]
-        assert found[0][0] == blake(whole) and len({hashed for hashed, _ in found}) == 4
+        assert found[0][0] == hashed_by_itself(whole) and len({hashed for hashed, _ in found}) == 4
 
 
 def test_the_file_of_a_part(tmp_path, files):
@@ -89,7 +88,7 @@ def test_the_file_of_a_part(tmp_path, files):
     part = Part(number=0, items="pool", start=0, first=100, count=3, digest="1", records=lambda: records)
     numbers, words = numbered_hashes(part, path)
     assert numbers.tolist() == [101]  # alone can be used
-    assert words.tobytes() == blake(files["a.png"]) and words.dtype == np.uint64
+    assert words.tobytes() == hashed_by_itself(files["a.png"]) and words.dtype == np.uint64
     assert [*failures(path)] == [0, 2] and "none.png" in failures(path)[2]
     (tmp_path / "0.contents").write_bytes(b"PAR1 and nothing else")
     assert not has_contents(path, about={"records": "1"})
