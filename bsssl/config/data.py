@@ -171,7 +171,7 @@ class LabeledData(Section):
     merge_lookalikes: bool = False
     """classes whose names differ in case, blanks or what cannot be seen alone are one, under the name that most of its
     items have"""
-    labels_per_class: int | None = Field(None, ge=1)
+    labels_per_class: int | None = Field(None, ge=1, le=2**32)
     """keep only so many labels of each class of `train`, chosen by the seed; all when not given"""
     imbalance: float = Field(1.0, ge=1)
     """with labels_per_class, to try out long tails: labels kept of the first class over those of the last (by name);

@@ -149,7 +149,7 @@ def train(
                 with _sync_on_last(network, part, accumulate), compute.autocast():
                     if teacher is not None:
                         target = teacher(inputs)
-                    logits = network(inputs)
+                    logits = _logits(network, inputs)
                     loss = loss_function(logits, target, batch["index"])
                     scaler.scale(loss / accumulate).backward()
                 tally.add(loss, logits, target)
@@ -237,6 +237,29 @@ def _next(stream: Iterator[dict[str, Any]], failures: Failures) -> dict[str, Any
         if "input" not in batch:
             raise UserError(f"not one item of a batch can be read; the first: {batch['failures'][0].reason}")
     return batch
+
+
+def _logits(network: nn.Module, inputs: Tensor) -> Tensor:
+    """Return the logits of a batch.
+
+    Raises:
+        UserError: The network cannot learn from so few samples, or gives something else while it learns.
+    """
+    try:
+        logits = network(inputs)
+    except ValueError as error:
+        if len(inputs) > 1 or "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            "batch normalisation cannot learn from the one sample that a batch has here; raise batch_size, lower "
+            "accumulate or the number of processes, or mend what cannot be read"
+        ) from None
+    if not isinstance(logits, Tensor):
+        raise UserError(
+            f"the network gives {type(logits).__name__} in training, not a tensor of logits; leave out its auxiliary "
+            "classifiers (options.aux_logits=false), or choose another"
+        )
+    return logits
 
 
 def _parallel(network: Any, device: torch.device) -> nn.Module:
