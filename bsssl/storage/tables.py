@@ -40,7 +40,7 @@ def reading_table(path: str) -> Iterator[None]:
     """Around reading the table at ``path`` and casting its columns: what is malformed there is a UserError."""
     try:
         yield
-    except ARROW_ERRORS as error:
+    except (*ARROW_ERRORS, csv.Error) as error:
         signs = ("invalid utf", "\0")  # the latter of UTF-16
         is_encoded_otherwise = any(sign in str(error).lower() for sign in signs)
         hint = "; save it as UTF-8" if is_encoded_otherwise or isinstance(error, UnicodeError) else ""

@@ -140,6 +140,7 @@ def test_unknown_keys_are_told_and_others_left_out(pool, tmp_path, caplog):
         ("out.csv", "key\n0/1.jpg\n", "has no column class; it has key"),
         ("out.csv", "key,class\n,\n", "neither a key nor a class"),
         ("out.csv", "", "out.csv cannot be read as a table"),
+        ("out.csv", f"key,class,{'x' * 200_000}\n", "out.csv cannot be read as a table: field larger than"),
         ("out.jsonl", "", "out.jsonl has no rows"),
         ("out.csv", "key,class\n", "out.csv has no rows"),
         ("out.jsonl", "{", "out.jsonl: line 1 is not valid JSON"),

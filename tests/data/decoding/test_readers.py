@@ -749,3 +749,10 @@ def test_nothing_grows(video, bad, backend):
     for (memory, threads, descriptors), (memory_now, threads_now, descriptors_now) in zip(before, after, strict=True):
         assert memory_now - memory < 8
         assert threads_now <= threads and descriptors_now <= descriptors
+
+
+def test_a_packet_without_a_frame_at_the_time_of_another(tmp_path):
+    path = write_video(tmp_path / "video.mp4", frames=12)
+    with open_video(str(path)) as video:
+        video._count_frames([0, *range(12)])
+        assert len(video.seconds()) == video.num_frames == 12

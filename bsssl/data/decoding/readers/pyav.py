@@ -214,8 +214,9 @@ class PyavReader(VideoReader):
         self.num_frames = sum(1 for _ in self._all_frames())
         if not self.num_frames:
             raise DecodeError("no frame in it can be decoded")
-        if len(set(stamps)) == self.num_frames:  # made up for the packets, but they are those of the frames
-            self._seconds = (np.array(sorted(stamps)) - min(stamps)) * float(self._stream.time_base)
+        times = np.unique(stamps)
+        if len(times) == self.num_frames:  # made up for the packets, but they are those of the frames
+            self._seconds = (times - times[0]) * float(self._stream.time_base)
         else:
             self._seconds = np.arange(self.num_frames) / float(self._stream.average_rate or _ASSUMED_RATE)
 
