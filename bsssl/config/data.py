@@ -256,16 +256,19 @@ class Data(LabeledData):
     verify: Literal["headers", "decode", "off"] = "headers"
     """what is looked at of every item before anything is trained: headers opens each picture or video, decode decodes
     it whole, off leaves it at reading the bytes; what fails is listed, and too many of it end the run"""
-    near_duplicates: Literal["off", "hash"] = "off"
+    near_duplicates: Literal["off", "hash", "features"] = "hash"
     """whether near copies are looked for in the pool, re-encoded, resized or a little changed: hash compares perceptual
-    hashes of what the teacher sees. Those of labeled and test items are left out of the selection, unless pool_overlap
-    is allow; what is done about those of each other, select.near_duplicates says"""
+    hashes of what the teacher sees, features what the teacher makes of it. Those of labeled and test items are left
+    out of the selection, unless pool_overlap is allow; what is done about those of each other,
+    select.near_duplicates says"""
+    near_cosine: float = Field(0.95, gt=0, le=1)
+    """with near_duplicates=features: the cosine from which the features of two items are those of near copies"""
     pool_fraction: float = Field(1.0, gt=0, le=1)
     """share of the pool that is used, chosen by the seed; a larger share holds all items of a smaller one"""
     shard_size: int = Field(10_000, ge=1)
     """items per pool shard, for folders and manifests; a tar is always one shard"""
 
-    @field_validator("verify", mode="before")
+    @field_validator("verify", "near_duplicates", mode="before")
     @classmethod
     def _as_text(cls, value: Any) -> Any:
         return "off" if value is False else value  # as YAML reads it

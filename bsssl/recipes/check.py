@@ -150,17 +150,19 @@ def _check_options(config: configs.Experiment) -> None:
 
 
 def check_settings(config: configs.Experiment, *, launched: bool = False) -> None:
-    """UserError for networks that cannot be made, do not have the parts that a training treats apart or, in a transfer
-    and where they start from weights, have no classifier whose inputs are the features, unknown released weights, work
-    that the processes of a stage (those of this run or, if it is ``launched``, of its jobs) cannot share, or a reader
-    of videos, a logger or what searches near copies that is missing.
+    """UserError for networks that cannot be made, do not have the parts that a training treats apart or, in a transfer,
+    where they start from weights and where features are compared, have no classifier whose inputs are the features,
+    unknown released weights, work that the processes of a stage (those of this run or, if it is ``launched``, of its
+    jobs) cannot share, or a reader of videos, a logger or what searches near copies that is missing.
     """
     _check_options(config)
     check_loggers(config.system.loggers)
     if config.data.clips is not None:
         data.check_backend(config.data.clips.reader, config.data.clips.reader_options)
-    if isinstance(config, configs.Config) and config.data.near_duplicates != "off":
+    near = config.data.near_duplicates if isinstance(config, configs.Config) else "off"
+    if near == "hash":
         data.import_imagehash()
+    if near != "off":
         import_faiss()
     for key, model in networks(config, seed=config.seed).items():
         if model.weights is not None and not is_named(model.weights) and not _is_there(model.weights):
@@ -174,7 +176,7 @@ def check_settings(config: configs.Experiment, *, launched: bool = False) -> Non
             input_shape=model.view_of(config.data).input_shape,
             **model.options,
         )
-        if isinstance(config, configs.Transfer) or model.weights is not None:
+        if isinstance(config, configs.Transfer) or model.weights is not None or near == "features":
             _check_classifier(key, model)
     for section, settings in config.trainings().items():
         settings.check_parts(section)

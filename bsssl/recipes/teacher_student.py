@@ -4,7 +4,7 @@ data -> contents -> teacher -> score -> select (-> materialise) -> pretrain -> f
   \\-> tags -> weak, before teacher      more rounds: from score on again
   \\-> baseline, ceiling                    evaluate-* after every trained network
 teacher.mode: probe, before each teacher: features-*
-data.near_duplicates, between score and select, in the first round: near
+between score and select of the first round, where a network scores: near
 select.top_k: auto, between score and select: select-*, pretrain-*, evaluate-pretrain-*.labeled -> choose
 pretrain.soft_views, before pretrain: views
 
@@ -201,7 +201,7 @@ def _round(config: Config, seed: int, number: int, teachers: list[_Network]) -> 
     """Return a round: the teachers score the pool, and a student is trained on what is selected."""
     score, select = numbered("score", number), numbered("select", number)
     top_k, choice = config.select.top_k_of(number, rounds=config.rounds), {}
-    near = [_near(config, score, teachers[0].model)] if number == 1 and _looks_for_copies(config) else []
+    near = [_near(config, score, teachers[0])] if number == 1 and teachers else []
     candidates: list[Stage[Any]] = []
     if top_k is None:
         choice = {"choice": CHOOSE}
@@ -271,7 +271,7 @@ def _candidates(config: Config, seed: int, score: str, teachers: list[_Network])
 def _selected(config: Config, seed: int, name: str, needs: Mapping[str, str], **top_k: int | None) -> SelectStage:
     """Return a selection; ``top_k`` are the settings that say what K is."""
     rule = config.select.model_dump(include={"variant", "variant_options", "min_score", "exclude", "near_duplicates"})
-    near = {"near": NEAR} if _looks_for_copies(config) else {}
+    near = {"near": NEAR} if config.models.teachers else {}
     return SelectStage(
         name=name,
         section="select",
@@ -328,24 +328,28 @@ def _scored(config: Config, name: str, number: int, teachers: list[_Network]) ->
         needs={"data": DATA, **by_role(one.name for one in teachers)},
         command=_alone("score", number),
         execution=_execution(config),
-        looks=number == 1 and _looks_for_copies(config),
+        looks=number == 1 and config.data.near_duplicates == "hash",
+        features=number == 1 and config.data.near_duplicates == "features",
     )
 
 
-def _looks_for_copies(config: Config) -> bool:
-    """Return whether near copies are looked for, as can be where a network sees the pool."""
-    return config.data.near_duplicates != "off" and bool(config.models.teachers)
-
-
-def _near(config: Config, score: str, teacher: Model) -> NearStage:
-    """Return the search for near copies, for all rounds; ``teacher`` is the first whose views were hashed."""
+def _near(config: Config, score: str, teacher: _Network) -> NearStage:
+    """Return the search for near copies, for all rounds; ``teacher`` is the first, whose views or features it is of."""
+    compared: dict[str, Any] = {}
+    by_features = config.data.near_duplicates == "features"
+    if by_features:
+        network = {"model": teacher.model.without_view(), "precision": config.system.precision}
+        compared = {"cosine": config.data.near_cosine, **network}
     return NearStage(
         name=NEAR,
         section="select",
         settings=NearSettings(
-            seen=TestView.of(teacher, config.data, "score"), held=config.data.pool_overlap != "allow"
+            seen=TestView.of(teacher.model, config.data, "score"),
+            held=config.data.pool_overlap != "allow",
+            method=config.data.near_duplicates,
+            **compared,
         ),
-        needs={"data": DATA, "scores": score},
+        needs={"data": DATA, "scores": score, **({"teacher": teacher.name} if by_features else {})},
         command=_alone("select", 1),
         execution=_execution(config),
         tests=tuple(config.data.tests),

@@ -1,8 +1,8 @@
 """The near stage: which items of the pool are near copies of labeled and test items, and of each other."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 import pyarrow as pa
@@ -11,30 +11,42 @@ import torch
 from typing_extensions import override
 
 from bsssl import data, selection, storage
-from bsssl.config import Section
-from bsssl.engine.near import Looks, Nearest
-from bsssl.engine.score import read_looks
-from bsssl.pipeline.stage import Context, PlanRow, Stage
+from bsssl.config import Model, Section
+from bsssl.engine.features import extract
+from bsssl.engine.near import Features, Looks, Nearest, Search, sampled
+from bsssl.engine.score import read_features, read_looks
+from bsssl.engine.train import Failures
+from bsssl.models import classifier
+from bsssl.pipeline.stage import Context, PlanRow, Stage, identifying
 from bsssl.registry import STAGES
 from bsssl.runtime.console import logger, progress
 from bsssl.runtime.device import Compute
 from bsssl.selection.rows import Array, Int64
 from bsssl.selection.scores import ScoreFile
-from bsssl.stages.computing import Execution, split_records
+from bsssl.stages.computing import Execution, class_list, normalize, split_records, trained_model
 from bsssl.stages.data import POOL
 from bsssl.stages.seen import TestView
 
 NEAR = "near.parquet"
+_KEYS = {"method": "data.near_duplicates", "cosine": "data.near_cosine"}
 _PLACE = ["key", "path", "offset", "size"]
 
 
 class NearSettings(Section):
-    """What decides which items are near copies, besides the looks beside the score files."""
+    """What decides which items are near copies, besides what lies beside the score files."""
 
     seen: TestView
-    """how the teacher sees the pool, which the looks are of"""
+    """how the teacher sees the pool, which looks and features are of"""
     held: bool = True
     """whether near copies of labeled and test items are looked for"""
+    method: Literal["off", "hash", "features"] = "hash"
+    """what is compared, if anything is"""
+    cosine: float = 0.95
+    """from which features are near"""
+    model: Model | None = None
+    """the network whose features are compared"""
+    precision: str = "float32"
+    """in which it computes them"""
 
 
 @dataclass
@@ -54,11 +66,12 @@ class _Links:
 @STAGES.register("near")
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NearStage(Stage[NearSettings]):
-    """The near copies in the pool, by the looks that were left when it was scored."""
+    """The near copies in the pool, by the looks or the features that were left when it was scored."""
 
     kind = "near"
     outputs = {"near": (NEAR,)}
     prepares = True
+    joined_later = True
 
     execution: Execution
     tests: tuple[str, ...] = ()
@@ -66,26 +79,28 @@ class NearStage(Stage[NearSettings]):
 
     @override
     def reads(self, role: str) -> tuple[str, ...]:
-        return ("scores",) if role == "scores" else ("pool", *self._held_sets())
+        if role == "data":
+            classes = ("classes",) if self.settings.method == "features" else ()
+            return ("pool", *classes, *self._held_sets())
+        return ("scores",) if role == "scores" else ("weights",)
 
     @override
     def work(self, run: Context) -> dict[str, Any]:
         folder = run.input(self, "data")
         pool = data.read_pool(str(folder / POOL))
         held = {name: split_records(folder, name) for name in self._held_sets()}
-        held_looks, leaders = Looks(), Looks()
-        for name, records in held.items():
-            held_looks.add(self._looks_of(records, title=f"seed {run.seed}: {self.name}, {name}"))
+        paths = [selection.score_path(str(run.input(self, "scores")), shard.number) for shard in pool.shards]
+        known, leaders = self._of_held(run, held), self._of_pool(paths, count=pool.num_records)
         to_pool, to_held, searched, without = _Links(), _Links(), [np.zeros(0, np.int64)], 0
-        for shard in progress(pool.shards, total=len(pool.shards), unit="shards", title="searching near copies"):
-            path = selection.score_path(str(run.input(self, "scores")), shard.number)
-            looks, items = read_looks(path), shard.base + ScoreFile(path).samples()["position"].to_numpy()
-            if looks is None:
+        shards = zip(pool.shards, paths, strict=True)
+        for shard, path in progress(shards, total=len(paths), unit="shards", title="searching near copies"):
+            compared, items = self._left_by_scoring(path), shard.base + ScoreFile(path).samples()["position"].to_numpy()
+            if compared is None:
                 without += len(items)
                 continue
             searched.append(items)
-            to_pool.add(items, leaders.join(looks))
-            to_held.add(items, held_looks.nearest(looks))
+            to_pool.add(items, leaders.join(compared))
+            to_held.add(items, known.nearest(compared))
         numbers = np.concatenate(searched)
         near = pa.concat_tables(
             [
@@ -95,11 +110,16 @@ class NearStage(Stage[NearSettings]):
         )
         with storage.atomic_write(str(run.folder(self.name) / NEAR)) as output:
             pq.write_table(near, output, compression="zstd")
-        return _counts(selection.NearCopies(near), searched=len(numbers), without=without)
+        counts = _counts(
+            selection.NearCopies(near), searched=len(numbers), without=without, method=self.settings.method
+        )
+        return {**counts, "method": self.settings.method}
 
     @override
     def summary(self, run: Context) -> str:
         counts = run.result(self.name)
+        if not counts["searched"]:
+            return ""
         return (
             f"{counts['held']:,} items of the pool near to labeled or test items, and {counts['groups']:,} groups of "
             f"{counts['grouped']:,} that are near to each other"
@@ -109,8 +129,70 @@ class NearStage(Stage[NearSettings]):
     def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
         return PlanRow(rows=f"{sizes['pool']:,}" if "pool" in sizes else "unknown")
 
+    @override
+    def settings_of(self, outputs: Iterable[str]) -> Any:
+        # Of the others the data and the score stage's settings say the same.
+        return {key: value for key, value in identifying(self.settings).items() if key in _KEYS}
+
+    @override
+    def key_of(self, setting: str) -> str:
+        name, *rest = setting.split(":", 1)
+        return ":".join([_KEYS.get(name, name), *rest])
+
     def _held_sets(self) -> tuple[str, ...]:
-        return ("labeled", *self.tests) if self.settings.held else ()
+        return ("labeled", *self.tests) if self.settings.held and self.settings.method != "off" else ()
+
+    def _left_by_scoring(self, path: str) -> Array | None:
+        """Return what is compared of each sample of a score file; None where nothing was left."""
+        if self.settings.method == "off":
+            return None
+        return read_features(path) if self.settings.method == "features" else read_looks(path)
+
+    def _of_pool(self, paths: Sequence[str], *, count: int) -> Search:
+        """Return a search for the ``count`` items of the pool, which finds none as yet."""
+        if self.settings.method != "features":
+            return Looks()
+        step = max(1, count // sampled(count) if sampled(count) else count)
+        sample, there = [np.zeros((0, 1), np.float16)], 0
+        for features in filter(_is_there, map(read_features, paths)):
+            sample.append(features[::step])
+            there += len(features)
+        return Features(np.concatenate(sample[1:] or sample), count=there, cosine=self.settings.cosine)
+
+    def _of_held(self, run: Context, held: Mapping[str, data.Records]) -> Search:
+        """Return a search that finds labeled and test items, numbered one set after the other."""
+        title = f"seed {run.seed}: {self.name}"
+        if self.settings.method != "features":
+            known: Search = Looks()
+            for name, records in held.items():
+                known.add(self._looks_of(records, title=f"{title}, {name}"))
+            return known
+        features = self._features_of(run, data.Records.concat([*held.values()]), title=title)
+        known = Features(features, count=len(features), cosine=self.settings.cosine)
+        known.add(features)
+        return known
+
+    def _features_of(self, run: Context, records: data.Records, *, title: str) -> Array:
+        """Return the features of items, float32 (rows, D), 0 of what cannot be read; without rows if nothing can."""
+        settings, execution = self.settings, self.execution
+        assert settings.model is not None  # the recipe sees to it
+        if not len(records):
+            return np.zeros((0, 1), np.float32)
+        classes, compute = class_list(run.input(self, "data")), execution.compute(settings.precision)
+        network = compute.place_model(trained_model(run.input(self, "teacher"), settings.model, classes))
+        views = settings.seen.views(deadline=execution.deadline)
+        extracted, rows = extract(
+            network,
+            classifier(network)[1],
+            execution.eval_loader(data.ItemDataset(records, views=views), views, compute, title=title),
+            rows=len(records),
+            normalize=normalize(settings.seen.transforms, compute),
+            compute=compute,
+            failures=Failures(rows=len(records), max_rate=1.0),
+        )
+        features = np.zeros((len(records) if len(rows) else 0, extracted.shape[1]), np.float32)
+        features[rows.numpy()] = extracted.cpu().numpy()
+        return features
 
     def _looks_of(self, records: data.Records, *, title: str) -> Array:
         """Return the looks of labeled or test items, uint8 (rows, 32); of what cannot be read there is none."""
@@ -121,6 +203,10 @@ class NearStage(Stage[NearSettings]):
             for row, look in zip(batch.get("index", []), batch.get("look", []), strict=True):
                 looks[int(row)] = np.frombuffer(look, np.uint8)
         return looks
+
+
+def _is_there(features: Array | None) -> TypeGuard[Array]:
+    return features is not None
 
 
 def _table(pool: data.Pool, links: _Links, places: Callable[[Int64], pa.Table]) -> pa.Table:
@@ -157,7 +243,7 @@ def _places(records: data.Records, rows: Int64, name: str, shard: int) -> pa.Tab
     return table.append_column("set", pa.array([name] * len(rows), pa.string()))
 
 
-def _counts(near: selection.NearCopies, *, searched: int, without: int) -> dict[str, Any]:
+def _counts(near: selection.NearCopies, *, searched: int, without: int, method: str) -> dict[str, Any]:
     """Return the figures of the stage, and say them."""
     items, leaders = near.groups
     counts = {
@@ -167,11 +253,11 @@ def _counts(near: selection.NearCopies, *, searched: int, without: int) -> dict[
         "grouped": len(items),
         "groups": len(np.unique(leaders)),
     }
-    if without:
+    if without and method != "off":
         logger.warning(
-            "near copies: %d of %d items of the pool were scored before data.near_duplicates was on, and are not "
+            "near copies: %d of %d items of the pool were scored without data.near_duplicates=%s, and are not "
             "searched; another output_dir scores them again",
-            *(without, without + searched),
+            *(without, without + searched, method),
         )
     if len(items) or counts["held"]:
         logger.info(

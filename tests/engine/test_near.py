@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bsssl.data import NO_LOOK, mirrored
-from bsssl.engine.near import Looks
+from bsssl.engine.near import Features, Looks, sampled
 
 
 @pytest.fixture
@@ -55,3 +55,34 @@ def test_what_has_no_look_is_near_to_nothing(looks):
     assert (searched.join(np.concatenate([plain, looks[:2], plain])).number < 0).all()
     assert searched.nearest(looks[:2]).number.tolist() == [3, 4]
     assert (searched.nearest(plain).number < 0).all()
+
+
+@pytest.mark.parametrize(("count", "found"), [(2000, 1.0), (17_000, 0.97)])  # all are compared, or those nearby
+def test_features_with_a_high_cosine_are_found(count, found):
+    generator = np.random.default_rng(0)
+    features = np.maximum(generator.standard_normal((count, 300)), 0).astype(np.float16)
+    features[7] = 0
+    of = generator.permutation(np.delete(np.arange(count), 7))[:500]
+    noise = generator.standard_normal((500, 300))
+    copies = {size: np.maximum(features[of] + size * noise, 0).astype(np.float16) for size in (0.0, 0.1, 1.0)}
+    step = max(1, count // sampled(count)) if sampled(count) else count
+    searched = Features(features[::step], count=count, cosine=0.95)
+    assert (searched.join(features).number < 0).all()
+    for size, share in ((0.0, found), (0.1, found)):
+        nearest = searched.nearest(copies[size])
+        assert (nearest.number == of).mean() >= share
+        cosines = [
+            one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+            for one, other in zip(features[of].astype(float), copies[size].astype(float), strict=True)
+        ]
+        there = nearest.number == of
+        np.testing.assert_allclose(nearest.distance[there], 1 - np.array(cosines)[there], atol=0.01)
+    assert (searched.nearest(copies[1.0]).number < 0).all()
+    joined = searched.join(np.concatenate([copies[0.1], copies[1.0], copies[1.0]]))
+    assert (joined.number[:500] == of).mean() >= found and (joined.number[500:1000] < 0).all()
+    assert (joined.number[1000:] == count + np.arange(500, 1000)).mean() >= found
+
+
+def test_where_there_are_no_features_nothing_is_near():
+    nothing = Features(np.zeros((0, 1)), count=0, cosine=0.95)
+    assert nothing.nearest(np.ones((3, 20), np.float16)).number.tolist() == [-1] * 3

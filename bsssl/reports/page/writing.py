@@ -160,14 +160,15 @@ def _with_pictures(
 
 
 def _near_pairs(pairs: near.Pairs, album: Album, *, room: int, seconds: float) -> list[dict[str, Any]]:
-    """Return the pairs of near copies that are shown: set and distance, and of both items key and thumbnail."""
-    table = pairs.shown()
+    """Return the pairs of near copies that are shown: set, distance as it is and as it is told, both items."""
+    table, by_features = pairs.shown(), pairs.counts.get("method") == "features"
     wanted = near.with_records(table)
     numbers = dict(album.add(wanted, room=int(room * _OF_NEAR), seconds=seconds * _OF_NEAR))
     return [
         {
             "set": row["set"],
             "distance": row["distance"],
+            "measured": f"{1 - row['distance']:.3f}" if by_features else f"{row['distance']:.0f}",
             "items": [[row[f"{prefix}key"], numbers[number, prefix]] for prefix in ("", "near_")],
         }
         for number, row in enumerate(table.to_pylist())

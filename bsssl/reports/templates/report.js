@@ -295,10 +295,10 @@
   }
 
   function copies() {
-    byId("near-rows").append(...data.near.map(({ set, distance, items }) => element("tr", {},
+    byId("near-rows").append(...data.near.map(({ set, measured, items }) => element("tr", {},
       element("th", { scope: "row" }, items[0][0].split("/").pop()),
       element("td", {}, set === "pool" ? "the pool" : set),
-      element("td", {}, format(distance)),
+      element("td", {}, measured),
       element("td", {}, element("ul", { class: "plain strip" }, ...items.map(([key, number]) =>
         element("li", { class: "pick", title: key.slice(0, 500) }, thumbnail(number, key.slice(0, 200)), element("span", { class: "line quiet" }, key.split("/").pop()))))))));
   }
