@@ -16,7 +16,6 @@ EXTRAS = {
     # Kinds of pictures that Pillow reads with packages, and the Pillow that reads AVIF.
     "pictures": ["pillow>=11.3", "pillow-heif>=0.18", "pillow-jxl-plugin>=1.3"],
     "slurm": ["submitit>=1.5.1"],  # jobs on a cluster
-    "near": ["ImageHash>=4.3", "faiss-cpu>=1.9"],  # near copies in the pool
     "s3": ["s3fs>=2024.2"],  # s3:// paths
     "clip": ["open_clip_torch>=3.0"],  # networks that were trained on pictures and texts, such as zero-shot teachers
     "onnx": ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"],  # ONNX files, written and checked
@@ -82,6 +81,8 @@ setup(
     package_data={"bsssl": ["py.typed", "reports/templates/*"], "bsssl.projects": ["*/*.yaml", "*/*.csv"]},
     python_requires=">=3.10",
     install_requires=[
+        "ImageHash>=4.3",
+        "faiss-cpu>=1.9",
         # torch and torchvision are left unpinned together: pip then takes builds that match.
         "torch>=2.6",
         "torchvision>=0.21",

@@ -256,7 +256,7 @@ class Data(LabeledData):
     verify: Literal["headers", "decode", "off"] = "headers"
     """what is looked at of every item before anything is trained: headers opens each picture or video, decode decodes
     it whole, off leaves it at reading the bytes; what fails is listed, and too many of it end the run"""
-    near_duplicates: Literal["off", "hash", "features"] = "off"
+    near_duplicates: Literal["off", "hash", "features"] = "hash"
     """whether near copies are looked for in the pool, re-encoded, resized or a little changed: hash compares perceptual
     hashes of what the teacher sees, features what the teacher makes of it. Those of labeled and test items are left
     out of the selection, unless pool_overlap is allow; what is done about those of each other,

@@ -224,6 +224,6 @@ def import_faiss() -> Any:
         import faiss
     except ImportError:
         raise UserError(
-            "data.near_duplicates needs the package Faiss: pip install 'bsssl[near]', or set it to off"
+            "data.near_duplicates needs the package Faiss: pip install faiss-cpu, or set it to off"
         ) from None
     return faiss

@@ -4,7 +4,7 @@ data -> contents -> teacher -> score -> select (-> materialise) -> pretrain -> f
   \\-> tags -> weak, before teacher      more rounds: from score on again
   \\-> baseline, ceiling                    evaluate-* after every trained network
 teacher.mode: probe, before each teacher: features-*
-data.near_duplicates, between score and select, in the first round: near
+between score and select of the first round, where a network scores: near
 select.open_set, between score and select: open_set
 select.top_k: auto, between score and select: select-*, pretrain-*, evaluate-pretrain-*.labeled -> choose
 pretrain.soft_views, before pretrain: views
@@ -225,7 +225,7 @@ def _round(config: Config, seed: int, number: int, teachers: list[_Network]) -> 
     open_set = [] if config.select.open_set is None else [_open_set(config, scored, number)]
     if open_set:
         read["open_set"] = open_set[0].name
-    near = [_near(config, score, teachers[0])] if number == 1 and _looks_for_copies(config) else []
+    near = [_near(config, score, teachers[0])] if number == 1 and teachers else []
     candidates: list[Stage[Any]] = []
     if top_k is None:
         choice = {"choice": CHOOSE}
@@ -298,7 +298,7 @@ def _candidates(config: Config, seed: int, read: Mapping[str, str], teachers: li
 def _selected(config: Config, seed: int, name: str, needs: Mapping[str, str], **top_k: int | None) -> SelectStage:
     """Return a selection; ``top_k`` are the settings that say what K is."""
     rule = config.select.model_dump(include={"variant", "variant_options", "min_score", "exclude", "near_duplicates"})
-    near = {"near": NEAR} if _looks_for_copies(config) else {}
+    near = {"near": NEAR} if config.models.teachers else {}
     return SelectStage(
         name=name,
         section="select",
@@ -377,26 +377,23 @@ def _open_set(config: Config, scored: Stage[Any], number: int) -> OpenSetStage:
     )
 
 
-def _looks_for_copies(config: Config) -> bool:
-    """Return whether near copies are looked for, as can be where a network sees the pool."""
-    return config.data.near_duplicates != "off" and bool(config.models.teachers)
-
-
 def _near(config: Config, score: str, teacher: _Network) -> NearStage:
     """Return the search for near copies, for all rounds; ``teacher`` is the first, whose views or features it is of."""
     compared: dict[str, Any] = {}
-    if config.data.near_duplicates == "features":
+    by_features = config.data.near_duplicates == "features"
+    if by_features:
         network = {"model": teacher.model.without_view(), "precision": config.system.precision}
-        compared = {"method": "features", "cosine": config.data.near_cosine, **network}
+        compared = {"cosine": config.data.near_cosine, **network}
     return NearStage(
         name=NEAR,
         section="select",
         settings=NearSettings(
             seen=TestView.of(teacher.model, config.data, "score"),
             held=config.data.pool_overlap != "allow",
+            method=config.data.near_duplicates,
             **compared,
         ),
-        needs={"data": DATA, "scores": score, **({"teacher": teacher.name} if compared else {})},
+        needs={"data": DATA, "scores": score, **({"teacher": teacher.name} if by_features else {})},
         command=_alone("select", 1),
         execution=_execution(config),
         tests=tuple(config.data.tests),

@@ -1,6 +1,6 @@
 """The near stage: which items of the pool are near copies of labeled and test items, and of each other."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeGuard
 
@@ -17,7 +17,7 @@ from bsssl.engine.near import Features, Looks, Nearest, Search, sampled
 from bsssl.engine.score import read_features, read_looks
 from bsssl.engine.train import Failures
 from bsssl.models import classifier
-from bsssl.pipeline.stage import Context, PlanRow, Stage
+from bsssl.pipeline.stage import Context, PlanRow, Stage, identifying
 from bsssl.registry import STAGES
 from bsssl.runtime.console import logger, progress
 from bsssl.runtime.device import Compute
@@ -28,6 +28,7 @@ from bsssl.stages.data import POOL
 from bsssl.stages.seen import TestView
 
 NEAR = "near.parquet"
+_KEYS = {"method": "data.near_duplicates", "cosine": "data.near_cosine"}
 _PLACE = ["key", "path", "offset", "size"]
 
 
@@ -38,8 +39,8 @@ class NearSettings(Section):
     """how the teacher sees the pool, which looks and features are of"""
     held: bool = True
     """whether near copies of labeled and test items are looked for"""
-    method: Literal["hash", "features"] = "hash"
-    """what is compared"""
+    method: Literal["off", "hash", "features"] = "hash"
+    """what is compared, if anything is"""
     cosine: float = 0.95
     """from which features are near"""
     model: Model | None = None
@@ -70,6 +71,7 @@ class NearStage(Stage[NearSettings]):
     kind = "near"
     outputs = {"near": (NEAR,)}
     prepares = True
+    joined_later = True
 
     execution: Execution
     tests: tuple[str, ...] = ()
@@ -116,6 +118,8 @@ class NearStage(Stage[NearSettings]):
     @override
     def summary(self, run: Context) -> str:
         counts = run.result(self.name)
+        if not counts["searched"]:
+            return ""
         return (
             f"{counts['held']:,} items of the pool near to labeled or test items, and {counts['groups']:,} groups of "
             f"{counts['grouped']:,} that are near to each other"
@@ -125,16 +129,28 @@ class NearStage(Stage[NearSettings]):
     def plan_row(self, run: Context, sizes: Mapping[str, int]) -> PlanRow:
         return PlanRow(rows=f"{sizes['pool']:,}" if "pool" in sizes else "unknown")
 
+    @override
+    def settings_of(self, outputs: Iterable[str]) -> Any:
+        # Of the others the data and the score stage's settings say the same.
+        return {key: value for key, value in identifying(self.settings).items() if key in _KEYS}
+
+    @override
+    def key_of(self, setting: str) -> str:
+        name, *rest = setting.split(":", 1)
+        return ":".join([_KEYS.get(name, name), *rest])
+
     def _held_sets(self) -> tuple[str, ...]:
-        return ("labeled", *self.tests) if self.settings.held else ()
+        return ("labeled", *self.tests) if self.settings.held and self.settings.method != "off" else ()
 
     def _left_by_scoring(self, path: str) -> Array | None:
         """Return what is compared of each sample of a score file; None where nothing was left."""
+        if self.settings.method == "off":
+            return None
         return read_features(path) if self.settings.method == "features" else read_looks(path)
 
     def _of_pool(self, paths: Sequence[str], *, count: int) -> Search:
         """Return a search for the ``count`` items of the pool, which finds none as yet."""
-        if self.settings.method == "hash":
+        if self.settings.method != "features":
             return Looks()
         step = max(1, count // sampled(count) if sampled(count) else count)
         sample, there = [np.zeros((0, 1), np.float16)], 0
@@ -146,7 +162,7 @@ class NearStage(Stage[NearSettings]):
     def _of_held(self, run: Context, held: Mapping[str, data.Records]) -> Search:
         """Return a search that finds labeled and test items, numbered one set after the other."""
         title = f"seed {run.seed}: {self.name}"
-        if self.settings.method == "hash":
+        if self.settings.method != "features":
             known: Search = Looks()
             for name, records in held.items():
                 known.add(self._looks_of(records, title=f"{title}, {name}"))
@@ -237,7 +253,7 @@ def _counts(near: selection.NearCopies, *, searched: int, without: int, method: 
         "grouped": len(items),
         "groups": len(np.unique(leaders)),
     }
-    if without:
+    if without and method != "off":
         logger.warning(
             "near copies: %d of %d items of the pool were scored without data.near_duplicates=%s, and are not "
             "searched; another output_dir scores them again",

@@ -69,7 +69,7 @@ class SelectStage(Stage[SelectSettings]):
             seed=settings.seed,
             exclude=None if settings.exclude is None else selection.read_exclusions(settings.exclude),
             copies=self._copies(run),
-            near=selection.read_near(str(run.input(self, "near") / NEAR)) if "near" in self.needs else None,
+            near=self._near(run),
             one_per_class=settings.near_duplicates == "one_per_class",
             open_set=selection.read_open_set(run.input(self, "open_set")) if "open_set" in self.needs else None,
             progress=progress,
@@ -134,15 +134,23 @@ class SelectStage(Stage[SelectSettings]):
 
     @override
     def is_unaffected(self, run: Context, role: str, output: str) -> bool:
-        # Of a run from before there were lists of copies.
+        # Of a run from before there were lists of copies, or of near copies.
         record = run.record(self.name)
-        is_earlier = record is not None and role not in record.read
-        return role == "contents" and is_earlier and not run.result(self.needs[role])["left_out"]
+        if record is None or role in record.read or role not in ("contents", "near"):
+            return False
+        counts = run.result(self.needs[role])
+        return not any(counts[name] for name in (["left_out"] if role == "contents" else ["held", "grouped"]))
 
     def _copies(self, run: Context) -> str | None:
         """Return the list of copies; None in a run from before there were such."""
         is_there = run.record(self.needs["contents"]) is not None
         return str(run.input(self, "contents") / COPIES) if is_there else None
+
+    def _near(self, run: Context) -> selection.NearCopies | None:
+        """Return the near copies; None where none can be known, or in a run from before they were looked for."""
+        if "near" not in self.needs or run.record(self.needs["near"]) is None:
+            return None
+        return selection.read_near(str(run.input(self, "near") / NEAR))
 
     def _top_k(self, run: Context, scores: list[str]) -> int:
         """Return K; ``scores`` are the score files of the pool."""

@@ -1,6 +1,9 @@
 """Near copies in the pool, through the whole recipe as far as the selection."""
 
 import io
+import json
+import re
+import shutil
 import sys
 
 import pyarrow.parquet as pq
@@ -44,7 +47,6 @@ def scored(recipe, draw, bsssl, tmp_path):
         "output_dir": str(tmp_path / "run"),
         "data": {
             "pool": [{"dataset": "folder", "path": str(pool)}],
-            "near_duplicates": "hash",
             "transforms": {"size": 32},
         },
         "score": {"top_p": 3},
@@ -82,17 +84,46 @@ def test_near_copies_can_be_kept(scored, bsssl):
     assert all(len(keys) == 12 + 1 + COPIES + 3 for keys in picked(scored))
 
 
-def test_pools_that_were_scored_before_are_not_searched(finished, recipe, bsssl):
-    def rows():
-        return read_selection(str(finished / "seed-0/select/selection.parquet")).table.to_pylist()
+def executed(outcome):
+    """The stages that a call ran, in order."""
+    return re.findall(r"seed \d+: (\S+) \((?!.*kept in)", outcome.err)
 
-    before = rows()
-    outcome = bsssl("select", "--config", recipe.config, f"output_dir={finished}", "data.near_duplicates=hash")
-    assert (
-        outcome.status == 0
-        and "51 of 51 items of the pool were scored without data.near_duplicates=hash" in outcome.err
-    )
-    assert rows() == before
+
+def test_what_is_switched_off_is_not_searched_and_on_again_nothing_is_scored_again(scored, bsssl):
+    off = "data.near_duplicates=off"
+    assert bsssl("select", "--config", scored).status == 0
+    thinned = picked(scored)
+    assert executed(bsssl("select", "--config", scored, off)) == ["near", "select"]
+    assert all(len(keys) == 12 + 1 + COPIES + 3 + 2 for keys in picked(scored))
+    assert bsssl("report", scored.parent / "run").status == 0
+    assert content(scored.parent / "run/report.html").data["near"] is None
+    assert executed(bsssl("select", "--config", scored)) == ["near", "select"]
+    assert picked(scored) == thinned
+
+
+def test_pools_that_were_scored_without_hashes_are_not_searched(scored, bsssl):
+    output = f"output_dir={scored.parent / 'without'}"
+    for command in ("train", "score"):
+        stage = ["stage=teacher"] if command == "train" else []
+        assert bsssl(command, "--config", scored, output, "data.near_duplicates=off", *stage).status == 0
+    outcome = bsssl("select", "--config", scored, output)
+    assert outcome.status == 0 and executed(outcome) == ["near", "select"]
+    assert "23 of 23 items of the pool were scored without data.near_duplicates=hash" in outcome.err
+
+
+def test_a_run_from_before_near_copies_were_looked_for_goes_on_without_it(scored, bsssl):
+    assert bsssl("select", "--config", scored, "data.near_duplicates=off").status == 0
+    run = scored.parent / "run/seed-0"
+    shutil.rmtree(run / "near")
+    for looks in run.glob("score/*.looks"):
+        looks.unlink()
+    record = json.loads((run / "select/done.json").read_text())
+    del record["read"]["near"], record["identity"]
+    (run / "select/done.json").write_text(json.dumps(record))
+    again = bsssl("select", "--config", scored)
+    assert again.status == 0 and executed(again) == [], again.err
+    assert executed(bsssl("select", "--config", scored, "select.top_k=2")) == ["select"]
+    assert not (run / "near").exists()
 
 
 def test_the_report_shows_the_pairs(scored, bsssl):
@@ -111,13 +142,16 @@ def test_the_report_shows_the_pairs(scored, bsssl):
     assert not any(key.startswith("of-") for of in page.data["picks"] for key in of["key"])
 
 
-@pytest.mark.parametrize(("module", "package"), [("imagehash", "ImageHash"), ("faiss", "Faiss")])
-def test_a_package_that_lacks_is_said_before_anything_is_trained(recipe, bsssl, tmp_path, monkeypatch, module, package):
+@pytest.mark.parametrize(
+    ("module", "package", "installed"), [("imagehash", "ImageHash", "ImageHash"), ("faiss", "Faiss", "faiss-cpu")]
+)
+def test_a_package_that_lacks_is_said_before_anything_is_trained(
+    recipe, bsssl, tmp_path, monkeypatch, module, package, installed
+):
     monkeypatch.setitem(sys.modules, module, None)
-    asked = ("data.near_duplicates=hash", f"output_dir={tmp_path / 'run'}")
-    outcome = bsssl("run", "--config", recipe.config, *asked)
+    outcome = bsssl("run", "--config", recipe.config, f"output_dir={tmp_path / 'run'}")
     assert outcome.status == 1 and len(outcome.errors) == 1
-    assert package in outcome.errors[0] and "pip install 'bsssl[near]'" in outcome.errors[0]
+    assert package in outcome.errors[0] and f"pip install {installed}" in outcome.errors[0]
     assert not (tmp_path / "run" / "seed-0" / "teacher" / "done.json").exists()
 
 

@@ -69,6 +69,6 @@ def import_imagehash() -> Any:
         import scipy.fftpack  # noqa: F401
     except ImportError:
         raise UserError(
-            "data.near_duplicates: hash needs the package ImageHash: pip install 'bsssl[near]', or set it to off"
+            "data.near_duplicates: hash needs the package ImageHash: pip install ImageHash, or set it to off"
         ) from None
     return imagehash

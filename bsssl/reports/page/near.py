@@ -39,7 +39,7 @@ def read_pairs(run: Opened) -> Pairs | None:
     """Return the near copies of the run that is shown; None where none were looked for, or they cannot be read."""
     stage = selecting(run.shown, run.config.rounds)
     counts = run.result(stage.needs.get("near", ""))
-    if counts is None:
+    if counts is None or counts.get("method") == "off":
         return None
     near = run.shown.stage(stage.needs["near"])
     try:
