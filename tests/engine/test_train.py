@@ -181,7 +181,7 @@ def test_rate_is_set_before_each_step(tmp_path):
 @pytest.mark.parametrize(("batch_size", "unreadable"), [(1, ()), (2, range(0, 48, 2))])
 def test_batch_normalisation_cannot_learn_from_one_sample(tmp_path, batch_size, unreadable):
     model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3, CLASSES))
-    with pytest.raises(UserError, match="batch normalisation cannot learn from the one sample .*; raise batch_size"):
+    with pytest.raises(UserError, match=r"batch normalisation cannot learn from the one sample .*; raise batch_size"):
         run(tmp_path, model=model, batch_size=batch_size, unreadable=unreadable, max_failure_rate=1)
 
 
@@ -191,5 +191,7 @@ def test_a_network_that_gives_several_outputs_in_training(tmp_path):
             return (super().forward(batch),)
 
     model = nn.Sequential(nn.Conv2d(3, 1, 3), WithAuxiliaries())
-    with pytest.raises(UserError, match=r"gives tuple in training, not a tensor of logits; .* \(options.aux_logits=false\)"):
+    with pytest.raises(
+        UserError, match=r"gives tuple in training, not a tensor of logits; .* \(options\.aux_logits=false"
+    ):
         run(tmp_path, model=model)
