@@ -642,7 +642,7 @@ def test_what_cannot_be_selected_from_is_told(arrays, tmp_path):
         ({"classes": classes[:, :1]}, "do not fit together"),
         ({"class_names": NAMES[:4]}, r"classes of the scores in memory must be in \[0, 4\)"),
         ({"classes": np.zeros_like(classes)}, "must be distinct"),
-        ({"top_k": 0}, "top_k must be at least 1"),
+        ({"top_k": 0}, "top_k must be from 1 to 4294967296, not 0"),
         ({"variant": "best"}, "unknown selection rule 'best'"),
     ]:
         with pytest.raises(UserError, match=message):

@@ -429,7 +429,7 @@ def test_a_stage_whose_inputs_are_missing(refused, recipe, tmp_path):
         f"score needs the result of 'teacher' in {folder / 'teacher'} (not done yet); run first: "
         f"bsssl train {tools} stage=teacher"
     )
-    assert refused("select").endswith(f"(not done yet); run first: bsssl contents {tools}")
+    assert refused("select").endswith(f"'score' in {folder / 'score'} (not done yet); run first: bsssl score {tools}")
     line = refused("train", "stage=pretrain")
     assert line.endswith(f"(not done yet); run first: bsssl select {tools}")
     assert refused("train", "stage=finetune").endswith(f"bsssl train {tools} stage=pretrain")
@@ -440,7 +440,7 @@ def test_a_stage_whose_inputs_are_missing(refused, recipe, tmp_path):
 
 def test_a_stage_whose_inputs_are_stale(altered):
     line = altered("select", "teacher.base_lr=1")
-    assert "select needs the result of 'teacher' in " in line
+    assert "near needs the result of 'teacher' in " in line
     assert "(teacher.base_lr: 2.0 -> 1.0); run first: bsssl train --config " in line
     line = altered("train", "stage=finetune", "pretrain.base_lr=1")
     assert "(pretrain.base_lr: 2.0 -> 1.0); run first: bsssl train" in line

@@ -1,11 +1,13 @@
 import re
 import shlex
+import sys
 
 import pytest
 import torch
 
 from bsssl import __version__
 from bsssl.registry import METRICS
+from tests.processes import run_to_end
 
 
 def plan_rows(text):
@@ -154,7 +156,7 @@ def test_the_plan_of_a_recipe_that_has_not_run(bsssl, recipe, tmp_path):
     assert rows["teacher"] == ["12", "12", "8", "96", "0.09375", "to do (not done yet)"]
     assert rows["score"] == ["52", "8", "52", "to do (not done yet)"]
     assert rows["select"] == ["at most 18", "to do (not done yet)"]
-    assert list(rows)[-1] == "evaluate-baseline" and len(rows) == 12
+    assert list(rows)[-1] == "evaluate-baseline" and len(rows) == 13
 
 
 def test_the_plan_of_a_finished_recipe_after_a_change(bsssl, recipe, finished):
@@ -204,7 +206,7 @@ def test_the_plan_ends_with_what_is_missing(bsssl, recipe, tmp_path, override, s
     outcome = bsssl("run", "--config", recipe.config, f"output_dir={tmp_path}", "--plan", override)
     assert outcome.status == 1 and len(outcome.errors) == 1 and reason in outcome.errors[0]
     stopped = {name: cells[-1] for name, cells in plan_rows(outcome.out).items() if "cannot run: " in cells[-1]}
-    assert stopped.keys() - {"contents"} == {stage}  # what reads the data is of its section
+    assert stopped.keys() - {"contents", "near"} == {stage}  # what reads data and scores is of its section
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -244,6 +246,19 @@ def test_the_command_that_an_error_names_mends_it(bsssl, recipe, tmp_path):
 def test_overrides_may_stand_anywhere(bsssl, recipe, tmp_path):
     arguments = ("run", "seed=4", "--config", recipe.config, "seeds=2", "--plan", f"output_dir={tmp_path}", "seed=5")
     assert f"-> {tmp_path}, seeds 5, 6\n" in bsssl(*arguments).out
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+def test_closed_output_changes_nothing(recipe, tmp_path, closed):
+    command = [sys.executable, "-c", "from bsssl.cli import main; main()", "train", str(recipe.config), "stage=teacher"]
+    ended = run_to_end(["sh", "-c", f'exec "$@" {closed}', "sh", *command, f"output_dir={tmp_path}"])
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "seed-0" / "evaluate-teacher" / "done.json").exists()
+
+
+def test_an_error_without_standard_error(recipe):
+    command = [sys.executable, "-c", "from bsssl.cli import main; main()", "run", str(recipe.config), "select.top_k=0"]
+    assert run_to_end(["sh", "-c", 'exec "$@" 2>&-', "sh", *command]).returncode == 1
 
 
 def test_an_interrupt_exits_with_130(bsssl, recipe, tmp_path, monkeypatch):

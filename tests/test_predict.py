@@ -190,7 +190,7 @@ def test_an_evaluation_that_is_done_again_brings_the_card_up_to_date(bsssl, reci
     assert (folder / "done.json").read_bytes() == before
     (folder / "README.md").write_text("my own words")
     outcome = bsssl("run", *command)
-    assert outcome.err.count("is done already") == 12 and (folder / "README.md").read_text() == "my own words"
+    assert outcome.err.count("is done already") == 13 and (folder / "README.md").read_text() == "my own words"
 
 
 def test_names_are_plain_markdown():

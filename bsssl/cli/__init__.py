@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None, *, command: str | None = None) -> N
         arguments: The arguments instead of ``sys.argv``.
         command: The sub-command, for the scripts in ``tools/`` that stand for one.
     """
+    console.open_what_is_closed()
     given = sys.argv[1:] if arguments is None else arguments
     parsed = _parse(_parser(command), given)
     parsed.given = given

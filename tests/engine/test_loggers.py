@@ -133,7 +133,7 @@ def test_a_logger_makes_nothing_run_again(bsssl, recipe, finished, tmp_path):
     arguments = ("run", "--config", recipe.config, f"output_dir={finished}")
     given = f"system.loggers={yaml.safe_dump(options(tmp_path), default_flow_style=True, width=1000)}"
     outcome = bsssl(*arguments, given, "--plan")
-    assert outcome.status == 0 and "to do" not in outcome.out and outcome.out.count("done\n") == 12
+    assert outcome.status == 0 and "to do" not in outcome.out and outcome.out.count("done\n") == 13
 
 
 def test_a_training_that_goes_on_gives_no_step_twice(tmp_path):

@@ -68,7 +68,7 @@ def test_here_it_comes_out_the_same_and_is_done_then(once, example, bsssl, tmp_p
     assert outcome.status == 0, outcome.err
     assert weights(tmp_path / "run") == weights(once / "run") != {}
     again = bsssl("run", *example, "--plan").out
-    assert again.count("done\n") == 13 and "to do" not in again
+    assert again.count("done\n") == 14 and "to do" not in again
     changed = bsssl("run", *example, "--plan", "stages.sure.options.min_score=0.97").out
     assert [line.split()[0] for line in changed.splitlines() if "to do" in line] == ["sure"]
     assert "sure" in bsssl("status", tmp_path / "run").out

@@ -138,7 +138,9 @@ def test_a_task_lists_a_pool_that_has_changed(bsssl, finished, recipe):
 
 def test_a_task_of_work_without_parts_is_refused(bsssl, finished, recipe):
     outcome = bsssl("select", "--config", recipe.config, f"output_dir={finished}", "--task", "0/2")
-    assert outcome.errors == ["error: the work of select has no parts that tasks could share; leave --task out"]
+    assert outcome.errors == [
+        "error: the work of data, near, select has no parts that tasks could share; leave --task out"
+    ]
 
 
 def test_a_task_is_not_launched(bsssl, recipe):

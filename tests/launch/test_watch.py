@@ -47,7 +47,7 @@ def test_a_finished_run(see, finished):
     text = see(finished)
     table = cells(text)
     stages = json.loads((finished / "seed-0" / "stages.json").read_text())
-    assert [*table] == ["stage", *stages] and len(stages) == 12
+    assert [*table] == ["stage", *stages] and len(stages) == 13
     assert all(row[0].startswith("done, ") for name, row in table.items() if name != "stage")
     for row in ("evaluate-baseline.log:", "seed 0: evaluate-baseline ends"):
         assert row in text
@@ -117,8 +117,8 @@ def test_a_folder_of_many_runs_is_a_table_of_them(see, finished, tmp_path):
         shutil.copytree(finished / "seed-0", tmp_path / "sweep" / name / "seed-0")
     unfinish(tmp_path / "sweep" / "top_k=6" / "seed-0" / "finetune")
     table = cells(see(tmp_path / "sweep"))
-    assert table["top_k=4/seed-0"] == ["12 of 12", "done"]
-    assert table["top_k=6/seed-0"] == ["11 of 12", "stopped", "finetune: stopped"]
+    assert table["top_k=4/seed-0"] == ["13 of 13", "done"]
+    assert table["top_k=6/seed-0"] == ["12 of 13", "stopped", "finetune: stopped"]
 
 
 def test_a_run_of_an_earlier_version(see, finished):
@@ -132,7 +132,7 @@ def test_a_run_of_an_earlier_version(see, finished):
     (run / "finetune" / "done.json").touch()
     unfinish(run / "finetune")
     text = see(finished)
-    assert cells(text)["finetune"] == ["stopped"] and len(cells(text)) == 13 and ".log" not in text
+    assert cells(text)["finetune"] == ["stopped"] and len(cells(text)) == 14 and ".log" not in text
     assert "seed-0" in text
 
 
@@ -262,7 +262,7 @@ def test_a_small_terminal(finished, terminal, monkeypatch):
     )
     lines = frame.replace("\x1b[K", "").replace("\x1b[J", "").split("\n")
     assert len(lines) <= 12 and max(map(len, lines)) <= 40
-    assert "finetune  stopped" in lines and "... and 11 done" in lines
+    assert "finetune  stopped" in lines and "... and 12 done" in lines
 
 
 def test_a_curve():

@@ -63,7 +63,7 @@ def test_the_most_accurate_candidate_is_chosen_and_not_trained_again(call, bsssl
         name for k in ("k2", "k4", "k6") for name in (f"select-{k}", f"pretrain-{k}", f"evaluate-pretrain-{k}.labeled")
     ]
     assert executed(outcome) == [
-        "contents", *candidates, "choose", "select", "pretrain", "evaluate-pretrain", "finetune", "evaluate-finetune",
+        "contents", "near", *candidates, "choose", "select", "pretrain", "evaluate-pretrain", "finetune", "evaluate-finetune",
     ]  # fmt: skip
 
     choice = json.loads((output / "seed-0" / "choose" / "top_k.json").read_text())
@@ -109,7 +109,8 @@ def test_the_test_set_has_no_say_and_a_larger_grid_adds_its_candidates(call, dra
     other = f"data.test.path={tmp_path / 'few'}"
     ran = executed(call("run", other))
     assert ran[:2] == ["data", "contents"] and {*ran[2:]} == {
-        f"evaluate-{name}" for name in ("teacher", "pretrain", "finetune", "baseline")
+        "near",
+        *(f"evaluate-{name}" for name in ("teacher", "pretrain", "finetune", "baseline")),
     }
     ran = executed(call("select", other, "select.grid=[2,3,4,6]"))
     assert ran == []

@@ -55,4 +55,6 @@ def test_the_same_items_in_other_files_make_the_same_run(packed, finished_once, 
     results, others = (
         json.loads((folder / "results.json").read_text()) for folder in (tmp_path / "run", finished_once)
     )
+    for one in (results, others):
+        del one["contents"][0]["parts"]  # the files are others
     assert results == others

@@ -18,7 +18,7 @@ from bsssl.config import load_config
 from bsssl.recipes.runs import all_runs, stages
 
 TRAINED = ("teacher", "pretrain", "finetune", "baseline")
-STAGES = ("data", "contents", "teacher", "score", "select", "pretrain", "finetune", "baseline")
+STAGES = ("data", "contents", "teacher", "score", "near", "select", "pretrain", "finetune", "baseline")
 
 
 def executed(outcome):
@@ -98,7 +98,16 @@ def test_weights_name_their_network_and_classes(finished_once):
 
 def test_results_json(finished_once):
     results = json.loads((finished_once / "results.json").read_text())
-    assert set(results) == {"teacher", "supervised", "pretrained", "finetuned", "gain", "selection", "seeds"}
+    assert set(results) == {
+        "teacher",
+        "supervised",
+        "pretrained",
+        "finetuned",
+        "gain",
+        "selection",
+        "contents",
+        "seeds",
+    }
     for name in ("teacher", "supervised", "pretrained", "finetuned"):
         assert set(results[name]) == {"top1", "top5", "ece", "missing", "per_seed"}
         assert 0 <= results[name]["top1"] <= 100
@@ -219,7 +228,7 @@ def test_running_again_does_nothing(again, finished, finished_once):
     outcome = again("run")
     assert outcome.status == 0
     assert executed(outcome) == []
-    assert outcome.err.count("is done already") == 12
+    assert outcome.err.count("is done already") == 13
     assert "student, then fine-tuned on the labels" in outcome.out
     before, after = contents(finished_once / "seed-0"), contents(finished / "seed-0")
     assert after == before
@@ -236,7 +245,10 @@ def test_a_setting_of_one_stage_runs_that_stage_and_what_needs_it(again):
     ("override", "ran"),
     [
         ("select.top_k=5", "select pretrain evaluate-pretrain finetune evaluate-finetune"),
-        ("score.top_p=3", "score select pretrain"),  # the same pairs give the same weights, and nothing after them runs
+        (
+            "score.top_p=3",
+            "score near select pretrain",
+        ),  # the same pairs give the same weights, and nothing after them runs
         ("baseline.base_lr=1", "baseline evaluate-baseline"),
         ("system.workers=0", ""),
         ("system.checkpoint_steps=3", ""),
@@ -292,7 +304,7 @@ def test_a_smaller_pool_leaves_no_outdated_scores(again, recipe, finished):
 def test_another_pool_does_not_change_the_teacher(again, recipe, finished):
     fewer = json.dumps(recipe.values["data"]["pool"][1:])
     ran = executed(again("run", f"data.pool={fewer}"))
-    assert ran[:4] == ["data", "contents", "score", "select"] and "baseline" not in ran
+    assert ran[:4] == ["data", "contents", "score", "near"] and "baseline" not in ran
 
 
 def test_what_comes_out_differently_is_noticed_further_on(again, recipe, finished):
@@ -304,7 +316,7 @@ def test_what_comes_out_differently_is_noticed_further_on(again, recipe, finishe
     (finished / "tars" / "part-001.tar").unlink()
     (finished / "seed-0" / "data" / "done.json").unlink()
     outcome = again("run", f"data.pool={json.dumps(pool)}")
-    assert executed(outcome)[:4] == ["data", "contents", "score", "select"] and "teacher" not in executed(outcome)
+    assert executed(outcome)[:4] == ["data", "contents", "score", "near"] and "teacher" not in executed(outcome)
     assert "score (data was made again and came out differently)" in outcome.err
     assert len(selection.score_files(str(finished / "seed-0" / "score"))) == 1
 
@@ -341,7 +353,7 @@ def test_stages_one_by_one_are_the_recipe(bsssl, recipe, finished_once, tmp_path
 
     assert call("train", "stage=teacher") == ["data", "contents", "teacher", "evaluate-teacher"]
     assert call("score") == ["score"]
-    assert call("select") == ["select"]
+    assert call("select") == ["near", "select"]
     assert call("train", "stage=pretrain") == ["pretrain", "evaluate-pretrain"]
     assert call("train", "stage=finetune") == ["finetune", "evaluate-finetune"]
     assert call("train", "stage=baseline") == ["baseline", "evaluate-baseline"]

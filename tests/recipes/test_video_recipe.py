@@ -161,7 +161,9 @@ def test_unreadable_videos_are_replaced_counted_and_listed(bsssl, config, broken
     arguments += ["data.pool_overlap=allow", "data.max_missing_rate=0.1", "teacher.length=2 epochs"]
     arguments += [f"system.workers={workers}", f"system.start_method={method}"]
     outcome = bsssl("train", *arguments)
-    assert outcome.status == 1 and "of 40 training items cannot be read, more than the tolerated 1.0%" in outcome.err
+    assert (
+        outcome.status == 1 and "data.train: 3 of 40 items cannot be read, more than the tolerated 1.0%" in outcome.err
+    )
     outcome = bsssl("train", *arguments, "data.max_failure_rate=0.1")
     assert outcome.status == 0, outcome.err
     folder = tmp_path / "run/seed-0/teacher"
@@ -173,7 +175,7 @@ def test_unreadable_videos_are_replaced_counted_and_listed(bsssl, config, broken
 def test_unreadable_test_videos_are_missing_and_wrong(bsssl, config, broken, tmp_path):
     arguments = ["--config", config, *paths_in(broken), "data.max_failure_rate=0.2", "stage=baseline"]
     outcome = bsssl("train", *arguments)
-    assert outcome.status == 1 and "1 of 16 test items have no complete result" in outcome.err
+    assert outcome.status == 1 and "data.test: 1 of 16 items cannot be read, more than the tolerated" in outcome.err
     outcome = bsssl("evaluate", *arguments, "data.max_missing_rate=0.1")
     assert outcome.status == 0, outcome.err
     folder = tmp_path / "run/seed-0/evaluate-baseline"

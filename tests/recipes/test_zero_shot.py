@@ -108,7 +108,7 @@ def test_a_pool_without_one_label(bsssl, unlabeled, tmp_path):
     loose = [(key, name) for key, name in zip(chosen.key.to_pylist(), classes, strict=True) if key[2] == "-"]
     assert loose and all(name in key for key, name in loose)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results.keys() == {"teacher", "pretrained", "selection", "seeds", "rounds"}
+    assert results.keys() == {"teacher", "pretrained", "selection", "contents", "seeds", "rounds"}
     assert "gain" not in (tmp_path / "run" / "results.md").read_text()
 
 
@@ -165,7 +165,12 @@ def test_other_teachers_without_labels(bsssl, unlabeled, tmp_path):
     given = ("models.teacher=null", f"score.given={tmp_path / 'scores.parquet'}")
     for run, overrides in (("as_it_is", as_it_is), ("given", given)):
         common = ("--config", unlabeled, f"output_dir={tmp_path / run}", *overrides)
-        for command in ([*(["train", "stage=teacher"] if run == "as_it_is" else [])], ["score"], ["select"]):
+        for command in (
+            [*(["train", "stage=teacher"] if run == "as_it_is" else [])],
+            ["contents"],
+            ["score"],
+            ["select"],
+        ):
             assert not command or bsssl(*command, *common).status == 0
         ours, theirs = (
             pq.read_table(folder / "select" / "selection.parquet") for folder in (first, tmp_path / run / "seed-0")

@@ -99,7 +99,7 @@ def test_scoring_and_selection_with_two_processes(tmp_path):
         assert process.exitcode == 0, (one / "log.txt").read_text()
     scored = {path.name: path.read_bytes() for path in (one / "run" / "seed-0" / "score").glob("0*")}
     selected = (one / "run" / "seed-0" / "select" / "selection.parquet").read_bytes()
-    assert len(scored) == 3 * 7  # per shard a score file, a ledger, and the content hashes
+    assert len(scored) == 5 * 7  # per shard a score file, a ledger, content hashes, perceptual ones and energies
 
     for stage in ("score", "select"):
         for path in (one / "run" / "seed-0" / stage).iterdir():
