@@ -63,7 +63,8 @@ def test_the_most_accurate_candidate_is_chosen_and_not_trained_again(call, bsssl
         name for k in ("k2", "k4", "k6") for name in (f"select-{k}", f"pretrain-{k}", f"evaluate-pretrain-{k}.labeled")
     ]
     assert executed(outcome) == [
-        "contents", "near", *candidates, "choose", "select", "pretrain", "evaluate-pretrain", "finetune", "evaluate-finetune",
+        "contents", "near", *candidates, "choose", "select",
+        "pretrain", "evaluate-pretrain", "finetune", "evaluate-finetune",
     ]  # fmt: skip
 
     choice = json.loads((output / "seed-0" / "choose" / "top_k.json").read_text())
