@@ -30,6 +30,8 @@ from bsssl.stages.seen import TestView
 NEAR = "near.parquet"
 _KEYS = {"method": "data.near_duplicates", "cosine": "data.near_cosine"}
 _PLACE = ["key", "path", "offset", "size"]
+MOST_IN_POOL = 20_000_000
+"""items of a pool that are compared with each other; of 330 bytes each, where memory holds them all"""
 
 
 class NearSettings(Section):
@@ -89,30 +91,38 @@ class NearStage(Stage[NearSettings]):
         folder = run.input(self, "data")
         pool = data.read_pool(str(folder / POOL))
         held = {name: split_records(folder, name) for name in self._held_sets()}
-        paths = [selection.score_path(str(run.input(self, "scores")), shard.number) for shard in pool.shards]
-        known, leaders = self._of_held(run, held), self._of_pool(paths, count=pool.num_records)
-        to_pool, to_held, searched, without = _Links(), _Links(), [np.zeros(0, np.int64)], 0
-        shards = zip(pool.shards, paths, strict=True)
-        for shard, path in progress(shards, total=len(paths), unit="shards", title="searching near copies"):
+        shards = [] if self.settings.method == "off" else pool.shards
+        paths = [selection.score_path(str(run.input(self, "scores")), shard.number) for shard in shards]
+        in_pool = pool.num_records <= MOST_IN_POOL
+        known, leaders = self._of_held(run, held), self._of_pool(paths if in_pool else [], count=pool.num_records)
+        to_pool, to_held, numbers, searched, without = _Links(), _Links(), [np.zeros(0, np.int64)], 0, 0
+        pairs = zip(shards, paths, strict=True)
+        for shard, path in progress(pairs, total=len(paths), unit="shards", title="searching near copies"):
             compared, items = self._left_by_scoring(path), shard.base + ScoreFile(path).samples()["position"].to_numpy()
             if compared is None:
                 without += len(items)
                 continue
-            searched.append(items)
-            to_pool.add(items, leaders.join(compared))
+            searched += len(items)
             to_held.add(items, known.nearest(compared))
-        numbers = np.concatenate(searched)
+            if in_pool:
+                numbers.append(items)
+                to_pool.add(items, leaders.join(compared))
+        if searched and not in_pool:
+            logger.warning(
+                "near copies: of %d items of the pool those near to labeled and test items are looked for, not those "
+                "near to each other, as of %d at most; data.pool_fraction takes a part of them",
+                *(pool.num_records, MOST_IN_POOL),
+            )
+        number = np.concatenate(numbers)
         near = pa.concat_tables(
             [
-                _table(pool, to_pool, lambda found: _pool_places(pool, numbers[found])),
+                _table(pool, to_pool, lambda found: _pool_places(pool, number[found])),
                 _table(pool, to_held, lambda found: _held_places(held, found)),
             ]
         )
         with storage.atomic_write(str(run.folder(self.name) / NEAR)) as output:
             pq.write_table(near, output, compression="zstd")
-        counts = _counts(
-            selection.NearCopies(near), searched=len(numbers), without=without, method=self.settings.method
-        )
+        counts = _counts(selection.NearCopies(near), searched=searched, without=without, method=self.settings.method)
         return {**counts, "method": self.settings.method}
 
     @override
@@ -144,8 +154,6 @@ class NearStage(Stage[NearSettings]):
 
     def _left_by_scoring(self, path: str) -> Array | None:
         """Return what is compared of each sample of a score file; None where nothing was left."""
-        if self.settings.method == "off":
-            return None
         return read_features(path) if self.settings.method == "features" else read_looks(path)
 
     def _of_pool(self, paths: Sequence[str], *, count: int) -> Search:
@@ -253,7 +261,7 @@ def _counts(near: selection.NearCopies, *, searched: int, without: int, method: 
         "grouped": len(items),
         "groups": len(np.unique(leaders)),
     }
-    if without and method != "off":
+    if without:
         logger.warning(
             "near copies: %d of %d items of the pool were scored without data.near_duplicates=%s, and are not "
             "searched; another output_dir scores them again",

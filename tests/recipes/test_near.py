@@ -190,3 +190,11 @@ def test_the_features_of_the_teacher_find_them_too(scored, bsssl):
     outcome, many = found(0.5)
     assert outcome.status == 1 and len(many) > len(few)
     assert {row["set"] for row in many} == {"pool", "labeled"} or {row["set"] for row in many} >= {"pool", "test"}
+
+
+def test_in_a_pool_of_too_many_items_copies_of_labels_and_tests_are_found_alone(scored, bsssl, monkeypatch):
+    monkeypatch.setattr("bsssl.stages.near.MOST_IN_POOL", 22)
+    outcome = bsssl("select", "--config", scored)
+    assert outcome.status == 0 and "not those near to each other, as of 22 at most" in outcome.err
+    near = pq.read_table(scored.parent / "run" / "seed-0" / "near" / "near.parquet").to_pylist()
+    assert {(row["key"], row["set"]) for row in near} == {("of-test.jpg", "test"), ("of-train.jpg", "labeled")}
