@@ -17,7 +17,7 @@ from bsssl.engine.near import Features, Looks, Nearest, Search, sampled
 from bsssl.engine.score import read_features, read_looks
 from bsssl.engine.train import Failures
 from bsssl.models import classifier
-from bsssl.pipeline.stage import Context, PlanRow, Stage, identifying
+from bsssl.pipeline.stage import Context, PlanRow, Resources, Stage, identifying
 from bsssl.registry import STAGES
 from bsssl.runtime.console import logger, progress
 from bsssl.runtime.device import Compute
@@ -77,6 +77,11 @@ class NearStage(Stage[NearSettings]):
     tests: tuple[str, ...] = ()
     """the outputs of the data stage that hold test items"""
 
+    @property
+    @override
+    def resources(self) -> Resources:
+        return Resources(gpu=self.settings.method == "features")
+
     @override
     def reads(self, role: str) -> tuple[str, ...]:
         if role == "data":
@@ -89,19 +94,7 @@ class NearStage(Stage[NearSettings]):
         folder = run.input(self, "data")
         pool = data.read_pool(str(folder / POOL))
         held = {name: split_records(folder, name) for name in self._held_sets()}
-        paths = [selection.score_path(str(run.input(self, "scores")), shard.number) for shard in pool.shards]
-        known, leaders = self._of_held(run, held), self._of_pool(paths, count=pool.num_records)
-        to_pool, to_held, searched, without = _Links(), _Links(), [np.zeros(0, np.int64)], 0
-        shards = zip(pool.shards, paths, strict=True)
-        for shard, path in progress(shards, total=len(paths), unit="shards", title="searching near copies"):
-            compared, items = self._left_by_scoring(path), shard.base + ScoreFile(path).samples()["position"].to_numpy()
-            if compared is None:
-                without += len(items)
-                continue
-            searched.append(items)
-            to_pool.add(items, leaders.join(compared))
-            to_held.add(items, known.nearest(compared))
-        numbers = np.concatenate(searched)
+        to_pool, to_held, numbers, without = self._links(run, pool, held)
         near = pa.concat_tables(
             [
                 _table(pool, to_pool, lambda found: _pool_places(pool, numbers[found])),
@@ -114,6 +107,27 @@ class NearStage(Stage[NearSettings]):
             selection.NearCopies(near), searched=len(numbers), without=without, method=self.settings.method
         )
         return {**counts, "method": self.settings.method}
+
+    def _links(
+        self, run: Context, pool: data.Pool, held: Mapping[str, data.Records]
+    ) -> tuple[_Links, _Links, Int64, int]:
+        """Return the links within the pool and to what is held, the numbers of the items that were searched, and how
+        many could not be."""
+        to_pool, to_held, searched, without = _Links(), _Links(), [np.zeros(0, np.int64)], 0
+        if self.settings.method == "off":
+            return to_pool, to_held, searched[0], 0
+        paths = [selection.score_path(str(run.input(self, "scores")), shard.number) for shard in pool.shards]
+        known, leaders = self._of_held(run, held), self._of_pool(paths, count=pool.num_records)
+        shards = zip(pool.shards, paths, strict=True)
+        for shard, path in progress(shards, total=len(paths), unit="shards", title="searching near copies"):
+            compared, items = self._left_by_scoring(path), shard.base + ScoreFile(path).samples()["position"].to_numpy()
+            if compared is None:
+                without += len(items)
+                continue
+            searched.append(items)
+            to_pool.add(items, leaders.join(compared))
+            to_held.add(items, known.nearest(compared))
+        return to_pool, to_held, np.concatenate(searched), without
 
     @override
     def summary(self, run: Context) -> str:
@@ -144,8 +158,6 @@ class NearStage(Stage[NearSettings]):
 
     def _left_by_scoring(self, path: str) -> Array | None:
         """Return what is compared of each sample of a score file; None where nothing was left."""
-        if self.settings.method == "off":
-            return None
         return read_features(path) if self.settings.method == "features" else read_looks(path)
 
     def _of_pool(self, paths: Sequence[str], *, count: int) -> Search:
@@ -253,7 +265,7 @@ def _counts(near: selection.NearCopies, *, searched: int, without: int, method: 
         "grouped": len(items),
         "groups": len(np.unique(leaders)),
     }
-    if without and method != "off":
+    if without:
         logger.warning(
             "near copies: %d of %d items of the pool were scored without data.near_duplicates=%s, and are not "
             "searched; another output_dir scores them again",
