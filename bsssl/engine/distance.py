@@ -6,7 +6,8 @@ from torch import Tensor
 from torch.nn import functional
 
 NEIGHBOURS = 5
-_BLOCK = 4096
+_BLOCK, _COSINES = 4096, 2**24
+"""items, and cosines of items with labels, that are computed at once"""
 
 
 class Neighbours:
@@ -26,8 +27,9 @@ class Neighbours:
             features: The features of the items, (M, D).
         """
         nearest, parts = min(NEIGHBOURS, len(self._labeled)), [np.zeros(0, np.float32)]
-        for start in range(0, len(features), _BLOCK):
-            cosines = _directions(features[start : start + _BLOCK]) @ self._labeled.T
+        rows = max(1, min(_BLOCK, _COSINES // len(self._labeled)))
+        for start in range(0, len(features), rows):
+            cosines = _directions(features[start : start + rows]) @ self._labeled.T
             parts.append(cosines.topk(nearest, dim=1).values[:, -1].numpy())
         return np.concatenate(parts)
 

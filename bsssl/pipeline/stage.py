@@ -111,7 +111,6 @@ class Stage(ABC, Generic[S]):
     joined_later: ClassVar[bool] = False
     """whether recipes had no stage of this kind at first: a run in which a stage that needs it was done without it goes
     on without it, and at its defaults it changes no fingerprint"""
-    resources: ClassVar[Resources] = Resources()
     earlier_outputs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """the outputs as records of format 1 have them, where they are others"""
 
@@ -128,6 +127,11 @@ class Stage(ABC, Generic[S]):
     nothing of its result; those that a run does not have are passed over"""
     command: tuple[str, ...] = ("run",)
     """the command line that runs the stage, less the config"""
+
+    @property
+    def resources(self) -> Resources:
+        """What the job of the stage wants; a kind for which that is always the same has it as an attribute."""
+        return Resources()
 
     @classmethod
     def from_options(

@@ -442,7 +442,7 @@ def _trained(
         section=section,
         settings=settings,
         needs={"data": DATA, **(needs or {}), **start},
-        after=(CONTENTS,) if teachers is None else (),  # a selection has it before it
+        after=() if "selection" in (needs or {}) else (CONTENTS,),  # a selection has it before it
         command=_alone("train", number, section),
         execution=execution,
         twins=network.twins,

@@ -19,6 +19,7 @@ def following(
     *,
     most: int,
     exclude: Exclusions | None = None,
+    copies: str | None = None,
     near: NearCopies | None = None,
 ) -> Selected:
     """Return up to ``most`` samples of every class that would have come after those ``chosen``, ranks going on.
@@ -32,6 +33,7 @@ def following(
         chosen: The selection.
         most: Samples of each class.
         exclude: What was left out by hand.
+        copies: The list of copies, of which some were left out.
         near: The near copies that were left out.
 
     Raises:
@@ -45,6 +47,7 @@ def following(
         options=facts.get("variant_options", {}),
         seed=facts["seed"],
         exclude=exclude,
+        copies=copies,
         near=near,
         one_per_class=facts.get("near_copies", 0) > 0,
     )

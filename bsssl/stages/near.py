@@ -17,7 +17,7 @@ from bsssl.engine.near import Features, Looks, Nearest, Search, sampled
 from bsssl.engine.score import read_features, read_looks
 from bsssl.engine.train import Failures
 from bsssl.models import classifier
-from bsssl.pipeline.stage import Context, PlanRow, Stage, identifying
+from bsssl.pipeline.stage import Context, PlanRow, Resources, Stage, identifying
 from bsssl.registry import STAGES
 from bsssl.runtime.console import logger, progress
 from bsssl.runtime.device import Compute
@@ -57,9 +57,12 @@ class _Links:
 
     columns: tuple[list[Int64], list[Int64], list[Array]] = field(default_factory=lambda: ([], [], []))
     """items, numbers and distances"""
+    searched: int = 0
+    """how many items were compared"""
 
     def add(self, items: Int64, nearest: Nearest) -> None:
-        """Add those of ``items`` that are near to something."""
+        """Add those of ``items``, all of which were compared, that are near to something."""
+        self.searched += len(items)
         rows = np.flatnonzero(nearest.number >= 0)
         for column, values in zip(self.columns, (items, nearest.number, nearest.distance), strict=True):
             column.append(values[rows])
@@ -79,6 +82,11 @@ class NearStage(Stage[NearSettings]):
     tests: tuple[str, ...] = ()
     """the outputs of the data stage that hold test items"""
 
+    @property
+    @override
+    def resources(self) -> Resources:
+        return Resources(gpu=self.settings.method == "features")
+
     @override
     def reads(self, role: str) -> tuple[str, ...]:
         if role == "data":
@@ -91,39 +99,48 @@ class NearStage(Stage[NearSettings]):
         folder = run.input(self, "data")
         pool = data.read_pool(str(folder / POOL))
         held = {name: split_records(folder, name) for name in self._held_sets()}
-        shards = [] if self.settings.method == "off" else pool.shards
-        paths = [selection.score_path(str(run.input(self, "scores")), shard.number) for shard in shards]
-        in_pool = pool.num_records <= MOST_IN_POOL
-        known, leaders = self._of_held(run, held), self._of_pool(paths if in_pool else [], count=pool.num_records)
-        to_pool, to_held, numbers, searched, without = _Links(), _Links(), [np.zeros(0, np.int64)], 0, 0
-        pairs = zip(shards, paths, strict=True)
-        for shard, path in progress(pairs, total=len(paths), unit="shards", title="searching near copies"):
-            compared, items = self._left_by_scoring(path), shard.base + ScoreFile(path).samples()["position"].to_numpy()
-            if compared is None:
-                without += len(items)
-                continue
-            searched += len(items)
-            to_held.add(items, known.nearest(compared))
-            if in_pool:
-                numbers.append(items)
-                to_pool.add(items, leaders.join(compared))
-        if searched and not in_pool:
-            logger.warning(
-                "near copies: of %d items of the pool those near to labeled and test items are looked for, not those "
-                "near to each other, as of %d at most; data.pool_fraction takes a part of them",
-                *(pool.num_records, MOST_IN_POOL),
-            )
-        number = np.concatenate(numbers)
+        to_pool, to_held, numbers, without = self._links(run, pool, held)
         near = pa.concat_tables(
             [
-                _table(pool, to_pool, lambda found: _pool_places(pool, number[found])),
+                _table(pool, to_pool, lambda found: _pool_places(pool, numbers[found])),
                 _table(pool, to_held, lambda found: _held_places(held, found)),
             ]
         )
         with storage.atomic_write(str(run.folder(self.name) / NEAR)) as output:
             pq.write_table(near, output, compression="zstd")
-        counts = _counts(selection.NearCopies(near), searched=searched, without=without, method=self.settings.method)
+        counts = _counts(
+            selection.NearCopies(near), searched=to_held.searched, without=without, method=self.settings.method
+        )
         return {**counts, "method": self.settings.method}
+
+    def _links(
+        self, run: Context, pool: data.Pool, held: Mapping[str, data.Records]
+    ) -> tuple[_Links, _Links, Int64, int]:
+        """Return the links within the pool and to what is held, the numbers of the items that were searched within the
+        pool, and how many could not be searched at all."""
+        to_pool, to_held, numbers, without = _Links(), _Links(), [np.zeros(0, np.int64)], 0
+        if self.settings.method == "off":
+            return to_pool, to_held, numbers[0], 0
+        paths = [selection.score_path(str(run.input(self, "scores")), shard.number) for shard in pool.shards]
+        in_pool = pool.num_records <= MOST_IN_POOL
+        known, leaders = self._of_held(run, held), self._of_pool(paths if in_pool else [], count=pool.num_records)
+        shards = zip(pool.shards, paths, strict=True)
+        for shard, path in progress(shards, total=len(paths), unit="shards", title="searching near copies"):
+            compared, items = self._left_by_scoring(path), shard.base + ScoreFile(path).samples()["position"].to_numpy()
+            if compared is None:
+                without += len(items)
+                continue
+            to_held.add(items, known.nearest(compared))
+            if in_pool:
+                numbers.append(items)
+                to_pool.add(items, leaders.join(compared))
+        if to_held.searched and not in_pool:
+            logger.warning(
+                "near copies: of %d items of the pool those near to labeled and test items are looked for, not those "
+                "near to each other, as of %d at most; data.pool_fraction takes a part of them",
+                *(pool.num_records, MOST_IN_POOL),
+            )
+        return to_pool, to_held, np.concatenate(numbers), without
 
     @override
     def summary(self, run: Context) -> str:

@@ -121,7 +121,8 @@ class OpenSetStage(Stage[OpenSetSettings]):
 
     @override
     def key_of(self, setting: str) -> str:
-        return f"select.open_set.{setting}"
+        own = setting.removeprefix("scoring.")
+        return f"select.open_set.{setting}" if own == setting else f"score.{own}"
 
     def _threshold(self, held: Float32) -> float:
         """Return the threshold by the values of held-out labels, and say where these are too few for it."""
@@ -142,7 +143,7 @@ class OpenSetStage(Stage[OpenSetSettings]):
         """Return the values of the labels that are held out, seen as the pool is, and what gives any item its value.
 
         Raises:
-            UserError: No label can be read.
+            UserError: No label can be read, or the value of one is not a number.
         """
         data_folder, scoring = run.input(self, "data"), self.settings.scoring
         teachers = Teachers(
@@ -161,7 +162,9 @@ class OpenSetStage(Stage[OpenSetSettings]):
             return found
 
         value_of = _VALUES.get(self.settings.method) or _nearness_to(scored(TAUGHT))
-        return value_of(scored(CALIBRATION)), value_of
+        values = value_of(scored(CALIBRATION))
+        check_numbers(values, what=f"{self.name}: the {self.settings.method}")
+        return values, value_of
 
     def _read(self, path: str) -> ShardScores:
         """Return what the teachers said of a shard, as far as the method needs it.
@@ -171,6 +174,8 @@ class OpenSetStage(Stage[OpenSetSettings]):
         """
         positions, classes, scores = selection.read_sample_scores(path)
         scored = ShardScores(positions, classes, scores, failures={}, held=[], hashes=[], held_hashes=[])
+        if not len(positions):  # where nothing can be read, no features are left
+            return replace(scored, energy=scores[:, 0], features=scores)
         if self.settings.method == "energy":
             return replace(scored, energy=self._beside(energy_path(path), read_energy(path)))
         if self._by_distance:
@@ -216,6 +221,19 @@ def _by_position(values: Float32, scored: ShardScores, num_records: int) -> Floa
     everyone = np.full(num_records, np.nan, np.float32)
     everyone[scored.positions] = values
     return everyone
+
+
+def check_numbers(values: Array, *, what: str) -> None:
+    """Refuse values of labels that are not finite; ``what`` is what they are called.
+
+    Raises:
+        UserError: There are some.
+    """
+    if broken := int((~np.isfinite(values)).sum()):
+        raise UserError(
+            f"{what} of {broken} of {len(values)} held-out labels is not a number; the weights of the teacher are "
+            "broken, or try system.precision=float32"
+        )
 
 
 def threshold_of(values: Array, *, keep: float) -> float:

@@ -10,6 +10,7 @@ import yaml
 
 from bsssl import selection
 from tests.conftest import draw_shape
+from tests.reports.conftest import content
 
 
 def executed(outcome):
@@ -60,16 +61,23 @@ def test_one_content_takes_one_place_and_the_next_moves_up(bsssl, planted, tmp_p
     copies = listed(tmp_path / "run")
     assert len(copies) == 90 and copies == sorted(copies) and result(tmp_path / "run")["left_out"] == 90
     assert copies[0] == ("pool", "copy-0-of-00-circle.png", "pool", "00-circle.png", True)
-    # Allowed, copies take places of their own, and are listed as before.
-    ended = bsssl("select", "--config", config, "data.duplicates=allow")
+    # What came just after the picks is no copy, and there is something.
+    assert bsssl("report", tmp_path / "run").status == 0
+    page = content(tmp_path / "run/report.html").data
+    after = [
+        key
+        for of, count in zip(page["picks"], page["per_class"]["picks"], strict=True)
+        for key, rank in zip(of["key"], of["rank"], strict=True)
+        if rank > count
+    ]
+    assert after and not any(key.startswith("copy-") for key in after)
+    # Allowed, and as near copies too, copies take places of their own, and are listed as before.
+    allowed = ("data.duplicates=allow", "select.near_duplicates=keep")
+    ended = bsssl("select", "--config", config, *allowed)
     assert "needs the result of 'contents'" in ended.err and "run first: bsssl contents --config" in ended.err
     assert "data.duplicates: remove -> allow" in ended.err
-    assert executed(bsssl("contents", "--config", config, "data.duplicates=allow")) == ["contents"]
-    assert executed(bsssl("select", "--config", config, "data.duplicates=allow")) == ["select"]
-    # They are near to each other, too.
-    assert not any(key.startswith("copy-") for key in picked(tmp_path / "run"))
-    kept = ("data.duplicates=allow", "select.near_duplicates=keep")
-    assert executed(bsssl("select", "--config", config, *kept)) == ["select"]
+    assert executed(bsssl("contents", "--config", config, *allowed)) == ["contents"]
+    assert executed(bsssl("select", "--config", config, *allowed)) == ["select"]
     assert any(key.startswith("copy-") for key in picked(tmp_path / "run"))
     assert listed(tmp_path / "run") == [(*row[:4], False) for row in copies]
 
@@ -221,3 +229,8 @@ def test_an_earlier_selection_stays_where_there_are_no_copies(bsssl, planted, tm
     assert executed(bsssl("score", "--config", config)) == ["score"]
     # The scores are others, too; what the list of copies says is told beside.
     assert "contents was made again" in bsssl("select", "--config", config).err
+
+
+def test_a_fine_tuning_that_starts_from_scratch_comes_after_the_contents_too(bsssl, leaking):
+    ended = bsssl("train", "--config", leaking, "stage=finetune", "finetune.init_from=null")
+    assert executed(ended) == ["data", "contents"] and "the pool holds 3 copies" in ended.err

@@ -10,6 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageEnhance
 
+from bsssl.config import load_config
+from bsssl.pipeline.stage import Resources
+from bsssl.recipes.teacher_student import stages
 from bsssl.selection import read_selection
 from tests.reports.browser import Page, find_browser
 from tests.reports.conftest import content
@@ -153,6 +156,23 @@ def test_a_package_that_lacks_is_said_before_anything_is_trained(
     assert outcome.status == 1 and len(outcome.errors) == 1
     assert package in outcome.errors[0] and f"pip install {installed}" in outcome.errors[0]
     assert not (tmp_path / "run" / "seed-0" / "teacher" / "done.json").exists()
+
+
+@pytest.mark.parametrize(("method", "gpu"), [("hash", False), ("off", False), ("features", True)])
+def test_a_job_that_computes_features_has_a_gpu(recipe, method, gpu):
+    (stage,) = (
+        one
+        for one in stages(load_config(str(recipe.config), [f"data.near_duplicates={method}"]), seed=0)
+        if one.name == "near"
+    )
+    assert stage.resources == Resources(gpu=gpu)
+
+
+def test_what_is_switched_off_needs_no_package(scored, bsssl, monkeypatch):
+    for module in ("imagehash", "faiss"):
+        monkeypatch.setitem(sys.modules, module, None)
+    outcome = bsssl("select", "--config", scored, "data.near_duplicates=off")
+    assert outcome.status == 0, outcome.err
 
 
 @pytest.mark.skipif(find_browser() is None, reason="there is no browser")

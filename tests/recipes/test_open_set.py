@@ -214,6 +214,31 @@ def test_several_teachers_and_a_chosen_k(bsssl, recipe, tmp_path):
         assert result(tmp_path / "run", name)["foreign"] == foreign
 
 
+@pytest.mark.parametrize("method", ["confidence", "energy", "distance"])
+def test_a_shard_of_which_nothing_can_be_read(bsssl, recipe, tmp_path, method):
+    change = (f"output_dir={tmp_path}", f"select.open_set={{holdout: 0.5, method: {method}}}", "data.shard_size=1")
+    for command in (["train", "stage=teacher"], ["score"], ["select"]):
+        outcome = bsssl(command[0], "--config", recipe.config, *command[1:], *change)
+        assert outcome.status == 0, outcome.err
+    assert facts(tmp_path)["scored"] == 51
+
+
+def test_the_page_of_a_selection_from_before_the_open_set(bsssl, recipe, finished):
+    before = (finished / "seed-0/select/done.json").read_bytes()
+    assert bsssl("run", "--config", recipe.config, f"output_dir={finished}", ON).status == 0
+    (finished / "seed-0/select/done.json").write_bytes(before)  # as where a run has ended before it selects
+    outcome = bsssl("report", finished)
+    assert outcome.status == 0, outcome.err
+    assert content(finished / "report.html").data["open_set"] is None
+
+
+def test_what_the_scoring_is_set_by_is_told_by_its_own_keys(bsssl, recipe, finished):
+    assert bsssl("run", "--config", recipe.config, f"output_dir={finished}", ON).status == 0
+    plan = bsssl("run", "--config", recipe.config, f"output_dir={finished}", ON, "score.top_p=1", "--plan")
+    (line,) = [line for line in plan.out.splitlines() if line.startswith("open_set ")]
+    assert "score.top_p: " in line and "scoring" not in line
+
+
 @pytest.mark.parametrize("mode", ["probe", "finetune"])
 def test_pretrained_teachers(bsssl, recipe, finished_once, tmp_path, mode):
     shutil.copytree(finished_once / "seed-0/teacher", tmp_path / "network")

@@ -3,7 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from bsssl.stages.open_set import threshold_of
+from bsssl.errors import UserError
+from bsssl.stages.open_set import check_numbers, threshold_of
 
 
 @pytest.mark.parametrize("keep", [0.01, 0.3, 0.5, 0.7, 0.9, 0.95, 1.0])
@@ -17,3 +18,10 @@ def test_the_share_is_exact(keep, count):
 
 def test_equal_values_are_let_through_together():
     assert threshold_of(np.array([1, 2, 2, 2, 3], np.float32), keep=0.4) == 2
+
+
+def test_values_that_are_no_numbers_are_refused():
+    values = np.array([1, np.nan, 3, np.inf], np.float32)
+    with pytest.raises(UserError, match=r"open_set: the energy of 2 of 4 held-out labels is not a number; .*precision"):
+        check_numbers(values, what="open_set: the energy")
+    check_numbers(values[::2], what="open_set: the energy")

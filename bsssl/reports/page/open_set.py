@@ -11,14 +11,15 @@ from bsssl.selection.open_set import FACTS
 
 
 def read_facts(run: Opened) -> dict[str, Any] | None:
-    """Return what the stage has left for the selection of the last round, with what each class lost; None without it.
+    """Return what the stage has left for the selection of the last round, with what each class lost; None without it,
+    and where the selection was made without it.
 
     Raises:
         UserError: The file is damaged.
     """
     stage = selecting(run.shown, run.config.rounds)
     name, selected = stage.needs.get("open_set"), run.result(stage.name)
-    if name is None or selected is None or run.result(name) is None:
+    if name is None or selected is None or "lost" not in selected or run.result(name) is None:
         return None
     facts: dict[str, Any] = storage.read_json(str(run.shown.folder(name) / FACTS))
     lost = sorted(selected["lost"].items(), key=lambda one: -one[1])

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from bsssl import selection
 from bsssl.errors import UserError
+from bsssl.pipeline.stage import Stage
 from bsssl.reports.page.near import read_pairs
 from bsssl.reports.page.opening import Opened
 from bsssl.reports.recipe import selecting
@@ -128,17 +129,28 @@ def read_picks(run: Opened) -> Picked | None:
             exclude = chosen.facts.get("exclude")
             excluded = selection.read_exclusions(exclude) if exclude is not None else None
             pairs = read_pairs(run)
-            copies = None if pairs is None else pairs.copies
+            near = None if pairs is None else pairs.copies
             files = open_scores(paths)
             if "open_set" in stage.needs:
                 files = without_foreign(files, selection.read_open_set(run.shown.input(stage, "open_set")))
-            after = selection.following(files, chosen, most=AFTER, exclude=excluded, near=copies)
+            after = selection.following(
+                files, chosen, most=AFTER, exclude=excluded, copies=_list_of_copies(run, stage), near=near
+            )
             histogram, scored = _left_out(paths, chosen.score.to_numpy())
             trouble = ""
         except (UserError, OSError) as error:  # other files than those of the selection: the page does without
             trouble = " ".join(str(error).split())[:300]
     pa.default_memory_pool().release_unused()
     return Picked(chosen, after, truth, histogram, scored, trouble)
+
+
+def _list_of_copies(run: Opened, stage: Stage[Any]) -> str | None:
+    """Return the list of copies that the selecting ``stage`` has read; None in a run from before there were such."""
+    name = stage.needs.get("contents", "")
+    if run.result(name) is None:
+        return None
+    contents = run.shown.stage(name)
+    return str(run.shown.folder(name) / contents.leaves()["copies"][0])
 
 
 def _with_few_paths(chosen: selection.Selected) -> selection.Selected:
