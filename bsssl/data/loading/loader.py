@@ -1,5 +1,6 @@
 """Which rows make up which batch, and the loader that fetches them."""
 
+import multiprocessing
 import os
 import pickle
 import re
@@ -7,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
@@ -216,10 +218,22 @@ def _own_error(error: Exception) -> Exception | None:
 
 def _begin(plugins: Sequence[str], worker: int) -> None:
     load_plugins(plugins)
-    _leave_signals_to_the_main_process()
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "this is a process of the loader"
+    _leave_signals_to(parent)  # first, for threads that begin later block the same signals
+    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
 
 
-def _leave_signals_to_the_main_process() -> None:
+def _end_after(parent: BaseProcess) -> None:
+    """End this process when the one that it works for is gone, were it killed, and whatever is being decoded here.
+
+    PyTorch looks between two batches, and only whether the process is gone that forked this one, which may be a server.
+    """
+    parent.join()
+    os._exit(0)
+
+
+def _leave_signals_to(parent: BaseProcess) -> None:
     """Ignore what Slurm sends to every process of a job that is preempted or near its end, and a terminal's Ctrl-C.
 
     The main process answers these signals; a worker that ended of one would fail the training first. The SIGTERM of its
@@ -230,10 +244,10 @@ def _leave_signals_to_the_main_process() -> None:
         return
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # so that who sent it can be asked for
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    threading.Thread(target=_end_at_signal_of, args=(parent,), daemon=True).start()
 
 
-def _end_with_the_parent() -> None:
-    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+def _end_at_signal_of(parent: BaseProcess) -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent.pid:
         pass
     os._exit(0)

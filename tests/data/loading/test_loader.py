@@ -1,7 +1,9 @@
 import itertools
+import multiprocessing
 import re
 import signal
 import subprocess
+import time
 from functools import partial
 from pathlib import Path
 
@@ -146,19 +148,42 @@ def test_remote_files(picture_folder, memory, workers):
 LEFT_BEHIND = []
 
 
-def end_while_loading() -> None:
+def load_and_leave(context: str) -> None:
     items = [[Failure(row, "cut short")] for row in range(100)]
-    LEFT_BEHIND.append(iter(make_loader(items, EvalBatches(100, batch_size=1), workers=1)))
+    LEFT_BEHIND.append(iter(make_loader(items, EvalBatches(100, batch_size=1), workers=1, context=context)))
     next(LEFT_BEHIND[0])  # from here on, the process is at work and deaf to SIGTERM
+
+
+def end_while_loading(context: str) -> None:
+    load_and_leave(context)
     raise SystemExit(3)
 
 
-def test_a_program_ends_though_a_loader_is_left_behind(tmp_path):
-    process = processes.start(end_while_loading, folder=tmp_path)
+@pytest.mark.parametrize("context", ["fork", "forkserver"])
+def test_a_program_ends_though_a_loader_is_left_behind(tmp_path, context):
+    process = processes.start(end_while_loading, context, folder=tmp_path)
     process.join(processes.PATIENCE)
     ended = process.exitcode
     process.kill()
     assert ended == 3
+
+
+def wait_while_loading(context: str) -> None:
+    load_and_leave(context)
+    Path("worker").write_text(str(multiprocessing.active_children()[0].pid))
+    Path("worker").rename("at_work")
+    time.sleep(processes.PATIENCE)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are looked up in /proc")
+@pytest.mark.parametrize("context", ["fork", "forkserver"])
+def test_no_worker_outlives_a_program_that_is_killed(tmp_path, context):
+    process = processes.start(wait_while_loading, context, folder=tmp_path)
+    processes.wait_until((tmp_path / "at_work").exists)
+    worker = Path("/proc", (tmp_path / "at_work").read_text())
+    process.kill()
+    process.join()
+    processes.wait_until(lambda: not worker.exists() or (worker / "cmdline").read_bytes() == b"")  # gone, or a zombie
 
 
 def has_taken(pid: int, number: signal.Signals) -> bool:
