@@ -160,6 +160,8 @@ def check_settings(config: configs.Experiment, *, launched: bool = False) -> Non
     if config.data.clips is not None:
         data.check_backend(config.data.clips.reader, config.data.clips.reader_options)
     near = config.data.near_duplicates if isinstance(config, configs.Config) else "off"
+    open_set = config.select.open_set if isinstance(config, configs.Config) else None
+    by_features = near == "features" or (open_set is not None and open_set.method == "distance")
     if near == "hash":
         data.import_imagehash()
     if near != "off":
@@ -176,7 +178,7 @@ def check_settings(config: configs.Experiment, *, launched: bool = False) -> Non
             input_shape=model.view_of(config.data).input_shape,
             **model.options,
         )
-        if isinstance(config, configs.Transfer) or model.weights is not None or near == "features":
+        if isinstance(config, configs.Transfer) or model.weights is not None or by_features:
             _check_classifier(key, model)
     for section, settings in config.trainings().items():
         settings.check_parts(section)

@@ -12,6 +12,7 @@ import yaml
 import bsssl as package
 from bsssl.data import Records
 from bsssl.engine.score import read_energy
+from bsssl.errors import UserError
 from bsssl.selection import read_sample_scores, read_selection
 from bsssl.selection.open_set import values_path
 from tests.reports.browser import Page, find_browser
@@ -266,6 +267,17 @@ def test_what_there_must_be(bsssl, recipe, tmp_path):
     assert "no class has two of them" in said
     for change in ("{keep: 0}", "{holdout: 1}", "{method: other}"):
         assert bsssl("run", "--config", recipe.config, f"select.open_set={change}", "--plan").status == 1
+
+
+def test_a_network_without_features_is_refused_before_anything_is_trained(bsssl, recipe, tmp_path, monkeypatch):
+    def none(model):
+        raise UserError("it has no classifier")
+
+    monkeypatch.setattr("bsssl.recipes.check.classifier", none)
+    arguments = ("train", "--config", recipe.config, "stage=teacher", f"output_dir={tmp_path / 'run'}")
+    outcome = bsssl(*arguments, "select.open_set={holdout: 0.5, method: distance}")
+    assert outcome.status == 1 and "models.teacher: it has no classifier" in outcome.err
+    assert bsssl(*arguments, ON).status == 0
 
 
 @pytest.mark.skipif(find_browser() is None, reason="there is no browser")
