@@ -252,7 +252,7 @@ class Data(LabeledData):
     the same content under any name (of a video only if it has the same segment, or none)"""
     duplicates: Literal["remove", "allow"] = "remove"
     """what to do with items of the pool that have the same content: remove has the first of them alone selected, allow
-    all of them; they are listed in either case"""
+    all of them, where select.near_duplicates is keep too; they are listed in either case"""
     verify: Literal["headers", "decode", "off"] = "headers"
     """what is looked at of every item before anything is trained: headers opens each picture or video, decode decodes
     it whole, off leaves it at reading the bytes; what fails is listed, and too many of it end the run"""
