@@ -178,7 +178,8 @@ def check_settings(config: configs.Experiment, *, launched: bool = False) -> Non
             input_shape=model.view_of(config.data).input_shape,
             **model.options,
         )
-        if isinstance(config, configs.Transfer) or model.weights is not None or by_features:
+        is_compared = by_features and key.startswith("models.teacher")
+        if isinstance(config, configs.Transfer) or model.weights is not None or is_compared:
             _check_classifier(key, model)
     for section, settings in config.trainings().items():
         settings.check_parts(section)

@@ -23,6 +23,7 @@ from bsssl.runtime.console import logger, progress
 from bsssl.stages import doubts
 from bsssl.stages.card import named_sources
 from bsssl.stages.computing import CLASSES
+from bsssl.stages.copied import key_of
 from bsssl.stages.sources import OVERLAP_REMEDY, files_state, open_source
 
 POOL = "pool"
@@ -406,8 +407,3 @@ class DataStage(Stage[DataSettings]):
             )
         if self.top_p is not None and self.top_p > len(classes):
             raise UserError(f"score.top_p ({self.top_p}) is above the {len(classes)} classes of data.train; lower it")
-
-
-def key_of(output: str) -> str:
-    """Return the key of the config that a test set comes from, by the ``output`` that it is of the data stage."""
-    return f"data.{output.replace('-', '.', 1)}"

@@ -18,7 +18,7 @@ plugins.register_heif()  # for writing; the plugin of JPEG XL writes too once it
 plugins.register_jxl()
 
 
-def _close(tensor, expected, tolerance):
+def assert_close(tensor, expected, tolerance):
     assert tensor.dtype == torch.uint8 and tensor.shape == (3, *expected.shape[:2])
     difference = np.abs(tensor.permute(1, 2, 0).numpy().astype(int) - expected.astype(int))
     assert difference.max() <= tolerance
@@ -31,7 +31,7 @@ def _grey(smooth):
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM"])
 def test_rgb(smooth, encode, kind):
     options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
-    _close(decode_image(encode(Image.fromarray(smooth), kind, **options)), smooth, 6 if kind == "JPEG" else 0)
+    assert_close(decode_image(encode(Image.fromarray(smooth), kind, **options)), smooth, 6 if kind == "JPEG" else 0)
 
 
 LOSSLESS = {
@@ -46,7 +46,7 @@ LOSSLESS = {
 @pytest.mark.parametrize("kind", LOSSLESS)
 def test_newer_and_older_kinds(smooth, encode, kind):
     data = encode(Image.fromarray(smooth), kind, **LOSSLESS[kind])
-    _close(decode_image(data), smooth, 3 if kind == "AVIF" else 0)
+    assert_close(decode_image(data), smooth, 3 if kind == "AVIF" else 0)
     with pytest.raises(DecodeError, match=r"64 x 48 pixels are more than the limit of 3071"):
         decode_image(data, max_pixels=64 * 48 - 1)
     with pytest.raises(DecodeError):
@@ -56,12 +56,12 @@ def test_newer_and_older_kinds(smooth, encode, kind):
 @pytest.mark.parametrize("kind", ["HEIF", "JXL", "AVIF", "JPEG2000"])
 def test_newer_kinds_as_others(smooth, encode, kind):
     options = LOSSLESS[kind] if kind != "HEIF" else {"quality": -1}
-    _close(decode_image(encode(Image.fromarray(smooth[:, :, 0]), kind, **options)), _grey(smooth), 3)
+    assert_close(decode_image(encode(Image.fromarray(smooth[:, :, 0]), kind, **options)), _grey(smooth), 3)
     clear = Image.new("RGBA", (16, 16), (100, 100, 100, 0))
-    _close(decode_image(encode(clear, kind, **options)), np.full((16, 16, 3), 255), 1)
+    assert_close(decode_image(encode(clear, kind, **options)), np.full((16, 16, 3), 255), 1)
     if kind != "AVIF":  # which Pillow writes with 8 bits
         deep = np.full((16, 16), 50 * 257, np.uint16)
-        _close(decode_image(encode(Image.fromarray(deep), kind, **options)), np.full((16, 16, 3), 50), 1)
+        assert_close(decode_image(encode(Image.fromarray(deep), kind, **options)), np.full((16, 16, 3), 50), 1)
 
 
 @pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
@@ -70,20 +70,20 @@ def test_newer_kinds_are_turned_upright_and_show_their_first_picture(smooth, enc
     exif[0x0112] = 6
     image = Image.fromarray(smooth)
     turned = encode(image, kind, exif=exif.tobytes(), **LOSSLESS[kind])
-    _close(decode_image(turned), np.rot90(smooth, -1), 3)
+    assert_close(decode_image(turned), np.rot90(smooth, -1), 3)
     several = encode(image, kind, save_all=True, append_images=[Image.new("RGB", image.size)], **LOSSLESS[kind])
-    _close(decode_image(several), smooth, 6)
+    assert_close(decode_image(several), smooth, 6)
 
 
 def test_jpeg_xl_says_itself_how_it_is_turned_but_for_a_wrapped_jpeg(smooth, encode, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     image = Image.fromarray(smooth)
-    _close(decode_image(encode(image, "JXL", lossless=True, exif=exif.tobytes())), smooth, 0)
+    assert_close(decode_image(encode(image, "JXL", lossless=True, exif=exif.tobytes())), smooth, 0)
     image.save(tmp_path / "x.jpg", quality=95, subsampling=0, exif=exif)
     with Image.open(tmp_path / "x.jpg") as jpeg:
         wrapped = encode(jpeg, "JXL")
-    _close(decode_image(wrapped), np.rot90(smooth, -1), 6)
+    assert_close(decode_image(wrapped), np.rot90(smooth, -1), 6)
 
 
 @pytest.mark.parametrize("boxed", [False, True])
@@ -108,19 +108,22 @@ def test_without_the_package(encode, kind, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
 def test_grey(smooth, encode, kind):
-    _close(decode_image(encode(Image.fromarray(smooth[:, :, 0]), kind)), _grey(smooth), 6 if kind == "JPEG" else 0)
+    grey = encode(Image.fromarray(smooth[:, :, 0]), kind)
+    assert_close(decode_image(grey), _grey(smooth), 6 if kind == "JPEG" else 0)
+        decode_image(encode(Image.fromarray(smooth[:, :, 0]), kind)), _grey(smooth), 6 if kind == "JPEG" else 0
+    )
 
 
 def test_one_bit(smooth, encode):
     black = smooth[:, :, :1] > 100
     expected = np.repeat(np.where(black, 255, 0), 3, axis=2)
-    _close(decode_image(encode(Image.fromarray(black[:, :, 0]))), expected, 0)
+    assert_close(decode_image(encode(Image.fromarray(black[:, :, 0]))), expected, 0)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
 def test_cmyk(smooth, encode, kind):
     # Pillow writes CMYK JPEGs inverted, with Adobe's marker, as photo editors do.
-    _close(decode_image(encode(Image.fromarray(smooth).convert("CMYK"), kind)), smooth, 12)
+    assert_close(decode_image(encode(Image.fromarray(smooth).convert("CMYK"), kind)), smooth, 12)
 
 
 def test_ycck(smooth, encode):
@@ -134,7 +137,7 @@ def test_ycck(smooth, encode):
 
 def test_palette(smooth, encode):
     image = Image.fromarray(smooth).quantize(64)
-    _close(decode_image(encode(image)), np.asarray(image.convert("RGB")), 0)
+    assert_close(decode_image(encode(image)), np.asarray(image.convert("RGB")), 0)
 
 
 def test_palette_with_transparency(encode):
@@ -143,7 +146,7 @@ def test_palette_with_transparency(encode):
     image.putpixel((0, 0), 0)
     expected = np.full((4, 4, 3), (200, 10, 20))
     expected[0, 0] = 255
-    _close(decode_image(encode(image, transparency=0)), expected, 0)
+    assert_close(decode_image(encode(image, transparency=0)), expected, 0)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
@@ -152,7 +155,7 @@ def test_one_transparent_colour(encode, mode):
     image.putpixel((1, 0), 0 if mode == "L" else (0, 0, 0))
     expected = np.full((4, 4, 3), 60)
     expected[0, 1] = 255
-    _close(decode_image(encode(image, transparency=0 if mode == "L" else (0, 0, 0))), expected, 0)
+    assert_close(decode_image(encode(image, transparency=0 if mode == "L" else (0, 0, 0))), expected, 0)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
@@ -163,7 +166,7 @@ def test_alpha_over_white(encode, mode, kind):
     image.putpixel((1, 0), (100, 100, 100, 102))
     expected = np.full((4, 4, 3), 100)
     expected[0, 0], expected[0, 1] = 255, round(100 * 0.4 + 255 * 0.6)
-    _close(
+    assert_close(
         decode_image(encode(image.convert(mode), kind, **({"lossless": True} if kind == "WEBP" else {}))), expected, 1
     )
 
@@ -171,14 +174,14 @@ def test_alpha_over_white(encode, mode, kind):
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_16_bit_grey_is_scaled_not_clipped(smooth, encode, kind):
     deep = smooth[:, :, 0].astype(np.uint16) * 257
-    _close(decode_image(encode(Image.fromarray(deep), kind)), _grey(smooth), 0)
+    assert_close(decode_image(encode(Image.fromarray(deep), kind)), _grey(smooth), 0)
 
 
 def test_16_bit_rgb_png(smooth):
     deep = (smooth.astype(np.uint16) * 257).astype(">u2")
     lines = b"".join(b"\0" + line.tobytes() for line in deep)
 
-    _close(decode_image(_png(64, 48, 16, zlib.compress(lines))), smooth, 1)
+    assert_close(decode_image(_png(64, 48, 16, zlib.compress(lines))), smooth, 1)
 
 
 def _png(width, height, depth, packed):
@@ -203,7 +206,7 @@ def test_png_with_right_checksums_and_wrong_pixels(smooth, damage):
         "garbage": bytes(100),
     }[damage]
     if damage in ("none", "long", "trailing"):
-        _close(decode_image(_png(64, 48, 8, packed)), smooth, 0)
+        assert_close(decode_image(_png(64, 48, 8, packed)), smooth, 0)
     else:
         with pytest.raises(DecodeError):
             decode_image(_png(64, 48, 8, packed))
@@ -217,7 +220,7 @@ def test_exif_rotation(smooth, encode, kind, orientation):
     upright = {1: smooth, 2: smooth[:, ::-1], 3: smooth[::-1, ::-1], 6: np.rot90(smooth, 3), 8: np.rot90(smooth)}
     options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
     data = encode(Image.fromarray(smooth), kind, exif=exif, **options)
-    _close(decode_image(data), upright[orientation], 6)
+    assert_close(decode_image(data), upright[orientation], 6)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
@@ -225,7 +228,7 @@ def test_first_frame_of_an_animation(encode, kind):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
     options = {"lossless": True} if kind == "WEBP" else {}
     data = encode(frames[0], kind, save_all=True, append_images=frames[1:], duration=50, **options)
-    _close(decode_image(data), np.asarray(frames[0]), 0)
+    assert_close(decode_image(data), np.asarray(frames[0]), 0)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
@@ -293,5 +296,5 @@ def test_absurd_shape(encode):
 
 def test_without_torchvisions_decoder(smooth, encode, monkeypatch):
     monkeypatch.setattr(pictures, "_decode_jpeg", None)
-    _close(decode_image(encode(Image.fromarray(smooth), "JPEG", quality=95, subsampling=0)), smooth, 6)
-    _close(decode_image(encode(Image.fromarray(smooth), "PNG")), smooth, 0)
+    assert_close(decode_image(encode(Image.fromarray(smooth), "JPEG", quality=95, subsampling=0)), smooth, 6)
+    assert_close(decode_image(encode(Image.fromarray(smooth), "PNG")), smooth, 0)
