@@ -110,8 +110,6 @@ def test_without_the_package(encode, kind, monkeypatch):
 def test_grey(smooth, encode, kind):
     grey = encode(Image.fromarray(smooth[:, :, 0]), kind)
     assert_close(decode_image(grey), _grey(smooth), 6 if kind == "JPEG" else 0)
-        decode_image(encode(Image.fromarray(smooth[:, :, 0]), kind)), _grey(smooth), 6 if kind == "JPEG" else 0
-    )
 
 
 def test_one_bit(smooth, encode):
