@@ -2,7 +2,7 @@
 
     python benchmarks/near_duplicates.py planted --pictures photos/ --network resnet18
     python benchmarks/near_duplicates.py between --pictures cifar10/train --test cifar10/test --sheet pairs.png
-    python benchmarks/near_duplicates.py search --items 1e6
+    python benchmarks/near_duplicates.py search --items 1e6 --width 512
     python benchmarks/near_duplicates.py cost --pictures photos/ --network resnet18
 
 ``planted`` makes of some of the pictures copies: re-encoded, of half the size, cropped, mirrored, brighter, blurred.
@@ -13,8 +13,8 @@ is installed; with ``--network`` the cosine of the features of a network of timm
 or those of ``--weights FILE``.
 
 ``between`` counts the test pictures that have a near copy in train, and draws the pairs on a sheet, the nearest first.
-``search`` groups random hashes, one in ten of which is a copy, on ``--cores``. ``cost`` times the parts of scoring, on
-one core.
+``search`` groups random hashes, or features of ``--width``, one in ten of which is a near copy, on ``--cores``.
+``cost`` times the parts of scoring, on one core.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from bsssl import data
 from bsssl.data.datasets.sources import Folder
 from bsssl.data.decoding.pictures import decode_image
 from bsssl.data.views.looks import look
-from bsssl.engine.near import Looks, import_faiss
+from bsssl.engine.near import Features, Looks, Search, import_faiss, sampled
 
 SEEN = 224  # pixels of the short side at most, as a teacher sees them
 BITS = (16, 24, 31, 40, 48, 64, 72)
@@ -91,7 +91,7 @@ def pdq(content: bytes) -> bytes:
     return np.packbits(bits.astype(bool)).tobytes()
 
 
-class Features:
+class Network:
     """The features of a network, of length 1."""
 
     def __init__(self, name: str, weights: str | None) -> None:
@@ -136,7 +136,7 @@ def planted(args: argparse.Namespace) -> None:
     for name, make in hashing.items():
         methods[name] = lambda all_of, make=make: np.array([np.frombuffer(make(one), np.uint8) for one in all_of])
     if args.network:
-        methods["features"] = Features(args.network, args.weights)
+        methods["features"] = Network(args.network, args.weights)
     print(f"{len(contents)} pictures, copies of {len(changed)}")
     print("| method | at most | re-encoded |", " | ".join(CHANGES), "| other pictures |")
     for name, make in methods.items():
@@ -185,20 +185,39 @@ def between(args: argparse.Namespace) -> None:
 
 
 def search(args: argparse.Namespace) -> None:
-    """Print the seconds and the memory of grouping random hashes, one in ten of which is a copy."""
+    """Print the seconds and the memory of grouping random items, one in ten of which is a near copy of another."""
     items, generator = int(args.items), np.random.default_rng(0)
-    hashes = generator.integers(0, 256, (items, 32), np.uint8)
-    copied = generator.choice(items, items // 10, replace=False)
-    hashes[copied] = hashes[copied - 1]
-    hashes[copied, 0] ^= 255  # eight bits apart
+    made = _features(generator, items, args.width) if args.width else generator.integers(0, 256, (items, 32), np.uint8)
+    copied = 1 + 2 * np.sort(generator.choice((items - 1) // 2, items // 10, replace=False))  # none of another copy
+    made[copied] = made[copied - 1]
+    if args.width:
+        made[copied] += generator.normal(0, 0.1 / np.sqrt(args.width), (len(copied), args.width))  # a cosine of 0.995
+    else:
+        made[copied, 0] ^= 255  # eight bits apart
     before, began, worked = _memory(), time.perf_counter(), time.process_time()
-    leaders, near = Looks(), 0
+    leaders: Search = Looks()
+    if args.width:
+        every = max(1, items // sampled(items)) if sampled(items) else 1
+        leaders = Features(made[::every], count=items, cosine=0.95)
+    near = 0
     for start in range(0, items, 10_000):
-        near += int((leaders.join(hashes[start : start + 10_000]).number >= 0).sum())
+        near += int((leaders.join(made[start : start + 10_000]).number >= 0).sum())
+    what = f"features of width {args.width}" if args.width else "hashes"
     print(
-        f"{items} hashes, {near} near to another: {time.perf_counter() - began:.0f} s, "
-        f"{time.process_time() - worked:.0f} s of CPU time, {(_memory() - before) * 1e6 / items:.0f} bytes for each"
+        f"{items} {what}, {len(copied)} copies, {near} near to another: "
+        f"{time.perf_counter() - began:.0f} s, {time.process_time() - worked:.0f} s of CPU time, "
+        f"{(_memory() - before) * 1e6 / items:.0f} bytes for each"
     )
+
+
+def _features(generator: np.random.Generator, items: int, width: int) -> np.ndarray:
+    """Return features, float16 (N, W): a tenth as many things, of which each item is one more or less."""
+    things = generator.normal(0, 1 / np.sqrt(width), (items // 10, width)).astype(np.float32)
+    made = np.empty((items, width), np.float16)
+    for start in range(0, items, 100_000):
+        rows = generator.integers(0, len(things), min(100_000, items - start))
+        made[start : start + len(rows)] = things[rows] + generator.normal(0, 0.6 / np.sqrt(width), (len(rows), width))
+    return made
 
 
 def cost(args: argparse.Namespace) -> None:
@@ -216,7 +235,7 @@ def cost(args: argparse.Namespace) -> None:
         for name, passed in zip(times, np.diff(marks).tolist(), strict=True):
             times[name] += passed
     if args.network:
-        network, began = Features(args.network, args.weights), time.process_time()
+        network, began = Network(args.network, args.weights), time.process_time()
         network(contents[:64], side=SEEN)
         times["decoding and the network"] = (time.process_time() - began) * len(contents) / 64
     for name, seconds in times.items():
@@ -241,6 +260,7 @@ def main() -> None:
     parser.add_argument("--sheet", help="where to draw the nearest pairs")
     parser.add_argument("--pairs", type=int, default=400)
     parser.add_argument("--items", type=float, default=1e6)
+    parser.add_argument("--width", type=int, help="of the features that `search` groups, instead of hashes")
     parser.add_argument("--cores", type=int, default=2)
     args = parser.parse_args()
     use_cores(1 if args.part == "cost" else args.cores)  # more than one wait for each other, which counts as work

@@ -43,6 +43,9 @@ class Models(Section):
         return by_role([*([] if self.teacher is None else [self.teacher]), *self.more_teachers])
 
 
+Beside = Literal["looks", "features"]
+
+
 class Score(Section):
     """Running the teacher over the pool."""
 
@@ -53,6 +56,10 @@ class Score(Section):
     given: str | None = None
     """a Parquet file of columns key, class and score (0..1) with what some other tool says of the pool, in the place of
     a teacher; key is that of the pool's item, and an item has rows for P classes at least, or none"""
+    leave: list[Beside] = []
+    """what is left beside the scores besides what the config needs: the perceptual hashes of the pool, the features of
+    the first teacher, for data.near_duplicates and select.open_set as they may be set later. A sweep adds what any of
+    its points needs"""
 
 
 PARTS_OF_POOL = (64, 16, 4, 1)
@@ -203,6 +210,16 @@ class Config(Experiment):
         if section not in _ADDED_BY or getattr(self, section) is not None:
             return None
         return f"the config has no {section} section; {_ADDED_BY[section]}"
+
+    def beside_scores(self, number: int = 1) -> list[Beside]:
+        """Return what the scoring pass of a round leaves beside the scores, for what is done with them."""
+        near, open_set = self.data.near_duplicates, self.select.open_set
+        left = set(self.score.leave)
+        if number == 1 and near != "off":  # the search is done once, for all rounds
+            left.add("looks" if near == "hash" else "features")
+        if open_set is not None and open_set.method == "distance":
+            left.add("features")
+        return sorted(left)
 
     @override
     def eval_batch(self) -> int:

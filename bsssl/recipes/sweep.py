@@ -85,11 +85,15 @@ class Sweep(Grid):
                 )
         seeds = next((values for key, values in axes if key == "seed"), None)
         varied = [(key, values) for key, values in axes if key != "seed"]
-        grid = itertools.product(*(values for _, values in varied))
-        return [self._point(dict(zip([key for key, _ in varied], values, strict=True)), seeds) for values in grid]
+        combinations = itertools.product(*(values for _, values in varied))
+        grid = [dict(zip([key for key, _ in varied], values, strict=True)) for values in combinations]
+        # A scoring pass that several points share leaves what any of them reads.
+        left = sorted({kind for values in grid for kind in self._load(values).beside_scores()})
+        return [self._point(values, seeds, left) for values in grid]
 
-    def _point(self, values: dict[str, str], seeds: list[str] | None) -> Point:
-        values_of_all = {**values, "output_dir": os.path.join(self.output_dir(), folder_name(values))}
+    def _point(self, values: dict[str, str], seeds: list[str] | None, left: Sequence[str]) -> Point:
+        own = {"output_dir": os.path.join(self.output_dir(), folder_name(values)), "score.leave": f"[{','.join(left)}]"}
+        values_of_all = {**values, **own}
         each = [{**values_of_all, "seed": seed} for seed in seeds] if seeds else [values_of_all]
         configs = [self._load(one) for one in each]
         # The commands that errors name must lead to the same run.

@@ -338,6 +338,7 @@ def _scored(config: Config, name: str, number: int, teachers: list[_Network]) ->
         return GivenStage(
             name=name, section="score", settings=settings, needs={"data": DATA}, command=_alone("score", number)
         )
+    left = config.beside_scores(number)
     first, *others = (
         Eyes(model=one.model.without_view(), seen=TestView.of(one.model, config.data, "score")) for one in teachers
     )
@@ -355,9 +356,8 @@ def _scored(config: Config, name: str, number: int, teachers: list[_Network]) ->
         needs={"data": DATA, **by_role(one.name for one in teachers)},
         command=_alone("score", number),
         execution=_execution(config),
-        looks=number == 1 and config.data.near_duplicates == "hash",
-        features=(number == 1 and config.data.near_duplicates == "features")
-        or (config.select.open_set is not None and config.select.open_set.method == "distance"),
+        looks="looks" in left,
+        features="features" in left,
     )
 
 

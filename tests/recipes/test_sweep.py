@@ -88,3 +88,15 @@ def test_values_with_commas(recipe):
 def test_a_wrong_grid(sweep, tmp_path, arguments, error):
     outcome = sweep(*arguments)
     assert outcome.status == 1 and error in outcome.errors[0] and not (tmp_path / "sweep").exists()
+
+
+def test_points_that_share_the_scores_have_what_each_of_them_reads(sweep, tmp_path):
+    """The features that the last point needs are left by the scoring of the first."""
+    outcome = sweep("data.near_duplicates=off,hash", "select.open_set.method=energy,distance")
+    assert outcome.status == 0, outcome.err
+    stages = computed(tmp_path / "sweep")
+    assert (stages["score"], stages["open_set"]) == (1, 2)
+    [score] = (tmp_path / "sweep").glob("shared/*/score")
+    assert {path.suffix for path in score.glob("000000.*")} >= {".looks", ".features"}
+    found = [json.loads(path.read_text())["result"] for path in (tmp_path / "sweep").glob("shared/*/near/done.json")]
+    assert {one["method"]: one["searched"] > 0 for one in found} == {"off": False, "hash": True}
