@@ -147,14 +147,25 @@ def planted(args: argparse.Namespace) -> None:
         apart = between(base, base, **options)
         np.fill_diagonal(apart, np.inf)
         nearest = apart.min(axis=1)
+        parts = [make([*one]) for one in zip(*changed, strict=True)]
         own = [
             np.array([between(one[None], other[None], **options)[0, 0] for one, other in zip(base, part, strict=False)])
-            for part in (make([*one]) for one in zip(*changed, strict=True))
+            for part in parts
         ]
+        if not is_hash:
+            projected(base, parts)
         for limit in BITS if is_hash else [1 - cosine for cosine in COSINES]:
             shown = f"{limit} bits" if is_hash else f"cosine {1 - limit:.2f}"
             shares = " | ".join(f"{100 * (part <= limit + 1e-9).mean():.0f}" for part in own)
             print(f"| {name} | {shown} | {shares} | {(nearest <= limit + 1e-9).sum()} |", flush=True)
+
+
+def projected(base: np.ndarray, changed: list[np.ndarray]) -> None:
+    """Print what the program's search finds of features, at the cosine that it has by default."""
+    leaders, known = (Features(base, count=len(base), cosine=0.95) for _ in range(2))
+    known.add(base)
+    shares = " | ".join(f"{100 * (known.nearest(part).number >= 0).mean():.0f}" for part in changed)
+    print(f"| features, as the program does it | cosine 0.95 | {shares} | {(leaders.join(base).number >= 0).sum()} |")
 
 
 def between(args: argparse.Namespace) -> None:

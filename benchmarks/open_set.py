@@ -26,7 +26,7 @@ from bsssl.recipes.sweep import Point, Sweep
 from bsssl.selection import read_selection
 from bsssl.selection.open_set import values_path
 
-METHODS = ("distance", "confidence", "energy")  # first what needs more left by the scoring that all share
+METHODS = ("confidence", "energy", "distance")
 SHARED: dict[str, list[str]] = {
     "airplane": [],
     "automobile": ["n02814533", "n03100240", "n03670208", "n04285008", "n03977966", "n03444034"],  # the last: go-kart

@@ -6,7 +6,8 @@
 Ours is what the score stage does with a shard: data set, loader, ``predict``, the P best classes, the score file and
 its ledger. The peer is the loop of timm's ``inference.py``: ``create_dataset``, ``create_loader`` (Pillow, its
 transforms, its prefetcher), the network, softmax, top-k, results to the CPU; the same with channels_last, which that
-script offers. Network, batch, workers, precision and crop are the same everywhere; every side starts its workers anew.
+script offers; and ours without the perceptual hashes by which near copies are found. Network, batch, workers, precision
+and crop are the same everywhere; every side starts its workers anew.
 
 On the CPU everything is confined to one core unless ``--cores`` says otherwise: threads that wait for each other tell
 little on a machine that others use as well. Rates per second of CPU time are given beside those of the clock.
@@ -19,6 +20,7 @@ of ``--rounds`` counts. The last line is one JSON object; a ratio is ours over t
 import argparse
 import tempfile
 from collections.abc import Callable
+from functools import partial
 
 import timm.data
 import torch
@@ -44,14 +46,16 @@ class Ours:
         self._records = Folder(path=folder).records()
         self._network, self._compute, self._args = compute.place_model(network), compute, args
         self._normalize = data.Normalize().to(compute.device)
+        data.import_imagehash()  # as the stage does, before workers are forked
         self._batch = next(iter(self._loader()))
 
-    def _loader(self) -> "torch.utils.data.DataLoader[dict[str, object]]":
+    def _loader(self, *, looks: bool = True) -> "torch.utils.data.DataLoader[dict[str, object]]":
         args = self._args
         dataset = data.ItemDataset(
             self._records,
             views=data.ImageViews(data.test_transform(size=args.size, resize=round(args.size / CROP_PCT))),
             hash_content=True,  # as by default, to find labeled and test items in the pool
+            looks=looks,  # by default too, for near copies
         )
         return data.make_loader(
             dataset,
@@ -60,9 +64,10 @@ class Ours:
             pin_memory=self._compute.device.type == "cuda",
         )
 
-    def score(self) -> int:
+    def score(self, *, looks: bool = True) -> int:
         """Score the shard and write its file."""
-        predictions = predict(self._network, self._loader(), normalize=self._normalize, compute=self._compute)
+        loader = self._loader(looks=looks)
+        predictions = predict(self._network, loader, normalize=self._normalize, compute=self._compute)
         found = score_shard(predictions, top_p=self._args.top_p, held_hashes=frozenset([b""]))
         header = ScoreHeader(
             teacher="teacher", class_names=tuple(map(str, range(NUM_CLASSES))), top_p=self._args.top_p,
@@ -136,6 +141,7 @@ def main() -> None:
         rates = alternate(
             {
                 "ours": ours.score,
+                "without_looks": partial(ours.score, looks=False),
                 "timm": timm_side(folder, networks[1], plain, args),
                 "timm_channels_last": timm_side(folder, networks[2], ours_compute, args),
                 "decode": ours.decode,
@@ -157,7 +163,7 @@ def summarise(fastest: dict[str, Rates], *, on_gpu: bool, settings: dict[str, ob
         decode, forward = rates["decode"], rates["forward"]
         rates["limit"] = min(decode, forward) if on_gpu else 1 / (1 / decode + 1 / forward)
         ours |= {name + suffix: rates[name] for name in ("ours", "decode", "forward")}
-        for name in ("timm", "timm_channels_last", "limit"):
+        for name in ("timm", "timm_channels_last", "without_looks", "limit"):
             peers[name + suffix], ratios[name + suffix] = rates[name], rates["ours"] / rates[name]
     report(ours=ours, peers=peers, ratios=ratios, settings=settings)
 
