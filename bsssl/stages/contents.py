@@ -20,7 +20,7 @@ from bsssl.registry import STAGES
 from bsssl.runtime import distributed
 from bsssl.runtime.console import logger, printable, progress
 from bsssl.stages.computing import Execution, split_records
-from bsssl.stages.copied import IN_POOL, LABELED, TOO_HIGH, key_of, pair_of, told
+from bsssl.stages.copied import IN_POOL, LABELED, key_of, pair_of, same_items, told
 from bsssl.stages.data import POOL
 from bsssl.stages.sources import OVERLAP_REMEDY
 
@@ -137,8 +137,9 @@ class ContentsStage(Stage[ContentsSettings]):
             "examples": {pair_of(*pair): some for pair, some in sorted(copies.examples.items())},
             "left_out": copies.left_out,
         }
+        say = logger.warning if any(same.learned for same in same_items(figures)) else logger.info
         for line in told(figures):
-            (logger.warning if line.endswith(TOO_HIGH) else logger.info)("%s", line)
+            say("%s", line)
         return figures
 
     def _tolerated(self, items: str) -> tuple[float, str]:

@@ -8,8 +8,6 @@ from bsssl.runtime.console import printable
 
 LABELED, IN_POOL = "labeled", "pool"
 """the names of sets; the others are the tests"""
-TOO_HIGH = ": the accuracies will be too high"
-"""the end of a line that is a warning"""
 _OF = " of "
 
 
@@ -23,6 +21,11 @@ class SameItems:
     count: int
     examples: tuple[str, ...] = ()
     """the names of both, of some of them; none in records from before they were kept"""
+
+    @property
+    def learned(self) -> bool:
+        """Whether test items are labeled ones, so that the accuracies are too high."""
+        return self.items.startswith("data.test") and self.others == key_of(LABELED)
 
 
 def same_items(figures: Mapping[str, Any]) -> list[SameItems]:
@@ -40,7 +43,7 @@ def told(figures: Mapping[str, Any]) -> list[str]:
     lines = [f"{key_of(items)}: {count:,} items cannot be read" for items, count in figures["unreadable"].items()]
     for same in same_items(figures):
         examples = f" (such as {', '.join(same.examples)})" if same.examples else ""
-        end = TOO_HIGH if same.items.startswith("data.test") and same.others == key_of(LABELED) else ""
+        end = ": the accuracies will be too high" if same.learned else ""
         lines.append(f"{same.items}: {same.count:,} items are copies of others in {same.others}{examples}{end}")
     if figures["left_out"]:
         lines.append(f"{key_of(IN_POOL)}: {figures['left_out']:,} copies are left out of the selection")

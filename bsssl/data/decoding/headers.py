@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bsssl.data.decoding.pictures import MAX_PIXELS, DecodeError, decode_image, opened
+from bsssl.data.decoding.pictures import MAX_PIXELS, decode_image, read_header
 from bsssl.data.decoding.readers.base import Clock
 from bsssl.data.decoding.readers.pyav import PyavReader
 
@@ -34,10 +34,7 @@ def picture_header(content: bytes, *, max_pixels: int = MAX_PIXELS, decode: bool
     Raises:
         DecodeError: It is no picture that can be used.
     """
-    if not content:
-        raise DecodeError("empty file")
-    with opened(content, max_pixels=max_pixels) as image:
-        header = Header(image.format or "unknown", *image.size)
+    header = Header(*read_header(content, max_pixels=max_pixels))
     if decode:
         decode_image(content, max_pixels=max_pixels)
     return header

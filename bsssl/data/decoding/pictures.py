@@ -49,15 +49,20 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, max_aspect: float
     return _by_pillow(data, max_pixels, max_aspect)
 
 
-def check_header(data: bytes, *, max_pixels: int = MAX_PIXELS, max_aspect: float = MAX_ASPECT) -> None:
-    """Raise the DecodeError of what ``decode_image`` refuses by the header alone; no pixel is decoded."""
+def read_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[str, int, int]:
+    """Return the format, width and height of a picture as its file has it, without decoding a pixel.
+
+    Raises:
+        DecodeError: What ``decode_image`` refuses by the header alone.
+    """
     if not data:
         raise DecodeError("empty file")
     if _decode_jpeg is not None and data.startswith(_JPEG):
-        check_size(*_jpeg_size(data), max_pixels, max_aspect)  # a tenth of the time that Pillow takes to open one
-        return
-    with opened(data, max_pixels=max_pixels, max_aspect=max_aspect):
-        pass
+        size = _jpeg_size(data)  # a tenth of the time that Pillow takes to open one
+        check_size(*size, max_pixels, MAX_ASPECT)
+        return ("JPEG", *size)
+    with opened(data, max_pixels=max_pixels) as image:
+        return (image.format or "unknown", *image.size)
 
 
 def check_size(width: int, height: int, max_pixels: int, max_aspect: float) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bsssl.data.decoding.pictures import check_header, decode_image
+from bsssl.data.decoding.pictures import decode_image, read_header
 from bsssl.data.decoding.readers import open_video
 from bsssl.data.views.views import Segment, frame_range
 
@@ -25,7 +25,7 @@ def make_check(verify: str, *, max_pixels: int, reading: Mapping[str, Any] | Non
         return None
     if reading is not None:
         return _video_check(reading, max_pixels=max_pixels, whole=verify == "decode")
-    check = decode_image if verify == "decode" else check_header
+    check: Callable[..., object] = decode_image if verify == "decode" else read_header
     return lambda content, segment: check(content, max_pixels=max_pixels)
 
 
