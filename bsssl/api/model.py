@@ -154,8 +154,7 @@ class Model:
             classes=self.classes,
             preprocessing=Preprocessing(
                 **self._seen.transforms.model_dump(),
-                frames=None if clips is None else clips.frames,
-                stride=None if clips is None else clips.stride,
+                **({} if clips is None else clips.of_network()),
             ),
             examples=Examples(self._seen, [os.fspath(picture) for picture in check]),
             card=card.read_text(encoding="utf-8") if card is not None and card.exists() else None,

@@ -105,16 +105,24 @@ class Transforms(Section):
 
 
 class Clips(Section):
-    """How a video becomes clips. Frames are counted, not timed: a clip is the same frames in every tool."""
+    """How a video becomes clips. Unless `fps` is set frames are counted, not timed: a clip is the same frames in every
+    tool, but lasts twice as long where the video has half as many frames a second."""
 
     frames: int = Field(8, ge=1)
     """frames of a clip (the paper: 8 and 32)"""
     stride: int = Field(2, ge=1)
     """from one frame of a clip to the next, in frames of the video"""
+    fps: float | None = Field(None, gt=0, le=1000)
+    """frames per second that videos are seen with: those of any rate, or of a varying one, then last alike. Frames of
+    the video are passed over, or come more than once; `stride` counts what is seen. 30 is what most weights for
+    Kinetics were trained with"""
     stride_jitter: int = Field(0, ge=0)
     """training: the stride varies at random by up to so much"""
     test_clips: int = Field(10, ge=1)
     """clips per video in testing, evenly spread; their softmax scores are averaged"""
+    test_crops: int = Field(1, ge=1, le=10)
+    """squares cut out of each of these, evenly spread along the longer side, 3 in the test of SlowFast (Feichtenhofer
+    et al. 2019, arXiv 1812.03982); their scores are averaged too"""
     score_clips: int = Field(1, ge=1)
     """clips per video in scoring the pool, likewise"""
     reader: Annotated[str, known_to(VIDEO_READERS)] = "av"
@@ -123,6 +131,15 @@ class Clips(Section):
     """further arguments of the reader"""
     deadline: float = Field(60.0, gt=0)
     """a video that takes longer to read counts as unreadable, seconds"""
+
+    def for_testing(self) -> dict[str, int]:
+        """Return how many clips a test takes of a video, and how many squares of each where there are several."""
+        return {"count": self.test_clips, **({} if self.test_crops == 1 else {"crops": self.test_crops})}
+
+    def as_text(self) -> str:
+        """Return how long a clip is, as in "8 frames, stride 2"."""
+        rate = "" if self.fps is None else f" at {self.fps:g} frames per second"
+        return f"{self.frames} frames, stride {self.stride}{rate}"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -219,10 +236,12 @@ class LabeledData(Section):
         """Return how clips are cut for training, scoring or testing; None for images."""
         if self.clips is None:
             return None
-        names = {"frames", "stride", "reader", "deadline", *(["reader_options"] if self.clips.reader_options else [])}
-        common = self.clips.model_dump(include=names)
-        count = {"train": None, "score": self.clips.score_clips, "test": self.clips.test_clips}[purpose]
-        return {**common, "count": count, "stride_jitter": self.clips.stride_jitter if purpose == "train" else 0}
+        later = {name for name in ("fps", "reader_options") if getattr(self.clips, name)}  # than the others
+        common = self.clips.model_dump(include={"frames", "stride", "reader", "deadline", *later})
+        if purpose == "train":
+            return {**common, "count": None, "stride_jitter": self.clips.stride_jitter}
+        views = self.clips.for_testing() if purpose == "test" else {"count": self.clips.score_clips}
+        return {**common, **views, "stride_jitter": 0}
 
     def preprocessing(self, purpose: Purpose) -> dict[str, Any]:
         """Return what decides how items are seen in training, scoring or testing."""
@@ -333,6 +352,10 @@ class NetworkTransforms(Section):
         return self.model_dump(exclude_none=True)
 
 
+_OF_CLIPS = ("frames", "stride", "fps")
+"""the keys of a network that are about clips"""
+
+
 class Model(Section):
     """A network, what it starts from, and how it sees pictures and videos where it is not as `data` says."""
 
@@ -356,6 +379,8 @@ class Model(Section):
     """frames of the clips that this network sees, instead of data.clips.frames"""
     stride: int | None = Field(None, ge=1)
     """from one frame to the next of these clips, instead of data.clips.stride"""
+    fps: float | None = Field(None, gt=0, le=1000)
+    """frames per second that this network sees, instead of data.clips.fps"""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -379,7 +404,7 @@ class Model(Section):
 
     def without_view(self) -> "Model":
         """Return the network without what ``view_of`` says of it."""
-        return self.model_copy(update={"transforms": None, "stride": None})
+        return self.model_copy(update={"transforms": None, "stride": None, "fps": None})
 
     def view_of(self, data: D) -> D:
         """Return ``data`` as this network sees it.
@@ -390,7 +415,7 @@ class Model(Section):
         update: dict[str, Any] = {}
         if self.transforms is not None:
             update["transforms"] = data.transforms.changed(self.transforms.given())
-        clips = {key: value for key in ("frames", "stride") if (value := getattr(self, key)) is not None}
+        clips = {key: value for key in _OF_CLIPS if (value := getattr(self, key)) is not None}
         if clips and data.clips is not None:
             jitter = min(data.clips.stride_jitter, clips.get("stride", data.clips.stride) - 1)
             update["clips"] = data.clips.model_copy(update={**clips, "stride_jitter": jitter})
@@ -403,7 +428,7 @@ class Model(Section):
         """
         return [
             f"{key}.{name} is for videos; set data.clips, or leave it out"
-            for name in ("frames", "stride")
+            for name in _OF_CLIPS
             if getattr(self, name) is not None and data.clips is None
         ]
 

@@ -25,6 +25,8 @@ class Preprocessing:
     """frames of a clip; None for pictures"""
     stride: int | None = None
     """from one frame of a clip to the next, in frames of the video; None for pictures"""
+    fps: float | None = None
+    """frames per second of which ``stride`` counts, instead of those of the video"""
 
 
 @dataclass(frozen=True)

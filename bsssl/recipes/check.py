@@ -172,10 +172,16 @@ def check_settings(config: configs.Experiment, *, launched: bool = False) -> Non
                 named_weights(model.weights)
             except UserError as error:
                 raise UserError(f"{key}.weights: {error}") from None
+        seen = model.view_of(config.data)
+        if seen.clips is not None and seen.clips.test_crops > 1 and seen.transforms.for_testing()["resize"] is None:
+            raise UserError(
+                f"data.clips.test_crops: {key} sees whole pictures, out of which nothing is cut; set "
+                "data.transforms.test_resize to the short side, in pixels, or test_crops to 1"
+            )
         profile(
             model.name,
             num_classes=config.data.num_classes or 2,
-            input_shape=model.view_of(config.data).input_shape,
+            input_shape=seen.input_shape,
             **model.options,
         )
         is_compared = by_features and key.startswith("models.teacher")

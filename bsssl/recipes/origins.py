@@ -102,7 +102,7 @@ def _described(path: str) -> _Description:
         pictures = seen.transforms.model_dump(exclude={"resize"})
         return _Description(
             transforms={**pictures, "test_resize": seen.transforms.resize or "whole"},
-            clips={} if seen.clips is None else {"frames": seen.clips.frames, "stride": seen.clips.stride},
+            clips={} if seen.clips is None else seen.clips.of_network(),
             frames=settings["model"].get("frames"),
         )
     if os.path.basename(path) == WEIGHTS and (folder / CONFIG).exists():

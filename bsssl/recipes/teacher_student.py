@@ -200,7 +200,7 @@ def execution_of(config: Any, seen: LabeledData, batch: int) -> Execution:
         system=config.system,
         batch=batch,
         deadline=None if seen.clips is None else seen.clips.deadline,
-        test_clips=None if seen.clips is None else seen.clips.test_clips,
+        test_clips={} if seen.clips is None else seen.clips.for_testing(),
         max_failure_rate=seen.max_failure_rate,
     )
 
@@ -496,11 +496,10 @@ def _as_it_is(config: Config, seed: int, network: _Network, needs: Mapping[str, 
 def _live(config: Config, teacher: Model, *, temperature: float) -> LiveSettings:
     """Return the settings of a teacher that sees what the student sees."""
     theirs, ours = (model.view_of(config.data).clips for model in (teacher, config.models.student))
-    if theirs is not None and ours is not None and (theirs.frames, theirs.stride) != (ours.frames, ours.stride):
+    if theirs is not None and ours is not None and theirs.as_text() != ours.as_text():
         raise UserError(
             "live targets and soft_views show the student's clips to the teacher, which has "
-            f"{theirs.frames} frames with a stride of {theirs.stride}, not {ours.frames} with {ours.stride}; give both "
-            "networks the same frames and stride"
+            f"{theirs.as_text()}, not {ours.as_text()}; give both networks the same frames, stride and fps"
         )
     pictures = TestView.of(teacher, config.data, "score").transforms.model_dump(exclude={"resize"})
     return LiveSettings(model=teacher.without_view(), temperature=temperature, **pictures)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ class Execution:
     """views of items that a process sees at a time when scoring and testing"""
     deadline: float | None = None
     """seconds after which a video counts as unreadable"""
-    test_clips: int | None = None
-    """clips of a video that a test of the network takes; None for pictures"""
+    test_clips: Mapping[str, int] = field(default_factory=dict)
+    """of videos, the count of clips that a test of the network takes, and of crops"""
     max_failure_rate: float = 0.0
     """share of unreadable items that is tolerated when training and scoring"""
 
@@ -102,7 +102,7 @@ def leave_model(
         **named,
         classes=classes,
         transforms=seen.for_testing().model_dump(),
-        clips=None if seen.clips is None else {"frames": seen.clips.frames, "stride": seen.clips.stride},
+        clips=None if seen.clips is None else seen.clips.of_network(),
         testing={"precision": settings.precision, **seen.testing(execution.test_clips)},
     )
     storage.write_json(str(folder / CONFIG), described)

@@ -337,8 +337,8 @@ def _preprocessing(settings: ScoreSettings) -> dict[str, Any]:
         del content["others"]
     seen = content.pop("seen")
     clips = seen.pop("clips")
-    if clips is not None and not clips["reader_options"]:
-        del clips["reader_options"]  # as before there were such
+    if clips is not None:  # as before there were such
+        clips = {name: value for name, value in clips.items() if value or name not in ("fps", "reader_options")}
     if seen["transforms"]["interpolation"] == "bilinear":
         del seen["transforms"]["interpolation"]
     return {**content, **seen} | ({} if clips is None else {"clips": {**clips, "deadline": None}})

@@ -20,9 +20,16 @@ class ClipView(Section):
     stride: int
     reader: str
     reader_options: dict[str, Any] = {}
+    fps: float | None = None
     count: int | None
     """clips per video; None in training, where there is one at random"""
+    crops: int = 1
+    """squares of each"""
     stride_jitter: int = 0
+
+    def of_network(self) -> dict[str, Any]:
+        """Return what of it a network is made for, as its description says it."""
+        return {"frames": self.frames, "stride": self.stride, **({} if self.fps is None else {"fps": self.fps})}
 
 
 class TestTransforms(Section):
@@ -36,9 +43,12 @@ class TestTransforms(Section):
     std: tuple[float, float, float]
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
-    def transform(self) -> data.Transform:
-        """Return what makes the input, uint8 (..., 3, size, size), of a picture or of the frames of a clip."""
-        return data.test_transform(size=self.size, resize=self.resize, interpolation=self.interpolation)
+    def transform(self, place: float = 0.5) -> data.Transform:
+        """Return what makes the input, uint8 (..., 3, size, size), of a picture or of the frames of a clip.
+
+        ``place``: where along the longer side it is cut out, from 0 to 1.
+        """
+        return data.test_transform(size=self.size, resize=self.resize, interpolation=self.interpolation, place=place)
 
 
 class Seen(Section, ABC):
@@ -53,17 +63,19 @@ class Seen(Section, ABC):
 
     def clip_options(self, deadline: float | None) -> dict[str, Any] | None:
         """Return the clips as the data room wants them; ``deadline`` is for the reading of a video, in seconds."""
-        return None if self.clips is None else {**self.clips.model_dump(), "deadline": deadline}
+        return None if self.clips is None else {**self.clips.model_dump(exclude={"crops"}), "deadline": deadline}
 
-    def testing(self, test_clips: int | None) -> dict[str, Any]:
+    def testing(self, test_clips: Mapping[str, int]) -> dict[str, Any]:
         """Return what a description of the network says besides its transforms, and frames and stride of clips.
 
-        ``test_clips``: the clips of a video in a test, where this is how items are seen in training.
+        ``test_clips``: the count of clips of a video in a test, and of crops, where this is how items are seen in
+        training.
         """
         if self.clips is None:
             return {"max_pixels": self.max_pixels}
         kept = self.clips.model_dump(include={"reader", "reader_options"})
-        return {"max_pixels": self.max_pixels, "clips": {**kept, "count": self.clips.count or test_clips}}
+        views = test_clips if self.clips.count is None else {"count": self.clips.count}
+        return {"max_pixels": self.max_pixels, "clips": {**kept, **views}}
 
 
 class TrainView(Seen):
@@ -113,8 +125,12 @@ class TestView(Seen):
 
     def views(self, *, deadline: float | None) -> data.Views:
         """Return the views of items in scoring or testing."""
-        transform = self.transforms.transform()
-        return data.make_views(transform, max_pixels=self.max_pixels, clips=self.clip_options(deadline))
+        clips, crops = self.clip_options(deadline), 1 if self.clips is None else self.clips.crops
+        places = [0.5] if crops == 1 else [number / (crops - 1) for number in range(crops)]
+        transform, *also = map(self.transforms.transform, places)
+        if clips is not None:
+            clips["also"] = also
+        return data.make_views(transform, max_pixels=self.max_pixels, clips=clips)
 
 
 def _common(model: Model, settings: LabeledData, purpose: Purpose) -> dict[str, Any]:
@@ -172,17 +188,19 @@ def recorded_test_view(stage: str, settings: Mapping[str, Any], run: Path) -> Te
     if "resize" not in seen["transforms"]:  # as in training
         seen["transforms"] = Transforms.model_validate(seen["transforms"]).for_testing()
     if seen["clips"] is not None:
-        count = seen["clips"]["count"] or _test_clips(stage, run)
-        seen["clips"] = {**seen["clips"], "count": count, "stride_jitter": 0}
+        views = {} if seen["clips"]["count"] else _test_clips(stage, run)
+        seen["clips"] = {**seen["clips"], **views, "stride_jitter": 0}
     return TestView.model_validate(seen)
 
 
-def _test_clips(stage: str, run: Path) -> int:
-    """Return how many clips of a video a test of ``stage`` took, in the folder of its run, or else the default."""
+def _test_clips(stage: str, run: Path) -> dict[str, int]:
+    """Return how many clips of a video, and crops, a test of ``stage`` took in the folder of its run, or else the
+    default."""
     for folder in (run / f"evaluate-{stage}", *sorted(run.glob(f"evaluate-{stage}.*"))):
         if (recorded := recorded_settings(folder)) is not None:
-            return int(recorded[1]["seen"]["clips"]["count"])
-    return Clips().test_clips
+            clips = recorded[1]["seen"]["clips"]
+            return {name: int(clips[name]) for name in ("count", "crops") if name in clips}
+    return Clips().for_testing()
 
 
 def earlier_view(settings: dict[str, Any]) -> dict[str, Any]:

@@ -88,6 +88,27 @@ def test_whole_recipe(bsssl, config, tmp_path):
     assert "pipeline_tag: video-classification" in card and "| test | 16 |" in card and str(tmp_path) not in card
 
 
+def test_by_the_clock_and_in_several_squares(bsssl, config, videos, tmp_path):
+    arguments = ["data.clips.fps=12", "data.clips.test_crops=3"]
+    outcome = bsssl("train", "--config", config, "stage=teacher", *arguments, "data.transforms.test_resize=whole")
+    assert outcome.status == 1 and "data.clips.test_crops: models.teacher sees whole pictures" in outcome.err
+    outcome = bsssl("train", "--config", config, "stage=teacher", *arguments)
+    assert outcome.status == 0, outcome.err
+    run = tmp_path / "run" / "seed-0"
+    summary = read(run / "evaluate-teacher" / "metrics.json")
+    assert summary["views"] == 9 and 0 <= summary["view_top1"] <= 100 and summary["video_top1"] == summary["top1"]
+    shutil.copytree(run / "teacher", tmp_path / "alone")
+    alone, whole = load(tmp_path / "alone"), load(run / "teacher")
+    assert alone.preprocessing == whole.preprocessing
+    clips = alone.preprocessing.clips
+    assert (clips.frames, clips.fps, clips.count, clips.crops) == (6, 12, 3, 3)
+    exported = tmp_path / "exported"
+    assert bsssl("export", run / "teacher", "--to", "hub-folder", "--path", exported).status == 0
+    assert load(exported).preprocessing.clips.fps == 12
+    [found] = alone.predict([next((videos / "test").rglob("*.mp4"))])
+    assert len(found.classes) == 3
+
+
 def test_a_student_says_what_it_lacks(bsssl, config):
     outcome = bsssl("train", "--config", config, "stage=pretrain")
     assert outcome.status == 1

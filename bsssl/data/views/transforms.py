@@ -98,17 +98,19 @@ def _flipped(transform: Transform, flip: bool) -> Transform:
     return _Chain([transform, v2.RandomHorizontalFlip()]) if flip else transform
 
 
-def test_transform(*, size: int, resize: int | None = None, interpolation: Interpolation = "bilinear") -> Transform:
+def test_transform(
+    *, size: int, resize: int | None = None, interpolation: Interpolation = "bilinear", place: float = 0.5
+) -> Transform:
     """Return the transform for testing and scoring, from uint8 (3, H, W) to uint8 (3, size, size); frames likewise.
 
-    The short side is resized to ``resize`` and the centre cropped; without ``resize``, for small pictures, the whole is
-    resized to (size, size).
+    The short side is resized to ``resize`` and the centre cropped, or a square that is elsewhere along the long side:
+    from 0, the left or the top, to 1. Without ``resize``, for small pictures, the whole is resized to (size, size).
     """
     if resize is None:
         return _Resize(size, interpolation)
     if resize < size:
         raise UserError(f"resize={resize} is less than size={size}; the crop would not fit")
-    return _CentreCrop(size, resize, interpolation)
+    return _Crop(size, resize, interpolation, place)
 
 
 class Normalize(nn.Module):
@@ -172,19 +174,23 @@ class _ShortSideCrop:
         return square
 
 
-class _CentreCrop:
-    """Resize the short side, cut out the middle."""
+class _Crop:
+    """Resize the short side, cut out a square: of the short side the middle, of the long side what is at ``place``."""
 
-    def __init__(self, size: int, resize: int, interpolation: Interpolation) -> None:
+    def __init__(self, size: int, resize: int, interpolation: Interpolation, place: float) -> None:
         self._size, self._resize, self._mode = size, resize, v2.InterpolationMode(interpolation)
+        self._place = place
 
     def __call__(self, image: Tensor) -> Tensor:
         if min(image.shape[-2:]) != self._resize:
             image = F.resize(image, [self._resize], interpolation=self._mode, antialias=True)
         if image.shape[-2:] == (self._size, self._size):
             return image
-        middle: Tensor = F.center_crop(image, [self._size, self._size])
-        return middle
+        height, width = image.shape[-2:]
+        across, down = (self._place, 0.5) if width > height else (0.5, self._place)
+        top, left = round(down * (height - self._size)), round(across * (width - self._size))
+        square: Tensor = F.crop(image, top, left, self._size, self._size)
+        return square
 
 
 class _Affine:

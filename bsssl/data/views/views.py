@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from bsssl.data.decoding.pictures import MAX_ASPECT, MAX_PIXELS, DecodeError, decode_image
-from bsssl.data.decoding.readers import open_video
+from bsssl.data.decoding.readers import VideoReader, open_video
 from bsssl.data.views.transforms import Transform
 
 Segment = tuple[float | None, float | None]  # start and end, seconds; None: of the file
@@ -53,16 +53,22 @@ class ImageViews(Views):
 
 
 class ClipViews(Views):
-    """Clips of ``frames`` frames, ``stride`` apart, by frame number; ``transform`` sees all frames of a clip alike.
+    """Clips of ``frames`` frames, ``stride`` apart; ``transform`` sees all frames of a clip alike.
+
+    Frames are those of the video, by number. With ``fps`` they are what is on the screen so many times a second,
+    whatever the rate of the video: some of its frames are passed over, or come more than once.
 
     ``count`` clips are spread evenly over the video, the first and the last frame included; a single one is in its
-    middle. With ``count`` None there is one clip, from a random place, whose stride is drawn from within
-    ``stride_jitter`` of ``stride``. A video that is too short repeats its last frame.
+    middle. With ``also`` each is there several times, cut by one transform after the other. With ``count`` None there
+    is one clip, from a random place, whose stride is drawn from within ``stride_jitter`` of ``stride``. A video that is
+    too short repeats its last frame.
 
     Args:
         transform: uint8 (T, 3, H, W) to (T, 3, size, size).
+        also: further such transforms, of evenly spread clips.
         frames: T, of a clip.
-        stride: from one frame of a clip to the next, in frames of the video.
+        stride: from one frame of a clip to the next, in frames.
+        fps: frames per second, or None for those that the video has.
         stride_jitter: of random clips.
         count: evenly spread clips, or None for a random one.
         reader: the name of a reader of ``VIDEO_READERS``.
@@ -78,8 +84,10 @@ class ClipViews(Views):
         self,
         transform: Transform,
         *,
+        also: Sequence[Transform] = (),
         frames: int,
         stride: int,
+        fps: float | None = None,
         stride_jitter: int = 0,
         count: int | None = None,
         reader: str = "av",
@@ -87,12 +95,15 @@ class ClipViews(Views):
         deadline: float = 60.0,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        self.count = count or 1
+        self._places = count or 1
+        self.count = self._places * (1 + len(also))
+        if also:
+            self.unit = "view"
         # Batches of clips are small; without this an unreadable video would leave a process with nothing to train on.
         self.replacements = REPLACEMENTS if count is None else 0
         self._random = count is None
-        self._transform, self._frames = transform, frames
-        self._stride, self._stride_jitter = stride, stride_jitter
+        self._transforms, self._frames = (transform, *also), frames
+        self._stride, self._stride_jitter, self._fps = stride, stride_jitter, fps
         self._open = partial(
             open_video, backend=reader, options=reader_options, deadline=deadline, max_pixels=max_pixels
         )
@@ -100,17 +111,38 @@ class ClipViews(Views):
     @override
     def __call__(self, source: bytes | str, segment: Segment) -> list[Tensor]:
         with self._open(source) as video:
-            first, end = frame_range(video.seconds(), segment) if segment != (None, None) else (0, video.num_frames)
-            clips = first + (self._random_clip(end - first) if self._random else self._even_clips(end - first))
+            clips = self._clips_of(video, segment)
             frames, places = np.unique(clips, return_inverse=True)
             # Every frame once, however many clips have it. What is not random can be done to some frames at a time, so
             # that the pictures of a large video are not all in memory.
             pixels = torch.from_numpy(video.get(frames.tolist(), None if self._random else self._shrink))
-        seen = self._transform(pixels.movedim(-1, 1)).movedim(1, 0) if self._random else pixels.movedim(-1, 0)
-        return [seen[:, torch.from_numpy(clip)] for clip in places.reshape(clips.shape)]
+        if self._random:
+            pixels = self._transforms[0](pixels.movedim(-1, 1)).movedim(1, -1)
+        squares = pixels.movedim(-1, 0)
+        squares = squares.reshape(-1, 3, *squares.shape[1:])
+        return [square[:, torch.from_numpy(clip)] for square in squares for clip in places.reshape(clips.shape)]
+
+    def _clips_of(self, video: VideoReader, segment: Segment) -> np.ndarray:
+        """Return the numbers (count, T) of the video's frames that the clips are made of."""
+        if self._fps is None and segment == (None, None):
+            return self._chosen(video.num_frames)
+        seconds = video.seconds()
+        first, end = frame_range(seconds, segment)
+        if self._fps is None:
+            return first + self._chosen(end - first)
+        began = seconds[first]
+        chosen = self._chosen(max(1, int((_shown_until(seconds, end) - began + _ROUNDING) * self._fps)))
+        shown: np.ndarray = np.searchsorted(seconds[:end], began + chosen / self._fps + _ROUNDING, "right") - 1
+        return shown
+
+    def _chosen(self, length: int) -> np.ndarray:
+        """Return frame numbers (count, T) of clips out of ``length`` frames."""
+        return self._random_clip(length) if self._random else self._even_clips(length)
 
     def _shrink(self, pictures: np.ndarray) -> np.ndarray:
-        shrunk: np.ndarray = self._transform(torch.from_numpy(pictures).movedim(-1, 1)).movedim(1, -1).numpy()
+        """Return what each transform makes of frames (N, H, W, 3), side by side: (N, size, size, 3 for each)."""
+        frames = torch.from_numpy(pictures).movedim(-1, 1)
+        shrunk: np.ndarray = torch.cat([cut(frames) for cut in self._transforms], dim=1).movedim(1, -1).numpy()
         return shrunk
 
     def _random_clip(self, length: int) -> np.ndarray:
@@ -123,7 +155,7 @@ class ClipViews(Views):
     def _even_clips(self, length: int) -> np.ndarray:
         """Frame numbers (count, T) of clips spread over ``length`` frames."""
         room = max(length - self._span(self._stride), 0)
-        starts = np.rint(np.linspace(0, room, self.count) if self.count > 1 else [room / 2]).astype(int)
+        starts = np.rint(np.linspace(0, room, self._places) if self._places > 1 else [room / 2]).astype(int)
         return self._clips(starts.tolist(), self._stride, length)
 
     def _span(self, stride: int) -> int:
@@ -138,6 +170,13 @@ def make_views(transform: Transform, *, max_pixels: int, clips: Mapping[str, Any
     if clips is None:
         return ImageViews(transform, max_pixels=max_pixels)
     return ClipViews(transform, max_pixels=max_pixels, **clips)
+
+
+def _shown_until(seconds: np.ndarray, end: int) -> float:
+    """Return when the last of the frames before ``end`` is no longer shown; the last of all is as long as is usual."""
+    if end < len(seconds):
+        return float(seconds[end])
+    return float(seconds[-1] + (np.median(np.diff(seconds)) if len(seconds) > 1 else 0.0))
 
 
 def frame_range(seconds: np.ndarray, segment: Segment) -> tuple[int, int]:

@@ -154,7 +154,8 @@ def _shapes(network: nn.Module) -> dict[str, torch.Size]:
 def _described(name: str, options: dict[str, Any], model: TrainedNetwork) -> dict[str, Any]:
     seen = model.preprocessing
     transforms = {key: getattr(seen, key) for key in ("size", "resize", "interpolation", "mean", "std")}
-    clips = None if seen.frames is None or seen.stride is None else {"frames": seen.frames, "stride": seen.stride}
+    said = {key: getattr(seen, key) for key in ("frames", "stride", "fps")}
+    clips = {key: value for key, value in said.items() if value is not None} or None
     return describe(name, options, classes=model.classes, transforms=transforms, clips=clips)
 
 

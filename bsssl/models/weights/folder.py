@@ -21,7 +21,7 @@ def describe(
     *,
     classes: Sequence[str],
     transforms: Mapping[str, Any],
-    clips: Mapping[str, int] | None = None,
+    clips: Mapping[str, float] | None = None,
     testing: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the content of ``config.json``.
@@ -33,7 +33,7 @@ def describe(
         transforms: How the network sees pictures: ``size``, ``resize`` (of the short side before the centre crop, or
             None: the whole picture becomes the square), ``mean``, ``std`` and, where it is not bilinear,
             ``interpolation``.
-        clips: Of videos, the ``frames`` and ``stride`` of a clip.
+        clips: Of videos, the ``frames`` and ``stride`` of a clip, and the ``fps`` where it has some.
         testing: What else decides a test of the network here, for which timm's layout has no place, see ``TESTING``.
     """
     library, slash, architecture = name.partition("/")

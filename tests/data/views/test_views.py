@@ -15,7 +15,7 @@ from bsssl.data.views.transforms import test_transform as make_test_transform
 from bsssl.data.views.views import ClipViews
 from bsssl.errors import UserError
 from bsssl.registry import VIDEO_READERS
-from tests.data.videos import write_video
+from tests.data.videos import read_numbers, write_video
 
 WHOLE = (None, None)
 
@@ -100,6 +100,48 @@ def test_clips_that_do_not_depend_on_chance_are_the_same_some_frames_at_a_time(t
     with open_video(path) as video:
         whole = transform(torch.from_numpy(video.get(range(20))).movedim(-1, 1))
     assert torch.equal(clip, whole.movedim(1, 0))
+
+
+TIMES = {
+    "24": np.arange(48) / 24,
+    "25": np.arange(50) / 25,
+    "30": np.arange(60) / 30,
+    "60": np.arange(120) / 60,
+    "12.5 and 50": np.concatenate([np.arange(12) / 12.5, 0.96 + np.arange(52) / 50]),
+}
+
+
+@pytest.mark.parametrize("reader", ["av", "decord", "torchcodec"])
+@pytest.mark.parametrize("rate", TIMES)
+def test_frames_by_the_clock(tmp_path, rate, reader):
+    """A clip of two seconds at 20 frames a second is what is on the screen then, told by a counter in the pixels."""
+    try:
+        check_backend(reader)
+    except UserError as error:
+        pytest.skip(str(error))
+    times = TIMES[rate]
+    path = str(write_video(tmp_path / "a.mp4", frames=len(times), seconds=times))
+    views = ClipViews(lambda frames: frames, frames=40, stride=1, fps=20, count=1, reader=reader)
+    [clip] = views(path, WHOLE)
+    seen = read_numbers(clip.movedim(0, -1).numpy())
+    assert seen == [int(np.flatnonzero(times <= tick / 20 + 1e-3)[-1]) for tick in range(40)]
+
+
+def test_frames_by_the_clock_of_a_segment_and_of_a_slow_video(clips_of):
+    """Videos of 10 frames a second."""
+    assert clips_of(100, (2.0, 3.0), frames=2, stride=2, fps=5, count=2) == [[20, 24], [24, 28]]
+    assert clips_of(4, frames=8, stride=1, fps=20, count=1) == [[0, 0, 1, 1, 2, 2, 3, 3]]
+    assert clips_of(4, frames=10, stride=1, fps=20, count=1)[0][-3:] == [3, 3, 3]
+    assert clips_of(1, frames=2, stride=1, fps=1, count=1) == [[0, 0]]
+    assert clips_of(100, frames=3, stride=1, fps=0.25, count=1) == [[0, 40, 40]]
+
+
+def test_clips_cut_in_several_places():
+    """Three squares of a wide video, the left one first, each of the same frames."""
+    left, middle, right = (make_test_transform(size=4, resize=4, place=place) for place in (0.0, 0.5, 1.0))
+    wide = torch.arange(12).expand(1, 3, 4, 12).to(torch.uint8)
+    assert [cut(wide)[0, 0, 0, 0].item() for cut in (left, middle, right)] == [0, 4, 8]
+    assert [cut(wide.mT)[0, 0, 0, 0].item() for cut in (left, middle, right)] == [0, 4, 8]
 
 
 def test_large_pictures_are_refused(tmp_path):
