@@ -13,6 +13,7 @@ from bsssl.errors import UserError
 from bsssl.registry import METRICS
 
 ECE_BINS = 15
+_IN_TOP = 5
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,17 @@ class Evaluation:
         """Return the figures that fit in one line.
 
         Where items have several views, the accuracy of single views stands beside that of their mean, each named after
-        what it is of: ``video_top1`` (the same as ``top1``) and ``clip_top1``.
+        what it is of: ``video_top1`` (the same as ``top1``) and ``clip_top1``. Of five classes or fewer there is no
+        top-5, of which everything is.
         """
         figures = {"top1": self.top1, "top5": self.top5, "ece": self.ece, **self.further}
         figures["items"] = len(self.probabilities)
         figures["missing"] = len(self.missing)
-        if self.views == 1:
-            return figures
-        of_items = {f"{item}_top1": self.top1, f"{item}_top5": self.top5}
-        of_views = {f"{view}_top1": self.view_top1, f"{view}_top5": self.view_top5, f"{view}s": self.views}
-        return {**figures, **of_items, **of_views}
+        if self.views > 1:
+            figures |= {f"{item}_top1": self.top1, f"{item}_top5": self.top5}
+            figures |= {f"{view}_top1": self.view_top1, f"{view}_top5": self.view_top5, f"{view}s": self.views}
+        few = self.probabilities.shape[1] <= _IN_TOP
+        return {name: value for name, value in figures.items() if not (few and name.endswith(f"top{_IN_TOP}"))}
 
 
 def evaluate(
@@ -114,7 +116,7 @@ def evaluate(
         measure(mean, targets, missing={int(row): reasons[int(row)] for row in missing}),
         views=views,
         view_top1=100 * float((ranks < 1).sum() / seen.size),
-        view_top5=100 * float((ranks < 5).sum() / seen.size),
+        view_top5=100 * float((ranks < _IN_TOP).sum() / seen.size),
         further={
             name: float(METRICS.build(name, options, probabilities=mean, targets=targets))
             for name, options in metrics.items()
@@ -139,7 +141,7 @@ def measure(
         per_class = 100 * confusion.diagonal() / np.bincount(targets, minlength=num_classes)
     return Evaluation(
         top1=100 * float((rank < 1).mean()),
-        top5=100 * float((there & (rank < 5)).mean()),
+        top5=100 * float((there & (rank < _IN_TOP)).mean()),
         ece=100 * _calibration_error(probabilities[there].max(1), rank[there] < 1),
         per_class=per_class,
         confusion=confusion,

@@ -19,12 +19,14 @@ class Accuracy:
     """
 
     means: Mapping[str, float]
-    """means over the seeds of ``top1``, ``top5``, ``ece`` and the metrics that the config adds; where items have
-    several views, also of ``clip_top1``, ``clip_top5``, ``video_top1`` and ``video_top5``"""
+    """means over the seeds of ``top1``, ``ece``, the metrics that the config adds and, of more than five classes,
+    ``top5``; where items have several views, also of ``clip_top1``, ``video_top1`` and so on"""
     per_seed: tuple[float, ...]
     """top-1 of every seed"""
     std: float | None = None
     """the standard deviation of top-1 over the seeds; None for a single seed"""
+    items: int | None = None
+    """how many test items it rests on; None of a difference"""
     test: str = ""
     """the name of the test set, where there are several"""
     others: Mapping[str, "Accuracy"] = field(default_factory=dict)
@@ -62,6 +64,11 @@ class Accuracy:
         names = " / ".join(one.test for one in self.each)
         return title if names in ("", "test") else f"{title} ({names})"
 
+    def tested_on(self) -> str:
+        """Return how many items there are in each test set, as in "360 test items"."""
+        sizes = [f"{one.items:,}" + (f" of {one.test}" if self.others else "") for one in self.each]
+        return f"{', '.join(sizes)} test items"
+
     def csv_header(self, title: str) -> list[str]:
         """Return the titles of ``csv_cells``."""
         names = [title, *(f"{title} {name}" for name in self.others)]
@@ -82,7 +89,9 @@ class Accuracy:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as the JSON files of results have them."""
-        figures = {**self.means, **({} if self.std is None else {"std": self.std}), "per_seed": list(self.per_seed)}
+        given = {"std": self.std, "items": self.items}
+        known = {name: value for name, value in given.items() if value is not None}
+        figures = {**self.means, **known, "per_seed": list(self.per_seed)}
         others = {name: one.to_dict() for name, one in self.others.items()}
         return figures | ({"test": self.test, "other_tests": others} if others else {})
 
@@ -100,4 +109,4 @@ def _measured(runs: Sequence[Run], stage: str, test: str) -> Accuracy:
     results = [run.result(evaluation(stage, test)) for run in runs]
     figures = [name for name, value in results[0].items() if isinstance(value, float) or name == "missing"]
     means = {name: float(np.mean([result[name] for result in results])) for name in figures}
-    return Accuracy.of([result["top1"] for result in results], means)
+    return replace(Accuracy.of([result["top1"] for result in results], means), items=results[0]["items"])

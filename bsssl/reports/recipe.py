@@ -108,6 +108,7 @@ class Results:
             *(f"seed {seed}: {described(one)}" for seed, one in zip(self.seeds, self.choices, strict=False)),
             f"selection: {chosen.pairs} pairs of {chosen.samples} samples{precision}{foreign}",
             f"seeds: {', '.join(map(str, self.seeds))}",
+            *dict.fromkeys(accuracy.tested_on() for accuracy in self.networks.values()),
             *dict.fromkeys(line for one in self.contents for line in told(one)),
             *([] if self.networks else ["no network is tested: there is no data.test"]),
         ]
@@ -266,6 +267,7 @@ def _columns(accuracy: Accuracy) -> dict[str, str]:
     columns = {"top1": accuracy.titled(f"{unit} top-1 %".strip()), "top5": f"{unit} top-5 %".strip()}
     for view in views:
         columns |= {f"{view}_top1": f"{view} top-1 %", f"{view}_top5": f"{view} top-5 %"}
+    columns = {name: title for name, title in columns.items() if name in accuracy.means}
     columns |= {"ece": "ECE %"} | ({"missing": "missing"} if accuracy.means.get("missing") else {})
     added = (name for name in accuracy.means if name not in columns and name != "missing" and not name.endswith(_TOP))
     return columns | {name: name.replace("_", " ") for name in added}

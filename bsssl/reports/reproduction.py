@@ -101,8 +101,8 @@ def write(settings: Reproduction, points: Sequence[Point], *, unfinished: Sequen
 def collect(settings: Reproduction, points: Sequence[Point], *, unfinished: Sequence[Point] = ()) -> dict[str, Any]:
     """Return the content of ``reproduce.json``.
 
-    ``settings``; ``seeds``; ``unfinished``: the names of the points left out; ``experiments``: by name, a list of
-    points with ``label``, ``place`` on the axis (of figures), ``top1`` (by figure, a value per seed, percent) and
+    ``settings``; ``seeds``; ``items`` of the test set; ``unfinished``: the names of the points left out;
+    ``experiments``: by name, a list of points with ``label``, ``place`` on the axis (of figures), ``top1`` (by figure, a value per seed, percent) and
     ``one_item`` (of the test set, percent); ``advice``: the paper's recommendations with their verdicts; ``options``:
     the options with theirs, of the fine-tuned student.
 
@@ -130,6 +130,7 @@ def collect(settings: Reproduction, points: Sequence[Point], *, unfinished: Sequ
     return {
         "settings": settings.model_dump(mode="json"),
         "seeds": [run.seed for run in points[0].runs],
+        "items": round(100 / _one_item(points[0])),
         "unfinished": [point.name for point in unfinished],
         "experiments": experiments,
         "advice": [

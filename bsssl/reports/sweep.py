@@ -50,7 +50,8 @@ def _table(results: Sequence[tuple[Point, Results]]) -> Table:
         for point, one in results
     ]
     titles = [one.titled(name) for name, one in _shown(results[0][1]).items()]
-    return Table([*results[0][0].values, *titles, "pairs"], rows)
+    tested = dict.fromkeys(accuracy.tested_on() for _, one in results for accuracy in one.networks.values())
+    return Table([*results[0][0].values, *titles, "pairs"], rows, [*tested])
 
 
 def _figures(results: Sequence[tuple[Point, Results]]) -> Table:

@@ -118,14 +118,12 @@ def _tests(run: Context, name: str) -> str:
     if run.record(name) is None:
         return ""
     tests = (one for one in run.stages.values() if one.follows and name in one.needs.values())
-    rows = [
-        [one.summary(run), *(_figure(run.result(one.name)[figure]) for figure in _FIGURES)]
-        for one in tests
-        if run.pending(one.name) is None
-    ]
-    if not rows:
+    results = {one.summary(run): run.result(one.name) for one in tests if run.pending(one.name) is None}
+    if not results:
         return ""
-    lines = [["test set", *_FIGURES.values()], ["---", *["---:"] * len(_FIGURES)], *rows]
+    shown = [name for name in _FIGURES if all(name in result for result in results.values())]
+    rows = [[test, *(_figure(result[name]) for name in shown)] for test, result in results.items()]
+    lines = [["test set", *(_FIGURES[name] for name in shown)], ["---", *["---:"] * len(shown)], *rows]
     return f"## Results, seed {run.seed}\n\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 

@@ -80,7 +80,8 @@ class EvaluateStage(Stage[EvaluateSettings]):
                 len(records),
             )
         network = self.name.removeprefix("evaluate-")
-        logger.info("seed %d: %s: top-1 %.2f %%, top-5 %.2f %%", run.seed, network, summary["top1"], summary["top5"])
+        shown = [f"top-{k} {summary[f'top{k}']:.2f} %" for k in (1, 5) if f"top{k}" in summary]
+        logger.info("seed %d: %s: %s", run.seed, network, ", ".join(shown))
         self._log(run, summary)
         return summary
 

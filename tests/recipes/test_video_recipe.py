@@ -69,9 +69,8 @@ def test_whole_recipe(bsssl, config, tmp_path):
     run = tmp_path / "run" / "seed-0"
     summary = read(run / "evaluate-finetune" / "metrics.json")
     assert summary["clips"] == 3 and summary["missing"] == 0 and summary["items"] == 16
-    assert summary["video_top1"] == summary["top1"] and summary["video_top5"] == summary["top5"]
-    assert 0 <= summary["clip_top1"] <= summary["clip_top5"] <= 100
-    assert "video top-1 %  video top-5 %  clip top-1 %  clip top-5 %" in outcome.out
+    assert summary["video_top1"] == summary["top1"] and 0 <= summary["clip_top1"] <= 100
+    assert "  video top-1 %  clip top-1 %  ECE %" in outcome.out and "\n16 test items\n" in outcome.out
     predictions = pq.read_table(run / "evaluate-finetune" / "predictions.parquet")
     assert len(predictions) == 16 and not predictions["predicted"].null_count
     header = selection.read_header(selection.score_path(str(run / "score"), 0))

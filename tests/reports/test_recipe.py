@@ -41,10 +41,10 @@ def made_config(output=".", *, rounds=1):
 def test_one_seed():
     results = recipe.collect(made_config(), [made_run()])
     assert results.to_dict() == {
-        "teacher": {"top1": 83.0, "top5": 100.0, "ece": 2.5, "per_seed": [83.0]},
-        "supervised": {"top1": 80.0, "top5": 100.0, "ece": 2.5, "per_seed": [80.0]},
-        "pretrained": {"top1": 82.0, "top5": 100.0, "ece": 2.5, "per_seed": [82.0]},
-        "finetuned": {"top1": 85.0, "top5": 100.0, "ece": 2.5, "per_seed": [85.0]},
+        "teacher": {"top1": 83.0, "top5": 100.0, "ece": 2.5, "items": 500, "per_seed": [83.0]},
+        "supervised": {"top1": 80.0, "top5": 100.0, "ece": 2.5, "items": 500, "per_seed": [80.0]},
+        "pretrained": {"top1": 82.0, "top5": 100.0, "ece": 2.5, "items": 500, "per_seed": [82.0]},
+        "finetuned": {"top1": 85.0, "top5": 100.0, "ece": 2.5, "items": 500, "per_seed": [85.0]},
         "gain": {"top1": 5.0, "per_seed": [5.0]},
         "selection": {"pairs": 10, "samples": 8, "precision": 90.0},
         "seeds": [0],

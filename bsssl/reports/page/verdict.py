@@ -61,10 +61,14 @@ def networks(run: Opened) -> list[dict[str, Any]]:
                 "mean": float(np.mean(top1)) if top1 else None,
                 "std": float(np.std(top1, ddof=1)) if len(top1) > 1 else None,
                 "seeds": [None if one is None else one["top1"] for one in results],
-                **{name: float(np.mean([one[name] for one in there])) if there else None for name in ("top5", "ece")},
+                **{name: _mean([one[name] for one in there if name in one]) for name in ("top5", "ece")},
             }
         )
     return rows
+
+
+def _mean(values: list[float]) -> float | None:
+    return float(np.mean(values)) if values else None
 
 
 def gain(run: Opened) -> Gain | None:
