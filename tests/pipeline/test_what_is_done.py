@@ -9,6 +9,7 @@ import yaml
 
 from bsssl.config import Config, load_config
 from bsssl.recipes.runs import all_runs
+from tests.pipeline.test_fingerprints import as_overrides
 
 
 @pytest.fixture
@@ -225,6 +226,12 @@ def test_an_option_that_is_new_and_off_runs_nothing(recipe, finished, monkeypatc
         record = json.loads((run.folder(name) / "done.json").read_text())
         assert run.work(name).identifying == record["identifying"]
         assert not _defaults(type(stage.settings), record["identifying"])
+
+
+def test_every_key_given_as_it_is_anyway_runs_nothing(again, recipe, finished):
+    config = load_config(str(recipe.config), [f"output_dir={finished}"])
+    outcome = again("run", *as_overrides(config.model_dump(mode="json")))
+    assert ran(outcome) == [] and "student, then fine-tuned on the labels" in outcome.out
 
 
 def _defaults(section, values):
