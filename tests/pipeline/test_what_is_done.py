@@ -1,6 +1,7 @@
 """What runs again and why, what is kept aside, and how work of other settings comes back."""
 
 import json
+import os
 import re
 import shutil
 
@@ -146,6 +147,28 @@ def test_a_result_that_somebody_changed_is_noticed_and_kept(again, finished):
     assert "data (labeled.csv is not what the stage has left)" in outcome.err
     (kept,) = aside(finished, "data")
     assert (kept / "labeled.csv").read_text() == "".join(lines[:-1]) and path.read_text() == "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("stage", "name"),
+    [("data", "labeled.csv"), ("data", "test.csv"), ("select", "selection.parquet"), ("teacher", "model.safetensors")],
+)
+def test_a_result_that_was_changed_at_the_same_size_and_time_is_noticed(again, finished, stage, name):
+    path = finished / "seed-0" / stage / name
+    assert ran(again("run")) == []  # its record is of this copy from here on
+    whole, status = path.read_bytes(), path.stat()
+    path.write_bytes(whole[:-20] + whole[-20:].swapcase()[::-1])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_size == len(whole) and path.read_bytes() != whole
+    outcome = again("run")
+    assert ran(outcome) == [stage] and f"{stage} ({name} is not what the stage has left)" in outcome.err
+    assert path.read_bytes() == whole
+
+
+def test_a_result_with_other_times_alone_runs_nothing(again, finished):
+    for path in (finished / "seed-0").rglob("*"):
+        os.utime(path, (0, 0))
+    assert ran(again("run")) == []
 
 
 def test_a_shard_that_somebody_cut_is_noticed_and_made_again(again, finished):
