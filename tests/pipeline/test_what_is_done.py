@@ -6,10 +6,9 @@ import re
 import shutil
 
 import pytest
-import yaml
 
 from bsssl.config import Config, load_config
-from bsssl.recipes.runs import all_runs
+from bsssl.recipes.runs import all_runs, as_yaml
 from tests.pipeline.test_fingerprints import as_overrides
 
 
@@ -280,10 +279,11 @@ def test_a_new_version_of_a_kind_runs_its_stages_again(again, monkeypatch):
 
 
 def test_a_resolved_config_reads_back_as_itself(recipe, tmp_path):
-    for length in ("0.00005 epochs", "20.33333333 epochs", "1e9 samples", "123456789.5 samples"):
+    lengths = ("0.00005 epochs", "20.33333333 epochs", "1e9 samples", "123456789.5 samples", "1_000 samples")
+    for length in (*lengths, "1e-7 epochs", f"{0.1 + 0.2} epochs", "1e22 samples", "5e-324 epochs"):
         config = load_config(str(recipe.config), [f"teacher.length={length}", "teacher.warmup=0 epochs"])
         path = tmp_path / "resolved.yaml"
-        path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+        path.write_text(as_yaml(config))
         assert load_config(str(path), [], Config) == config, length
 
 
