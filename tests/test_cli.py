@@ -1,3 +1,4 @@
+import os
 import re
 import shlex
 import sys
@@ -254,6 +255,23 @@ def test_closed_output_changes_nothing(recipe, tmp_path, closed):
     ended = run_to_end(["sh", "-c", f'exec "$@" {closed}', "sh", *command, f"output_dir={tmp_path}"])
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "seed-0" / "evaluate-teacher" / "done.json").exists()
+
+
+def test_a_run_goes_on_where_standard_error_is_full(bsssl, recipe, tmp_path, monkeypatch):
+    with open("/dev/full", "w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        outcome = bsssl("train", "stage=teacher", "--config", recipe.config, f"output_dir={tmp_path}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())  # closing it tries again
+    assert outcome.status == 0 and (tmp_path / "seed-0" / "teacher" / "done.json").exists()
+
+
+@pytest.mark.parametrize("arguments", ["--version", "init --list"])
+def test_full_standard_output_is_one_error_line(arguments):
+    command = [sys.executable, "-c", "from bsssl.cli import main; main()", *arguments.split()]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    ended = run_to_end(["sh", "-c", 'exec "$@" >/dev/full', "sh", *command], env=environment)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: [Errno 28] No space left on device") and ended.stderr.count("\n") == 1
 
 
 def test_an_error_without_standard_error(recipe):

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -19,11 +19,30 @@ logger = logging.getLogger("bsssl")
 _LONGEST = 3000  # characters of an error: names of classes may be of any length
 
 
+class _StandardError:
+    """Standard error, where what it does not take is left out: a full disk, or a reader that has gone, ends no run."""
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
+_STANDARD_ERROR = _StandardError()
+
+
 class _ThroughTqdm(logging.Handler):
     """Writes log lines above the progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        tqdm.write(self.format(record), file=_STANDARD_ERROR)
 
 
 class _ToFile(logging.Handler):
@@ -69,6 +88,18 @@ def open_what_is_closed() -> None:
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115 - stays open
 
 
+def let_go_of_what_is_full() -> None:
+    """Let standard output and error go nowhere where they do not take what was printed, at the end of a program.
+
+    Else Python would try again, complain, and end with a status of its own.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def setup(*, debug: bool = False) -> None:
     """Send the project's log lines to standard error, around any progress bar; only rank 0 speaks below warnings."""
     handler = _ThroughTqdm()
@@ -106,6 +137,7 @@ def progress(items: Iterable[T], *, total: int | None = None, unit: str, title: 
     """Return ``items`` with a progress bar that appears once the work has taken two seconds (rank 0 only)."""
     return tqdm(
         items,
+        file=_STANDARD_ERROR,
         total=total,
         initial=initial,
         unit=f" {unit}",
@@ -120,7 +152,13 @@ def progress(items: Iterable[T], *, total: int | None = None, unit: str, title: 
 
 def show(text: str) -> None:
     """Print ``text``, above any progress bar."""
-    tqdm.write(text)
+    with tqdm.external_write_mode(_STANDARD_ERROR):
+        print(text)
+
+
+def complain(text: str) -> None:
+    """Write ``text`` to standard error, as it is."""
+    print(text, file=_STANDARD_ERROR)
 
 
 def printable(text: str) -> str:
