@@ -110,6 +110,23 @@ def test_the_same_items_by_other_ways_are_copies(bsssl, planted, tmp_path, sourc
     assert len(selection.read_selection(str(tmp_path / "run/seed-0/select/selection.parquet"))) == 18
 
 
+def test_the_same_content_with_two_labels_is_named(bsssl, planted, recipe, tmp_path):
+    """In the labels, and of a test item."""
+    config, _ = planted
+    shutil.copytree(recipe.folder / "train", tmp_path / "train")
+    shutil.copytree(recipe.folder / "test", tmp_path / "test")
+    shutil.copy(tmp_path / "train/circle/0.jpg", tmp_path / "train/square/other.jpg")
+    shutil.copy(tmp_path / "train/circle/1.jpg", tmp_path / "train/circle/same.jpg")
+    shutil.copy(tmp_path / "train/circle/2.jpg", tmp_path / "test/triangle/test.jpg")
+    given = [f"data.{part}.path={tmp_path / part}" for part in ("train", "test")]
+    ended = bsssl("train", "stage=teacher", "--config", config, *given)
+    line = (
+        "2 copies have another label than what they are of (square/other.jpg (square) of circle/0.jpg (circle), "
+        "triangle/test.jpg (triangle) of circle/2.jpg (circle)); correct the wrong ones"
+    )
+    assert ended.status == 0 and line in ended.err, ended.err
+
+
 def test_what_cannot_be_read_ends_the_run_before_anything_is_trained_and_is_listed(bsssl, planted, recipe, tmp_path):
     config, pool = planted
     (pool / "cut.png").write_bytes((pool / "00-circle.png").read_bytes()[:20])

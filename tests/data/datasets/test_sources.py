@@ -246,6 +246,12 @@ def test_columns_that_are_not_needed_may_hold_anything(tmp_path, suffix):
     assert len(records) == {"csv": 100_001, "jsonl": 5, "parquet": 1}[suffix]
 
 
+def test_a_column_of_lists_is_no_label(tmp_path):
+    pq.write_table(pa.table({"path": ["1.jpg"], "label": [["a", "b"]]}), tmp_path / "list.parquet")
+    with pytest.raises(UserError, match=r"list\.parquet cannot be read as a table: the column 'label' holds list<"):
+        Manifest(path=str(tmp_path / "list.parquet")).records()
+
+
 def test_columns_with_nearly_the_right_name_are_named(tmp_path, caplog):
     (tmp_path / "list.csv").write_text("path,tag,colour\na.jpg,b,c\n")
     Manifest(path=str(tmp_path / "list.csv")).records()

@@ -69,6 +69,14 @@ def test_labels(tmp_path, make_tar):
     assert not is_cut(records)
 
 
+def test_labels_that_are_no_texts_are_those_of_json(tmp_path, make_tar):
+    labels = ["-1", "true", '["a", "b"]', "NaN", "null", "1.0"]
+    members = {
+        f"{row}.{end}": f'{{"label": {one}}}'.encode() for row, one in enumerate(labels) for end in ("jpg", "json")
+    }
+    assert _index(tmp_path, make_tar(members)).label.to_pylist() == ["-1", "true", '["a", "b"]', None, None, "1.0"]
+
+
 def test_one_item_of_each_sample(tmp_path, make_tar):
     names = ["a.jpg", "a.thumb.jpg", "a.seg.png", "b.png", "b.JPG", "c.d/e.webp", "c.d/e.flow.tiff", "f.webp", "f.mp4"]
     tar = make_tar(dict.fromkeys(names, b"content"))
