@@ -16,7 +16,7 @@ from bsssl.runtime.secrets import hidden
 
 T = TypeVar("T")
 logger = logging.getLogger("bsssl")
-_LONGEST = 3000  # characters of an error: names of classes may be of any length
+_LONGEST = 3000  # characters of a line: names of classes may be of any length
 
 
 class _StandardError:
@@ -71,7 +71,7 @@ class _OneLine(logging.Formatter):
     """A log line is one line, whatever it tells of; a traceback is as it is."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        return printable(super().formatMessage(record))
+        return shortened(printable(super().formatMessage(record)), most=_LONGEST)
 
 
 def open_what_is_closed() -> None:
