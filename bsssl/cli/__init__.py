@@ -10,6 +10,7 @@ from bsssl import __version__
 from bsssl.cli import configs, data, looking, results, running
 from bsssl.cli.command import Command
 from bsssl.runtime import console
+from bsssl.runtime.secrets import hidden
 
 COMMANDS: dict[str, Command] = {
     **running.COMMANDS,
@@ -52,7 +53,7 @@ def _status(given: list[str], command: str | None) -> int | str:
         return 141
     except Exception as error:
         if "--debug" in given:
-            console.complain(traceback.format_exc())
+            console.complain(hidden(traceback.format_exc()))
         return console.describe(error)
     return 0
 

@@ -4,7 +4,6 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 
@@ -82,9 +81,7 @@ def named_network(model: Model, init_from: str | None = None) -> str:
 
 def last_part(path: str) -> str:
     """Return the last part of a path or URL, which tells nothing of the machine and no secret."""
-    if storage.is_remote(path):
-        path = urlsplit(path).path
-    return path.rstrip("/").rpartition("/")[2].removeprefix(LOCAL)
+    return storage.inner_path(path).rstrip("/").rpartition("/")[2].removeprefix(LOCAL)
 
 
 def plain(text: str) -> str:

@@ -11,6 +11,7 @@ LABELED, IN_POOL = "labeled", "pool"
 TOO_HIGH = ": the accuracies will be too high"
 """the end of a line that is a warning"""
 _OF = " of "
+_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ def told(figures: Mapping[str, Any]) -> list[str]:
         examples = f" (such as {', '.join(same.examples)})" if same.examples else ""
         end = TOO_HIGH if same.items.startswith("data.test") and same.others == key_of(LABELED) else ""
         lines.append(f"{same.items}: {same.count:,} items are copies of others in {same.others}{examples}{end}")
+    if torn := figures.get("torn"):  # not in records from before it was looked for
+        such = ", ".join(torn[:_EXAMPLES])
+        lines.append(f"{len(torn):,} copies have another label than what they are of ({such}); correct the wrong ones")
     if figures["left_out"]:
         lines.append(f"{key_of(IN_POOL)}: {figures['left_out']:,} copies are left out of the selection")
     return [printable(line) for line in lines]

@@ -1,5 +1,6 @@
 """Indexes of tars: where each item's bytes lie, read from the headers alone."""
 
+import json
 import os
 import tarfile
 from collections.abc import Iterator
@@ -147,8 +148,9 @@ def _note(note: dict[str, Any], name: str, content: bytes) -> None:
         except ValueError:
             return
         if isinstance(said, dict):
-            if said.get("label") is not None:
-                note["json"] = str(said["label"])
+            label = said.get("label")
+            if label is not None and label == label:  # NaN is no label
+                note["json"] = label if isinstance(label, str) else json.dumps(label)
             if isinstance(said.get("tags"), list):
                 note["tags"] = [str(tag) for tag in said["tags"]]
 
