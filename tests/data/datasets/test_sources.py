@@ -312,8 +312,9 @@ def test_tars(tmp_path, memory, make_tar, kind):
     assert record.read() == b"eight" * 300
 
 
-def test_what_is_there_is_itself_before_it_is_a_pattern(tmp_path, make_tar):
-    folder = tmp_path / "[2020]{a,b}*?"
+@pytest.mark.parametrize("name", ["[2020]{a,b}*?", "a::b:c", "%20 #d"])
+def test_what_is_there_is_itself_before_it_is_a_pattern(tmp_path, make_tar, name):
+    folder = tmp_path / name
     folder.mkdir()
     for name in ("t-1.tar", "t-2.tar", "t[2].tar", "t-{1..2}.tar"):
         (folder / name).write_bytes(make_tar({"x.jpg": name.encode()}))
