@@ -244,6 +244,16 @@ def test_the_command_that_an_error_names_mends_it(bsssl, recipe, tmp_path):
     assert (output / "seed-0" / "score" / "done.json").exists()
 
 
+@pytest.mark.parametrize("name", ["a b", "it's", "$HOME;`id`*", "%j ~"])
+def test_the_command_that_an_error_names_can_be_pasted(bsssl, recipe, tmp_path, name):
+    output = tmp_path / name
+    ended = bsssl("score", "--config", recipe.config, f"output_dir={output}")
+    command = ended.errors[0].partition("run first: ")[2]
+    words = run_to_end(["sh", "-c", f'printf "%s\\n" {command}']).stdout.splitlines()
+    assert words[0] == "bsssl" and f"output_dir={output}" in words
+    assert bsssl(*words[1:], "--plan").status == 0
+
+
 def test_overrides_may_stand_anywhere(bsssl, recipe, tmp_path):
     arguments = ("run", "seed=4", "--config", recipe.config, "seeds=2", "--plan", f"output_dir={tmp_path}", "seed=5")
     assert f"-> {tmp_path}, seeds 5, 6\n" in bsssl(*arguments).out

@@ -94,9 +94,11 @@ class ParquetItems(Tars):
     def _class_names(self, path: str, schema: pa.Schema) -> list[str] | None:
         """Return the names of the classes, none where labels are names themselves; None where there are no labels."""
         if self._label_column not in schema.names:
-            if self._label_column != "label":
+            misspelt = [name for name in schema.names if sorted(name.lower()) == sorted("label")]
+            if misspelt or self._label_column != "label":
                 raise UserError(
-                    f"{path} has no column '{self._label_column}': {choices(self._label_column, schema.names)}"
+                    f"{path} has no column '{self._label_column}': {choices(self._label_column, schema.names)}; see "
+                    "options.label_column"
                 )
             return None
         if pa.types.is_nested(schema.field(self._label_column).type):

@@ -102,6 +102,18 @@ def test_labels_of_classes_with_names(tmp_path, labels, meant):
         assert source.records().label.to_pylist() == meant
 
 
+@pytest.mark.parametrize("name", ["lable", "Label"])
+def test_a_misspelt_column_of_labels_is_named(tmp_path, name):
+    pq.write_table(pa.table({"image": [b"x"], name: ["a"]}), tmp_path / "x.parquet")
+    message = (
+        rf"x\.parquet has no column 'label': .*valid: {name}, image; see options\.label_column|valid: image, {name};"
+    )
+    with pytest.raises(UserError, match=message):
+        ParquetItems(path=str(tmp_path / "x.parquet")).records()
+    source = ParquetItems(path=str(tmp_path / "x.parquet"), label_column=name)
+    assert source.records().label.to_pylist() == ["a"]
+
+
 def test_refused(tmp_path):
     path = tmp_path / "x.parquet"
     pq.write_table(
