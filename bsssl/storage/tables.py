@@ -172,8 +172,9 @@ def _jsonl_batches(path: str, file: IO[bytes], types: Mapping[str, pa.DataType])
             if line.strip():
                 try:
                     row = formats.parse_json(line)
-                except ValueError as error:
-                    raise UserError(f"{path}: line {number} is not valid JSON ({error})") from None
+                except ValueError as error:  # of a text that is one line, whose place in it would be a second number
+                    reason = getattr(error, "msg", error)
+                    raise UserError(f"{path}: line {number} is not valid JSON ({reason})") from None
                 if not isinstance(row, dict):
                     raise UserError(f'{path}: line {number} is not an object such as {{"path": "cat.jpg"}}')
                 rows.append(row)
