@@ -1,3 +1,4 @@
+import os
 import re
 import shlex
 import sys
@@ -243,6 +244,16 @@ def test_the_command_that_an_error_names_mends_it(bsssl, recipe, tmp_path):
     assert (output / "seed-0" / "score" / "done.json").exists()
 
 
+@pytest.mark.parametrize("name", ["a b", "it's", "$HOME;`id`*", "%j ~"])
+def test_the_command_that_an_error_names_can_be_pasted(bsssl, recipe, tmp_path, name):
+    output = tmp_path / name
+    ended = bsssl("score", "--config", recipe.config, f"output_dir={output}")
+    command = ended.errors[0].partition("run first: ")[2]
+    words = run_to_end(["sh", "-c", f'printf "%s\\n" {command}']).stdout.splitlines()
+    assert words[0] == "bsssl" and f"output_dir={output}" in words
+    assert bsssl(*words[1:], "--plan").status == 0
+
+
 def test_overrides_may_stand_anywhere(bsssl, recipe, tmp_path):
     arguments = ("run", "seed=4", "--config", recipe.config, "seeds=2", "--plan", f"output_dir={tmp_path}", "seed=5")
     assert f"-> {tmp_path}, seeds 5, 6\n" in bsssl(*arguments).out
@@ -254,6 +265,23 @@ def test_closed_output_changes_nothing(recipe, tmp_path, closed):
     ended = run_to_end(["sh", "-c", f'exec "$@" {closed}', "sh", *command, f"output_dir={tmp_path}"])
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "seed-0" / "evaluate-teacher" / "done.json").exists()
+
+
+def test_a_run_goes_on_where_standard_error_is_full(bsssl, recipe, tmp_path, monkeypatch):
+    with open("/dev/full", "w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        outcome = bsssl("train", "stage=teacher", "--config", recipe.config, f"output_dir={tmp_path}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())  # closing it tries again
+    assert outcome.status == 0 and (tmp_path / "seed-0" / "teacher" / "done.json").exists()
+
+
+@pytest.mark.parametrize("arguments", ["--version", "init --list"])
+def test_full_standard_output_is_one_error_line(arguments):
+    command = [sys.executable, "-c", "from bsssl.cli import main; main()", *arguments.split()]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    ended = run_to_end(["sh", "-c", 'exec "$@" >/dev/full', "sh", *command], env=environment)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: [Errno 28] No space left on device") and ended.stderr.count("\n") == 1
 
 
 def test_an_error_without_standard_error(recipe):

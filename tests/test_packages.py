@@ -77,9 +77,11 @@ def test_an_image_recipe_and_its_predictions_take_no_extra(without, recipe, tmp_
     ids=lambda value: value if isinstance(value, str) and value.isalnum() else "",
 )
 def test_a_message_names_the_extra(without, recipe, tmp_path, package, overrides, message):
-    done = without([package], "run", "--config", recipe.config, f"output_dir={tmp_path / 'run'}", *overrides)
-    [error] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert done.returncode == 1 and re.fullmatch(f"error: {message}", error), done.stderr
+    call = ("run", "--config", recipe.config, f"output_dir={tmp_path / 'run'}", *overrides)
+    plan = [] if "--launch" in overrides else ["--plan"]  # a plan is looked at where nothing need be submitted too
+    for done in (without([package], *call), without([package], *call, *plan)):
+        [error] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert done.returncode == 1 and re.fullmatch(f"error: {message}", error), done.stderr
 
 
 def test_what_is_released(tmp_path):

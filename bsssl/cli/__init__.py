@@ -10,6 +10,7 @@ from bsssl import __version__
 from bsssl.cli import configs, data, looking, results, running
 from bsssl.cli.command import Command
 from bsssl.runtime import console
+from bsssl.runtime.secrets import hidden
 
 COMMANDS: dict[str, Command] = {
     **running.COMMANDS,
@@ -31,28 +32,39 @@ def main(arguments: list[str] | None = None, *, command: str | None = None) -> N
         command: The sub-command, for the scripts in ``tools/`` that stand for one.
     """
     console.open_what_is_closed()
-    given = sys.argv[1:] if arguments is None else arguments
-    parsed = _parse(_parser(command), given)
-    parsed.given = given
-    name = command or " ".join(filter(None, [parsed.command, getattr(parsed, "action", None)]))
     try:
+        sys.exit(_status(sys.argv[1:] if arguments is None else arguments, command))
+    finally:
+        console.let_go_of_what_is_full()
+
+
+def _status(given: list[str], command: str | None) -> int | str:
+    """Run the command line that is ``given``, of one sub-command or of all; return what ``sys.exit`` is to take."""
+    try:
+        parsed = _parse(_parser(command), given)
+        parsed.given = given
+        name = command or " ".join(filter(None, [parsed.command, getattr(parsed, "action", None)]))
         COMMANDS[name].run(parsed)
+        sys.stdout.flush()
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+        console.complain("interrupted: the same command goes on from the last checkpoint")
+        return 130
     except BrokenPipeError:  # whoever read the output, `head` for example, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        return 141
     except Exception as error:
-        if parsed.debug:
-            traceback.print_exc()
-        sys.exit(console.describe(error))
-    sys.exit(0)
+        if "--debug" in given:
+            console.complain(hidden(traceback.format_exc()))
+        return console.describe(error)
+    return 0
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
     """Return what argparse makes of the arguments, overrides after an option included, which it leaves over."""
-    parsed, others = parser.parse_known_args(arguments)
+    try:
+        parsed, others = parser.parse_known_args(arguments)
+    except SystemExit:
+        sys.stdout.flush()  # of --help and --version
+        raise
     unknown = [other for other in others if other.startswith("-") or "overrides" not in parsed]
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")

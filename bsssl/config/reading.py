@@ -145,6 +145,8 @@ class _ConfigFile(CfgNode):  # type: ignore[misc]
 
     @classmethod
     def _open_cfg(cls, filename: str) -> io.StringIO:
+        if os.path.exists(filename) and not os.path.isfile(filename):  # one would wait for the writer of a pipe
+            raise UserError(f"{filename} is not a file; _BASE_ must name one")
         with open(filename, "rb") as file:
             values = parse_yaml(file.read(), origin=filename)
         if not isinstance(values, dict):

@@ -14,7 +14,7 @@ from bsssl.storage.columns import Values
 
 _NOTHING = ("", "-1", "-1.0")
 """what stands where there is no label; pandas makes floats of whole numbers"""
-_NO_NUMBER = ("nan", "none", "null", "<na>")
+NO_NUMBER = ("nan", "none", "null", "<na>", "na", "n/a", "#n/a")
 """what programs write where a number is missing, folded: among words it may be the name of a class"""
 _AROUND = re.compile(r"^[\s\u200b\u2060\ufeff]+|[\s\u200b\u2060\ufeff]+$")
 """what cannot be seen around a label"""
@@ -26,12 +26,12 @@ def meanings(spellings: Iterable[str | None]) -> dict[str | None, str | None]:
     """Return the label that each of the ``spellings`` in a column stands for; None for no label.
 
     A label is in Unicode's NFC, without blanks around it. Nothing and -1 are no label. Where all others are whole
-    numbers, floats are these numbers (``3.0`` is ``3``), and ``nan``, ``none``, ``null`` and ``<NA>`` are no label.
+    numbers, floats are these numbers (``3.0`` is ``3``), and ``nan``, ``none``, ``null``, ``NA`` and the like no label.
     """
     # By Python, whose normalisation does not depend on how Arrow was built.
     tidy = {one: unicodedata.normalize("NFC", _AROUND.sub("", one or "")) for one in spellings}
     found = {one: None if name in _NOTHING else name for one, name in tidy.items()}
-    names = [name for name in found.values() if name is not None and name.casefold() not in _NO_NUMBER]
+    names = [name for name in found.values() if name is not None and name.casefold() not in NO_NUMBER]
     if not names or not all(map(_WHOLE.fullmatch, names)):
         return found
     return {one: _whole(name) for one, name in found.items()}

@@ -79,15 +79,15 @@ class Records:
     ) -> "Records":
         """Return records from columns of equal length, Python's or Arrow's: whole files, unlabeled, by default."""
         rows = len(key)
-        columns = [
-            key,
-            path,
-            np.zeros(rows, np.int64) if offset is None else offset,
-            np.full(rows, -1, np.int64) if size is None else size,
-            pa.nulls(rows) if label is None else label,
-            pa.nulls(rows) if tags is None else tags,
-        ]
-        arrays = [_array(column, field.type) for column, field in zip(columns, RECORD_SCHEMA, strict=True)]
+        columns = {
+            "path": path,  # first: of a name that is not UTF-8 it says where the file is
+            "key": key,
+            "offset": np.zeros(rows, np.int64) if offset is None else offset,
+            "size": np.full(rows, -1, np.int64) if size is None else size,
+            "label": pa.nulls(rows) if label is None else label,
+            "tags": pa.nulls(rows) if tags is None else tags,
+        }
+        arrays = {name: _array(column, RECORD_SCHEMA.field(name).type) for name, column in columns.items()}
         return cls(pa.table(arrays, schema=RECORD_SCHEMA))
 
     @classmethod

@@ -44,7 +44,7 @@ def unpacked(path: str, write: Callable[[IO[bytes]], None], *, folder: str | Non
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
     folder = os.path.abspath(os.path.expanduser(folder or os.path.join(caches, "bsssl")))
     known_by = storage.fingerprint([storage.state(path), settings])
-    tar = os.path.join(folder, f"{os.path.basename(path)}-{known_by}.tar")
+    tar = os.path.join(folder, f"{os.path.basename(storage.inner_path(path))}-{known_by}.tar")
     if not storage.exists(tar):
         storage.require(path)
         logger.info("%s cannot be read in place: it is unpacked into %s, once (options.unpacked)", path, folder)
@@ -63,7 +63,8 @@ def decompressed(path: str, *, folder: str | None = None) -> str:
     Raises:
         UserError: It is missing, damaged or cut short.
     """
-    opener = next((opener for ending, opener in _OPENERS.items() if path.lower().endswith(ending)), None)
+    name = storage.inner_path(path).lower()
+    opener = next((opener for ending, opener in _OPENERS.items() if name.endswith(ending)), None)
     if opener is None:
         return path
 

@@ -25,6 +25,7 @@ from bsssl.runtime.console import logger, progress
 from bsssl.runtime.device import Compute
 
 LOG_EVERY = 50
+_TOO_SMALL = ("Output size is too small", "greater than actual input size")  # in the words of PyTorch
 DIVERGED = "training diverged; lower base_lr, set clip_norm, lengthen warmup, or use system.precision=float32"
 
 
@@ -243,10 +244,18 @@ def _logits(network: nn.Module, inputs: Tensor) -> Tensor:
     """Return the logits of a batch.
 
     Raises:
-        UserError: The network cannot learn from so few samples, or gives something else while it learns.
+        UserError: The network cannot learn from so few or so small samples, or gives something else while it learns.
     """
     try:
         logits = network(inputs)
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in _TOO_SMALL):
+            raise
+        size = "x".join(map(str, inputs.shape[1:]))
+        raise UserError(
+            f"inputs of {size} are too small for the network while it learns; set a larger transforms.size, or leave "
+            "out its auxiliary classifiers (options.aux_logits=false)"
+        ) from None
     except ValueError as error:
         if len(inputs) > 1 or "more than 1 value per channel" not in str(error):
             raise

@@ -117,6 +117,8 @@ def _take(path: Path, mine: dict[str, Any], what: str) -> bool:
                 file.write(json.dumps(mine))
             return True
         except FileExistsError:
+            if path.exists() and not path.is_file():
+                raise UserError(f"{path} is a lock file by its name, but not a file; move it away") from None
             if not _is_free(path, mine, what):
                 return False
         except OSError as error:
@@ -169,7 +171,7 @@ def _busy(path: Path, what: str) -> UserError:
 def _read(path: Path) -> dict[str, Any]:
     """Return what a lock says of its owner; nothing where it says nothing, as when its writer was killed at once."""
     try:
-        owner = json.loads(path.read_text())
+        owner = json.loads(path.read_text()) if path.is_file() else {}
     except (OSError, ValueError):
         return {}
     return owner if isinstance(owner, dict) and owner.keys() >= _FIELDS else {}

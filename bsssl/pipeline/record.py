@@ -70,7 +70,7 @@ class Record(Work):
     digests: Mapping[str, str]
     """of what was left, by output"""
     files: Mapping[str, list[int]] = field(default_factory=dict)
-    """size and time of each file that has a digest, as they were then; none in records of format 1"""
+    """size and times of each file that has a digest, as they were then; none in records of format 1"""
     sizes: tuple[int, ...] = ()
     """of the files without a digest, which may be very many, in the order of their names; none in earlier records"""
     seconds: float = 0.0

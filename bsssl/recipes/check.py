@@ -42,8 +42,8 @@ def check(config: configs.Experiment, *, launched: bool = False) -> None:
 def missing(config: configs.Experiment, *, here: bool = False) -> dict[str, str]:
     """Return what stages would start from, go by or work on and is not there, by the section or the stage.
 
-    That is an ``init_from``, a checkpoint of a transfer, given scores, an exclusion list or, where all stages work on
-    the machine that is ``here``, a GPU.
+    That is an ``init_from``, a checkpoint of a transfer, given scores, an exclusion list, a file about hashtags or,
+    where all stages work on the machine that is ``here``, a GPU.
     """
     reasons: dict[str, str] = {}
     if here:
@@ -69,6 +69,11 @@ def missing(config: configs.Experiment, *, here: bool = False) -> dict[str, str]
             selection.read_exclusions(config.select.exclude)
         except UserError as error:
             reasons["select"] = str(error)
+    if isinstance(config, configs.Config) and config.weak is not None:
+        tags = config.weak.tags
+        for key, path in {"spelling": tags.spelling, "map": tags.map, "file": tags.file}.items():
+            if isinstance(path, str) and not storage.exists(configs.located(path)):
+                reasons["tags"] = f"weak.tags.{key}: there is no {path}; correct the path, or write the file first"
     return reasons
 
 

@@ -5,7 +5,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bsssl.errors import shortened
 from bsssl.runtime.console import printable
+
+_WIDEST = 200  # characters of a cell on a terminal
 
 
 @dataclass(frozen=True)
@@ -21,8 +24,8 @@ class Table:
     caption: str = ""
 
     def text(self) -> str:
-        """Return the table for a terminal, its columns aligned by spaces, what cannot be seen escaped."""
-        rows = [[printable(cell) for cell in row] for row in (self.header, *self._cells())]
+        """Return the table for a terminal, its columns aligned by spaces, very long cells shortened."""
+        rows = [[shortened(cell, most=_WIDEST) for cell in row] for row in self._cells()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             "  ".join(
@@ -35,7 +38,7 @@ class Table:
 
     def markdown(self) -> str:
         """Return the table in Markdown, with the notes as lines of a paragraph."""
-        rows = [[cell.replace("|", "\\|") for cell in row] for row in (self.header, *self._cells())]
+        rows = [[cell.replace("|", "\\|") for cell in row] for row in self._cells()]
         lines = [f"| {' | '.join(row)} |" for row in rows]
         lines.insert(1, "|---|" + "---:|" * (len(self.header) - 1))
         caption = [f"{self.caption}:", ""] if self.caption else []
@@ -44,7 +47,8 @@ class Table:
     def html(self) -> str:
         """Return the table in HTML, every cell escaped."""
         caption = [f"<caption>{html.escape(self.caption)}</caption>"] if self.caption else []
-        rows = [_html_row(self.header, "th"), *(_html_row(row, "td") for row in self._cells())]
+        header, *others = self._cells()
+        rows = [_html_row(header, "th"), *(_html_row(row, "td") for row in others)]
         notes = [f"<p>{'<br>'.join(map(html.escape, self.notes))}</p>"] if self.notes else []
         return "\n".join(["<table>", *caption, *rows, "</table>", *notes])
 
@@ -53,7 +57,8 @@ class Table:
         return [self.header, *self.rows]
 
     def _cells(self) -> list[list[str]]:
-        return [[str(cell) for cell in row] for row in self.rows]
+        """Return the header and the rows as text, what cannot be seen escaped."""
+        return [[printable(str(cell)) for cell in row] for row in (self.header, *self.rows)]
 
 
 def _html_row(cells: Sequence[str], tag: str) -> str:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -16,14 +16,33 @@ from bsssl.runtime.secrets import hidden
 
 T = TypeVar("T")
 logger = logging.getLogger("bsssl")
-_LONGEST = 3000  # characters of an error: names of classes may be of any length
+_LONGEST = 3000  # characters of a line: names of classes may be of any length
+
+
+class _StandardError:
+    """Standard error, where what it does not take is left out: a full disk, or a reader that has gone, ends no run."""
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
+_STANDARD_ERROR = _StandardError()
 
 
 class _ThroughTqdm(logging.Handler):
     """Writes log lines above the progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        tqdm.write(self.format(record), file=_STANDARD_ERROR)
 
 
 class _ToFile(logging.Handler):
@@ -52,7 +71,7 @@ class _OneLine(logging.Formatter):
     """A log line is one line, whatever it tells of; a traceback is as it is."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        return printable(super().formatMessage(record))
+        return shortened(printable(super().formatMessage(record)), most=_LONGEST)
 
 
 def open_what_is_closed() -> None:
@@ -67,6 +86,18 @@ def open_what_is_closed() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115 - stays open
+
+
+def let_go_of_what_is_full() -> None:
+    """Let standard output and error go nowhere where they do not take what was printed, at the end of a program.
+
+    Else Python would try again, complain, and end with a status of its own.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def setup(*, debug: bool = False) -> None:
@@ -106,6 +137,7 @@ def progress(items: Iterable[T], *, total: int | None = None, unit: str, title: 
     """Return ``items`` with a progress bar that appears once the work has taken two seconds (rank 0 only)."""
     return tqdm(
         items,
+        file=_STANDARD_ERROR,
         total=total,
         initial=initial,
         unit=f" {unit}",
@@ -120,7 +152,13 @@ def progress(items: Iterable[T], *, total: int | None = None, unit: str, title: 
 
 def show(text: str) -> None:
     """Print ``text``, above any progress bar."""
-    tqdm.write(text)
+    with tqdm.external_write_mode(_STANDARD_ERROR):
+        print(text)
+
+
+def complain(text: str) -> None:
+    """Write ``text`` to standard error, as it is."""
+    print(text, file=_STANDARD_ERROR)
 
 
 def printable(text: str) -> str:

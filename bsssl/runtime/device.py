@@ -38,10 +38,32 @@ class Compute:
         """Return ``model`` on the device, in the memory format asked for."""
         model = model.to(self.device)
         if self.channels_last:
+            spared = _spared(model) if self.device.type == "cpu" else []
+            for module in spared:
+                module.register_forward_pre_hook(_contiguous)
+            weights = {module.weight for module in spared}
             for parameter in model.parameters():
-                if parameter.ndim in CHANNELS_LAST:  # the weight of a 2-D or a 3-D convolution
+                if parameter.ndim in CHANNELS_LAST and parameter not in weights:  # that of a 2-D or a 3-D convolution
                     parameter.data = parameter.data.contiguous(memory_format=CHANNELS_LAST[parameter.ndim])
         return model
+
+
+def _spared(model: nn.Module) -> list[nn.Conv2d | nn.Conv3d]:
+    """Return the convolutions that a CPU must not be given with channels last.
+
+    The gradient of the weights of a strided 1x1 convolution with few input channels is written past its memory, which
+    ends the process or goes unseen: https://github.com/uxlfoundation/oneDNN/issues/6035, in PyTorch 2.14 and others.
+    """
+    found = (module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Conv3d))
+    return [
+        module
+        for module in found
+        if max(module.kernel_size) == 1 and max(module.stride) > 1 and module.in_channels < 16 * module.groups
+    ]
+
+
+def _contiguous(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(tensor.contiguous() for tensor in inputs)
 
 
 def check_device(device: str) -> None:

@@ -2,12 +2,16 @@
 
 import datetime
 import os
+import signal
+import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 LONGEST_WAIT = datetime.timedelta(days=2)
 """Before a process gives up on the others: the main one lists, selects and evaluates alone, which may take hours."""
+_SECONDS_TO_SAVE = 60.0  # after which a process whose launcher is gone ends, whatever it is doing
 
 
 def init(device: str) -> None:
@@ -22,6 +26,20 @@ def init(device: str) -> None:
         if on_gpu:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=LONGEST_WAIT)
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            threading.Thread(target=_end_after, args=(os.getppid(),), daemon=True, name="launcher").start()
+
+
+def _end_after(launcher: int) -> None:
+    """End this process when the launcher that started it is gone, were it killed, as the launcher's own SIGTERM does.
+
+    A launcher that is gone before the group is complete needs no watching: the processes meet at its port.
+    """
+    while os.getppid() == launcher:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_SECONDS_TO_SAVE)
+    os._exit(128 + signal.SIGTERM)
 
 
 def shutdown() -> None:

@@ -82,13 +82,16 @@ def select_samples(
 
     thinned, pool, picks = choose(read if open_set is None else without_foreign(read, open_set))
     if not len(picks.samples):
+        left_out = [
+            *([] if exclude is None else [f"what {exclude.path} names"]),
+            *([f"{thinned.held} items near to a labeled or test item"] if thinned.held else []),
+            *([] if open_set is None else [f"{open_set.foreign} of no class, by select.open_set"]),
+        ]
         raise UserError(
             f"nothing to select: no score of the pool reaches min_score={min_score:g}; lower it"
             if picks.without_minimum
             else f"nothing to select: the selection rule '{variant}' picked no sample"
-            + ("" if exclude is None else f", but for those that {exclude.path} leaves out")
-            + (f", but for {thinned.held} that are near to a labeled or test item" if thinned.held else "")
-            + ("" if open_set is None else f", but for {open_set.foreign} that select.open_set says are of no class")
+            + (f"; left out are {' and '.join(left_out)}" if left_out else "")
         )
     foreign = None
     if open_set is not None:

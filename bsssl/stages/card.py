@@ -4,17 +4,18 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 
 from bsssl import storage
 from bsssl.config import Model, Source
-from bsssl.errors import UserError
+from bsssl.errors import UserError, shortened
 from bsssl.models import CARD, CONFIG, LOCAL, is_named, named_weights
 from bsssl.pipeline.stage import Context, Stage
+from bsssl.runtime.console import printable
 
 _MOST_CLASSES = 30
+_LONGEST_NAME = 200
 _FIGURES = {"items": "items", "top1": "top-1 %", "top5": "top-5 %", "ece": "ECE %"}
 _USE = """## Use
 
@@ -80,14 +81,12 @@ def named_network(model: Model, init_from: str | None = None) -> str:
 
 def last_part(path: str) -> str:
     """Return the last part of a path or URL, which tells nothing of the machine and no secret."""
-    if storage.is_remote(path):
-        path = urlsplit(path).path
-    return path.rstrip("/").rpartition("/")[2].removeprefix(LOCAL)
+    return storage.inner_path(path).rstrip("/").rpartition("/")[2].removeprefix(LOCAL)
 
 
 def plain(text: str) -> str:
     """Return ``text`` in one line of Markdown, where it means nothing but itself."""
-    return re.sub(r"((?<!\w)_|_(?!\w)|[\\`*\[\]<>#|~$&])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"((?<!\w)_|_(?!\w)|[\\`*\[\]<>#|~$&])", r"\\\1", printable(" ".join(text.split())))
 
 
 def _origins(run: Context, stage: Stage[Any]) -> Iterator[Stage[Any]]:
@@ -107,7 +106,7 @@ def _steps(run: Context, origins: list[Stage[Any]]) -> str:
 
 
 def _classes(described: Mapping[str, Any]) -> str:
-    names = [plain(name) for name in described["label_names"][:_MOST_CLASSES]]
+    names = [plain(shortened(name, most=_LONGEST_NAME)) for name in described["label_names"][:_MOST_CLASSES]]
     others = len(described["label_names"]) - len(names)
     more = f" and {others} more, all in `{CONFIG}`" if others else ""
     return f"## Classes\n\n{', '.join(names)}{more}.\n"

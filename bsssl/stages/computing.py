@@ -12,6 +12,7 @@ from torch import nn
 from bsssl import data, storage
 from bsssl.config import Model, System
 from bsssl.engine.metrics import Metrics
+from bsssl.errors import shortened
 from bsssl.models import CONFIG, WEIGHTS, build_model, describe, load_weights, save_model
 from bsssl.pipeline.stage import Context, Stage
 from bsssl.runtime.console import progress
@@ -147,7 +148,7 @@ def normalize(transforms: Any, compute: Compute) -> data.Normalize:
 
 def first_counts(counts: Mapping[str, int]) -> str:
     """Return the first five of counted names, for a message."""
-    shown = ", ".join(f"{name} ({count})" for name, count in list(counts.items())[:5])
+    shown = ", ".join(f"{shortened(name)} ({count})" for name, count in list(counts.items())[:5])
     return shown + (", ..." if len(counts) > 5 else "")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from typing_extensions import override
 
 from bsssl import data, storage
@@ -136,6 +137,7 @@ class ContentsStage(Stage[ContentsSettings]):
             "copies": {pair_of(*pair): count for pair, count in sorted(copies.counts.items())},
             "examples": {pair_of(*pair): some for pair, some in sorted(copies.examples.items())},
             "left_out": copies.left_out,
+            "torn": _torn(run.input(self, "data"), folder / COPIES),
         }
         say = logger.warning if any(same.learned for same in same_items(figures)) else logger.info
         for line in told(figures):
@@ -281,6 +283,15 @@ class _Unreadable:
                     f"{share:.1%} (for example: {'; '.join(self.reasons[items])}; all are in {listed_in}); mend "
                     f"{'the pool' if items == IN_POOL else 'them'} or raise {key}"
                 )
+
+
+def _torn(splits: Path, copies: Path) -> list[str]:
+    """Return the labeled and test items that are copies of such with another label, each with what it is a copy of."""
+    rows = pq.read_table(copies, filters=[("set", "!=", IN_POOL)], use_threads=False).to_pylist()
+    of_sets = {name: split_records(splits, name) for row in rows for name in (row["set"], row["of_set"])}
+    label = {(name, one.key): one.label for name, records in of_sets.items() for one in records}
+    pairs = [((row["set"], row["key"]), (row["of_set"], row["of_key"])) for row in rows]
+    return [f"{one[1]} ({label[one]}) of {of[1]} ({label[of]})" for one, of in pairs if label[one] != label[of]]
 
 
 def _file(number: int) -> str:

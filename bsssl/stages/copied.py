@@ -9,6 +9,7 @@ from bsssl.runtime.console import printable
 LABELED, IN_POOL = "labeled", "pool"
 """the names of sets; the others are the tests"""
 _OF = " of "
+_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,9 @@ def told(figures: Mapping[str, Any]) -> list[str]:
         examples = f" (such as {', '.join(same.examples)})" if same.examples else ""
         end = ": the accuracies will be too high" if same.learned else ""
         lines.append(f"{same.items}: {same.count:,} items are copies of others in {same.others}{examples}{end}")
+    if torn := figures.get("torn"):  # not in records from before it was looked for
+        such = ", ".join(torn[:_EXAMPLES])
+        lines.append(f"{len(torn):,} copies have another label than what they are of ({such}); correct the wrong ones")
     if figures["left_out"]:
         lines.append(f"{key_of(IN_POOL)}: {figures['left_out']:,} copies are left out of the selection")
     return [printable(line) for line in lines]

@@ -15,7 +15,6 @@ _MOST = 3  # names in a line
 _FEW = 10  # classes: where there are fewer, each may well have one item
 _ENOUGH = 2  # items of a class, on average
 _TEXT_ORDER = 11  # numbers from 0 on that text puts into another order
-_WORDS = ("nan", "none", "null")
 
 
 def are_captions(counts: Mapping[str, int]) -> bool:
@@ -59,7 +58,7 @@ def of_names(counts: Mapping[str, int], classes: Sequence[str], *, what: str) ->
             f"{what}: {sum(map(len, groups))} names of classes look alike, such as {some(named)}, and are taken as "
             "classes of their own; if they are one, spell it alike, or set data.merge_lookalikes=true"
         )
-    for name in [name for name in classes if name.casefold() in _WORDS]:
+    for name in [name for name in classes if name.casefold() in labels.NO_NUMBER]:
         said.append(f"{what}: {quoted(name)} is taken as a class; where there is no label, leave it empty")
     lists = [name for name in classes if name.startswith(("[", "{")) and name.endswith(("]", "}"))]
     if lists:

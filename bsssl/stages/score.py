@@ -104,7 +104,8 @@ class ScoreStage(Stage[ScoreSettings]):
         if untrained := next((name for name in names if run.result(name).get(UNTRAINED)), None):
             raise UserError(
                 f"the classifier of {untrained} was never trained, so that its scores would be random; set "
-                "teacher.length, teacher.mode=probe, or weights whose classes are those of the data, in their order"
+                f"{run.stage(untrained).section}.length, teacher.mode=probe, or weights whose classes are those of the "
+                "data, in their order"
             )
         classes, digests = class_list(folder), [run.digest(name) for name in names]
         score_pool(

@@ -53,7 +53,7 @@ from bsssl.stages.views import stored_views
 
 T = TypeVar("T", bound=Train, default=Train)
 UNTRAINED = "untrained"
-"""set in the result of a training of no steps whose classifier is as it was initialised"""
+"""set in the result of a training of no steps whose classifier is as it was initialised, there or in its start"""
 
 
 class TrainSettings(Section, Generic[T]):
@@ -369,7 +369,7 @@ def start_state(stage: Stage[Any], init_from: str | None, model: Model) -> dict[
 def initial_model(
     run: Context, stage: Stage[Any], classes: list[str], *, init_from: str | None, new_classifier: bool
 ) -> tuple[nn.Module, bool]:
-    """Return the network of a stage before its first step, and whether its classifier starts afresh.
+    """Return the network of a stage before its first step, and whether its classifier has learned nothing by then.
 
     It is from ``init_from``, else from its weights, else from scratch.
 
@@ -383,6 +383,7 @@ def initial_model(
     file, afresh = init_from or model.weights, new_classifier
     if "start" in stage.needs:
         load_weights(network, str(run.input(stage, "start") / WEIGHTS), new_head=afresh, classes=classes)
+        afresh |= bool(run.result(stage.needs["start"]).get(UNTRAINED))
     elif init_from is None and model.weights is not None and is_named(model.weights):
         state, named = load_named(model.weights, model.options), named_weights(model.weights)
         afresh |= named.num_classes != len(classes) or named.classes not in (None, tuple(classes))

@@ -15,7 +15,7 @@ from bsssl.storage.formats import (
     write_ledger,
 )
 from bsssl.storage.listing import glob, walk
-from bsssl.storage.paths import absolute, join
+from bsssl.storage.paths import absolute, inner_path, join
 from bsssl.storage.reading import NotAFile, exists, is_folder, open_file, open_read, require
 from bsssl.storage.remote import is_remote, read_range, remote_filesystem
 from bsssl.storage.writing import atomic_write, remove_leftovers, unwritable, write_text
@@ -30,6 +30,7 @@ __all__ = [
     "exists",
     "fingerprint",
     "glob",
+    "inner_path",
     "is_folder",
     "is_remote",
     "join",

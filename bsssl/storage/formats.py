@@ -11,12 +11,11 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from bsssl.errors import UserError
 from bsssl.runtime.secrets import hidden
+from bsssl.storage.paths import inner_path
 from bsssl.storage.reading import open_read
-from bsssl.storage.remote import is_remote
 from bsssl.storage.writing import atomic_write, write_text
 
 TABLES = ("csv", "jsonl", "parquet")
@@ -33,8 +32,7 @@ def table_format(path: str) -> str:
     Raises:
         UserError: The name ends in something else.
     """
-    name = urlsplit(path).path if is_remote(path) else path  # of a URL that is signed, the signature follows
-    ending = name.rsplit(".", 1)[-1].lower()
+    ending = inner_path(path).rsplit(".", 1)[-1].lower()
     if ending not in TABLES:
         raise UserError(f"{path}: the name of a table must end in .csv, .jsonl or .parquet")
     return ending

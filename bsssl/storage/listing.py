@@ -14,9 +14,9 @@ from bsssl.storage.retries import attempt
 
 def glob(pattern: str) -> list[str]:
     """Return the paths that match ``pattern``, sorted; URLs keep their protocol."""
-    filesystem, inner = remote_filesystem(pattern)
     if not is_remote(pattern):
-        return sorted(filesystem.glob(inner))
+        return sorted(fsspec.filesystem("file").glob(pattern))  # in which `::` chains nothing
+    filesystem, inner = remote_filesystem(pattern)
     fixed = re.split(r"[*?\[]", inner, maxsplit=1)[0]
     top = fixed.rpartition("/")[0]
     matches = re.compile(glob_translate(inner)).match

@@ -1,6 +1,7 @@
 """Paths of local files and URLs alike."""
 
 import os
+from urllib.parse import urlsplit
 
 from bsssl.storage.remote import is_remote, remote_filesystem
 
@@ -8,6 +9,11 @@ from bsssl.storage.remote import is_remote, remote_filesystem
 def join(folder: str, *names: str) -> str:
     """Return ``folder/name/...``, for local and remote folders alike."""
     return "/".join([folder.rstrip("/") or "/", *names]) if is_remote(folder) else os.path.join(folder, *names)
+
+
+def inner_path(path: str) -> str:
+    """Return the path in a URL, without the signature that may follow it; a local path as it is."""
+    return urlsplit(path).path if is_remote(path) else path
 
 
 def absolute(path: str) -> str:

@@ -23,6 +23,7 @@ from bsssl.errors import UserError
 from bsssl.runtime.console import logger
 from bsssl.storage import formats
 from bsssl.storage.arrow import ARROW_ERRORS, as_no_formulas, as_plain_texts, whole
+from bsssl.storage.paths import inner_path
 from bsssl.storage.reading import open_read
 from bsssl.storage.remote import is_remote
 from bsssl.storage.writing import atomic_write
@@ -54,7 +55,7 @@ def read_tables(path: str, *, types: Mapping[str, pa.DataType]) -> Iterator[pa.T
     those that hold much. UserError for a missing file and a malformed JSONL line, Arrow's own errors for the rest (see
     ``reading_table``).
     """
-    ending = "csv" if path.lower().endswith(".tsv") else formats.table_format(path)
+    ending = "csv" if inner_path(path).lower().endswith(".tsv") else formats.table_format(path)
     with open_read(path) as file:
         if ending == "csv":
             batches = _csv_batches(path, file, types)
@@ -155,6 +156,8 @@ def column(table: pa.Table, name: str, kind: pa.DataType) -> Any:
     values = table[name]
     if pa.types.is_floating(values.type) and pa.types.is_string(kind):
         values = pc.if_else(pc.is_nan(values), None, values)
+    if pa.types.is_nested(values.type) and not pa.types.is_nested(kind):
+        raise pa.ArrowInvalid(f"the column '{name}' holds {values.type}, not {kind}")
     return values.cast(kind)
 
 
@@ -169,8 +172,9 @@ def _jsonl_batches(path: str, file: IO[bytes], types: Mapping[str, pa.DataType])
             if line.strip():
                 try:
                     row = formats.parse_json(line)
-                except ValueError as error:
-                    raise UserError(f"{path}: line {number} is not valid JSON ({error})") from None
+                except ValueError as error:  # of a text that is one line, whose place in it would be a second number
+                    reason = getattr(error, "msg", error)
+                    raise UserError(f"{path}: line {number} is not valid JSON ({reason})") from None
                 if not isinstance(row, dict):
                     raise UserError(f'{path}: line {number} is not an object such as {{"path": "cat.jpg"}}')
                 rows.append(row)

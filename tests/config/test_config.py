@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -113,7 +114,8 @@ def test_a_child_changes_one_of_two_sections_that_share_an_alias_in_its_base(wri
         ("_BASE_: config.yaml\n", "its _BASE_ leads back to itself"),
         ("_BASE_: 3\n", "_BASE_ must name a file, or list some, not 3"),
         ('_BASE_: "a\\0"\n', "_BASE_ must name a file, or list some, not "),
-        ("_BASE_: .\n", "cannot read .*: Is a directory; check _BASE_"),
+        ("_BASE_: .\n", "is not a file; _BASE_ must name one"),
+        ("_BASE_: pipe\n", "/pipe is not a file; _BASE_ must name one"),
         ("a: !!timestamp 2026-02-30\n", "is not valid YAML: day is out of range"),
         ("a: !!binary AAAA\n", "is not valid YAML: bytes is no kind of value here"),
         ("a: !!set {b}\n", "is not valid YAML: set is no kind of value here"),
@@ -136,7 +138,8 @@ def test_a_child_changes_one_of_two_sections_that_share_an_alias_in_its_base(wri
         ),
     ],
 )
-def test_files_that_are_no_configs(write, text, message):
+def test_files_that_are_no_configs(write, text, message, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match=message) as caught:
         load_config(write(text), [])
     assert "\n" not in str(caught.value)

@@ -19,6 +19,7 @@ def labeled(*labels):
         (("", " ", "-1", " -1 ", "-1.0", None, "a"), (None, None, None, None, None, None, "a")),
         (("3.0", "3", "10.0", "-1.0"), ("3", "3", "10", None)),
         (("3.0", "nan", "NaN", "None", "<NA>", "null"), ("3", None, None, None, None, None)),
+        (("1", "NA", "n/a", "#N/A"), ("1", None, None, None)),
         (("3.0", "3.5"), ("3.0", "3.5")),
         (("3.0", "other"), ("3.0", "other")),
         (("007", "nan"), ("007", None)),

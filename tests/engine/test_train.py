@@ -185,6 +185,13 @@ def test_batch_normalisation_cannot_learn_from_one_sample(tmp_path, batch_size, 
         run(tmp_path, model=model, batch_size=batch_size, unreadable=unreadable, max_failure_rate=1)
 
 
+@pytest.mark.parametrize("part", [nn.MaxPool2d(64), nn.Conv2d(3, 3, 64)])
+def test_a_network_that_takes_larger_inputs_while_it_learns(tmp_path, part):
+    model = nn.Sequential(part, nn.Flatten(), nn.Linear(3, CLASSES))
+    with pytest.raises(UserError, match=r"^inputs of 3x\d+x\d+ are too small for the network while it learns; set a"):
+        run(tmp_path, model=model)
+
+
 def test_a_network_that_gives_several_outputs_in_training(tmp_path):
     class WithAuxiliaries(nn.Flatten):
         def forward(self, batch):

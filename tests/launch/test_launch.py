@@ -1,5 +1,6 @@
 """Launching without a cluster: processes on this machine, shares of a stage, what is said where there is no Slurm."""
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -163,6 +164,29 @@ def test_an_interrupt_of_processes_on_this_machine(gated, tmp_path):
     _, err = running.communicate(timeout=PATIENCE)
     assert running.returncode == 130
     assert err.splitlines()[-1] == "interrupted: the same command goes on from the last checkpoint"
+
+
+def children(pid):
+    """The processes that process ``pid`` has started and that are at work."""
+    of_all = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it may have ended meanwhile
+            state, parent = path.read_text().rpartition(") ")[2].split()[:2]
+            of_all += [path.parent] if parent == str(pid) and state != "Z" else []
+    return of_all
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are looked up in /proc")
+def test_processes_on_this_machine_end_with_a_launcher_that_is_killed(gated, tmp_path):
+    call = [BSSSL, "train", "--config", str(gated.config), f"output_dir={tmp_path / 'run'}", "stage=teacher", *TWO]
+    gated.gate.close()
+    launcher = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: gated.gate.asked)  # all have met; the main one looks at the labels
+    started = children(launcher.pid)
+    launcher.kill()
+    launcher.wait()
+    assert len(started) == 2
+    wait_until(lambda: not any((one / "cmdline").exists() and (one / "cmdline").read_bytes() for one in started))
 
 
 @pytest.mark.parametrize("task", ["4/4", "1", "-1/2", "a/b"])

@@ -8,6 +8,7 @@ After a change that is meant (a new version of a kind, an edited config), write 
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -55,6 +56,30 @@ def test_an_option_more_in_every_section_changes_no_identity(monkeypatch):
         settings = grown.model_validate(stage.settings.model_dump(mode="json"))
         assert "brand_new" in settings.model_dump()
         assert identifying(settings) == identifying(stage.settings), name
+
+
+@pytest.mark.parametrize("name", ["image/quickstart_weak", "image/pretrained", "video/quickstart"])
+def test_every_key_given_as_it_is_anyway_changes_no_identity(monkeypatch, name):
+    monkeypatch.chdir(ROOT)
+    path = f"projects/{name}.yaml"
+    config = load_config(path, [])
+    given = load_config(path, as_overrides(config.model_dump(mode="json")))
+    assert given == config
+    before, after = (all_runs(one, config_path="")[0] for one in (config, given))
+    assert {name: before.fingerprint(name) for name in before.stages} == {
+        name: after.fingerprint(name) for name in after.stages
+    }
+
+
+def as_overrides(values: dict[str, Any], path: str = "") -> list[str]:
+    """Every value of a resolved config as an override of its own."""
+    given = []
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            given += as_overrides(value, f"{path}{key}.")
+        else:
+            given.append(f"{path}{key}={json.dumps(value)}")
+    return given
 
 
 def _grown(section: type[Section]) -> type[Section]:

@@ -100,6 +100,26 @@ def test_a_lock_that_says_nothing_counts_while_it_is_young(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe{", b"[1, 2]", b'{"host": "far", "pid": 12}', b'{"host": '])
+def test_a_lock_that_is_damaged_counts_while_it_is_young(tmp_path, content):
+    path = tmp_path / ".teacher.lock"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is being worked on by another process; wait"), lock.hold(path, what="teacher"):
+        pass
+    os.utime(path, (0, 0))
+    with lock.hold(path, what="teacher"):
+        assert owner(path)["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_file_is_no_lock(tmp_path, make):
+    path = tmp_path / ".teacher.lock"
+    make(path)
+    with pytest.raises(UserError, match=r"teacher.lock is a lock file by its name, but not a file; move it away"):
+        lock.hold(path, what="teacher").__enter__()
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_several_share_the_work_of_one_identity(tmp_path):
     path = tmp_path / ".score.lock"
     with contextlib.ExitStack() as workers:

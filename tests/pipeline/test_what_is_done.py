@@ -1,14 +1,15 @@
 """What runs again and why, what is kept aside, and how work of other settings comes back."""
 
 import json
+import os
 import re
 import shutil
 
 import pytest
-import yaml
 
 from bsssl.config import Config, load_config
-from bsssl.recipes.runs import all_runs
+from bsssl.recipes.runs import all_runs, as_yaml
+from tests.pipeline.test_fingerprints import as_overrides
 
 
 @pytest.fixture
@@ -147,6 +148,28 @@ def test_a_result_that_somebody_changed_is_noticed_and_kept(again, finished):
     assert (kept / "labeled.csv").read_text() == "".join(lines[:-1]) and path.read_text() == "".join(lines)
 
 
+@pytest.mark.parametrize(
+    ("stage", "name"),
+    [("data", "labeled.csv"), ("data", "test.csv"), ("select", "selection.parquet"), ("teacher", "model.safetensors")],
+)
+def test_a_result_that_was_changed_at_the_same_size_and_time_is_noticed(again, finished, stage, name):
+    path = finished / "seed-0" / stage / name
+    assert ran(again("run")) == []  # its record is of this copy from here on
+    whole, status = path.read_bytes(), path.stat()
+    path.write_bytes(whole[:-20] + whole[-20:].swapcase()[::-1])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_size == len(whole) and path.read_bytes() != whole
+    outcome = again("run")
+    assert ran(outcome) == [stage] and f"{stage} ({name} is not what the stage has left)" in outcome.err
+    assert path.read_bytes() == whole
+
+
+def test_a_result_with_other_times_alone_runs_nothing(again, finished):
+    for path in (finished / "seed-0").rglob("*"):
+        os.utime(path, (0, 0))
+    assert ran(again("run")) == []
+
+
 def test_a_shard_that_somebody_cut_is_noticed_and_made_again(again, finished):
     shards = {"score": "000003.scores", "materialise": "000001.tar", "data": "pool/shard-000002.parquet"}
     assert again("run", "materialise.samples_per_tar=6").status == 0
@@ -227,6 +250,12 @@ def test_an_option_that_is_new_and_off_runs_nothing(recipe, finished, monkeypatc
         assert not _defaults(type(stage.settings), record["identifying"])
 
 
+def test_every_key_given_as_it_is_anyway_runs_nothing(again, recipe, finished):
+    config = load_config(str(recipe.config), [f"output_dir={finished}"])
+    outcome = again("run", *as_overrides(config.model_dump(mode="json")))
+    assert ran(outcome) == [] and "student, then fine-tuned on the labels" in outcome.out
+
+
 def _defaults(section, values):
     """The keys of ``values`` that are at the default of their section."""
     at_default = []
@@ -250,10 +279,11 @@ def test_a_new_version_of_a_kind_runs_its_stages_again(again, monkeypatch):
 
 
 def test_a_resolved_config_reads_back_as_itself(recipe, tmp_path):
-    for length in ("0.00005 epochs", "20.33333333 epochs", "1e9 samples", "123456789.5 samples"):
+    lengths = ("0.00005 epochs", "20.33333333 epochs", "1e9 samples", "123456789.5 samples", "1_000 samples")
+    for length in (*lengths, "1e-7 epochs", f"{0.1 + 0.2} epochs", "1e22 samples", "5e-324 epochs"):
         config = load_config(str(recipe.config), [f"teacher.length={length}", "teacher.warmup=0 epochs"])
         path = tmp_path / "resolved.yaml"
-        path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+        path.write_text(as_yaml(config))
         assert load_config(str(path), [], Config) == config, length
 
 

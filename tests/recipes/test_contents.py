@@ -1,8 +1,10 @@
 """Items are known by their bytes: what is damaged, or there under two names, is found before anything is trained."""
 
 import json
+import os
 import re
 import shutil
+import tarfile
 
 import pyarrow.parquet as pq
 import pytest
@@ -80,6 +82,49 @@ def test_one_content_takes_one_place_and_the_next_moves_up(bsssl, planted, tmp_p
     assert executed(bsssl("select", "--config", config, *allowed)) == ["select"]
     assert any(key.startswith("copy-") for key in picked(tmp_path / "run"))
     assert listed(tmp_path / "run") == [(*row[:4], False) for row in copies]
+
+
+@pytest.mark.parametrize("sources", ["links", "manifest", "tars"])
+def test_the_same_items_by_other_ways_are_copies(bsssl, planted, tmp_path, sources):
+    """Links of both sorts, a row twice, a tar that a pattern, a list and a link name: 30 items in all, each once."""
+    config, pool = planted
+    names = [path.name for path in sorted(pool.iterdir())]
+    if sources == "links":
+        os.link(pool / names[0], pool / "hard.png")
+        (pool / "soft.png").symlink_to(pool / names[1])
+        paths, copies = [pool, f"{pool}/../pool/"], 34
+    elif sources == "manifest":
+        rows = [*names, names[0], f"../pool/{names[1]}"]
+        (tmp_path / "pool.csv").write_text("path\n" + "".join(f"pool/{name}\n" for name in rows))
+        paths, copies = [tmp_path / "pool.csv"], 2
+    else:
+        with tarfile.open(tmp_path / "a.tar", "w") as tar:
+            tar.add(pool, arcname="")
+        (tmp_path / "b.tar").symlink_to("a.tar")
+        paths, copies = [f"{tmp_path}/*.tar", f"{tmp_path}/{{a,a}}.tar"], 90
+    kind = {"links": "folder"}.get(sources, sources)
+    given = json.dumps([{"dataset": kind, "path": str(path)} for path in paths])
+    assert bsssl("run", "--config", config, f"data.pool={given}").status == 0
+    left_out = [row for row in listed(tmp_path / "run") if row[4]]
+    assert len(left_out) == copies == result(tmp_path / "run")["left_out"]
+    assert len(selection.read_selection(str(tmp_path / "run/seed-0/select/selection.parquet"))) == 18
+
+
+def test_the_same_content_with_two_labels_is_named(bsssl, planted, recipe, tmp_path):
+    """In the labels, and of a test item."""
+    config, _ = planted
+    shutil.copytree(recipe.folder / "train", tmp_path / "train")
+    shutil.copytree(recipe.folder / "test", tmp_path / "test")
+    shutil.copy(tmp_path / "train/circle/0.jpg", tmp_path / "train/square/other.jpg")
+    shutil.copy(tmp_path / "train/circle/1.jpg", tmp_path / "train/circle/same.jpg")
+    shutil.copy(tmp_path / "train/circle/2.jpg", tmp_path / "test/triangle/test.jpg")
+    given = [f"data.{part}.path={tmp_path / part}" for part in ("train", "test")]
+    ended = bsssl("train", "stage=teacher", "--config", config, *given)
+    line = (
+        "2 copies have another label than what they are of (square/other.jpg (square) of circle/0.jpg (circle), "
+        "triangle/test.jpg (triangle) of circle/2.jpg (circle)); correct the wrong ones"
+    )
+    assert ended.status == 0 and line in ended.err, ended.err
 
 
 def test_what_cannot_be_read_ends_the_run_before_anything_is_trained_and_is_listed(bsssl, planted, recipe, tmp_path):

@@ -312,6 +312,15 @@ def test_folders_that_cannot_be(bsssl, recipe, tmp_path, said, count, teacher, m
     assert message in outcome.errors[0] and len(outcome.errors) == 1
 
 
+def test_a_student_that_was_never_trained_teaches_no_next_round(bsssl, recipe, tmp_path):
+    none = [f"{section}.{key}=0 steps" for section in ("pretrain", "finetune") for key in ("length", "warmup")]
+    outcome = bsssl("run", "--config", recipe.config, f"output_dir={tmp_path / 'run'}", "rounds=2", *none)
+    assert outcome.status == 1
+    (error,) = outcome.errors
+    assert error.startswith("error: the classifier of finetune was never trained, so that its scores would be random; ")
+    assert "set finetune.length" in error and not (tmp_path / "run/seed-0/score-2/done.json").exists()
+
+
 @pytest.mark.parametrize(
     ("lost", "message"),
     [("config.json", "there is no "), ("model.safetensors", " has no model.safetensors; give a folder with one, or ")],

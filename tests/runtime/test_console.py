@@ -1,4 +1,5 @@
 import contextlib
+import io
 import subprocess
 import sys
 
@@ -60,6 +61,24 @@ def test_log_lines_are_a_line_each(capsys: pytest.CaptureFixture[str]):
             logger.exception("and a traceback")
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].endswith(r" class a\nb\x1b[2J") and lines[-1] == "ValueError" and len(lines) > 3
+
+
+@pytest.mark.parametrize("why", ["No space left on device", "Broken pipe"])
+def test_what_standard_error_does_not_take_is_left_out(monkeypatch, capsys, why):
+    class Refusing(io.StringIO):
+        def write(self, text: str = "") -> int:
+            raise OSError(why)
+
+        flush = write  # type: ignore[assignment]
+
+    monkeypatch.setattr(sys, "stderr", Refusing())
+    with quiet_logger(), console.progress(iter(()), total=9, unit="step", title="training") as bar:
+        console.setup()
+        logger.warning("a line")
+        bar.update(3)
+        bar.refresh()
+        console.show("a result")
+    assert capsys.readouterr().out == "a result\n"
 
 
 @pytest.mark.parametrize(

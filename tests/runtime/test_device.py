@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -48,3 +51,27 @@ def test_memory_formats():
     assert layer.weight.is_contiguous(memory_format=torch.channels_last)
     first = make_compute(**SETTINGS, threads=1, workers=0)
     assert first.place(torch.rand(2, 5, 6, 3).movedim(-1, 1)).is_contiguous()
+
+
+GRADIENTS = """
+import torch
+from bsssl.models import build_model
+from bsssl.runtime.device import Compute
+
+found = []
+for channels_last in (True, False):
+    torch.manual_seed(0)
+    compute = Compute(torch.device("cpu"), channels_last=channels_last)
+    network = compute.place_model(build_model("small_resnet", num_classes=4, width=8, blocks=[1, 1, 1]))
+    inputs = compute.place(torch.randn(16, 3, 64, 64))
+    for _ in range(3):
+        network(inputs).square().mean().backward()
+    found.append([parameter.grad for parameter in network.parameters()])
+print(all(torch.allclose(one, other, rtol=1e-2, atol=1e-3) for one, other in zip(*found)))
+"""
+
+
+def test_narrow_strided_convolutions_on_a_cpu():
+    """In a process of its own, which the fault of oneDNN ends."""
+    done = subprocess.run([sys.executable, "-c", GRADIENTS], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr

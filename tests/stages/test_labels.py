@@ -101,6 +101,7 @@ SAID = {
     "single": ([*FEW, "c"], {}, "data.train: 1 of 3 classes have a single item: 'c'"),
     "nothing": ([*FEW, "-1", " "], {}, "data.train: 2 labels are no label (1 times '-1', "),
     "list": ([*FEW, '["a"]'], {}, "labels that are lists are each taken as one class of that name: '[\"a\"]'"),
+    "code": ([*FEW, "NA"], {}, "data.train: 'NA' is taken as a class; where there is no label, leave it empty"),
     "word": ([*FEW, "none"], {}, "data.train: 'none' is taken as a class; where there is no label, leave it empty"),
 }  # fmt: skip
 

@@ -158,6 +158,16 @@ def test_the_plan(call):
     assert lines["tags"] == ["tags", "18", "done"] and lines["weak"][:3] == ["weak", "18", "12"]
 
 
+@pytest.mark.parametrize("key", ["file", "map", "spelling"])
+def test_a_file_about_tags_that_is_not_there_is_told_before_anything_runs(call, tmp_path, key):
+    missing = f"weak.tags.{key}={tmp_path / 'none.csv'}"
+    error = f"error: weak.tags.{key}: there is no {tmp_path / 'none.csv'}; correct the path, or write the file first"
+    plan = call("run", "--plan", missing)
+    assert plan.status == 1 and plan.errors == [error] == call("run", missing).errors
+    assert re.search(rf"^tags .* cannot run: weak.tags.{key}: there is no ", plan.out, re.MULTILINE), plan.out
+    assert not (tmp_path / "run").exists()
+
+
 def test_tags_that_are_rare_are_left_out_and_listed(call, rows, tmp_path):
     tagged(tmp_path / "weak.csv", [*rows[1:], (rows[0][0], ["rare", "Kreis"])])
     outcome = call("train", "stage=weak")

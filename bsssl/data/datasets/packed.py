@@ -12,7 +12,7 @@ ITEM_COLUMNS = ("image", "video")
 
 def holds_items(path: str) -> bool:
     """Return whether a file is Parquet with items in a column of the usual name."""
-    if not path.lower().endswith(".parquet"):
+    if not storage.inner_path(path).lower().endswith(".parquet"):
         return False
     try:
         with storage.open_read(path) as file:

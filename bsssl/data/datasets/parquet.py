@@ -71,7 +71,11 @@ class ParquetItems(Tars):
                 if content is None and name is not None:
                     raise UserError(f"{path}: row {row + 1} names a file and has no bytes; use dataset: manifest")
                 key = f"{row:09d}"
-                if (class_name := _class_name(label, names or [])) is not None:
+                try:
+                    class_name = _class_name(label, names or [])
+                except ValueError as error:
+                    raise UserError(f"{path}: row {row + 1}: {error}; correct it, or name another column") from None
+                if class_name is not None:
                     add_member(tar, f"{key}.cls", class_name.encode())
                 add_member(tar, f"{key}.{_extension(name, content or b'')}", content or b"")
 
@@ -90,9 +94,11 @@ class ParquetItems(Tars):
     def _class_names(self, path: str, schema: pa.Schema) -> list[str] | None:
         """Return the names of the classes, none where labels are names themselves; None where there are no labels."""
         if self._label_column not in schema.names:
-            if self._label_column != "label":
+            misspelt = [name for name in schema.names if sorted(name.lower()) == sorted("label")]
+            if misspelt or self._label_column != "label":
                 raise UserError(
-                    f"{path} has no column '{self._label_column}': {choices(self._label_column, schema.names)}"
+                    f"{path} has no column '{self._label_column}': {choices(self._label_column, schema.names)}; see "
+                    "options.label_column"
                 )
             return None
         if pa.types.is_nested(schema.field(self._label_column).type):
@@ -120,9 +126,18 @@ def _rows(table: pq.ParquetFile, columns: list[str]) -> Iterator[tuple[bytes | N
 
 
 def _class_name(label: Any, names: list[str]) -> str | None:
-    if label is None or not names:
-        return None if label is None or label != label else str(label)
-    return names[label] if 0 <= label < len(names) else None
+    """Return the class that a label stands for, of the ``names`` by number where there are such; None for no label.
+
+    Raises:
+        ValueError: There is no name for such a number.
+    """
+    if label is None or label != label:
+        return None
+    if not names or isinstance(label, str):
+        return str(label)
+    if label != int(label) or not -1 <= label < len(names):
+        raise ValueError(f"the label {label} is of none of the {len(names)} classes that have names")
+    return None if label == -1 else names[int(label)]
 
 
 def _extension(name: str | None, content: bytes) -> str:

@@ -51,11 +51,12 @@ def dataset_at(path: str) -> Literal["tars", "parquet", "manifest", "folder"] | 
     """
     if not storage.is_remote(path) and storage.is_folder(path):  # whatever its name ends in
         return "folder"
-    if path.lower().endswith((".tar", *COMPRESSED)):
+    name = storage.inner_path(path).lower()
+    if name.endswith((".tar", *COMPRESSED)):
         return "tars"
-    if path.lower().rpartition(".")[2] in TABLES:
+    if name.rpartition(".")[2] in TABLES:
         return "parquet" if holds_items(path) else "manifest"
-    may_be_folder = storage.is_remote(path) and not path.lower().endswith(_FILES)  # to ask a server takes time
+    may_be_folder = storage.is_remote(path) and not name.endswith(_FILES)  # to ask a server takes time
     return "folder" if may_be_folder and storage.is_folder(path) else None
 
 

@@ -229,7 +229,7 @@ class Tars(Source):
 
 
 def _name(file: str) -> str:
-    return file.rsplit("/", 1)[-1]
+    return storage.inner_path(file).rsplit("/", 1)[-1]
 
 
 def _tell_what_is_left_out(path: str, endings: Endings, left_out: LeftOut, found: int) -> None:

@@ -1,5 +1,6 @@
 """Indexes of tars: where each item's bytes lie, read from the headers alone."""
 
+import json
 import os
 import tarfile
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from bsssl import storage
 from bsssl.data.endings import Endings, LeftOut, extension_of, is_hidden
 from bsssl.data.records import Records
 from bsssl.errors import UserError
+from bsssl.runtime.console import logger
 
 CUT_KEY = "(end of the tar)"  # the member name of the record that stands for what a cut tar lacks
 _BLOCK = tarfile.BLOCKSIZE  # a whole tar ends in blocks of zeros
@@ -79,6 +81,7 @@ def _scan(
     file.seek(0)
     places: dict[str, tuple[int, int]] = {}
     sidecars: dict[str, dict[str, Any]] = {}
+    replaced = 0
     if length == 0:
         return places, sidecars, length
     try:
@@ -92,10 +95,12 @@ def _scan(
         if name.lower().endswith(_SIDECARS) and member.size <= _SIDECAR_BYTES:
             _note(sidecars.setdefault(_stem(name), {}), name.lower(), _content(file, member))
         elif endings.match(name):
-            places.pop(name, None)
+            replaced += places.pop(name, None) is not None
             places[name] = (member.offset_data, min(member.size, length))
         else:
             left_out.add([name])
+    if replaced:
+        logger.info("%s: %d members come again by the same name; of each name the last is taken", path, replaced)
     file.seek(min(max(tar.offset, 0), length))
     ended = file.read(_BLOCK) == bytes(_BLOCK)
     return places, sidecars, None if ended else length
@@ -143,8 +148,9 @@ def _note(note: dict[str, Any], name: str, content: bytes) -> None:
         except ValueError:
             return
         if isinstance(said, dict):
-            if said.get("label") is not None:
-                note["json"] = str(said["label"])
+            label = said.get("label")
+            if label is not None and label == label:  # NaN is no label
+                note["json"] = label if isinstance(label, str) else json.dumps(label)
             if isinstance(said.get("tags"), list):
                 note["tags"] = [str(tag) for tag in said["tags"]]
 

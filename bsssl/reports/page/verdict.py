@@ -108,7 +108,9 @@ def facts(run: Opened) -> list[tuple[str, str]]:
     ]
     if chosen is not None:
         right = "" if chosen.get("precision") is None else f", {chosen['precision']:.1f} % of them right"
-        lines.append(("selected", f"{chosen['pairs']:,} pairs of {chosen['samples']:,} items and a class{right}"))
+        lines.append(
+            ("selected", f"{chosen['pairs']:,} pairs of an item and a class, {chosen['samples']:,} items in all{right}")
+        )
     lines.append(("seeds", ", ".join(str(one.seed) for one in run.runs)))
     return [(name, text) for name, text in lines if text]
 

@@ -18,6 +18,7 @@ from bsssl.reports.page.album import Album
 from bsssl.reports.page.opening import Opened
 from bsssl.reports.page.picks import Picked
 from bsssl.reports.page.tested import Tested
+from bsssl.runtime.console import printable
 from bsssl.stages.copied import same_items
 
 LIMIT_MB = 30.0
@@ -239,7 +240,7 @@ def render(template: str, **values: Any) -> str:
 
     environment = Environment(
         loader=PackageLoader("bsssl.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
+        lstrip_blocks=True, finalize=_seen,
     )  # fmt: skip
     templates = resources.files("bsssl.reports") / "templates"
     style, script = ((templates / name).read_text() for name in ("report.css", "report.js"))
@@ -251,6 +252,12 @@ def render(template: str, **values: Any) -> str:
         **values,
     )
     return text
+
+
+def _seen(value: Any) -> Any:
+    """Return what stands in a page for ``value``: for text, lines of what can be seen."""
+    is_text = isinstance(value, str) and not hasattr(value, "__html__")
+    return "\n".join(map(printable, value.split("\n"))) if is_text else value
 
 
 def _short(picked: Picked | None) -> list[tuple[str, int]]:

@@ -80,6 +80,40 @@ def test_other_columns(tmp_path):
             ParquetItems(path=path, **options).records()
 
 
+@pytest.mark.parametrize(
+    ("labels", "meant"),
+    [
+        ([1.0, 0.0, float("nan"), -1.0, None], ["dog", "cat", None, None, None]),
+        (["dog", "owl", None, "-1", ""], ["dog", "owl", None, "-1", None]),
+        ([0, 2], "row 2: the label 2 is of none of the 2 classes that have names; correct it"),
+        ([0.5], "row 1: the label 0.5 is of none"),
+        ([0, -2], "row 2: the label -2 is of none"),
+    ],
+)
+def test_labels_of_classes_with_names(tmp_path, labels, meant):
+    images = pa.array([{"bytes": b"x", "path": None}] * len(labels), IMAGE)
+    table = pa.table({"image": images, "label": labels}).replace_schema_metadata(SCHEMA.metadata)
+    pq.write_table(table, tmp_path / "x.parquet")
+    source = ParquetItems(path=str(tmp_path / "x.parquet"))
+    if isinstance(meant, str):
+        with pytest.raises(UserError, match=meant):
+            source.records()
+    else:
+        assert source.records().label.to_pylist() == meant
+
+
+@pytest.mark.parametrize("name", ["lable", "Label"])
+def test_a_misspelt_column_of_labels_is_named(tmp_path, name):
+    pq.write_table(pa.table({"image": [b"x"], name: ["a"]}), tmp_path / "x.parquet")
+    message = (
+        rf"x\.parquet has no column 'label': .*valid: {name}, image; see options\.label_column|valid: image, {name};"
+    )
+    with pytest.raises(UserError, match=message):
+        ParquetItems(path=str(tmp_path / "x.parquet")).records()
+    source = ParquetItems(path=str(tmp_path / "x.parquet"), label_column=name)
+    assert source.records().label.to_pylist() == ["a"]
+
+
 def test_refused(tmp_path):
     path = tmp_path / "x.parquet"
     pq.write_table(

@@ -246,6 +246,12 @@ def test_columns_that_are_not_needed_may_hold_anything(tmp_path, suffix):
     assert len(records) == {"csv": 100_001, "jsonl": 5, "parquet": 1}[suffix]
 
 
+def test_a_column_of_lists_is_no_label(tmp_path):
+    pq.write_table(pa.table({"path": ["1.jpg"], "label": [["a", "b"]]}), tmp_path / "list.parquet")
+    with pytest.raises(UserError, match=r"list\.parquet cannot be read as a table: the column 'label' holds list<"):
+        Manifest(path=str(tmp_path / "list.parquet")).records()
+
+
 def test_columns_with_nearly_the_right_name_are_named(tmp_path, caplog):
     (tmp_path / "list.csv").write_text("path,tag,colour\na.jpg,b,c\n")
     Manifest(path=str(tmp_path / "list.csv")).records()
@@ -306,8 +312,9 @@ def test_tars(tmp_path, memory, make_tar, kind):
     assert record.read() == b"eight" * 300
 
 
-def test_what_is_there_is_itself_before_it_is_a_pattern(tmp_path, make_tar):
-    folder = tmp_path / "[2020]{a,b}*?"
+@pytest.mark.parametrize("name", ["[2020]{a,b}*?", "a::b:c", "%20 #d"])
+def test_what_is_there_is_itself_before_it_is_a_pattern(tmp_path, make_tar, name):
+    folder = tmp_path / name
     folder.mkdir()
     for name in ("t-1.tar", "t-2.tar", "t[2].tar", "t-{1..2}.tar"):
         (folder / name).write_bytes(make_tar({"x.jpg": name.encode()}))

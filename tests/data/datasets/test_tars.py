@@ -12,6 +12,7 @@ from bsssl.data.loading.dataset import Failure, ItemDataset
 from bsssl.data.views.transforms import test_transform as make_test_transform
 from bsssl.data.views.views import ImageViews
 from bsssl.errors import UserError
+from bsssl.runtime.console import logger
 
 
 def _index(tmp_path, content):
@@ -66,6 +67,14 @@ def test_labels(tmp_path, make_tar):
     assert records.tags.to_pylist() == [["x"], None, None, None, None, None]
     assert [record.read() for record in records] == [b"0", b"1", b"2", b"3", b"4", b"5"]
     assert not is_cut(records)
+
+
+def test_labels_that_are_no_texts_are_those_of_json(tmp_path, make_tar):
+    labels = ["-1", "true", '["a", "b"]', "NaN", "null", "1.0"]
+    members = {
+        f"{row}.{end}": f'{{"label": {one}}}'.encode() for row, one in enumerate(labels) for end in ("jpg", "json")
+    }
+    assert _index(tmp_path, make_tar(members)).label.to_pylist() == ["-1", "true", '["a", "b"]', None, None, "1.0"]
 
 
 def test_one_item_of_each_sample(tmp_path, make_tar):
@@ -132,7 +141,9 @@ def test_what_is_left_out_is_said(tmp_path, make_tar, caplog):
         Tars(path=str(tmp_path / "*.tar"), extensions="videos").records()
 
 
-def test_the_same_member_twice_is_one_item_the_last(tmp_path):
+def test_the_same_member_twice_is_one_item_the_last(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logger, "propagate", True)
+    caplog.set_level(logging.INFO, logger="bsssl")
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as tar:
         for name, data in (("a.jpg", b"old"), ("b.jpg", b"other"), ("./a.jpg", b"new"), ("x/a.jpg", b"another")):
@@ -142,6 +153,7 @@ def test_the_same_member_twice_is_one_item_the_last(tmp_path):
     records = _index(tmp_path, content.getvalue())
     assert records.key.to_pylist() == ["t.tar/b.jpg", "t.tar/a.jpg", "t.tar/x/a.jpg"]
     assert [record.read() for record in records] == [b"other", b"new", b"another"]
+    assert "t.tar: 1 members come again by the same name; of each name the last is taken" in caplog.text
 
 
 def test_long_names(tmp_path, make_tar):
