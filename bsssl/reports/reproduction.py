@@ -102,9 +102,9 @@ def collect(settings: Reproduction, points: Sequence[Point], *, unfinished: Sequ
     """Return the content of ``reproduce.json``.
 
     ``settings``; ``seeds``; ``items`` of the test set; ``unfinished``: the names of the points left out;
-    ``experiments``: by name, a list of points with ``label``, ``place`` on the axis (of figures), ``top1`` (by figure, a value per seed, percent) and
-    ``one_item`` (of the test set, percent); ``advice``: the paper's recommendations with their verdicts; ``options``:
-    the options with theirs, of the fine-tuned student.
+    ``experiments``: by name, a list of points with ``label``, ``place`` on the axis (of figures), ``top1`` (by figure,
+    a value per seed, percent) and ``one_item`` (of the test set, percent); ``advice``: the paper's recommendations with
+    their verdicts; ``options``: the options with theirs, of the fine-tuned student.
 
     Args:
         settings: The config of the reproduction.
