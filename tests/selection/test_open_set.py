@@ -60,7 +60,7 @@ def test_the_definition(tmp_path, pool, values):
 
 
 def test_nothing_left_says_why(tmp_path, pool, values):
-    with pytest.raises(UserError, match=r"select\.open_set says are of no class"):
+    with pytest.raises(UserError, match=r"left out are \d+ of no class, by select\.open_set"):
         select_samples(write_pool(tmp_path, pool, cuts=CUTS), top_k=5, open_set=left(tmp_path, values, 9))
 
 
