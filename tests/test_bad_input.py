@@ -174,16 +174,16 @@ def test_a_command_without_its_stage(refused, arguments, message):
 @pytest.mark.parametrize("key", ["train", "test"])
 def test_a_missing_path(refused, tmp_path, key):
     line = refused("run", f"data.{key}.path={tmp_path / 'none'}")
-    assert line == f"no such folder: {tmp_path / 'none'}; check the path"
+    assert line == f"data.{key}: no such file or folder: {tmp_path / 'none'}; check the path"
     assert done(tmp_path) == set()
 
 
 @pytest.mark.parametrize(
     ("dataset", "name", "message"),
     [
-        ("folder", "none", "no such folder: {path}; check the path"),
-        ("manifest", "none.csv", "no such file: {path}; check the path"),
-        ("tars", "none.tar", "no such file: {path}; check the path"),
+        ("folder", "none", "data.pool: no such file or folder: {path}; check the path"),
+        ("manifest", "none.csv", "data.pool: no such file or folder: {path}; check the path"),
+        ("tars", "none.tar", "data.pool: no such file or folder: {path}; check the path"),
         ("tars", "none-*.tar", "no file matches {path}; check the pattern"),
     ],
 )
@@ -191,6 +191,15 @@ def test_a_pool_that_is_not_there(refused, source, tmp_path, dataset, name, mess
     path = tmp_path / name
     assert refused("run", source(dataset, path)) == message.format(path=path)
     assert done(tmp_path) == set()
+
+
+def test_all_paths_that_are_missing_are_told_at_once(bsssl, recipe, source, tmp_path):
+    paths = {key: tmp_path / f"no_{key}" for key in ("train", "test")}
+    pool = source("folder", tmp_path / "no_pool")
+    outcome = bsssl("run", "--config", recipe.config, *(f"data.{key}.path={path}" for key, path in paths.items()), pool)
+    told = [line for line in outcome.err.splitlines() if "no such file or folder" in line]
+    assert outcome.status == 1
+    assert [line.split(": ")[1] for line in told] == ["data.train", "data.test", "data.pool"]
 
 
 def test_an_empty_folder(refused, source, tmp_path):
@@ -523,7 +532,10 @@ def test_the_traceback_is_for_debug_alone(bsssl, recipe, tmp_path):
     outcome = bsssl(*arguments, "--debug")
     assert outcome.status == 1
     assert "Traceback" in outcome.err
-    assert outcome.err.splitlines()[-1] == f"error: no such folder: {tmp_path / 'none'}; check the path"
+    assert (
+        outcome.err.splitlines()[-1]
+        == f"error: data.train: no such file or folder: {tmp_path / 'none'}; check the path"
+    )
 
 
 def test_an_error_nobody_foresaw_is_one_line_too(bsssl, recipe, tmp_path, monkeypatch):

@@ -188,10 +188,14 @@ def test_the_plan_without_data(bsssl, recipe, tmp_path):
     missing = f"data.train.path={tmp_path / 'none'}"
     arguments = ("run", "--config", recipe.config, f"output_dir={tmp_path}", "--plan", missing)
     outcome = bsssl(*arguments)
-    reason = f"no such folder: {tmp_path / 'none'}; check the path"
+    reason = f"data.train: no such file or folder: {tmp_path / 'none'}; check the path"
     assert outcome.status == 1 and outcome.errors == [f"error: {reason}"]
     rows = plan_rows(outcome.out)
-    assert rows["data"][-1].startswith("cannot run: no such folder: ") and rows["teacher"][:3] == ["unknown", "12", "8"]
+    assert rows["data"][-1].startswith("cannot run: data.train: no such file ") and rows["teacher"][:3] == [
+        "unknown",
+        "12",
+        "8",
+    ]
     assert "unknown (set data.num_classes)" in bsssl(*arguments, "data.num_classes=null").out
 
 

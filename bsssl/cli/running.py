@@ -104,7 +104,7 @@ def _run(
 def _stop_at(reasons: Collection[str]) -> None:
     """End the command where there are reasons why a run would stop."""
     if reasons:
-        raise UserError("; ".join(reasons))
+        raise UserError("; ".join(line for reason in reasons for line in reason.splitlines()))
 
 
 def _sweep(parsed: argparse.Namespace) -> None:

@@ -170,8 +170,29 @@ class Run:
             if lacking is not None and lacking not in besides:
                 raise UserError(
                     f"{name} needs the result of '{lacking}' in {self.folder(lacking)} ({self.pending(lacking)}); run "
-                    f"first: {self.command(lacking)}"
+                    f"first: {self.command(lacking)}{self._before(lacking)}"
                 )
+
+    def _before(self, name: str) -> str:
+        """Return what else is to be done before stage ``name``, and what that would stop at, as the end of an error."""
+        needed = {name}
+        for one in reversed(self.stages.values()):  # each comes after those it needs
+            if one.name in needed:
+                needed |= {*one.needs.values()}
+        lacking = [one for one in self.stages.values() if one.name in needed and self.pending(one.name) is not None]
+        problems = []
+        for one in lacking:
+            try:
+                one.require_outside()
+            except UserError as error:
+                problems += str(error).splitlines()
+        earlier = [one.name for one in lacking if one.name != name and not one.prepares]
+        chain = f", which needs {', '.join(earlier)} before it; or do all: bsssl run --config {self.config_path}"
+        missing = (
+            f"; of their data some is not there ({'; '.join(problems)}): the first lines of the config say what it "
+            "needs, and bsssl init writes one for data of your own"
+        )
+        return (chain if earlier else "") + (missing if problems else "")
 
     def command(self, name: str) -> str:
         """Return the command line that runs stage ``name``."""

@@ -205,6 +205,13 @@ class Stage(ABC, Generic[S]):
         """Return something cheap that changes when files outside the run do which the stage reads, by their key."""
         return {}
 
+    def require_outside(self) -> None:
+        """Refuse files outside the run that are not there, all at once and without reading one.
+
+        Raises:
+            UserError: Some are not there: a line for each.
+        """
+
     def settings_of(self, outputs: Iterable[str]) -> Any:
         """Return, as JSON, the settings that decide these ``outputs``."""
         return identifying(self.settings)

@@ -24,7 +24,7 @@ from bsssl.stages import doubts
 from bsssl.stages.card import named_sources
 from bsssl.stages.computing import CLASSES
 from bsssl.stages.copied import key_of
-from bsssl.stages.sources import OVERLAP_REMEDY, files_state, open_source
+from bsssl.stages.sources import OVERLAP_REMEDY, files_state, open_source, require_sources
 
 POOL = "pool"
 UNLABELED = "unlabeled.csv"
@@ -186,6 +186,7 @@ class DataStage(Stage[DataSettings]):
         Raises:
             UserError: A source cannot be read, or its labels cannot be used.
         """
+        self.require_outside()
         items, drawn = self.settings.items, self.settings.labels
         train, said = self._read(items.train, "data.train")
         counts = train.class_counts(train.class_names() if items.classes is None else items.classes)
@@ -331,6 +332,13 @@ class DataStage(Stage[DataSettings]):
         items, pool = self.settings.items, self.settings.pool
         labeled = {"data.train or data.test": files_state(items.sources)}
         return labeled | ({} if pool is None else {"data.pool": files_state(pool.pool)})
+
+    @override
+    def require_outside(self) -> None:
+        items, pool = self.settings.items, self.settings.pool
+        tests = {key_of(name): [source] for name, source in items.tests.items() if source is not items.train}
+        labeled = {"data.train": [] if items.train is None else [items.train], **tests}
+        require_sources({**labeled, "data.pool": [] if pool is None else pool.pool})
 
     @override
     def settings_of(self, outputs: Iterable[str]) -> Any:

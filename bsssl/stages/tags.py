@@ -16,7 +16,7 @@ from bsssl.registry import STAGES
 from bsssl.runtime.console import logger, progress
 from bsssl.stages.card import named_sources
 from bsssl.stages.computing import CLASSES, class_list, first_counts, split_records
-from bsssl.stages.sources import OVERLAP_REMEDY, files_state, open_source
+from bsssl.stages.sources import OVERLAP_REMEDY, files_state, open_source, require_sources
 
 TAGGED = "tagged.parquet"
 _HINT = "`bsssl tags inspect` shows the tags"
@@ -55,9 +55,14 @@ class TagsStage(Stage[TagsSettings]):
     @override
     def sizes(self, run: Context) -> tuple[Mapping[str, int], str]:
         if run.pending(self.name) is not None:  # the sources have to be there
+            self.require_outside()
             for source in self.settings.sources:
                 next(iter(open_source(source, videos=self.settings.videos).batches()), None)
         return {}, ""
+
+    @override
+    def require_outside(self) -> None:
+        require_sources({"weak.sources": self.settings.sources})
 
     @override
     def work(self, run: Context) -> dict[str, Any]:

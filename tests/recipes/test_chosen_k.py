@@ -176,7 +176,9 @@ def test_a_plan_before_there_is_data(bsssl, recipe, tmp_path):
     values["data"] = {**values["data"], "pool": [{"dataset": "folder", "path": str(tmp_path / "nowhere")}]}
     (tmp_path / "auto.yaml").write_text(yaml.safe_dump(values))
     plan = bsssl("run", "--config", tmp_path / "auto.yaml", f"output_dir={tmp_path / 'run'}", "--plan")
-    assert plan.status == 1 and plan.errors == [f"error: no such folder: {tmp_path / 'nowhere'}; check the path"]
+    assert plan.status == 1 and plan.errors == [
+        f"error: data.pool: no such file or folder: {tmp_path / 'nowhere'}; check the path"
+    ]
     assert re.search(r"^pretrain-1of64 +unknown +12 +8 ", plan.out, re.MULTILINE)
     assert len(re.findall(r"^evaluate-pretrain-1of\d+\.labeled", plan.out, re.MULTILINE)) == 4
 

@@ -113,6 +113,20 @@ def test_a_student_says_what_it_lacks(bsssl, config):
     assert outcome.status == 1
     assert "pretrain needs the result of 'select'" in outcome.err
     assert f"run first: bsssl select --config {config}" in outcome.err
+    assert f"teacher, score, near before it; or do all: bsssl run --config {config}" in outcome.err
+
+
+def test_in_an_empty_folder_all_that_is_missing_is_told(bsssl, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    student = Path(__file__).parents[2] / "projects" / "video" / "student.yaml"
+    outcome = bsssl("train", "--config", student)
+    [line] = outcome.errors
+    assert outcome.status == 1 and not [*tmp_path.iterdir()]
+    for part in ("needs contents, teacher, score, near before it", "data/kinetics400/train.csv", "kinetics400/val.csv"):
+        assert part in line
+    assert "the first lines of the config say what it needs, and bsssl init" in line
+    planned = bsssl("train", "--config", student, "--plan")
+    assert planned.status == 1 and "train.csv" in planned.errors[0] and "val.csv" in planned.errors[0]
 
 
 def test_transfer(bsssl, videos, config, tmp_path):
