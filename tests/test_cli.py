@@ -214,6 +214,13 @@ def test_the_plan_ends_with_what_is_missing(bsssl, recipe, tmp_path, override, s
     assert stopped.keys() - {"contents", "near"} == {stage}  # what reads data and scores is of its section
 
 
+def test_the_plan_of_an_output_that_cannot_be_written(bsssl, recipe, tmp_path):
+    (tmp_path / "file").write_text("")
+    outcome = bsssl("run", "--config", recipe.config, f"output_dir={tmp_path / 'file' / 'run'}", "--plan")
+    assert outcome.status == 1 and plan_rows(outcome.out)
+    assert outcome.errors[0].startswith(f"error: cannot write {tmp_path / 'file' / 'run'}: Not a directory; ")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_the_plan_misses_a_gpu(bsssl, recipe, finished, tmp_path):
     arguments = ("run", "--config", recipe.config, "system.device=cuda", "--plan")

@@ -70,10 +70,10 @@ class Endings:
             named.append(f"{sum(count for _, count in others):,} of {len(others):,} other kinds")
         missing = sorted(self._without_reader & counts.keys())
         readers = f"{PICTURES_EXTRA} for {', '.join(f'.{name}' for name in missing)}; " if missing else ""
-        return (
-            f"left out: {', '.join(named)}; {readers}the source's options.extensions says what is taken (images, "
-            "videos, any, or a list)"
-        )
+        taken = "the source's options.extensions says what is taken (images, videos, any, or a list)"
+        if self._name == "videos" and not counts.keys().isdisjoint(IMAGE_EXTENSIONS):
+            taken = "pictures are not read as the frames of a video: make one of each folder of frames first"
+        return f"left out: {', '.join(named)}; {readers}{taken}"
 
 
 class LeftOut(Counter[str]):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
+from bsssl import storage
 from bsssl.config import Config, Experiment, Model, Transfer
 from bsssl.errors import UserError, shortened
 from bsssl.pipeline.run import Run
@@ -80,8 +81,17 @@ def plan(config: Experiment, *, config_path: str, wanted: Callable[[Stage[Any]],
         networks=costs,
         stages=Table(header, rows),
         remark="\n".join(filter(None, remarks)),
-        missing=tuple(dict.fromkeys(reasons.values())),
+        missing=tuple(dict.fromkeys([*reasons.values(), *_unwritable(config, runs, shown)])),
     )
+
+
+def _unwritable(config: Experiment, runs: Sequence[Run], shown: Sequence[Stage[Any]]) -> Iterable[str]:
+    """Yield why the output folder cannot be written, where something is to do that would."""
+    if any(run.pending(stage.name) is not None for stage in shown for run in runs):
+        try:
+            storage.require_writable(config.output_dir)
+        except UserError as error:
+            yield str(error)
 
 
 def looked(run: Run) -> tuple[dict[str, int], list[str], dict[str, str]]:

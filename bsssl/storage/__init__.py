@@ -18,7 +18,7 @@ from bsssl.storage.listing import glob, walk
 from bsssl.storage.paths import absolute, inner_path, join
 from bsssl.storage.reading import NotAFile, exists, is_folder, open_file, open_read, require
 from bsssl.storage.remote import is_remote, read_range, remote_filesystem
-from bsssl.storage.writing import atomic_write, remove_leftovers, unwritable, write_text
+from bsssl.storage.writing import atomic_write, remove_leftovers, require_writable, unwritable, write_text
 
 __all__ = [
     "TABLES",
@@ -44,6 +44,7 @@ __all__ = [
     "remote_filesystem",
     "remove_leftovers",
     "require",
+    "require_writable",
     "state",
     "table_format",
     "unwritable",

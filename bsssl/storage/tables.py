@@ -11,6 +11,7 @@ import io
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
@@ -33,6 +34,7 @@ TABLES = (*formats.TABLES, "tsv")
 """what the name of a table may end in"""
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _BYTE_ORDER_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16", codecs.BOM_UTF8: "utf-8-sig"}
+_STATED = re.compile(r'"?sep=([,;\t|])"?\r?\n', re.IGNORECASE)
 _HEAD_BYTES = 2**20  # in which the names of the columns must be
 
 
@@ -72,8 +74,8 @@ def read_tables(path: str, *, types: Mapping[str, pa.DataType]) -> Iterator[pa.T
 
 def _csv_batches(path: str, file: IO[bytes], types: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
     encoding = _encoding(file)
-    separator, header = _header(file, encoding, types)
-    names = [name.strip() for name in header]
+    separator, header, first = _header(file, encoding, types)
+    names = [_unquoted(name.strip()) for name in header]
     _refuse_doubles(path, names, types)
     if separator != ",":
         logger.info("%s: its columns are separated by %s", path, _SEPARATORS[separator])
@@ -89,7 +91,7 @@ def _csv_batches(path: str, file: IO[bytes], types: Mapping[str, pa.DataType]) -
         file if is_remote(path) else pa.OSFile(os.fsencode(path)),
         convert_options=options,
         parse_options=pa.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
-        read_options=pa.csv.ReadOptions(encoding="utf8" if encoding.startswith("utf-8") else encoding),
+        read_options=pa.csv.ReadOptions(skip_rows=first, encoding="utf8" if encoding.startswith("utf-8") else encoding),
     )
     for batch in reader:
         yield batch if names == header else _without_blanks(batch.rename_columns(names))
@@ -103,15 +105,20 @@ def _encoding(file: IO[bytes]) -> str:
     return next((name for mark, name in _BYTE_ORDER_MARKS.items() if start.startswith(mark)), zeros.get(b"\0", "utf-8"))
 
 
-def _header(file: IO[bytes], encoding: str, types: Mapping[str, pa.DataType]) -> tuple[str, list[str]]:
-    """Return what separates the columns of a CSV file that is at its start, where it stays, and their names.
+def _header(file: IO[bytes], encoding: str, types: Mapping[str, pa.DataType]) -> tuple[str, list[str], int]:
+    """Return what separates the columns of a CSV file that is at its start, where it stays, their names, and their row.
 
-    That is the sign that makes the most of the columns in ``types``, or else the most columns, of the header.
+    What separates them is the sign that makes the most of the columns in ``types``, or else the most columns, of the
+    header. A first row such as ``sep=;``, which spreadsheets write, names it and stands before the header.
     """
     text = codecs.getincrementaldecoder(encoding)(errors="replace").decode(file.read(_HEAD_BYTES))
     file.seek(0)
-    headers = [(sign, next(csv.reader(io.StringIO(text, newline=""), delimiter=sign), [])) for sign in _SEPARATORS]
-    return max(headers, key=lambda header: (sum(name.strip() in types for name in header[1]), len(header[1])))
+    stated = _STATED.match(text)
+    lines = text[stated.end() :] if stated else text
+    signs = [stated[1]] if stated else _SEPARATORS
+    headers = [(sign, next(csv.reader(io.StringIO(lines, newline=""), delimiter=sign), [])) for sign in signs]
+    sign, header = max(headers, key=lambda one: (sum(_unquoted(name.strip()) in types for name in one[1]), len(one[1])))
+    return sign, header, int(stated is not None)
 
 
 def _refuse_doubles(path: str, names: Sequence[str], types: Mapping[str, pa.DataType]) -> None:
@@ -121,9 +128,17 @@ def _refuse_doubles(path: str, names: Sequence[str], types: Mapping[str, pa.Data
 
 
 def _without_blanks(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return the texts of a table without the blanks around them."""
-    columns = [pc.utf8_trim_whitespace(one) if pa.types.is_string(one.type) else one for one in batch.columns]
+    """Return the texts of a table without the blanks around them, and the quotes that such blanks hid from Arrow."""
+    columns = [_trimmed(one) if pa.types.is_string(one.type) else one for one in batch.columns]
     return pa.record_batch(columns, names=batch.schema.names)
+
+
+def _trimmed(texts: pa.StringArray) -> pa.StringArray:
+    return pc.replace_substring_regex(pc.utf8_trim_whitespace(texts), pattern=r'(?s)\A"(.*)"\z', replacement=r"\1")
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1] if len(name) > 1 and name[0] == name[-1] == '"' else name
 
 
 def _light_columns(schema: pa.Schema, types: Mapping[str, pa.DataType]) -> list[str]:

@@ -48,6 +48,20 @@ def unwritable(path: str, error: OSError) -> UserError:
     )
 
 
+def require_writable(folder: str) -> None:
+    """Refuse a local folder that could not be made or written to, as far as that is seen without writing.
+
+    Raises:
+        UserError: A file is in the way, or the permissions are missing.
+    """
+    there = Path(os.path.abspath(folder))
+    while not os.path.lexists(there):
+        there = there.parent
+    code = errno.ENOTDIR if not there.is_dir() else 0 if os.access(there, os.W_OK | os.X_OK) else errno.EACCES
+    if code:
+        raise unwritable(folder, OSError(code, os.strerror(code)))
+
+
 def remove_leftovers(folder: str, *, unchanged_for: float = 0.0) -> None:
     """Remove what killed writers left in a local folder; where others may be writing, what is this many seconds old."""
     for leftover in Path(folder).rglob("*.tmp"):

@@ -16,6 +16,9 @@ def test_what_is_left_out():
     assert _left_out(["jpg"], ["a.HEIC", "b.heic", "c/d.gif", "e"]) == (
         f"left out: 2 .heic, 1 without an extension, 1 .gif; {option}"
     )
+    assert _left_out("videos", ["v/000001.jpg", "v/000002.jpg"]) == (
+        "left out: 2 .jpg; pictures are not read as the frames of a video: make one of each folder of frames first"
+    )
     many = [f"{number}.x{number:02d}" for number in range(10)] + ["y.x00"] * 1000
     assert _left_out("images", many).startswith(
         "left out: 1,001 .x00, 1 .x01, 1 .x02, 1 .x03, 1 .x04, 1 .x05, 4 of 4 oth"

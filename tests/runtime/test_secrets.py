@@ -2,6 +2,8 @@
 
 import gzip
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import fsspec
 import pytest
@@ -102,6 +104,23 @@ def test_keys_of_a_signed_tar_have_no_signature(recipe):
     memory.pipe("/signed/t.tsv?sig=pa55word", b"path\tlabel\na.jpg\tb\n")
     assert Manifest(path="memory://signed/t.tsv?sig=pa55word").records().label.to_pylist() == ["b"]
     memory.store.clear()
+
+
+class Nothing(BaseHTTPRequestHandler):
+    """A server that has no file."""
+
+    def do_GET(self):
+        self.send_error(404)
+
+    do_HEAD = do_GET
+
+
+def test_a_signed_tar_that_is_not_there_is_no_pattern():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Nothing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(UserError, match=r"no such file: .*/t\.tar"):
+            Tars(path=f"http://127.0.0.1:{server.server_port}/t.tar?X-Amz-Signature=pa55word").records()
+        server.shutdown()
 
 
 def test_an_unpacked_tar_is_called_without_a_signature(recipe, tmp_path):

@@ -17,7 +17,8 @@ def files_at(path: str) -> list[str]:
     Raises:
         UserError: Nothing matches.
     """
-    if not re.search(r"[*?\[{]", path) or _is_there(path):
+    written = storage.inner_path(path) if path.startswith(("http://", "https://")) else path  # a query is no pattern
+    if not re.search(r"[*?\[{]", written) or _is_there(path):
         return [path]
     folder, inner = ("", path) if storage.is_remote(path) else _split(path)
     found: list[str] = []

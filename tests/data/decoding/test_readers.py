@@ -54,6 +54,9 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "ts": ("a.ts", {"options": SHORT_GOPS}),
     "mpeg2 ts": ("a.ts", {"codec": "mpeg2video", "options": {"g": "12", "bf": "2"}}),
     "mpeg2 ps": ("a.mpg", {"codec": "mpeg2video", "options": {"g": "12", "bf": "2"}}),
+    "mpeg1 ps": ("a.mpg", {"codec": "mpeg1video", "options": {"g": "12", "bf": "2"}}),
+    "vob": ("a.vob", {"codec": "mpeg2video", "options": {"g": "12", "bf": "2"}}),
+    "wmv": ("a.wmv", {"codec": "wmv2", "options": {"g": "12"}}),
     "no container": ("a.h264", {"options": SHORT_GOPS}),
     "refresh": ("a.mp4", {"options": {"g": "12", "x264-params": "intra-refresh=1"}}),
     "odd size": ("a.mp4", {"options": SHORT_GOPS, "pixels": "yuv444p", "width": 67, "height": 49}),
@@ -75,7 +78,9 @@ REFUSED = {
         *(
             "ts",
             "mpeg2 ts",
+            "mpeg1 ps",
             "mpeg2 ps",
+            "vob",
             "mpeg4 avi, B-frames",
             "h264 avi",
             "h264 avi, B-frames",
@@ -383,6 +388,19 @@ def test_matroska_cut_anywhere(video, kind, tmp_path):
                 open_video(source)
     with open_video(content + b"more") as reader:  # behind what the file says it is
         assert reader.num_frames == FRAMES
+
+
+@pytest.mark.parametrize("kind", ["vp8", "vp9"])
+def test_webm_damaged_anywhere_has_all_frames_or_is_refused(video, kind, tmp_path):
+    content, path, refused = video(kind).read_bytes(), tmp_path / "damaged.webm", 0
+    for place in random.Random(4).sample(range(300, len(content) - 300), 40):
+        path.write_bytes(content[:place] + bytes(64) + content[place + 64 :])
+        try:
+            with open_video(str(path)) as reader:
+                assert reader.num_frames == FRAMES
+        except DecodeError:
+            refused += 1
+    assert refused >= 10
 
 
 def test_a_live_stream_is_as_long_as_what_is_left_of_it(video):

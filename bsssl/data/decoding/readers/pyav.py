@@ -4,14 +4,14 @@ import contextlib
 import io
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from typing_extensions import override
 
 from bsssl.data.decoding.pictures import MAX_ASPECT, MAX_PIXELS, DecodeError, check_size
 from bsssl.data.decoding.readers.base import Clock, VideoReader
-from bsssl.data.decoding.readers.matroska import stated_size
+from bsssl.data.decoding.readers.matroska import broken_at, stated_size
 from bsssl.errors import UserError
 from bsssl.storage import open_file
 
@@ -52,9 +52,10 @@ class PyavReader(VideoReader):
     Where time stamps are missing, double or made up, as for H.264 with B-frames in AVI, frames are counted: the video
     is decoded once when it is opened, and again from its start for every ``get``.
 
-    A file that ends within a frame is refused; one cut elsewhere is as long as what is left of it. Matroska and WebM
-    are refused wherever they are cut, since FFmpeg drops the last frame's remains unseen, unless they do not state
-    their size, being live streams. What a decoder had to guess is refused too, but not all damage is seen by it.
+    A file that ends within a frame is refused; one cut elsewhere is as long as what is left of it. Of Matroska and WebM
+    FFmpeg leaves out unseen what is damaged and what the last frame lacks: unless they do not state their size, being
+    live streams, they are refused wherever they are cut, and where their frames do not follow each other. What a
+    decoder had to guess is refused too, but not all damage is seen by it.
     Transparency is ignored. A frame of another size than the first is scaled.
 
     The decoder has one thread: with more it takes half as much again of the processors' time, and there are workers.
@@ -121,11 +122,8 @@ class PyavReader(VideoReader):
         import av
         from av.video.reformatter import VideoReformatter
 
-        size, start = _size_and_start(self._source)
-        if size == 0:
-            raise DecodeError("empty file")
-        if size < (stated := stated_size(start)):
-            raise DecodeError(f"cut short: {size} of {stated} bytes are there")
+        with _content(self._source) as content:
+            _refuse_unwhole(content)
         # A path with a colon would be taken for an address.
         file = io.BytesIO(self._source) if isinstance(self._source, bytes) else f"file:{self._source}"
         version = int(av.__version__.split(".")[0])
@@ -320,15 +318,26 @@ class PyavReader(VideoReader):
         return np.rot90(rgb.to_ndarray(), self._turns)
 
 
-def _size_and_start(source: str | bytes) -> tuple[int, bytes]:
-    """Return the size in bytes, and the first of them; DecodeError when the file cannot be read."""
-    if isinstance(source, bytes):
-        return len(source), source[:_START]
+@contextlib.contextmanager
+def _content(source: str | bytes) -> "Iterator[IO[bytes]]":
+    """Open a file, or its bytes; DecodeError when it cannot be read."""
     try:
-        with open(source, "rb", opener=open_file) as file:
-            return os.fstat(file.fileno()).st_size, file.read(_START)
+        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb", opener=open_file) as file:
+            yield file
     except OSError as error:
         raise DecodeError(error.strerror or str(error)) from None
+
+
+def _refuse_unwhole(file: IO[bytes]) -> None:
+    """Refuse a file without content, and one that FFmpeg would take for a shorter one."""
+    start = file.read(_START)
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        raise DecodeError("empty file")
+    if size < (stated := stated_size(start)):
+        raise DecodeError(f"cut short: {size} of {stated} bytes are there")
+    if place := broken_at(file):
+        raise DecodeError(f"damaged at byte {place}")
 
 
 class _Guessed(DecodeError):
