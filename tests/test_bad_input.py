@@ -438,9 +438,11 @@ def test_a_stage_whose_inputs_are_missing(refused, recipe, tmp_path):
         f"score needs the result of 'teacher' in {folder / 'teacher'} (not done yet); run first: "
         f"bsssl train {tools} stage=teacher"
     )
-    assert refused("select").endswith(f"'score' in {folder / 'score'} (not done yet); run first: bsssl score {tools}")
+    line = refused("select")
+    assert f"'score' in {folder / 'score'} (not done yet), and before it teacher, which bsssl run does" in line
+    assert line.endswith(f"; run first: bsssl score {tools}")
     line = refused("train", "stage=pretrain")
-    assert line.endswith(f"(not done yet); run first: bsssl select {tools}")
+    assert "teacher, score, which bsssl run does" in line and line.endswith(f"; run first: bsssl select {tools}")
     assert refused("train", "stage=finetune").endswith(f"bsssl train {tools} stage=pretrain")
     line = refused("evaluate", "stage=baseline", "baseline.base_lr=3")
     assert line.endswith(f"bsssl train {tools} baseline.base_lr=3 stage=baseline")

@@ -169,12 +169,12 @@ class Run:
             lacking = need if self.pending(need) is not None else self.awaits(need)
             if lacking is not None and lacking not in besides:
                 raise UserError(
-                    f"{name} needs the result of '{lacking}' in {self.folder(lacking)} ({self.pending(lacking)}); run "
-                    f"first: {self.command(lacking)}{self._before(lacking)}"
+                    f"{name} needs the result of '{lacking}' in {self.folder(lacking)} ({self.pending(lacking)})"
+                    f"{self._before(lacking)}; run first: {self.command(lacking)}"
                 )
 
     def _before(self, name: str) -> str:
-        """Return what else is to be done before stage ``name``, and what that would stop at, as the end of an error."""
+        """Return what else is to be done before stage ``name``, and what that would stop at, as a part of an error."""
         needed = {name}
         for one in reversed(self.stages.values()):  # each comes after those it needs
             if one.name in needed:
@@ -187,7 +187,7 @@ class Run:
             except UserError as error:
                 problems += str(error).splitlines()
         earlier = [one.name for one in lacking if one.name != name and not one.prepares]
-        chain = f", which needs {', '.join(earlier)} before it; or do all: bsssl run --config {self.config_path}"
+        chain = f", and before it {', '.join(earlier)}, which bsssl run does one after the other"
         missing = (
             f"; of their data some is not there ({'; '.join(problems)}): the first lines of the config say what it "
             "needs, and bsssl init writes one for data of your own"

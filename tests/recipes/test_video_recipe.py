@@ -113,7 +113,7 @@ def test_a_student_says_what_it_lacks(bsssl, config):
     assert outcome.status == 1
     assert "pretrain needs the result of 'select'" in outcome.err
     assert f"run first: bsssl select --config {config}" in outcome.err
-    assert f"teacher, score before it; or do all: bsssl run --config {config}" in outcome.err
+    assert "and before it contents, teacher, score, which bsssl run does one after the other; " in outcome.err
 
 
 def test_in_an_empty_folder_all_that_is_missing_is_told(bsssl, tmp_path, monkeypatch):
@@ -122,7 +122,7 @@ def test_in_an_empty_folder_all_that_is_missing_is_told(bsssl, tmp_path, monkeyp
     outcome = bsssl("train", "--config", student)
     [line] = outcome.errors
     assert outcome.status == 1 and not [*tmp_path.iterdir()]
-    for part in ("needs contents, teacher, score before it", "data/kinetics400/train.csv", "kinetics400/val.csv"):
+    for part in ("before it contents, teacher, score, which", "data/kinetics400/train.csv", "kinetics400/val.csv"):
         assert part in line
     assert "the first lines of the config say what it needs, and bsssl init" in line
     planned = bsssl("train", "--config", student, "--plan")
