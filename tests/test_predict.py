@@ -158,7 +158,7 @@ def test_the_card_says_where_a_network_comes_from_and_how_good_it_is(recipe, fin
     assert card.data.pipeline_tag == "image-classification"
     assert card.data.tags == ["bsssl", "semi-supervised-learning"]
     figures = json.loads((finished_once / "seed-0" / "evaluate-finetune" / "metrics.json").read_text())
-    assert f"| test | 15 | {figures['top1']:.1f} | {figures['top5']:.1f} | {figures['ece']:.1f} |" in card.text
+    assert f"| test | 15 | {figures['top1']:.1f} | {figures['ece']:.1f} |" in card.text
     for line in (
         "- data: 12 labels of 3 classes of folder train; a pool of 52 items of folder loose, manifest pool.csv, tars",
         "- score: P = 2",
@@ -181,6 +181,7 @@ def test_the_card_has_the_licence_of_the_weights_and_no_place(timm_run):
 
 def test_an_evaluation_that_is_done_again_brings_the_card_up_to_date(bsssl, recipe, finished):
     folder = finished / "seed-0" / "finetune"
+    assert bsssl("run", "--config", recipe.config, f"output_dir={finished}").status == 0  # has the times of the copy
     (folder / "README.md").unlink()
     before = (folder / "done.json").read_bytes()
     command = ("--config", recipe.config, f"output_dir={finished}", f"data.test.path={recipe.folder / 'train'}")

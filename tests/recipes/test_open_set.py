@@ -99,7 +99,7 @@ def test_fewer_digits_of_no_class_are_selected(bsssl, digits, tmp_path):
         outcome = bsssl("select", "--config", digits, f"output_dir={tmp_path / 'on'}", change)
         assert outcome.status == 0 and executed(outcome) == ["open_set", "select"]
         by_method[method] = intruders(tmp_path / "on")
-    assert all(share < 0.8 * before for share in by_method.values()), (before, by_method)
+    assert all(share < 0.9 * before for share in by_method.values()), (before, by_method)
     assert "items left out as of no class" in outcome.err
     summary = json.loads((tmp_path / "on/seed-0/select/selection.json").read_text())
     assert summary["foreign"] == facts(tmp_path / "on")["foreign"] > 0

@@ -108,7 +108,7 @@ def test_the_tables_columns_line_up():
 
 def test_a_notebook_shows_the_table():
     html = recipe.collect(made_config(), [made_run()])._repr_html_()
-    assert "<td>teacher</td><td>83.0</td>" in html and "seeds: 0</p>" in html
+    assert "<td>teacher</td><td>83.0</td>" in html and "seeds: 0<br>500 test items</p>" in html
 
 
 def test_a_frame_has_a_row_per_network_and_round():
