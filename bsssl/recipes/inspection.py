@@ -132,7 +132,7 @@ def inspect_data(config: Experiment, *, path: str, sample: int = SAMPLE, decode:
             said += _split_doubts(config, path)
         except (UserError, OSError) as error:
             stops.append(str(error))
-    said += _contradictions(groups)
+    said += [*_contradictions(groups), *_rates(seen, config)]
     of_pool = [pair for pair in copies if pair.first.startswith(_LABELED) and pair.second.startswith("data.pool")]
     refused = of_pool if isinstance(config, Config) and config.data.pool_overlap == "refuse" else []
     stops += [*_too_many(seen, config), *_overlaps(refused)]
@@ -285,6 +285,17 @@ def _contradictions(groups: Iterable[_Group]) -> list[str]:
         if len(labels) > 1:
             torn.append(" and ".join(f"{key} ({doubts.quoted(label)})" for label, key in sorted(labels.items())))
     return [f"{len(torn)} contents have more than one label: {doubts.some(torn)}"] if torn else []
+
+
+def _rates(seen: Sequence[Seen], config: Experiment) -> list[str]:
+    """Return what to say of videos of several frame rates that are seen by frames, not by the clock."""
+    rates = sorted(rate for one in seen for rate in one.rate_spread)
+    if config.data.clips is None or config.data.clips.fps is not None or not rates or rates[-1] < 1.2 * rates[0]:
+        return []
+    return [
+        f"there are videos of {rates[0]:g} to {rates[-1]:g} frames per second, of which a clip of as many frames lasts "
+        f"longer or shorter; data.clips.fps={rates[len(rates) // 2]:g} has all of them last alike"
+    ]
 
 
 def _too_many(seen: Iterable[Seen], config: Experiment) -> list[str]:

@@ -144,6 +144,11 @@ def test_videos(bsssl, tmp_path, recipe):
     train, *_ = json.loads((tmp_path / "seen" / "data.json").read_text())["sources"]
     assert (train["rate_spread"], train["seconds_spread"]) == ([RATE] * 5, [0.2, 0.2, 0.2, 0.4, 0.4])
     assert set(train["pixels_spread"]) == {"64x48"} and all("mp4" in name for name in train["formats"])
+    assert "frames per second, of which" not in outcome.out
+    write_video(tmp_path / "pool" / "a" / "it.mp4", frames=6, seconds=[number / 12.5 for number in range(6)])
+    said = "there are videos of 12.5 to 25 frames per second"
+    assert said in bsssl("data", "inspect", tmp_path / "v.yaml").out
+    assert said not in bsssl("data", "inspect", tmp_path / "v.yaml", "data.clips.fps=25").out
 
 
 def test_the_page_says_all_and_escapes_it(inspect, tmp_path):
