@@ -53,7 +53,7 @@ def test_what_points_share_is_done_once(sweep, finished_once, tmp_path):
 def test_the_plan_of_a_grid_ends_with_what_is_missing(sweep, tmp_path):
     outcome = sweep("select.top_k=4,6", "--plan", f"data.train.path={tmp_path / 'none'}")
     assert outcome.status == 1 and outcome.out.startswith("2 points, seeds 0:")
-    assert outcome.errors == [f"error: no such folder: {tmp_path / 'none'}; check the path"]
+    assert outcome.errors == [f"error: data.train: no such file or folder: {tmp_path / 'none'}; check the path"]
 
 
 def test_a_grid_that_grows_keeps_what_is_done(sweep, tmp_path):
