@@ -288,9 +288,11 @@ class _Unreadable:
 def _torn(splits: Path, copies: Path) -> list[str]:
     """Return the labeled and test items that are copies of such with another label, each with what it is a copy of."""
     rows = pq.read_table(copies, filters=[("set", "!=", IN_POOL)], use_threads=False).to_pylist()
-    of_sets = {name: split_records(splits, name) for row in rows for name in (row["set"], row["of_set"])}
-    label = {(name, one.key): one.label for name, records in of_sets.items() for one in records}
     pairs = [((row["set"], row["key"]), (row["of_set"], row["of_key"])) for row in rows]
+    wanted = {one for pair in pairs for one in pair}
+    of_sets = {name: split_records(splits, name) for name, _ in wanted}
+    items = ((name, one) for name, records in of_sets.items() for one in records)
+    label = {(name, one.key): one.label for name, one in items if (name, one.key) in wanted}
     return [f"{one[1]} ({label[one]}) of {of[1]} ({label[of]})" for one, of in pairs if label[one] != label[of]]
 
 

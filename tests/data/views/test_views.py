@@ -15,6 +15,7 @@ from bsssl.data.views.transforms import test_transform as make_test_transform
 from bsssl.data.views.views import ClipViews
 from bsssl.errors import UserError
 from bsssl.registry import VIDEO_READERS
+from bsssl.stages.seen import TestView
 from tests.data.videos import read_numbers, write_video
 
 WHOLE = (None, None)
@@ -136,8 +137,24 @@ def test_frames_by_the_clock_of_a_segment_and_of_a_slow_video(clips_of):
     assert clips_of(100, frames=3, stride=1, fps=0.25, count=1) == [[0, 40, 40]]
 
 
-def test_clips_cut_in_several_places():
-    """Three squares of a wide video, the left one first, each of the same frames."""
+def test_each_clip_is_cut_in_several_places(tmp_path):
+    """Of a wide video, with a red bar at the left, a green one in the middle and a blue one at the right."""
+    path = str(write_video(tmp_path / "a.mp4", frames=8, width=96, height=32))
+    seen = TestView.model_validate(
+        {
+            "max_pixels": 10**6,
+            "clips": {"frames": 2, "stride": 1, "reader": "av", "count": 2, "crops": 3},
+            "transforms": {"size": 32, "resize": 32, "mean": (0, 0, 0), "std": (1, 1, 1)},
+        }
+    ).views(deadline=60.0)
+    views = seen(path, WHOLE)
+    assert (seen.count, seen.unit, len(views)) == (6, "view", 6)
+    assert [int(view[:, 0, 16, 16].argmax()) for view in views] == [0, 0, 1, 1, 2, 2]
+    left, right = views[0], views[4]
+    assert not torch.equal(views[0], views[1]) and left.shape == right.shape == (3, 2, 32, 32)
+
+
+def test_squares_along_the_longer_side():
     left, middle, right = (make_test_transform(size=4, resize=4, place=place) for place in (0.0, 0.5, 1.0))
     wide = torch.arange(12).expand(1, 3, 4, 12).to(torch.uint8)
     assert [cut(wide)[0, 0, 0, 0].item() for cut in (left, middle, right)] == [0, 4, 8]
