@@ -27,6 +27,11 @@ def shortened(text: str, *, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-(most // 2) + 5 :]}"
 
 
+def is_misspelt(given: str, meant: str) -> bool:
+    """Return whether ``given`` is another name, ``meant``, with its letters in disorder or of another case."""
+    return given != meant and sorted(given.lower()) == sorted(meant)
+
+
 def choices(given: str, valid: Iterable[str], *, most: int = 40) -> str:
     """Return the end of an error line about an unknown name: the nearest match, then the valid names."""
     names = sorted(valid)

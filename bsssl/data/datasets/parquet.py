@@ -16,7 +16,7 @@ from bsssl.data.datasets.sources import Tars
 from bsssl.data.endings import extension_of
 from bsssl.data.members import add_member
 from bsssl.data.unpacking import unpacked
-from bsssl.errors import UserError, choices
+from bsssl.errors import UserError, choices, is_misspelt
 from bsssl.registry import DATASETS
 from bsssl.storage.tables import reading_table
 
@@ -94,7 +94,7 @@ class ParquetItems(Tars):
     def _class_names(self, path: str, schema: pa.Schema) -> list[str] | None:
         """Return the names of the classes, none where labels are names themselves; None where there are no labels."""
         if self._label_column not in schema.names:
-            misspelt = [name for name in schema.names if sorted(name.lower()) == sorted("label")]
+            misspelt = [name for name in schema.names if is_misspelt(name, "label")]
             if misspelt or self._label_column != "label":
                 raise UserError(
                     f"{path} has no column '{self._label_column}': {choices(self._label_column, schema.names)}; see "

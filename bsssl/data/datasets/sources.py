@@ -18,7 +18,7 @@ from bsssl.data.endings import Endings, LeftOut, is_hidden
 from bsssl.data.records import Records, tag_lists
 from bsssl.data.segments import with_segment
 from bsssl.data.unpacking import decompressed
-from bsssl.errors import UserError
+from bsssl.errors import UserError, is_misspelt
 from bsssl.registry import DATASETS
 from bsssl.runtime.console import logger
 from bsssl.runtime.threads import map_ahead
@@ -150,7 +150,7 @@ class Manifest(Source):
             meant = next(iter(get_close_matches(name.lower(), self._types.keys() - {*names}, n=1, cutoff=0.8)), None)
             if name in self._types or meant is None:
                 continue
-            if sorted(name.lower()) == sorted(meant):
+            if is_misspelt(name, meant):
                 raise UserError(
                     f"{self.path} has a column '{name}'; rename it to '{meant}' or, if it is something else, otherwise"
                 )
