@@ -204,9 +204,10 @@ class PyavReader(VideoReader):
     def _are_made_up(self, stamps: list[int]) -> bool:
         """Whether time stamps in the order of packets say nothing of the order of frames.
 
-        AVI has no time stamps. FFmpeg makes them right for MPEG-4; for what else has B-frames it counts packets.
+        AVI has no time stamps. FFmpeg makes them right for MPEG-4; for what else has B-frames it counts packets, and so
+        it does for H.264 in MXF.
         """
-        return self.kind == "avi" and self._codec.reorder_depth > 0 and stamps == sorted(stamps)
+        return self.kind in ("avi", "mxf") and self._codec.reorder_depth > 0 and stamps == sorted(stamps)
 
     def _count_frames(self, stamps: list[int]) -> None:
         self.num_frames = sum(1 for _ in self._all_frames())
@@ -216,7 +217,7 @@ class PyavReader(VideoReader):
         if len(times) == self.num_frames:  # made up for the packets, but they are those of the frames
             self._seconds = (times - times[0]) * float(self._stream.time_base)
         else:
-            self._seconds = np.arange(self.num_frames) / float(self._stream.average_rate or _ASSUMED_RATE)
+            self._seconds = np.arange(self.num_frames) / float(self._stream.guessed_rate or _ASSUMED_RATE)
 
     def _pictures(self, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]:
         with self._clock, self._reasons("damaged"):
