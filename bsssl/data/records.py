@@ -300,8 +300,9 @@ def _read_whole(path: str) -> bytes:
 
 def _read_local(path: str, offset: int, size: int) -> bytes:
     # Tars and other containers stay open. os.pread has no file position, so forks and threads can share a descriptor.
-    file = _opened(path)
-    left = max(os.fstat(file.descriptor).st_size - offset, 0)
+    there = os.stat(path)
+    file = _opened(path, (there.st_dev, there.st_ino))
+    left = max(there.st_size - offset, 0)
     size = left if size == -1 else min(size, left)  # not what a damaged list says, for which room would be made
     data = os.pread(file.descriptor, size, offset)
     while len(data) < size and (more := os.pread(file.descriptor, size - len(data), offset + len(data))):
@@ -310,9 +311,12 @@ def _read_local(path: str, offset: int, size: int) -> bytes:
 
 
 class _OpenFile:
-    """An open file that closes when the cache below lets go of it and no thread is reading from it."""
+    """An open file that closes when the cache below lets go of it and no thread is reading from it.
 
-    def __init__(self, path: str) -> None:
+    Its number tells it from a file that has taken its place.
+    """
+
+    def __init__(self, path: str, number: tuple[int, int]) -> None:
         self.descriptor = storage.open_file(path)
 
     def __del__(self) -> None:
