@@ -266,6 +266,11 @@ def tag_lists(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(pa.list_(pa.string()))
 
 
+def whole_file(path: str, offset: int, size: int) -> str | None:
+    """Return the file of this machine that holds an item, or all that it is a segment of, alone; None if none does."""
+    return None if offset or size >= 0 or storage.is_remote(path) else split_segment(path)[0]
+
+
 def read_bytes(path: str, *, offset: int = 0, size: int = -1) -> bytes:
     """``size`` bytes of a file or URL from ``offset`` (-1: all that follow); a segment in ``path`` plays no part.
 
