@@ -79,8 +79,8 @@ REFUSED = {
     "av": set(),
     "decord": {"av1", "live mkv", "ts", "mpeg2 ts", "no container", "no container, hevc"},
     "torchcodec": {
-        *("ts", "mpeg2 ts", "mpeg1 ps", "mpeg2 ps", "vob", "mpeg4 avi, B-frames", "h264 avi, B-frames", "no container")
-        * ("h264 mxf, B-frames", "no container, hevc"),
+        *("ts", "mpeg2 ts", "mpeg1 ps", "mpeg2 ps", "vob", "mpeg4 avi, B-frames", "h264 avi, B-frames", "no container"),
+        *("h264 mxf, B-frames", "no container, hevc"),
     },
 }
 ENCODERS = {options.get("codec", "libx264") for _, options in KINDS.values()}
