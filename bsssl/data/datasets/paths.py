@@ -7,10 +7,11 @@ from typing import Literal
 import pyarrow.compute as pc
 
 from bsssl import storage
+from bsssl.data.datasets.frames import FrameFolders
 from bsssl.data.datasets.opening import open_source
 from bsssl.data.datasets.packed import holds_items
 from bsssl.data.datasets.sources import Folder, Source, Tars
-from bsssl.data.endings import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+from bsssl.data.endings import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, Endings
 from bsssl.data.records import Records
 from bsssl.data.unpacking import COMPRESSED
 from bsssl.storage.tables import BATCH_ROWS, TABLES
@@ -23,7 +24,8 @@ def items_at(paths: Iterable[str], *, videos: bool) -> Iterator[Records]:
 
     What ends in .tar, .tar.gz and so on, and may then be a pattern, is tars; .csv, .tsv, .jsonl or .parquet is a
     manifest, but for Parquet with the items inside; a folder is walked; anything else is an item itself, called as it
-    is written. Every path may be a URL.
+    is written. Where videos are wanted, a folder of pictures is one, and the folders of such in a folder are. Every
+    path may be a URL.
 
     Args:
         paths: What the user points at.
@@ -61,14 +63,23 @@ def dataset_at(path: str) -> Literal["tars", "parquet", "manifest", "folder"] | 
 
 
 def _source(path: str, *, videos: bool) -> Source | None:
-    """Return what lies at ``path``; None for a single item."""
-    dataset = dataset_at(path)
+    """Return what lies at ``path``; None for a single item, such as a folder of frames."""
+    dataset: str | None = dataset_at(path)
+    if videos and dataset == "folder" and (first := _first_picture(path)) is not None:
+        dataset = "frames" if "/" in first or storage.is_remote(path) else None
     return None if dataset is None else open_source(dataset, path=path, options={}, videos=videos)
+
+
+def _first_picture(folder: str) -> str | None:
+    """Return the first picture below a folder; None where a video or nothing comes before it."""
+    endings = Endings([*VIDEO_EXTENSIONS, *IMAGE_EXTENSIONS])
+    first = next((name for name in storage.walk(folder) if endings.match(name)), None)
+    return None if first is None or Endings("videos").match(first) else first
 
 
 def _named(path: str, source: Source) -> Iterator[Records]:
     """Yield the records of the source at ``path`` with keys that say where they are; a manifest has its own."""
-    if isinstance(source, Folder):
+    if isinstance(source, Folder | FrameFolders):
         yield from (_below(path, records) for records in source.batches())
     elif isinstance(source, Tars):
         for file, records in zip(source.files(), source.batches(), strict=True):

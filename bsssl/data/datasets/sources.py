@@ -32,6 +32,8 @@ class Source(ABC):
 
     makes_files = False
     """whether the files at its path are of its own making: they then say nothing about the data"""
+    levels = 1
+    """how many levels of folders below its path show by their times that there are other items"""
     left_out: Mapping[str, int] = {}
     """files that are no items, by extension, once all records have been read"""
 
@@ -72,7 +74,7 @@ class Folder(Source):
                 paths = [storage.join(self.path, name) for name in keys]
                 yield Records.from_columns(key=keys, path=paths, label=labels)
         self.left_out = left_out
-        _tell_what_is_left_out(self.path, self._endings, left_out, found)
+        tell_what_is_left_out(self.path, self._endings, left_out, found)
 
 
 @DATASETS.register("manifest")
@@ -213,9 +215,9 @@ class Tars(Source):
         for file, (records, others) in zip(files, map_ahead(self._index, files, threads=_INDEX_THREADS), strict=True):
             left_out.update(others)
             found += len(records)
-            yield _name(file), records
+            yield tar_name(file), records
         self.left_out = left_out
-        _tell_what_is_left_out(self.path, self._endings, left_out, found)
+        tell_what_is_left_out(self.path, self._endings, left_out, found)
 
     def batches(self) -> Iterator[Records]:
         """See ``Source``; one batch per tar; UserError for a tar that is missing or cut short."""
@@ -225,14 +227,15 @@ class Tars(Source):
             yield records
 
     def _index(self, file: str) -> tuple[Records, LeftOut]:
-        return index_tar(self.readable(file), endings=self._endings, name=_name(file))
+        return index_tar(self.readable(file), endings=self._endings, name=tar_name(file))
 
 
-def _name(file: str) -> str:
+def tar_name(file: str) -> str:
+    """Return the name that a tar has in the keys of its items."""
     return storage.inner_path(file).rsplit("/", 1)[-1]
 
 
-def _tell_what_is_left_out(path: str, endings: Endings, left_out: LeftOut, found: int) -> None:
+def tell_what_is_left_out(path: str, endings: Endings, left_out: LeftOut, found: int) -> None:
     """Say which files of a source are no items.
 
     Raises:

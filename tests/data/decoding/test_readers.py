@@ -57,7 +57,11 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "mpeg1 ps": ("a.mpg", {"codec": "mpeg1video", "options": {"g": "12", "bf": "2"}}),
     "vob": ("a.vob", {"codec": "mpeg2video", "options": {"g": "12", "bf": "2"}}),
     "wmv": ("a.wmv", {"codec": "wmv2", "options": {"g": "12"}}),
+    "mxf": ("a.mxf", {"codec": "mpeg2video", "options": {"g": "12", "bf": "2"}}),
+    "h264 mxf": ("a.mxf", {"options": {"g": "12", "bf": "0"}}),
+    "h264 mxf, B-frames": ("a.mxf", {"options": SHORT_GOPS}),
     "no container": ("a.h264", {"options": SHORT_GOPS}),
+    "no container, hevc": ("a.hevc", {"codec": "libx265", "options": X265}),
     "refresh": ("a.mp4", {"options": {"g": "12", "x264-params": "intra-refresh=1"}}),
     "odd size": ("a.mp4", {"options": SHORT_GOPS, "pixels": "yuv444p", "width": 67, "height": 49}),
     "padded rows": ("a.mov", {"options": SHORT_GOPS, "width": 48, "height": 36}),
@@ -73,9 +77,10 @@ TIMED_AS_WRITTEN = {"varied rate", "varied rate, mkv"}
 # What a library cannot read is an error, never other frames.
 REFUSED = {
     "av": set(),
-    "decord": {"av1", "live mkv", "ts", "mpeg2 ts", "no container"},
+    "decord": {"av1", "live mkv", "ts", "mpeg2 ts", "no container", "no container, hevc"},
     "torchcodec": {
-        *("ts", "mpeg2 ts", "mpeg1 ps", "mpeg2 ps", "vob", "mpeg4 avi, B-frames", "h264 avi, B-frames", "no container")
+        *("ts", "mpeg2 ts", "mpeg1 ps", "mpeg2 ps", "vob", "mpeg4 avi, B-frames", "h264 avi, B-frames"),
+        *("h264 mxf, B-frames", "no container", "no container, hevc"),
     },
 }
 ENCODERS = {options.get("codec", "libx264") for _, options in KINDS.values()}
@@ -135,6 +140,12 @@ def test_encoders_are_there(encoder):
         pytest.fail(f"PyAV was built without the encoder {encoder}, with which these tests make videos")
 
 
+def test_the_rate_of_what_has_no_container(tmp_path):
+    content = write_video(tmp_path / "a.h264", frames=12, rate=10).read_bytes()
+    with open_video(content) as reader:
+        np.testing.assert_allclose(reader.seconds(), np.arange(12) / 10)
+
+
 @pytest.mark.parametrize("as_bytes", [False, True], ids=["path", "bytes"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_right_frames(video, backend, kind, as_bytes):
@@ -163,6 +174,7 @@ def test_right_frames(video, backend, kind, as_bytes):
         *(("a.vob", "mpeg2video", "yuv420p"), ("a.mxf", "mpeg2video", "yuv422p"), ("a.gif", "gif", "rgb8")),
         *(("a.3g2", "mpeg4", "yuv420p"), ("a.asf", "wmv2", "yuv420p"), ("a.rm", "rv10", "yuv420p")),
         *(("a.nut", "mpeg4", "yuv420p"), ("a.mjpeg", "mjpeg", "yuvj420p"), ("a.m2v", "mpeg2video", "yuv420p")),
+        *(("a.apng", "apng", "rgb24"), ("a.ivf", "libvpx", "yuv420p"), ("a.265", "libx265", "yuv420p")),
     ],
 )
 def test_other_containers_of_the_usual_names(tmp_path, name, codec, pixels):

@@ -196,9 +196,10 @@ class PyavReader(VideoReader):
     def _are_made_up(self, stamps: list[int]) -> bool:
         """Whether time stamps in the order of packets say nothing of the order of frames.
 
-        AVI has no time stamps. FFmpeg makes them right for MPEG-4; for what else has B-frames it counts packets.
+        AVI has no time stamps. FFmpeg makes them right for MPEG-4; for what else has B-frames it counts packets, and so
+        it does for H.264 in MXF.
         """
-        return self.kind == "avi" and self._codec.reorder_depth > 0 and stamps == sorted(stamps)
+        return self.kind in ("avi", "mxf") and self._codec.reorder_depth > 0 and stamps == sorted(stamps)
 
     def _count_frames(self, stamps: list[int], packets: int) -> FrameIndex:
         """Return the list of what can only be counted, ``stamps`` being the time stamps that there are."""
@@ -209,7 +210,7 @@ class PyavReader(VideoReader):
         if len(times) == frames:  # made up for the packets, but they are those of the frames
             seconds = (times - times[0]) * float(self._stream.time_base)
         else:
-            seconds = np.arange(frames) / float(self._stream.average_rate or _ASSUMED_RATE)
+            seconds = np.arange(frames) / float(self._stream.guessed_rate or _ASSUMED_RATE)
         nothing = np.empty(0, np.int64)
         return FrameIndex(seconds, nothing, nothing, np.empty((0, 3), np.int64), np.array(packets))
 
