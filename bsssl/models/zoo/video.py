@@ -5,7 +5,7 @@ PyTorchVideo takes seconds to import: nothing here imports it before a video net
 
 import importlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -200,10 +200,11 @@ class SlowFast(nn.Module):
     stride over. The names of its tensors are those of PyTorchVideo's own network.
     """
 
-    def __init__(self, blocks: nn.ModuleList) -> None:
+    def __init__(self, blocks: Iterable[nn.Module]) -> None:
         super().__init__()
-        self.blocks = blocks
-        self._ratio: int = blocks[0].multipathway_fusion.conv_fast_to_slow.stride[0]
+        self.blocks = nn.ModuleList(blocks)
+        fusion: Any = self.blocks[0].get_submodule("multipathway_fusion.conv_fast_to_slow")
+        self._ratio: int = fusion.stride[0]
 
     def forward(self, clips: Tensor) -> Tensor:
         """Return the logits (B, num_classes) of clips (B, 3, T, H, W)."""
@@ -252,7 +253,7 @@ def create_pytorchvideo(name: str, *, num_classes: int, **options: Any) -> nn.Mo
     with torch.device("cpu" if _HUB[name] is _MVIT else device):
         model: nn.Module = build(pretrained=False, **{classes: num_classes}, **logits, **options)
         if _HUB[name] is _SLOWFAST:
-            model = SlowFast(model.get_submodule("blocks"))
+            model = SlowFast(model.get_submodule("blocks").children())
     return model.to(device)
 
 
