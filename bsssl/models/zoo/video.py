@@ -204,17 +204,17 @@ class SlowFast(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         fusion: Any = self.blocks[0].get_submodule("multipathway_fusion.conv_fast_to_slow")
-        self._ratio: int = fusion.stride[0]
+        self.ratio: int = fusion.stride[0]
 
     def forward(self, clips: Tensor) -> Tensor:
         """Return the logits (B, num_classes) of clips (B, 3, T, H, W)."""
         frames = clips.shape[2]
-        if frames % self._ratio:
+        if frames % self.ratio:
             raise ValueError(
-                f"of {frames} frames the slow pathway cannot see one of {self._ratio} of them: give a multiple of "
-                f"{self._ratio}"
+                f"of {frames} frames the slow pathway cannot see one of {self.ratio} of them: give a multiple of "
+                f"{self.ratio}"
             )
-        seen: Any = [clips[:, :, _spread(frames, frames // self._ratio)], clips]
+        seen: Any = [clips[:, :, _spread(frames, frames // self.ratio)], clips]
         for block in self.blocks:
             seen = block(seen)
         logits: Tensor = seen
