@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bsssl.errors import UserError
 from bsssl.models.zoo.clip import create_open_clip, has_open_clip, open_clip_names
+from bsssl.models.zoo.transformers import KINDS, create_transformers
 from bsssl.models.zoo.video import create_pytorchvideo, pytorchvideo_names
 from bsssl.registry import MODELS
 
@@ -62,6 +63,12 @@ _LIBRARIES = {
     "open_clip": _Library(
         names=open_clip_names, has=has_open_clip, create=create_open_clip, listing="open_clip.list_models()"
     ),
+    "transformers": _Library(
+        names=lambda: [*KINDS],
+        has=lambda name: name in KINDS,
+        create=create_transformers,
+        listing="bsssl.models.zoo.transformers.KINDS",
+    ),
 }
 
 
@@ -81,8 +88,8 @@ def build_model(name: str, *, num_classes: int, **options: Any) -> nn.Module:
     The network maps a float batch (B, 3, H, W), or (B, 3, T, H, W) for video, to logits (B, num_classes).
 
     Args:
-        name: One of ``MODELS``; or ``timm/<model>``, ``torchvision/<model>``, ``pytorchvideo/<model of its hub>`` or
-            ``open_clip/<model>``.
+        name: One of ``MODELS``; or ``timm/<model>``, ``torchvision/<model>``, ``pytorchvideo/<model of its hub>``,
+            ``open_clip/<model>`` or ``transformers/<class of a video classifier>``.
         num_classes: The number of classes.
         **options: What the factory of that name declares; of another library's model any of its keyword arguments.
 
