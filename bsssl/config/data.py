@@ -354,6 +354,8 @@ class NetworkTransforms(Section):
 
 _OF_CLIPS = ("frames", "stride", "fps")
 """the keys of a network that are about clips"""
+_PER_FRAME = "per_frame"
+"""the option of a network that is about clips"""
 
 
 class Model(Section):
@@ -365,7 +367,8 @@ class Model(Section):
     a CLIP open_clip/local-dir:<folder> or open_clip/hf-hub:<user>/<repository>, of transformers' networks for videos
     likewise. A name of timm or open_clip with a tag, and a folder, mean certain weights"""
     options: dict[str, Any] = {}
-    """further arguments of the model, e.g. width"""
+    """further arguments of the model, e.g. width. per_frame: true has any network for images see videos: it scores each
+    frame of a clip, and the softmax scores are averaged"""
     pretrained: bool = False
     """start from the library's default weights of the network"""
     weights: str | None = None
@@ -389,6 +392,8 @@ class Model(Section):
             problems.append("pretrained and weights are two origins; give one of them")
         if "num_classes" in self.options:
             problems.append("options.num_classes: the data says how many classes there are; take it out")
+        if not isinstance(self.options.get(_PER_FRAME, False), bool):
+            problems.append(f"options.{_PER_FRAME} is true or false, not {self.options[_PER_FRAME]!r}")
         return without(problems, self)
 
     @property
@@ -426,11 +431,9 @@ class Model(Section):
 
         How it sees pictures may depend on its weights: see ``misfits``.
         """
-        return [
-            f"{key}.{name} is for videos; set data.clips, or leave it out"
-            for name in _OF_CLIPS
-            if getattr(self, name) is not None and data.clips is None
-        ]
+        given = [name for name in _OF_CLIPS if getattr(self, name) is not None]
+        given += [f"options.{_PER_FRAME}"] if self.options.get(_PER_FRAME) else []
+        return [f"{key}.{name} is for videos; set data.clips, or leave it out" for name in given if data.clips is None]
 
     def misfits(self, key: str, data: LabeledData) -> list[str]:
         """Return which values of ``transforms``, with those of the weights, do not go together."""

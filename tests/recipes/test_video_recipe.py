@@ -290,4 +290,4 @@ def test_a_plan_does_not_take_a_mistake_for_missing_data(bsssl, tmp_path):
 
 def test_a_network_for_images(bsssl, config):
     outcome = bsssl("run", "--config", config, "models.student={name: small_resnet}")
-    assert outcome.status == 1 and "if it is a network for images, leave out data.clips" in outcome.errors[0]
+    assert outcome.status == 1 and "if it is a network for images, set options.per_frame=true" in outcome.errors[0]

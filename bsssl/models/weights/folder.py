@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bsssl.models.zoo.frames import PER_FRAME
 from bsssl.models.zoo.transformers import transformers_config
 
 CARD = "README.md"
@@ -27,6 +28,8 @@ def describe(
     testing: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the content of ``config.json``.
+
+    That a network sees clips frame by frame stands beside its options: to other programs it is a network for images.
 
     Args:
         name: The network, see ``build_model``.
@@ -48,7 +51,7 @@ def describe(
         "architecture": architecture,
         "num_classes": len(classes),
         "label_names": list(classes),
-        "model_args": dict(options),
+        "model_args": {key: value for key, value in options.items() if key != PER_FRAME},
         "library_name": library,
         "pretrained_cfg": {
             "input_size": [3, size, size],
@@ -63,6 +66,7 @@ def describe(
     if library == "transformers":
         described |= transformers_config(architecture, options, classes)
     further = {"clips": clips, TESTING: testing}
+    described |= {PER_FRAME: True} if options.get(PER_FRAME) else {}
     return described | {key: dict(value) for key, value in further.items() if value is not None}
 
 

@@ -29,6 +29,7 @@ from bsssl.models.weights.files import file_and_key, read_checkpoint, weights_fi
 from bsssl.models.weights.folder import TESTING
 from bsssl.models.weights.hosted import HUB, HUB_FILES, LOCAL, Named, described, fetching, folder_path, read_description
 from bsssl.models.weights.transformers import TRANSFORMERS, local_transformers_weights, transformers_weights
+from bsssl.models.zoo.frames import PER_FRAME
 from bsssl.models.zoo.transformers import KINDS
 from bsssl.models.zoo.video import load_pytorchvideo
 from bsssl.runtime.console import logger
@@ -136,7 +137,7 @@ def load_named(name: str, options: Mapping[str, Any]) -> Mapping[str, Tensor]:
     logger.info("%s: %s", weights.name, licence)
     if name.endswith(_SAVED_WRONGLY):
         logger.warning(f"{name}: saved wrongly when released; it measures about 83.3 % top-1, not the paper's 84.8 %")
-    return weights.load(options)
+    return weights.load({key: value for key, value in options.items() if key != PER_FRAME})
 
 
 def _timm(name: str) -> Named:
@@ -331,11 +332,12 @@ def _folder(name: str, content: Any, *, fetch: Callable[[], str]) -> Named:
         classes = content.get("label_names")
         if isinstance(classes, dict):
             classes = list(classes.values())
+        options = {key: value for key, value in content.get("model_args", {}).items() if key != "num_classes"}
         return Named(
             name=name,
             network=network,
             load=load,
-            options={key: value for key, value in content.get("model_args", {}).items() if key != "num_classes"},
+            options=options | ({PER_FRAME: True} if content.get(PER_FRAME) else {}),
             **{
                 **described(pretrained),
                 "num_classes": content.get("num_classes"),
