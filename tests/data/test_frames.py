@@ -1,6 +1,7 @@
 import pytest
 
-from bsssl.data.frames import Frames, pictures_of, read_frames, split_frames
+from bsssl.data.frames import Frames, pictures_of, split_frames
+from bsssl.data.records import read_bytes
 from tests.data.videos import write_frames
 
 
@@ -63,7 +64,7 @@ def test_frames_that_are_gone_since_they_were_listed(tmp_path):
     folder = write_frames(tmp_path / "v", range(5))
     (folder / "img_00004.png").unlink()
     with pytest.raises(OSError, match=r"v#fps=25&frames=5#t=0,1: 4 frames, where 5 were listed"):
-        read_frames(f"{folder}#fps=25&frames=5#t=0,1")
+        read_bytes(f"{folder}#fps=25&frames=5#t=0,1")
 
 
 def test_the_content_says_the_rate_and_forgets_the_names(tmp_path):
@@ -71,8 +72,8 @@ def test_the_content_says_the_rate_and_forgets_the_names(tmp_path):
     for number, name in enumerate(("f8.png", "f9.png", "f10.png")):
         (tmp_path / "two").mkdir(exist_ok=True)
         (tmp_path / "two" / name).write_bytes((one / f"img_{number:05d}.png").read_bytes())
-    contents = [read_frames(f"{tmp_path / name}#fps=12.5") for name in ("one", "two")]
-    assert contents[0] == contents[1] != read_frames(f"{one}#fps=25")
+    contents = [read_bytes(f"{tmp_path / name}#fps=12.5") for name in ("one", "two")]
+    assert contents[0] == contents[1] != read_bytes(f"{one}#fps=25")
     pictures = pictures_of(contents[0])
     assert pictures.fps == 12.5 and list(pictures.names) == [f"{number:09d}.png" for number in range(3)]
     assert pictures.read(pictures.names[1]) == (one / "img_00001.png").read_bytes()
@@ -80,7 +81,7 @@ def test_the_content_says_the_rate_and_forgets_the_names(tmp_path):
 
 @pytest.mark.parametrize("size", [512, 1500, -600, -20_000])
 def test_a_content_that_is_cut(tmp_path, size):
-    content = read_frames(f"{write_frames(tmp_path / 'v', range(30))}#fps=25")
+    content = read_bytes(f"{write_frames(tmp_path / 'v', range(30))}#fps=25")
     assert len(pictures_of(content).names) == 30
     with pytest.raises(OSError, match=r"cut short|damaged"):
         pictures_of(content.rstrip(b"\0")[:size])

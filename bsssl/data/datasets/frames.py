@@ -22,12 +22,9 @@ from bsssl.storage.tables import BATCH_ROWS
 class _Pictures(Endings):
     """What the names of frames are like."""
 
-    def __init__(self, name: str, fps: float, names: str) -> None:
+    def __init__(self, fps: float, names: str) -> None:
         super().__init__("images")
-        try:
-            self.frames = Frames(fps, names=names)
-        except ValueError as error:
-            raise UserError(f"{name}: {error}") from None
+        self.frames = Frames(fps, names=names)
 
     @override
     def match(self, name: str) -> bool:
@@ -57,7 +54,7 @@ class FrameFolders(Source):
 
     def __init__(self, *, path: str, fps: float = FPS, names: str = "*") -> None:
         self.path = storage.absolute(path)
-        self._wanted = _Pictures("frames", fps, names)
+        self._wanted = _Pictures(fps, names)
 
     def batches(self) -> Iterator[Records]:
         """See ``Source``; UserError when the folder is missing, has no pictures, or some beside folders of pictures.
@@ -125,7 +122,7 @@ class FrameTars(Tars):
 
     def __init__(self, *, path: str, fps: float = FPS, names: str = "*", unpacked: str | None = None) -> None:
         super().__init__(path=path, unpacked=unpacked)
-        self._endings = self._wanted = _Pictures("frame_tars", fps, names)
+        self._endings = self._wanted = _Pictures(fps, names)
 
     @override
     def _index(self, file: str) -> tuple[Records, LeftOut]:

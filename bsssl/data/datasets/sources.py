@@ -15,6 +15,7 @@ from bsssl.data.datasets.packed import holds_items
 from bsssl.data.datasets.patterns import files_at
 from bsssl.data.datasets.tars import index_tar, is_cut
 from bsssl.data.endings import Endings, LeftOut, is_hidden
+from bsssl.data.frames import Frames
 from bsssl.data.records import Records, tag_lists
 from bsssl.data.segments import with_segment
 from bsssl.data.unpacking import decompressed
@@ -85,7 +86,7 @@ class Manifest(Source):
     a segment of a video (seconds; null: the video's own), ``offset`` and ``size`` (a range of bytes inside ``path``)
     and ``key`` (default: the path as written, with ``@offset`` and ``#t=start,end`` if there are such). Relative paths
     are relative to ``root``, by default the manifest's folder. A ``*_column`` option names another column; one that is
-    named must exist.
+    named must exist. With ``fps`` the paths are those of folders of frames, so many pictures a second: see ``frames``.
     """
 
     def __init__(
@@ -98,9 +99,11 @@ class Manifest(Source):
         tags_column: str = "tags",
         start_column: str = "start",
         end_column: str = "end",
+        fps: float | None = None,
     ) -> None:
         self.path = storage.absolute(path)
         self._root = os.path.dirname(self.path) if root is None else root
+        self._frames = "" if fps is None else str(Frames(fps))
         self._columns = {"path": path_column, "label": label_column, "tags": tags_column}
         self._columns |= {"start": start_column, "end": end_column}
         self._types = {name: pa.string() for name in ("key", path_column, label_column, tags_column)}
@@ -131,7 +134,8 @@ class Manifest(Source):
             if "offset" in table.column_names:
                 key = pc.binary_join_element_wise(written, offset.cast(pa.string()), "@")
             key = self._with_segments(key, table, first_row)
-        paths = [self._resolve(name) for name in self._with_segments(written, table, first_row).to_pylist()]
+        files = pc.binary_join_element_wise(written, self._frames, "")
+        paths = [self._resolve(name) for name in self._with_segments(files, table, first_row).to_pylist()]
         return Records.from_columns(
             key=key,
             path=paths,

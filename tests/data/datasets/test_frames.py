@@ -84,6 +84,15 @@ def test_pictures_of_several_kinds_in_a_folder(frames):
     assert records[0].path.endswith("cat/v1#fps=25&frames=6&names=[0-9]*") and _numbers(records[0]) == [*range(6)]
 
 
+def test_names_that_are_not_utf8(frames):
+    for number in (7, 8):
+        (frames / "cat" / "v1" / f"\udcff{number}.png").write_bytes(b"")
+    records = FrameFolders(path=str(frames)).records()
+    (table,) = read_contents(records, check=make_check("headers", max_pixels=10**6, reading={}))
+    (reason,) = filter(None, table["reason"].to_pylist())
+    assert reason.endswith("such as img_*") and "as 0.png and ?7.png" in reason
+
+
 def test_folders_in_a_folder_of_frames(frames):
     write_frames(frames / "cat" / "v1" / "flow", range(3))
     with pytest.raises(UserError, match="has pictures in cat/v1 and in cat/v1/flow, a folder in it; keep the frames"):
@@ -96,7 +105,7 @@ def test_folders_in_a_folder_of_frames(frames):
 @pytest.mark.parametrize("fps", [0, -25, float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["frames", "frame_tars"])
 def test_rates_that_are_none(name, fps):
-    with pytest.raises(UserError, match=rf"{name}: fps is {fps:g}; give the frames per second, a number above 0"):
+    with pytest.raises(UserError, match=rf"^fps is {fps:g}; give the frames per second, a number above 0"):
         data.open_source(name, path="x", options={"fps": fps}, videos=True)
 
 
@@ -200,9 +209,11 @@ def test_remote(frames, tmp_path, memory):
 
 def test_segments_in_a_manifest(frames, tmp_path):
     (tmp_path / "list.csv").write_text(
-        "path,start,end,label\nframes/dog/v1#fps=2,1,2.5,dog\nframes/cat/v1,0.04,,cat\nframes/cat/v2,,,cat\n"
+        "path,start,end,label\nframes/dog/v1,1,2.5,dog\nframes/cat/v1,0.5,,cat\nframes/cat/v2,,,cat\n"
     )
-    records = data.Manifest(path=str(tmp_path / "list.csv")).records()
+    records = data.Manifest(path=str(tmp_path / "list.csv"), fps=2).records()
+    assert records.key.to_pylist() == ["frames/dog/v1#t=1,2.5", "frames/cat/v1#t=0.5", "frames/cat/v2"]
+    assert records[0].path == f"{frames}/dog/v1#fps=2#t=1,2.5"
     views = data.ClipViews(_whole, frames=3, stride=1, count=1)
     samples = data.ItemDataset(records, views=views)
     hashed = data.ItemDataset(records, views=views, hash_content=True)
@@ -229,8 +240,9 @@ def test_what_a_user_points_at(frames, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (records,) = items_at(["frames"], videos=True)
     assert records.key.to_pylist() == ["frames/cat/v1", "frames/cat/v2", "frames/dog/v1"]
-    (records,) = items_at(["frames/cat/v1", "frames/dog/v1"], videos=True)
-    assert records.key.to_pylist() == ["frames/cat/v1", "frames/dog/v1"] and _numbers(records[1]) == [*range(40, 48)]
+    records = data.Records.concat(items_at(["frames/cat/v1/", "frames/dog/v1", "frames/cat/v2#fps=5"], videos=True))
+    assert records.key.to_pylist() == ["frames/cat/v1", "frames/dog/v1", "frames/cat/v2#fps=5"]
+    assert [len(_numbers(record)) for record in records] == [6, 8, 7]
     (records,) = items_at(["frames/cat/v1"], videos=False)
     assert len(records) == 6
 

@@ -9,13 +9,13 @@ from PIL import Image
 from bsssl.data.decoding.headers import video_header
 from bsssl.data.decoding.pictures import DecodeError
 from bsssl.data.decoding.readers import open_video
-from bsssl.data.frames import read_frames
+from bsssl.data.records import read_bytes
 from tests.data.videos import draw_number, read_numbers, write_frames
 
 
 def _both(folder, fps=25):
     """A folder of frames as a path and as content."""
-    return f"{folder}#fps={fps}", read_frames(f"{folder}#fps={fps}")
+    return f"{folder}#fps={fps}", read_bytes(f"{folder}#fps={fps}")
 
 
 @pytest.mark.parametrize("backend", ["av", "decord"])
@@ -26,11 +26,6 @@ def test_frames_by_number(tmp_path, backend):
             np.testing.assert_allclose(video.seconds(), np.arange(12) / 10)
             assert read_numbers(video.get([11, 0, 7, 7])) == [14, 3, 10, 10]
             assert read_numbers(video.get(range(12))) == [*range(3, 15)]
-
-
-def test_a_folder_without_a_rate(tmp_path):
-    with open_video(str(write_frames(tmp_path / "v", range(3)))) as video:
-        assert video.seconds()[-1] == 2 / 25 and read_numbers(video.get([2])) == [2]
 
 
 def test_a_file_of_the_content(tmp_path):
@@ -98,7 +93,7 @@ def test_what_is_wrong_with_a_folder(tmp_path):
     with pytest.raises(DecodeError, match="none: No such file or directory"):
         open_video(f"{tmp_path}/none#fps=25")
     with pytest.raises(DecodeError, match="64 x 48 pixels are more than the limit of 100"):
-        open_video(str(write_frames(tmp_path / "large", range(2))), max_pixels=100)
+        open_video(f"{write_frames(tmp_path / 'large', range(2))}#fps=25", max_pixels=100)
 
 
 def test_one_frame(tmp_path):

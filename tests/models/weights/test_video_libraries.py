@@ -114,15 +114,18 @@ class Named(nn.Module):
 
 
 class PySlowFast(nn.Module):
-    """Slow, of one pathway, or SlowFast: the kernels in time of each pathway's stem and stages."""
+    """C2D, I3D or Slow, of one pathway, or SlowFast: the kernels in time of each pathway's stem and stages.
 
-    def __init__(self, kernels: Sequence[Sequence[int]], *, ratio: int = 4) -> None:
+    Those of a stage take turns in its blocks; C2D and I3D have a pool behind the first stage.
+    """
+
+    def __init__(self, kernels: Sequence[Sequence[Sequence[int]]], *, pool: int = 1, ratio: int = 4) -> None:
         super().__init__()
-        self.ratio, self.pathways = ratio, range(len(kernels))
+        self.pool, self.ratio, self.pathways = pool, ratio, range(len(kernels))
         width = [WIDTH // 8**pathway * 2 for pathway in self.pathways]
         stems = {
             f"pathway{p}_stem": Named(
-                conv=conv(3, width[p], (kernels[p][0], 7, 7), (1, 2, 2)), bn=nn.BatchNorm3d(width[p])
+                conv=conv(3, width[p], (kernels[p][0][0], 7, 7), (1, 2, 2)), bn=nn.BatchNorm3d(width[p])
             )
             for p in self.pathways
         }
@@ -135,7 +138,8 @@ class PySlowFast(nn.Module):
                 inner, before = width[p] * 2**stage, planes[p]
                 for block in range(depth):
                     stride = (1, 2, 2) if stage and block == 0 else (1, 1, 1)
-                    blocks[f"pathway{p}_res{block}"] = self._block(before, inner, kernels[p][stage + 1], stride, block)
+                    kernel = kernels[p][stage + 1][block % len(kernels[p][stage + 1])]
+                    blocks[f"pathway{p}_res{block}"] = self._block(before, inner, kernel, stride, block)
                     before = 4 * inner
                 planes[p] = before
             setattr(self, f"s{stage + 2}", Named(**blocks))
@@ -180,6 +184,8 @@ class PySlowFast(nn.Module):
                     shortcut = block["branch1_bn"](block["branch1"](maps[p])) if number == 0 else maps[p]
                     maps[p] = (shortcut + residual).relu()
             self._join(stage + 2, maps)
+            if stage == 0:
+                maps = [nn.functional.max_pool3d(one, (self.pool, 1, 1)) for one in maps]
         features = torch.cat([one.mean((2, 3, 4)) for one in maps], 1)
         return self.head["projection"](features)  # type: ignore[no-any-return]
 
@@ -190,11 +196,19 @@ class PySlowFast(nn.Module):
 
 
 def slow() -> nn.Module:
-    return PySlowFast([(1, 1, 1, 3, 3)])
+    return PySlowFast([[(1,), (1,), (1,), (3,), (3,)]])
+
+
+def c2d() -> nn.Module:
+    return PySlowFast([[(1,)] * 5], pool=2)
+
+
+def inflated() -> nn.Module:
+    return PySlowFast([[(5,), (3,), (3, 1), (3, 1), (1, 3)]], pool=2)
 
 
 def slowfast() -> nn.Module:
-    return PySlowFast([(1, 1, 1, 3, 3), (5, 3, 3, 3, 3)])
+    return PySlowFast([[(1,), (1,), (1,), (3,), (3,)], [(5,), (3,), (3,), (3,), (3,)]])
 
 
 def ig65m() -> nn.Module:
@@ -221,6 +235,8 @@ NETWORKS: dict[str, tuple[Any, str, dict[str, Any], str]] = {
     "mmaction2, SlowOnly": (slow_only, "pytorchvideo/slow_r50", {"stem_dim_out": WIDTH}, "state_dict"),
     "mmaction2, I3D": (i3d, "pytorchvideo/i3d_r50", {"stem_dim_out": WIDTH, **HALVING}, "state_dict"),
     "PySlowFast, Slow": (slow, "pytorchvideo/slow_r50", {"stem_dim_out": 2 * WIDTH}, "model_state"),
+    "PySlowFast, C2D": (c2d, "pytorchvideo/c2d_r50", {"stem_dim_out": 2 * WIDTH}, "model_state"),
+    "PySlowFast, I3D": (inflated, "pytorchvideo/i3d_r50", {"stem_dim_out": 2 * WIDTH}, "model_state"),
     "PySlowFast, SlowFast": (slowfast, "pytorchvideo/slowfast_r50", {"stem_dim_outs": [2 * WIDTH, 2]}, "model_state"),
     "IG-65M": (ig65m, "r2plus1d_18", {}, ""),
 }

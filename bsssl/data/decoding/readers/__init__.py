@@ -10,7 +10,7 @@ from bsssl.data.decoding.readers.base import Clock, VideoReader
 from bsssl.data.decoding.readers.frames import FramesReader
 from bsssl.data.decoding.readers.helper import HelperReader, check_helper
 from bsssl.data.decoding.readers.pyav import PyavReader, require_av
-from bsssl.data.frames import holds_pictures, is_folder_of_frames
+from bsssl.data.frames import holds_pictures, split_frames
 from bsssl.registry import VIDEO_READERS
 from bsssl.storage import open_file
 
@@ -60,7 +60,7 @@ def open_video(
     pictures, folders of frames and animated WebP, is read by Pillow and torchvision, whatever the backend.
 
     Args:
-        source: The path of a local file, or of a folder of frames, or its content.
+        source: The path of a local file, or of a folder of frames (``v1#fps=25``), or its content.
         backend: The name of a reader of ``VIDEO_READERS``: "av" (see ``PyavReader``), which is right on most files;
             "decord" or "torchcodec" (see ``HelperReader``), which are optional and decode in a process beside this one.
         options: Further arguments of the reader.
@@ -81,7 +81,7 @@ def open_video(
 
 def open_pictures(source: str | bytes, clock: Clock, *, max_pixels: int) -> FramesReader | AnimationReader | None:
     """Open a video that is made of pictures, see ``open_video``; None for others, and for what cannot be read."""
-    if isinstance(source, str) and is_folder_of_frames(source):
+    if isinstance(source, str) and split_frames(source)[1] is not None:
         return FramesReader(source, clock, max_pixels=max_pixels)
     start = _start_of(source)
     if holds_pictures(start):

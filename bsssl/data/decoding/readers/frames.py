@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from bsssl.data.decoding.pictures import MAX_PIXELS, DecodeError, decode_image, read_header
 from bsssl.data.decoding.readers.base import Clock, VideoReader
-from bsssl.data.frames import pictures_of
+from bsssl.data.frames import pictures_of, shown
 
 
 class FramesReader(VideoReader):
@@ -69,7 +69,7 @@ class FramesReader(VideoReader):
     def _check(self, index: int, size: tuple[int, ...], first: tuple[int, ...]) -> None:
         if size != first:
             sizes = " and ".join(" x ".join(map(str, sides[:2])) for sides in (first, size))
-            raise DecodeError(f"pictures of two sizes, {sizes} at {self._files.names[index]}")
+            raise DecodeError(f"pictures of two sizes, {sizes} at {shown(self._files.names[index])}")
 
 
 @contextlib.contextmanager
@@ -78,6 +78,6 @@ def _reasons(name: str | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DecodeError(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from None
+        raise DecodeError(shown(f"{error.filename}: {error.strerror}" if error.filename else str(error))) from None
     except DecodeError as error:
-        raise DecodeError(str(error) if name is None else f"{name}: {error}") from None
+        raise DecodeError(str(error) if name is None else f"{shown(name)}: {error}") from None
