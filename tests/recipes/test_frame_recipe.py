@@ -8,7 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from bsssl.data.datasets.sources import Tars
 from bsssl.data.decoding.readers import open_video
+from bsssl.data.records import read_bytes
 from tests.data.videos import pack_folder, read_numbers, write_frames
 from tests.recipes.test_video_recipe import NETWORK
 
@@ -62,6 +64,12 @@ def executed(outcome):
     return re.findall(r"seed \d+: (\S+) \((?!.*kept in)", outcome.err)
 
 
+def where(row, frames):
+    """The place of a row of a selection, whose paths are relative to it."""
+    path = str(frames / "run/seed-0/materialise" / row["path"])
+    return {"path": path, "offset": row["offset"], "size": row["size"]}
+
+
 def test_from_folders_and_tars_to_predictions(bsssl, config, frames, monkeypatch):
     run = bsssl("run", "--config", config)
     assert run.status == 0, run.err
@@ -74,6 +82,8 @@ def test_from_folders_and_tars_to_predictions(bsssl, config, frames, monkeypatch
             numbers = read_numbers(video.get(range(video.num_frames)))
             assert len(numbers) > 7 and video.seconds()[1] == 0.1
     assert {row["key"].partition("/")[0] for row in selection} <= {"pool.tar", "cat", "dog"} and names
+    copies = Tars(path=str(frames / "run/seed-0/materialise/*.tar"), extensions="videos").records()
+    assert {record.read() for record in copies} == {read_bytes(**where(row, frames)) for row in selection}
     inspected = bsssl("data", "inspect", "--config", config)
     assert inspected.status == 0 and re.search(r"frames", inspected.out), inspected.err
     monkeypatch.chdir(frames)

@@ -88,9 +88,11 @@ class FrameFolders(Source):
         for folder, files in storage.walk_folders(self.path):
             if last and not folder.startswith(f"{last}/"):
                 empty.append(last)
-            names = [name for name in files if not is_hidden(f"{folder}/{name}")]
-            frames = [name for name in names if self._wanted.match(name)]
-            left_out.add(name for name in names if not self._wanted.match(name))
+            if is_hidden(folder):
+                continue
+            frames = [name for name in files if self._wanted.match(name)]
+            if len(frames) < len(files):
+                left_out.add(name for name in {*files}.difference(frames) if not is_hidden(name))
             last = "" if frames else folder
             if not frames:
                 continue
