@@ -171,7 +171,8 @@ def test_pytorchvideo_is_imported_when_needed_and_in_silence() -> None:
         import bsssl.models
         assert not any(name.partition(".")[0] == "pytorchvideo" for name in sys.modules)
         bsssl.models.build_model("small_r2plus1d", num_classes=2, blocks=[1])
-                assert "pytorchvideo.transforms" not in sys.modules
+        import pytorchvideo.models.hub
+        assert "pytorchvideo.transforms" not in sys.modules
     """
     done = run_to_end([sys.executable, "-c", textwrap.dedent(script)])
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
