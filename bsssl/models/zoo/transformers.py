@@ -131,4 +131,12 @@ def _by_its_names(options: Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def _class(architecture: str) -> type:
+    """Return the class of the networks of an architecture, which is made when it is asked for."""
     return type(architecture, (VideoClassifier, getattr(import_transformers(), architecture)), {})
+
+
+def __getattr__(name: str) -> type:
+    """Return the class called ``name``: so a pickled network finds its class in another process."""
+    if name not in KINDS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _class(name)

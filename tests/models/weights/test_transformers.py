@@ -3,6 +3,7 @@
 import builtins
 import copy
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,8 @@ def test_the_network_gives_the_logits_of_transformers(kind: str, tmp_path: Path)
     clips = torch.randn(2, 3, 4, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(ours(clips), theirs(clips.transpose(1, 2)).logits)
-        assert torch.equal(copy.deepcopy(ours)(clips), ours(clips))
+        for twin in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+            assert torch.equal(twin(clips), ours(clips))
     assert classifier(ours)[0] == "classifier"
     measured = profile(weights.network, num_classes=3, input_shape=(3, 4, 32, 32), **weights.options)
     assert measured.parameters == sum(parameter.numel() for parameter in theirs.parameters())

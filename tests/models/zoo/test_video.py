@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytorchvideo.models.hub
 import torch
 import torchvision
 from fvcore.nn import FlopCountAnalysis
@@ -307,7 +306,9 @@ def test_one_clip_is_packed_as_pytorchvideo_does(frames: int, ratio: int) -> Non
     """Its ``PackPathway``, of the tutorial, takes ``linspace(0, T - 1, T // alpha)`` for the slow pathway."""
     options = {**NARROW, "slowfast_fusion_conv_stride": [ratio, 1, 1]}
     ours = randomised(build_model("pytorchvideo/slowfast_r50", num_classes=5, **options))
-    theirs = pytorchvideo.models.hub.slowfast_r50(model_num_class=5, head_pool=nn.AdaptiveAvgPool3d, **options)
+    from pytorchvideo.models.hub import slowfast_r50  # which warns unless it has been imported
+
+    theirs = slowfast_r50(model_num_class=5, head_pool=nn.AdaptiveAvgPool3d, **options)
     theirs.load_state_dict(ours.state_dict())
     clips = torch.randn(2, 3, frames, 32, 32)
     slow = clips.index_select(2, torch.linspace(0, frames - 1, frames // ratio).long())
