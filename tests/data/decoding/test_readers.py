@@ -436,7 +436,7 @@ def test_the_size_that_a_matroska_file_states(start, size):
 def test_files_that_cannot_be_opened(backend, tmp_path):
     with pytest.raises(DecodeError, match=r"^No such file or directory$"):
         open_video(str(tmp_path / "nowhere.mp4"), backend=backend)
-    with pytest.raises(DecodeError, match=r"^no pictures in it$"):
+    with pytest.raises(DecodeError, match=r" is a folder, not a file$"):
         open_video(str(tmp_path), backend=backend)
     os.mkfifo(tmp_path / "pipe.mp4")
     with pytest.raises(DecodeError, match=r"pipe\.mp4 is a pipe, not a file$"):
@@ -477,16 +477,17 @@ def test_damaged_frames_are_refused_and_others_are_not(video, backend, kind):
         place, size = packets[12].pos, packets[12].size  # of a keyframe
         start = content.index(bytes(packets[12])[-40:], place) + 40 - size
     content[start + size // 4 : start + size] = random.Random(5).randbytes(size - size // 4)
-    with open_video(bytes(content), backend=backend) as reader:
-        assert read_numbers(reader.get([0, 5, 40])) == [0, 5, 40]
-        with pytest.raises(DecodeError, match=r"^damaged|^(decord|torchcodec): "):
-            reader.get([14])
-        with pytest.raises(DecodeError, match=r"^damaged|^(decord|torchcodec): "):
-            reader.get(range(FRAMES))
+    for damaged in ([14], range(FRAMES)):
+        with (
+            pytest.raises(DecodeError, match=r"^damaged|^(decord|torchcodec): "),
+            open_video(bytes(content), backend=backend) as reader,
+        ):
+            reader.get(damaged)
     with open_video(bytes(content), backend=backend) as reader:
         if backend == "av":
-            assert read_numbers(reader.get([11, 24])) == [11, 24]
-        assert read_numbers(reader.get([40])) == [40]  # the others decode more than what is asked for
+            assert read_numbers(reader.get([0, 5, 11, 24])) == [0, 5, 11, 24]
+        if backend != "decord":  # which decodes so far ahead that the damage shows
+            assert read_numbers(reader.get([0, 5, 40])) == [0, 5, 40]
 
 
 # Backends
