@@ -13,7 +13,8 @@ from bsssl.runtime.device import Compute
 class Tap:
     """The features of what a network sees, from now on.
 
-    Where the classifier sees a map or several tokens, their mean counts. A network is compiled after it got its tap.
+    Where the classifier sees a map, several tokens or several pictures of an item, their mean counts. A network is
+    compiled after it got its tap.
     """
 
     def __init__(self, layer: nn.Module) -> None:
@@ -22,9 +23,9 @@ class Tap:
         self._inputs: list[Tensor] = []
         self._hook = layer.register_forward_pre_hook(self._hear)
 
-    def take(self) -> Tensor:
-        """Return the features of the batch that the network saw last, float32 (B, D)."""
-        return _pooled(self._inputs.pop().float(), self._layer)
+    def take(self, items: int) -> Tensor:
+        """Return the features of the batch of ``items`` that the network saw last, float32 (items, D)."""
+        return _pooled(self._inputs.pop().float(), self._layer, items)
 
     def remove(self) -> None:
         """Leave the network as it was."""
@@ -72,8 +73,8 @@ def extract(
                 continue
             with compute.autocast():
                 model(normalize(compute.place(batch["input"])))
-            features = tap.take()
             index = batch["index"].to(compute.device)
+            features = tap.take(len(index))
             if sums is None:
                 sums = torch.zeros(rows, features.shape[1], device=compute.device)
             sums.index_add_(0, index, features)
@@ -86,8 +87,11 @@ def extract(
     return sums[there] / views[there, None], there.cpu()
 
 
-def _pooled(inputs: Tensor, layer: nn.Module) -> Tensor:
-    """Return the mean over positions, (B, D): those of a linear layer lie between B and D, a convolution's behind D."""
-    if isinstance(layer, nn.Linear):
-        return inputs.reshape(len(inputs), -1, inputs.shape[-1]).mean(1)
-    return inputs.flatten(2).mean(2)
+def _pooled(inputs: Tensor, layer: nn.Module, items: int) -> Tensor:
+    """Return the mean over pictures and positions, (items, D).
+
+    The pictures of an item follow each other; positions of a linear layer lie before D, those of a convolution behind.
+    """
+    if not isinstance(layer, nn.Linear):
+        inputs = inputs.flatten(2).mean(2)
+    return inputs.reshape(items, -1, inputs.shape[-1]).mean(1)

@@ -70,7 +70,7 @@ def predict(
             batch["failures"],
             batch.get("look", []),
             logits.logsumexp(1).cpu().numpy(),
-            None if tap is None else tap.take().cpu().numpy(),
+            None if tap is None else tap.take(len(logits)).cpu().numpy(),
         )
 
 

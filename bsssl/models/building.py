@@ -14,6 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bsssl.errors import UserError
 from bsssl.models.zoo.clip import create_open_clip, has_open_clip, open_clip_names
+from bsssl.models.zoo.frames import PER_FRAME, average_frames
+from bsssl.models.zoo.transformers import KINDS, create_transformers
 from bsssl.models.zoo.video import create_pytorchvideo, pytorchvideo_names
 from bsssl.registry import MODELS
 
@@ -62,6 +64,12 @@ _LIBRARIES = {
     "open_clip": _Library(
         names=open_clip_names, has=has_open_clip, create=create_open_clip, listing="open_clip.list_models()"
     ),
+    "transformers": _Library(
+        names=lambda: [*KINDS],
+        has=lambda name: name in KINDS,
+        create=create_transformers,
+        listing="bsssl.models.zoo.transformers.KINDS",
+    ),
 }
 
 
@@ -75,15 +83,17 @@ class Profile:
     """those of the convolutions and matrix products, for one input"""
 
 
-def build_model(name: str, *, num_classes: int, **options: Any) -> nn.Module:
+def build_model(name: str, *, num_classes: int, per_frame: bool = False, **options: Any) -> nn.Module:
     """Return the network called ``name``, freshly initialised from torch's global random state.
 
     The network maps a float batch (B, 3, H, W), or (B, 3, T, H, W) for video, to logits (B, num_classes).
 
     Args:
-        name: One of ``MODELS``; or ``timm/<model>``, ``torchvision/<model>``, ``pytorchvideo/<model of its hub>`` or
-            ``open_clip/<model>``.
+        name: One of ``MODELS``; or ``timm/<model>``, ``torchvision/<model>``, ``pytorchvideo/<model of its hub>``,
+            ``open_clip/<model>`` or ``transformers/<class of a video classifier>``.
         num_classes: The number of classes.
+        per_frame: Whether a network for images is to see clips, whose frames it scores one by one; the softmax scores
+            are averaged.
         **options: What the factory of that name declares; of another library's model any of its keyword arguments.
 
     Raises:
@@ -91,6 +101,11 @@ def build_model(name: str, *, num_classes: int, **options: Any) -> nn.Module:
     """
     if num_classes < 1:
         raise UserError(f"model '{name}': num_classes={num_classes} is below 1; give the number of classes")
+    network = _build(name, num_classes, options)
+    return average_frames(network) if per_frame else network
+
+
+def _build(name: str, num_classes: int, options: dict[str, Any]) -> nn.Module:
     library, slash, architecture = name.partition("/")
     if slash and library in _LIBRARIES:
         return _build_from(library, architecture, num_classes, options)
@@ -129,7 +144,14 @@ def profile(name: str, *, num_classes: int, input_shape: Sequence[int], **option
         if isinstance(error, AssertionError):  # of a transformer, which is made for one size
             size = "image_size" if name.startswith("torchvision/") else "img_size"
             remedy += f", or options.{size}={input_shape[-1]}"
-        other = "images, leave out data.clips" if len(input_shape) == 4 else "videos, set data.clips"
+        if len(input_shape) == 3:
+            other = "videos, set data.clips"
+        elif options.get(PER_FRAME):
+            other = f"videos, leave out options.{PER_FRAME}"
+        else:
+            other = (
+                f"images, set options.{PER_FRAME}=true, which averages the scores of frames, or leave out data.clips"
+            )
         remedy += f"; if it is a network for {other}"
         raise UserError(f"model '{name}' cannot take inputs of {shape} ({_one_line(error)}); {remedy}") from None
     if not isinstance(logits, torch.Tensor) or logits.shape != (1, num_classes):

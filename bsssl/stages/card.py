@@ -46,7 +46,8 @@ def write_card(run: Context, name: str) -> None:
 def _card(run: Context, stage: Stage[Any], described: Mapping[str, Any]) -> str:
     origins = [*_origins(run, stage), stage]
     licences = _licences(origins)
-    videos, of_timm = "clips" in described, described["library_name"] == "timm"
+    videos = "clips" in described
+    of_timm = described["library_name"] == "timm" and not videos  # whose networks see pictures
     facts = {
         "license": licences[0].lower() if len(licences) == 1 else "other" if licences else "unknown",
         "library_name": "timm" if of_timm else "bsssl",

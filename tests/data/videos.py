@@ -1,9 +1,10 @@
 """Videos made on the spot whose every frame carries its number, to be read back after lossy coding."""
 
+import contextlib
 import os
 import struct
 import tarfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ os.environ.setdefault("SVT_LOG", "1")  # else the AV1 encoder tells of itself at
 BITS = 8
 RATE = 25
 TICKS = 12_800  # per second: of all time stamps given to encoders
+_NOBODY = 65534
 
 
 def draw_number(number: int, *, width: int = 64, height: int = 48) -> np.ndarray:
@@ -69,26 +71,44 @@ def write_video(
     which makes a frame cost as much to decode as a filmed one.
     """
     generator = np.random.default_rng(0)
-    with av.open(str(path), "w", options=dict(muxer or {})) as container:
+    with path.open("wb") as file, av.open(file, "w", options=dict(muxer or {})) as container:
         stream = container.add_stream(codec, rate=rate, options=dict(options or {}))
         stream.width, stream.height, stream.pix_fmt = width, height, pixels
         if seconds is not None:
             stream.codec_context.time_base = Fraction(1, TICKS)
         sound = container.add_stream("aac" if path.suffix != ".webm" else "libopus", rate=48_000) if audio else None
-        for number in range(frames):
-            picture = draw_number(number, width=width, height=height)
-            if noise:
-                picture = np.clip(picture + generator.integers(-noise, noise + 1, picture.shape), 0, 255)
-            frame = av.VideoFrame.from_ndarray(picture.astype(np.uint8), format="rgb24").reformat(format=pixels)
-            if seconds is None:
-                frame.pts, frame.time_base = number, Fraction(1, rate)
-            else:
-                frame.pts, frame.time_base = round(seconds[number] * TICKS), Fraction(1, TICKS)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+        with _without_privileges():
+            for number in range(frames):
+                picture = draw_number(number, width=width, height=height)
+                if noise:
+                    picture = np.clip(picture + generator.integers(-noise, noise + 1, picture.shape), 0, 255)
+                frame = av.VideoFrame.from_ndarray(picture.astype(np.uint8), format="rgb24").reformat(format=pixels)
+                if seconds is None:
+                    frame.pts, frame.time_base = number, Fraction(1, rate)
+                else:
+                    frame.pts, frame.time_base = round(seconds[number] * TICKS), Fraction(1, TICKS)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
         if sound is not None:
             _write_silence(container, sound, frames / rate)
     return path
+
+
+@contextlib.contextmanager
+def _without_privileges() -> Iterator[None]:
+    """Inside, this process is not root.
+
+    As root SVT-AV1 makes its threads and ours those of real time, before which nothing else runs; two such processes
+    wait for each other for ever.
+    """
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(_NOBODY)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
 
 
 def remux(source: Path, path: Path, change: Callable[[int, av.Packet], bytes | None], *, later: int = 0) -> Path:

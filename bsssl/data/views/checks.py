@@ -35,10 +35,9 @@ def make_check(verify: str, *, max_pixels: int, reading: Mapping[str, Any] | Non
 def _video_check(reading: Mapping[str, Any], *, max_pixels: int, whole: bool) -> Check:
     def check(record: Record, content: bytes) -> None:
         segment = split_segment(record.path)[1:]
-        # A file, since the frames of a long one need not be listed again for each segment; but of pictures all of them.
+        # Of a long file the frames need not be listed again for each segment; of a folder the content has all pictures.
         file = None if holds_pictures(content) else whole_file(record.path, record.offset, record.size)
-        source = file or content
-        with open_video(source, max_pixels=max_pixels, **reading) as video:
+        with open_video(file or content, max_pixels=max_pixels, **reading) as video:
             first, end = frame_range(video.seconds(), segment) if segment != (None, None) else (0, video.num_frames)
             if whole:
                 video.get(range(first, end), _first_pixel)

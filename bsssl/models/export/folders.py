@@ -18,6 +18,7 @@ from bsssl.models.weights.files import WEIGHTS, save_model
 from bsssl.models.weights.folder import CARD, describe
 from bsssl.models.weights.hosted import LOCAL, mending
 from bsssl.models.weights.named import CONFIG, named_weights
+from bsssl.models.zoo.frames import PER_FRAME, average_frames
 from bsssl.registry import EXPORTERS
 
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -68,10 +69,10 @@ def torchvision_file(model: TrainedNetwork, path: str) -> float:
         file = os.path.join(folder, "weights.pth")
         torch.save(portable(model.network).state_dict(), file)
         loaded = torchvision.models.get_model(
-            described["architecture"], weights=None, num_classes=len(model.classes), **options
+            described["architecture"], weights=None, num_classes=len(model.classes), **described["model_args"]
         )
         loaded.load_state_dict(torch.load(file, weights_only=True))
-        difference = check_network(model, loaded)
+        difference = check_network(model, average_frames(loaded) if PER_FRAME in described else loaded)
         leave(file, path)
         storage.write_json(f"{path}.json", described)
     return difference
@@ -136,7 +137,7 @@ def _as_of(model: TrainedNetwork, library: str) -> tuple[str, dict[str, Any]]:
     """
     origin, _, architecture = model.name.rpartition("/")
     name = f"{library}/{architecture.partition('.')[0]}"
-    options = model.options if origin == library else {}
+    options = {key: value for key, value in model.options.items() if origin == library or key == PER_FRAME}
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             twin = build_model(name, num_classes=len(model.classes), **options)
@@ -174,7 +175,7 @@ def _loaded(name: str) -> nn.Module:
     named = named_weights(name)
     if named.network.startswith("timm/"):
         network: nn.Module = timm.create_model(name, pretrained=True)
-        return network
+        return average_frames(network) if PER_FRAME in named.options else network
     network = build_model(named.network, num_classes=named.num_classes or 0, **named.options)
     network.load_state_dict(dict(named.load(named.options)))
     return network

@@ -1,12 +1,15 @@
 """The description of a trained network: ``config.json`` beside its weights, in the layout of timm.
 
-With it the folder is usable alone: a network of timm's by ``timm.create_model("local-dir:FOLDER")`` too, any network by
-``local-dir:FOLDER`` in a config.
+With it the folder is usable alone: a network of timm's by ``timm.create_model("local-dir:FOLDER")`` too, one of
+transformers by its ``from_pretrained``, any network by ``local-dir:FOLDER`` in a config.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from bsssl.models.zoo.frames import PER_FRAME
+from bsssl.models.zoo.transformers import transformers_config
 
 CARD = "README.md"
 """the model card, in the same folder"""
@@ -25,6 +28,8 @@ def describe(
     testing: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the content of ``config.json``.
+
+    That a network sees clips frame by frame stands beside its options: to other programs it is a network for images.
 
     Args:
         name: The network, see ``build_model``.
@@ -46,7 +51,7 @@ def describe(
         "architecture": architecture,
         "num_classes": len(classes),
         "label_names": list(classes),
-        "model_args": dict(options),
+        "model_args": {key: value for key, value in options.items() if key != PER_FRAME},
         "library_name": library,
         "pretrained_cfg": {
             "input_size": [3, size, size],
@@ -58,7 +63,10 @@ def describe(
             "num_classes": len(classes),
         },
     }
+    if library == "transformers":
+        described |= transformers_config(architecture, options, classes)
     further = {"clips": clips, TESTING: testing}
+    described |= {PER_FRAME: True} if options.get(PER_FRAME) else {}
     return described | {key: dict(value) for key, value in further.items() if value is not None}
 
 

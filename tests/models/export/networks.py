@@ -10,6 +10,7 @@ CLASSES = ["ä", "  ", "<b>&" + 10_000 * "x"]
 COLOURS = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.25)}
 PICTURES = ("small_resnet", {"width": 4, "blocks": [1, 1]})
 CLIPS = ("small_r2plus1d", {"width": 4, "blocks": [1]})
+FRAMES = (PICTURES[0], {**PICTURES[1], "per_frame": True})
 
 
 def trained(

@@ -10,7 +10,7 @@ import torchvision
 from bsssl.errors import UserError
 from bsssl.models import build_model, named_weights
 from bsssl.registry import EXPORTERS
-from tests.models.export.networks import CLASSES, CLIPS, COLOURS, PICTURES, built, probabilities
+from tests.models.export.networks import CLASSES, CLIPS, COLOURS, FRAMES, PICTURES, built, probabilities
 
 SMALL = {"size": 32, "resize": 37, "interpolation": "bicubic"}
 
@@ -68,10 +68,10 @@ def test_what_a_library_cannot_take_is_one_line(exporter, network, tmp_path):
     assert str(caught.value) == expected and list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("network", [PICTURES, CLIPS, ("timm/test_resnet", {})])
+@pytest.mark.parametrize("network", [PICTURES, CLIPS, FRAMES, ("timm/test_resnet", {})])
 def test_a_folder_for_the_hub_gives_the_network_back(network, tmp_path):
     card = "# A network\n"
-    model = built(*network, size=32, frames=4 if network is CLIPS else None, card=card)
+    model = built(*network, size=32, frames=4 if network in (CLIPS, FRAMES) else None, card=card)
     assert export("hub-folder", model, tmp_path / "folder") < 1e-5
     assert {path.name for path in (tmp_path / "folder").iterdir()} == {"config.json", "model.safetensors", "README.md"}
     assert (tmp_path / "folder" / "README.md").read_text() == card
@@ -80,6 +80,30 @@ def test_a_folder_for_the_hub_gives_the_network_back(network, tmp_path):
     again = build_model(named.network, num_classes=3, **named.options)
     again.load_state_dict(named.load(named.options))
     check(model, again)
+
+
+@pytest.mark.parametrize("exporter", ["timm", "torchvision", "hub-folder"])
+@pytest.mark.parametrize("name", ["timm/resnet18", "torchvision/resnet18", "resnet18"])
+def test_a_network_that_sees_frames_is_one_for_images_elsewhere(exporter, name, tmp_path):
+    model = built(name, {"per_frame": True}, **SMALL, frames=3)
+    assert export(exporter, model, tmp_path / "there") < 1e-5
+    file = tmp_path / ("there.json" if exporter == "torchvision" else "there/config.json")
+    described = json.loads(file.read_text())
+    assert described["model_args"] == {} and described["per_frame"] and described["clips"]["frames"] == 3
+    if exporter == "torchvision":
+        network = torchvision.models.get_model(described["architecture"], num_classes=3)
+        network.load_state_dict(torch.load(tmp_path / "there", weights_only=True))
+    else:
+        named = named_weights(f"local-dir:{tmp_path / 'there'}")
+        assert named.options == {"per_frame": True}
+        network = build_model(named.network, num_classes=3)
+        network.load_state_dict(named.load({}))
+    if exporter == "timm" or (exporter, name) == ("hub-folder", "timm/resnet18"):
+        network = timm.create_model(f"local-dir:{tmp_path / 'there'}", pretrained=True)
+    batch = torch.randn(2, *model.input_shape)
+    with torch.no_grad():
+        frames = torch.stack([network.eval()(frame).softmax(1) for frame in batch.unbind(2)])
+    torch.testing.assert_close(frames.mean(0), probabilities(model, batch), atol=1e-5, rtol=0)
 
 
 def test_a_folder_that_gives_another_network_back_is_refused(tmp_path):

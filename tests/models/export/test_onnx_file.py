@@ -8,7 +8,7 @@ import torch
 
 from bsssl.errors import UserError
 from bsssl.registry import EXPORTERS
-from tests.models.export.networks import CLASSES, CLIPS, PICTURES, built, probabilities, trained
+from tests.models.export.networks import CLASSES, CLIPS, FRAMES, PICTURES, built, probabilities, trained
 from tests.models.export.test_program import Deciding, Random
 
 
@@ -21,6 +21,7 @@ def export(model, path, **options):
     [
         (PICTURES, "nhwc", {"resize": 11, "interpolation": "bicubic"}),
         (CLIPS, "nchw", {"frames": 4}),
+        (FRAMES, "nchw", {"frames": 4}),
     ],
 )
 def test_a_file_goes_from_pixels_to_probabilities(network, layout, seen, tmp_path, recwarn):

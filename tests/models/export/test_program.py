@@ -7,16 +7,16 @@ from torch import nn
 from bsssl.errors import UserError
 from bsssl.models.export.program import Form
 from bsssl.registry import EXPORTERS
-from tests.models.export.networks import CLASSES, CLIPS, COLOURS, PICTURES, built, probabilities, trained
+from tests.models.export.networks import CLASSES, CLIPS, COLOURS, FRAMES, PICTURES, built, probabilities, trained
 
 
 def export(model, path, **options):
     return EXPORTERS.build("torch-export", options, model=model, path=str(path))
 
 
-@pytest.mark.parametrize(("network", "layout"), [(PICTURES, "nchw"), (CLIPS, "nhwc")])
+@pytest.mark.parametrize(("network", "layout"), [(PICTURES, "nchw"), (CLIPS, "nhwc"), (FRAMES, "nhwc")])
 def test_a_program_goes_from_pixels_to_probabilities(network, layout, tmp_path):
-    model = built(*network, frames=4 if network is CLIPS else None, resize=10)
+    model = built(*network, frames=None if network is PICTURES else 4, resize=10)
     before = {key: value.clone() for key, value in model.network.state_dict().items()}
     difference = export(model, tmp_path / "new" / "net.pt2", layout=layout)
     state = model.network.state_dict()
@@ -35,9 +35,9 @@ def test_a_program_goes_from_pixels_to_probabilities(network, layout, tmp_path):
     assert preprocessing["resize"] == 10 and preprocessing["frames"] == model.preprocessing.frames
 
 
-@pytest.mark.parametrize("network", [PICTURES, CLIPS])
+@pytest.mark.parametrize("network", [PICTURES, CLIPS, FRAMES])
 def test_a_plain_program_goes_from_floats_to_logits(network, tmp_path):
-    model = built(*network, frames=4 if network is CLIPS else None)
+    model = built(*network, frames=None if network is PICTURES else 4)
     assert export(model, tmp_path / "net.pt2", plain=True) < 1e-5
     extra = {"preprocessing.json": ""}
     program = torch.export.load(tmp_path / "net.pt2", extra_files=extra).module()
