@@ -219,7 +219,8 @@ def _check_strides(origin: str, model: nn.Module, part: Part, configuration: str
         stem: Any = model.get_submodule("blocks.0")
         # SlowOnly sees all frames; I3D, which alone has a kernel in time here, one of 2 and of these one of 2.
         expected = 1 if part.state["blocks.0.conv.weight"].shape[2] == 1 else 2
-        if (stem.conv.stride[0], stem.pool.stride[0]) != (expected, expected):
+        strides = [getattr(module, "stride", 1) for module in (stem.conv, stem.pool)]
+        if any((stride if isinstance(stride, int) else stride[0]) != expected for stride in strides):
             raise UserError(
                 f"{origin}: the stem of mmaction2's network has strides of {expected} in time; set the options of the "
                 f"network to {{stem_conv_stride: [{expected}, 2, 2], stem_pool_stride: [{expected}, 2, 2]}}"
