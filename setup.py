@@ -18,6 +18,7 @@ EXTRAS = {
     "slurm": ["submitit>=1.5.1"],  # jobs on a cluster
     "s3": ["s3fs>=2024.2"],  # s3:// paths
     "clip": ["open_clip_torch>=3.0"],  # networks that were trained on pictures and texts, such as zero-shot teachers
+    "transformers": ["transformers>=4.50"],  # VideoMAE, TimeSformer and ViViT
     "onnx": ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"],  # ONNX files, written and checked
 }
 """what only some need, by what it is for"""
@@ -31,7 +32,6 @@ DEVELOPMENT = [
     # Without the parts of MLflow that a store on this machine needs.
     *(*LOGGERS["tensorboard"], *LOGGERS["wandb"], "mlflow-skinny>=2.14"),
     "jsonschema>=4.18",  # which validates by the schema of configs, for the tests of that
-    "transformers>=4.50",  # which loads trained networks of timm, for the tests of that
     "webdataset>=0.2.100",  # which reads the same tars, for the tests of that
     "moto[s3,server]>=5",  # a server that speaks S3, for the tests of remote data
 ]

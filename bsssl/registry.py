@@ -272,10 +272,12 @@ DATASETS = Registry(
     given=("path",),
     built_in={
         "bsssl.data.datasets.sources": ("folder", "manifest", "tars"),
+        "bsssl.data.datasets.frames": ("frames", "frame_tars"),
         "bsssl.data.datasets.parquet": ("parquet",),
         "bsssl.data.datasets.cub": ("cub",),
         "bsssl.data.datasets.generated": ("digits", "moving_digits"),
         "bsssl.data.datasets.video_sets": ("kinetics", "ucf101", "hmdb51"),
+        "bsssl.data.datasets.activitynet": ("activitynet",),
     },
 )
 """Factories ``(*, path: str, **options) -> Source`` (``bsssl.data.datasets.sources``): where the records of a labeled

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _PRECISIONS = tuple(get_args(System.model_fields["precision"].annotation))
 _LOCAL = "local-dir:"
-_HOSTED = re.compile(r"hf-hub:|(timm|torchvision|pytorchvideo|open_clip)/")
+_HOSTED = re.compile(r"hf-hub:|(timm|torchvision|pytorchvideo|open_clip|transformers)/")
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,12 @@ def _add_init_arguments(parser: argparse.ArgumentParser) -> None:
         "--pool", action="append", default=[], metavar="PATH", help="pictures or videos without labels, likewise"
     )
     parser.add_argument("--test", metavar="PATH", help="labeled ones for the test; default: some are set aside")
+    parser.add_argument(
+        "--frames",
+        type=float,
+        metavar="FPS",
+        help="the pictures in each folder are the frames of a video, so many for each of its seconds",
+    )
     parser.add_argument("--to", default="mine.yaml", metavar="FILE", help="the config to write; default: mine.yaml")
     parser.add_argument("--list", action="store_true", help="list the configs that come with the package instead")
 
@@ -61,9 +67,10 @@ def _init(parsed: argparse.Namespace) -> None:
     if not parsed.list and parsed.labels is None:
         parsed.refuse("name the labeled pictures or videos, or give --list")
     console.setup(debug=parsed.debug)
-    print(
-        list_configs() if parsed.list else first_config(parsed.labels, pool=parsed.pool, test=parsed.test, to=parsed.to)
-    )
+    if parsed.list:
+        print(list_configs())
+        return
+    print(first_config(parsed.labels, pool=parsed.pool, test=parsed.test, to=parsed.to, frames=parsed.frames))
 
 
 def _print_options(parsed: argparse.Namespace) -> None:

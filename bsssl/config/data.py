@@ -362,10 +362,10 @@ class Model(Section):
     """A network, what it starts from, and how it sees pictures and videos where it is not as `data` says."""
 
     name: str
-    """a name registered in MODELS; timm/<name>, torchvision/<name>, open_clip/<name>, of videos pytorchvideo/<name>; or
-    a folder with config.json and weights, local-dir:<folder> or hf-hub:<user>/<repository>, of a CLIP
-    open_clip/local-dir:<folder> or open_clip/hf-hub:<user>/<repository>. A name of timm or open_clip with a tag, and a
-    folder, mean certain weights"""
+    """a name registered in MODELS; timm/<name>, torchvision/<name>, open_clip/<name>, of videos pytorchvideo/<name> and
+    transformers/<class>; or a folder with config.json and weights, local-dir:<folder> or hf-hub:<user>/<repository>, of
+    a CLIP open_clip/local-dir:<folder> or open_clip/hf-hub:<user>/<repository>, of transformers' networks for videos
+    likewise. A name of timm or open_clip with a tag, and a folder, mean certain weights"""
     options: dict[str, Any] = {}
     """further arguments of the model, e.g. width. per_frame: true has any network for images see videos: it scores each
     frame of a clip, and the softmax scores are averaged"""
@@ -373,9 +373,9 @@ class Model(Section):
     """start from the library's default weights of the network"""
     weights: str | None = None
     """weights to start from: timm/<name>.<tag>, torchvision/<Network>_Weights.<member>, pytorchvideo/<name>,
-    open_clip/<name>.<tag>, local-dir:<folder>, hf-hub:<user>/<repository>, the released weights of the original work by
-    their names in timm, or a file (of several sets of weights in it, FILE#KEY chooses one); a stage's init_from comes
-    first"""
+    open_clip/<name>.<tag>, local-dir:<folder>, hf-hub:<user>/<repository>, transformers/ and either of these, the
+    released weights of the original work by their names in timm, or a file (of several sets of weights in it, FILE#KEY
+    chooses one); a stage's init_from comes first"""
     transforms: NetworkTransforms | None = None
     """how this network sees pictures, where it is not as its weights say or, if they do not, as data.transforms"""
     frames: int | None = Field(None, ge=1)
@@ -399,7 +399,7 @@ class Model(Section):
     @property
     def is_pretrained(self) -> bool:
         """Whether the network starts from weights."""
-        means_weights = re.match(r"(open_clip/)?(local-dir|hf-hub):|(timm|open_clip)/.+\..", self.name)
+        means_weights = re.match(r"((open_clip|transformers)/)?(local-dir|hf-hub):|(timm|open_clip)/.+\..", self.name)
         return self.pretrained or self.weights is not None or means_weights is not None
 
     @property

@@ -15,6 +15,7 @@ VIDEO_EXTENSIONS = (
     *("mp4", "mkv", "webm", "avi", "mov", "m4v", "mpg", "mpeg"),
     *("ts", "mts", "m2ts", "wmv", "flv", "3gp", "ogv", "vob", "mxf", "gif", "3g2", "f4v", "asf", "m1v", "m2v", "mpe"),
     *("y4m", "dv", "divx", "mj2", "mjpeg", "mjpg", "nut", "rm", "rmvb", "wtv"),
+    *("apng", "h264", "264", "hevc", "h265", "265", "ivf", "frames"),
 )
 PICTURES_EXTRA = "pip install 'bsssl[pictures]'"
 """what reads the pictures that not every Pillow can read"""
@@ -64,16 +65,21 @@ class Endings:
 
     def left_out(self, counts: Mapping[str, int]) -> str:
         """Return one line on files that were left out, counted by extension: how many of what, and what takes them."""
-        kinds = sorted(counts.items(), key=lambda kind: (-kind[1], kind[0]))
-        named = [f"{count:,} {_kind(extension)}" for extension, count in kinds[:_NAMED]]
-        if others := kinds[_NAMED:]:
-            named.append(f"{sum(count for _, count in others):,} of {len(others):,} other kinds")
         missing = sorted(self._without_reader & counts.keys())
         readers = f"{PICTURES_EXTRA} for {', '.join(f'.{name}' for name in missing)}; " if missing else ""
         taken = "the source's options.extensions says what is taken (images, videos, any, or a list)"
         if self._name == "videos" and not counts.keys().isdisjoint(IMAGE_EXTENSIONS):
-            taken = "pictures are not read as the frames of a video: make one of each folder of frames first"
-        return f"left out: {', '.join(named)}; {readers}{taken}"
+            taken = "folders of pictures are read as videos by dataset: frames, tars of such by dataset: frame_tars"
+        return f"{counted(counts)}; {readers}{taken}"
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Return how many files of which kinds were left out, from their ``counts`` by extension."""
+    kinds = sorted(counts.items(), key=lambda kind: (-kind[1], kind[0]))
+    named = [f"{count:,} {_kind(extension)}" for extension, count in kinds[:_NAMED]]
+    if others := kinds[_NAMED:]:
+        named.append(f"{sum(count for _, count in others):,} of {len(others):,} other kinds")
+    return f"left out: {', '.join(named)}"
 
 
 class LeftOut(Counter[str]):

@@ -15,6 +15,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from bsssl import storage
+from bsssl.data.frames import read_frames, split_frames
 from bsssl.data.labels import ordered, tidied
 from bsssl.data.segments import split_segment
 from bsssl.errors import UserError, choices
@@ -33,6 +34,7 @@ _AS_WRITTEN = pa.csv.ConvertOptions(
     strings_can_be_null=True,
     quoted_strings_can_be_null=False,
 )
+_PARTS = r"(#fps=[^#]*)?(#t=[0-9.,]*)?$"
 _OPEN_FILES = 64  # descriptors kept per process; a tar is then opened once and read many times
 
 
@@ -176,8 +178,8 @@ class Records:
         return Records(self.table.set_column(place, field, _array(values, field.type)))
 
     def files(self) -> Values[str]:
-        """Return the paths without what may be a segment: more alike than they are, never less."""
-        files: Values[str] = pc.replace_substring_regex(self.path, pattern=r"#t=[0-9.,]*$", replacement="")
+        """Return the paths without what may be a segment, or say which frames: more alike than they are, never less."""
+        files: Values[str] = pc.replace_substring_regex(self.path, pattern=_PARTS, replacement="")
         return files
 
     def file_numbers(self) -> npt.NDArray[np.int32]:
@@ -264,13 +266,24 @@ def tag_lists(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(pa.list_(pa.string()))
 
 
+def whole_file(path: str, offset: int, size: int) -> str | None:
+    """Return the file of this machine that holds an item, or all that it is a segment of, alone; None if none does."""
+    return None if offset or size >= 0 or storage.is_remote(path) else split_segment(path)[0]
+
+
 def read_bytes(path: str, *, offset: int = 0, size: int = -1) -> bytes:
     """``size`` bytes of a file or URL from ``offset`` (-1: all that follow); a segment in ``path`` plays no part.
 
-    OSError when the file is missing or ends before the range does; of a URL ``storage.retries.Unreachable`` when that
-    cannot be told.
+    Of a folder of frames, and of such in a tar, they become what ``read_frames`` says. OSError when the file is missing
+    or ends before the range does; of a URL ``storage.retries.Unreachable`` when that cannot be told.
     """
-    path = split_segment(path)[0]
+    file, frames = split_frames(split_segment(path)[0])
+    if frames is not None:
+        members = None if size == -1 else read_bytes(file, offset=offset, size=size)
+        return read_frames(path, file, frames, members)
+    path = file
+    if offset == 0 and size == -1:
+        return storage.read_whole(path)
     if storage.is_remote(path):
         data = storage.read_range(path, offset, None if size == -1 else offset + size)
     else:
@@ -283,12 +296,10 @@ def read_bytes(path: str, *, offset: int = 0, size: int = -1) -> bytes:
 
 
 def _read_local(path: str, offset: int, size: int) -> bytes:
-    if offset == 0 and size == -1:
-        with open(path, "rb", opener=storage.open_file) as whole:
-            return whole.read()
     # Tars and other containers stay open. os.pread has no file position, so forks and threads can share a descriptor.
-    file = _opened(path)
-    left = max(os.fstat(file.descriptor).st_size - offset, 0)
+    there = os.stat(path)
+    file = _opened(path, (there.st_dev, there.st_ino))
+    left = max(there.st_size - offset, 0)
     size = left if size == -1 else min(size, left)  # not what a damaged list says, for which room would be made
     data = os.pread(file.descriptor, size, offset)
     while len(data) < size and (more := os.pread(file.descriptor, size - len(data), offset + len(data))):
@@ -297,9 +308,12 @@ def _read_local(path: str, offset: int, size: int) -> bytes:
 
 
 class _OpenFile:
-    """An open file that closes when the cache below lets go of it and no thread is reading from it."""
+    """An open file that closes when the cache below lets go of it and no thread is reading from it.
 
-    def __init__(self, path: str) -> None:
+    Its number tells it from a file that has taken its place.
+    """
+
+    def __init__(self, path: str, number: tuple[int, int]) -> None:
         self.descriptor = storage.open_file(path)
 
     def __del__(self) -> None:

@@ -46,5 +46,9 @@ def _is_segment(start: float | None, end: float | None) -> bool:
 
 
 def _text(seconds: float | None) -> str:
-    """Return the shortest decimal number, without an exponent, that is read as exactly ``seconds``."""
-    return "" if seconds is None else np.format_float_positional(abs(seconds) if seconds == 0 else seconds, trim="-")
+    return "" if seconds is None else decimal(abs(seconds) if seconds == 0 else seconds)
+
+
+def decimal(number: float) -> str:
+    """Return the shortest decimal number, without an exponent, that is read as exactly ``number``."""
+    return np.format_float_positional(number, trim="-")

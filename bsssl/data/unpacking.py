@@ -41,8 +41,7 @@ def unpacked(path: str, write: Callable[[IO[bytes]], None], *, folder: str | Non
         folder: Where the tar is to be, by default ``bsssl`` in the user's folder for caches.
         settings: What else decides its content, as JSON can hold it.
     """
-    caches = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
-    folder = os.path.abspath(os.path.expanduser(folder or os.path.join(caches, "bsssl")))
+    folder = os.path.abspath(os.path.expanduser(folder)) if folder else storage.cache_folder()
     known_by = storage.fingerprint([storage.state(path), settings])
     tar = os.path.join(folder, f"{os.path.basename(storage.inner_path(path))}-{known_by}.tar")
     if not storage.exists(tar):

@@ -26,6 +26,7 @@ from bsssl.models.weights.named import (
     local_weights,
     named_weights,
 )
+from bsssl.models.weights.transformers import TRANSFORMERS
 from bsssl.models.zoo import image, video  # noqa: F401 - registers the networks
 from bsssl.models.zoo.clip import ClipClassifier
 
@@ -36,6 +37,7 @@ __all__ = [
     "LOCAL",
     "OPEN_CLIP",
     "RELEASED",
+    "TRANSFORMERS",
     "WEIGHTS",
     "WEIGHT_FILES",
     "Checkpoint",

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bsssl.errors import UserError
 from bsssl.models.zoo.clip import create_open_clip, has_open_clip, open_clip_names
 from bsssl.models.zoo.frames import PER_FRAME, average_frames
+from bsssl.models.zoo.transformers import KINDS, create_transformers
 from bsssl.models.zoo.video import create_pytorchvideo, pytorchvideo_names
 from bsssl.registry import MODELS
 
@@ -63,6 +64,12 @@ _LIBRARIES = {
     "open_clip": _Library(
         names=open_clip_names, has=has_open_clip, create=create_open_clip, listing="open_clip.list_models()"
     ),
+    "transformers": _Library(
+        names=lambda: [*KINDS],
+        has=lambda name: name in KINDS,
+        create=create_transformers,
+        listing="bsssl.models.zoo.transformers.KINDS",
+    ),
 }
 
 
@@ -82,8 +89,8 @@ def build_model(name: str, *, num_classes: int, per_frame: bool = False, **optio
     The network maps a float batch (B, 3, H, W), or (B, 3, T, H, W) for video, to logits (B, num_classes).
 
     Args:
-        name: One of ``MODELS``; or ``timm/<model>``, ``torchvision/<model>``, ``pytorchvideo/<model of its hub>`` or
-            ``open_clip/<model>``.
+        name: One of ``MODELS``; or ``timm/<model>``, ``torchvision/<model>``, ``pytorchvideo/<model of its hub>``,
+            ``open_clip/<model>`` or ``transformers/<class of a video classifier>``.
         num_classes: The number of classes.
         per_frame: Whether a network for images is to see clips, whose frames it scores one by one; the softmax scores
             are averaged.

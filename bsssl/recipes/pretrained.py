@@ -5,7 +5,7 @@ from typing import Any
 
 from bsssl.config import LabeledData, Model, NetworkTransforms, validated
 from bsssl.errors import UserError
-from bsssl.models import HUB, LOCAL, OPEN_CLIP, Named, implied_weights, is_named, named_weights
+from bsssl.models import HUB, LOCAL, OPEN_CLIP, TRANSFORMERS, Named, implied_weights, is_named, named_weights
 
 
 def resolved(key: str, model: Model, data: LabeledData, *, data_first: bool = False) -> Model:
@@ -28,7 +28,7 @@ def resolved(key: str, model: Model, data: LabeledData, *, data_first: bool = Fa
     if weights is None:
         return _fitting(key, model, data)
     name, options = model.name, model.options
-    if implied is not None and name.startswith((LOCAL, HUB, OPEN_CLIP)):
+    if implied is not None and name.startswith((LOCAL, HUB, OPEN_CLIP, TRANSFORMERS)):
         name, options = implied.network, {**implied.options, **options}
     elif weights.network == name:
         options = {**weights.options, **options}

@@ -29,7 +29,7 @@ def list_configs() -> str:
     return Table(["name", ""], [*bundled_configs().items()], ["", *notes]).text()
 
 
-def first_config(train: str, *, pool: Sequence[str], test: str | None, to: str) -> str:
+def first_config(train: str, *, pool: Sequence[str], test: str | None, to: str, frames: float | None = None) -> str:
     """Look at data, write a config for it, and return what was seen and what to do next.
 
     Args:
@@ -37,6 +37,7 @@ def first_config(train: str, *, pool: Sequence[str], test: str | None, to: str) 
         pool: Where there are items without a label, likewise.
         test: Labeled items for the test; None has some set aside.
         to: The file to write.
+        frames: The rate of the videos whose frames the pictures in each folder are; None where they are none.
 
     Raises:
         UserError: The file is there already, or no recipe can be made of the data.
@@ -53,7 +54,7 @@ def first_config(train: str, *, pool: Sequence[str], test: str | None, to: str) 
     from bsssl.recipes.own.looking import look
     from bsssl.recipes.own.writing import write_config
 
-    findings, device = look(train, pool=pool, test=test), _device()
+    findings, device = look(train, pool=pool, test=test, frames=frames), _device()
     output_dir = write_config(to, findings, choose(findings, device), device)
     load_config(to, [])
     item = "clip.mp4" if findings.videos else "photo.jpg"

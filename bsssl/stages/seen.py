@@ -156,7 +156,8 @@ def described_test_view(
     if "size" not in transforms:
         raise ValueError("the size of the pictures is missing")
     default = Clips()
-    videos = {"reader": default.reader, "count": default.test_clips, **testing.get("clips", {}), **clips}
+    own = {"stride": default.stride, "reader": default.reader, "count": default.test_clips}
+    videos = {**own, **testing.get("clips", {}), **clips}
     return TestView(
         transforms=TestTransforms(**Transforms(**transforms).for_testing()),
         max_pixels=testing.get("max_pixels", MAX_PIXELS),

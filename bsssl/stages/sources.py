@@ -45,4 +45,5 @@ def makes_files(source: Source) -> bool:
 
 def files_state(sources: Sequence[Source]) -> list[Any]:
     """Return something cheap that changes when the files of the sources do, but for those that make their files."""
-    return [storage.state(source.path) for source in sources if not makes_files(source)]
+    wanted = [source for source in sources if not makes_files(source)]
+    return [storage.state(one.path, levels=getattr(DATASETS.get(one.dataset), "levels", 1)) for one in wanted]

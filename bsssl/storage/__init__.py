@@ -14,9 +14,9 @@ from bsssl.storage.formats import (
     write_json_lines,
     write_ledger,
 )
-from bsssl.storage.listing import glob, walk
-from bsssl.storage.paths import absolute, inner_path, join
-from bsssl.storage.reading import NotAFile, exists, is_folder, open_file, open_read, require
+from bsssl.storage.listing import glob, walk, walk_folders
+from bsssl.storage.paths import absolute, cache_folder, inner_path, join
+from bsssl.storage.reading import NotAFile, exists, is_folder, open_file, open_read, read_whole, require
 from bsssl.storage.remote import is_remote, read_range, remote_filesystem
 from bsssl.storage.writing import atomic_write, remove_leftovers, require_writable, unwritable, write_text
 
@@ -26,6 +26,7 @@ __all__ = [
     "absolute",
     "as_json",
     "atomic_write",
+    "cache_folder",
     "digest",
     "exists",
     "fingerprint",
@@ -41,6 +42,7 @@ __all__ = [
     "read_json_lines",
     "read_ledger",
     "read_range",
+    "read_whole",
     "remote_filesystem",
     "remove_leftovers",
     "require",
@@ -49,6 +51,7 @@ __all__ = [
     "table_format",
     "unwritable",
     "walk",
+    "walk_folders",
     "write_csv",
     "write_json",
     "write_json_lines",

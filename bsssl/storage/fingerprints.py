@@ -26,16 +26,23 @@ def digest(paths: Iterable[str]) -> str:
     return content.hexdigest()[:16]
 
 
-def state(path: str) -> list[Any]:
+def state(path: str, *, levels: int = 1) -> list[Any]:
     """Return something cheap that changes when what lies at ``path`` does.
 
-    That is the name, size and time of a file, or of a folder and its sub-folders; of a URL or a pattern only its text.
+    That is the name, size and time of a file, or of a folder and so many ``levels`` of folders below it, which change
+    with the names in them; of more levels than one their fingerprint. Of a URL or a pattern it is only the text.
     """
     local = Path(path)
     if is_remote(path) or not local.exists():
         return [path]
-    parts = [local]
-    if local.is_dir():
-        with os.scandir(local) as entries:  # tells folders from files without asking for each of very many
-            parts += sorted(Path(entry.path) for entry in entries if entry.is_dir())
-    return [[str(part), part.stat().st_size, part.stat().st_mtime_ns] for part in parts]
+    parts = level = [local]
+    for _ in range(levels):
+        level = [folder for above in level if above.is_dir() for folder in _folders(above)]
+        parts = parts + level
+    known_by = [[str(part), part.stat().st_size, part.stat().st_mtime_ns] for part in parts]
+    return known_by if levels == 1 else [path, fingerprint(known_by)]
+
+
+def _folders(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:  # tells folders from files without asking for each of very many
+        return sorted(Path(entry.path) for entry in entries if entry.is_dir())

@@ -36,14 +36,19 @@ def walk(root: str) -> Iterator[str]:
     Links are followed, but for those to folders that are walked anyway; hidden names are skipped. A folder that is not
     there has no files.
     """
+    for folder, names in walk_folders(root):
+        for name in names:
+            yield f"{folder}/{name}" if folder else name
+
+
+def walk_folders(root: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield ``root``, as an empty text, and the folders below it, as ``walk`` does, with the names of their files."""
     top = remote_filesystem(root)[1].rstrip("/") if is_remote(root) else root
     for folder, subfolders, files in _walk_remote(root) if is_remote(root) else _walk_local(root):
         # Both kinds of walk descend into what this list holds, in its order.
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        prefix = folder[len(top) :].strip("/").replace(os.sep, "/")
-        for name in sorted(files):
-            if not name.startswith("."):
-                yield f"{prefix}/{name}" if prefix else name
+        inner = folder[len(top) :].strip("/").replace(os.sep, "/")
+        yield inner, sorted(name for name in files if not name.startswith("."))
 
 
 def _walk_local(root: str) -> Iterator[tuple[str, list[str], list[str]]]:

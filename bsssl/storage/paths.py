@@ -26,3 +26,9 @@ def absolute(path: str) -> str:
         return os.path.abspath(os.path.expanduser(path))
     remote_filesystem(path)
     return path
+
+
+def cache_folder() -> str:
+    """Return the folder in which this user keeps what can be made again, see ``XDG_CACHE_HOME``; it need not exist."""
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
+    return os.path.abspath(os.path.expanduser(os.path.join(caches, "bsssl")))

@@ -60,6 +60,18 @@ def open_file(path: str, flags: int = os.O_RDONLY) -> int:
     raise NotAFile(f"{path} is {what}, not a file")
 
 
+def read_whole(path: str) -> bytes:
+    """Return the bytes of a file.
+
+    Raises:
+        OSError: The file is missing, is none or cannot be read; of a URL as of ``read_range``.
+    """
+    if is_remote(path):
+        return read_range(path)
+    with open(path, "rb", opener=open_file) as file:
+        return file.read()
+
+
 def exists(path: str) -> bool:
     """Return whether a file or folder is there.
 

@@ -17,7 +17,8 @@ def test_what_is_left_out():
         f"left out: 2 .heic, 1 without an extension, 1 .gif; {option}"
     )
     assert _left_out("videos", ["v/000001.jpg", "v/000002.jpg"]) == (
-        "left out: 2 .jpg; pictures are not read as the frames of a video: make one of each folder of frames first"
+        "left out: 2 .jpg; folders of pictures are read as videos by dataset: frames, tars of such by dataset: "
+        "frame_tars"
     )
     many = [f"{number}.x{number:02d}" for number in range(10)] + ["y.x00"] * 1000
     assert _left_out("images", many).startswith(

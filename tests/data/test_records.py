@@ -93,6 +93,17 @@ def test_a_range_that_no_memory_holds(tmp_path):
         read_bytes(str(tmp_path / "t.tar"), offset=3, size=2**60)
 
 
+def test_a_file_that_takes_the_place_of_another(tmp_path):
+    """As when what a stage left is made again by the same process, which had opened the former."""
+    path = tmp_path / "t.tar"
+    path.write_bytes(b"former content")
+    assert read_bytes(str(path), offset=0, size=6) == b"former"
+    path.rename(tmp_path / "aside.tar")
+    path.write_bytes(b"latter content, longer")
+    assert read_bytes(str(path), offset=0, size=6) == b"latter"
+    assert read_bytes(str(path), offset=14, size=8) == b", longer"
+
+
 def test_classes():
     labeled = Records.from_columns(key=["1", "2", "3"], path=["1", "2", "3"], label=["b", "a", "b"])
     assert labeled.class_names() == ["a", "b"]

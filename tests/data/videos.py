@@ -1,19 +1,24 @@
 """Videos made on the spot whose every frame carries its number, to be read back after lossy coding."""
 
+import contextlib
 import os
 import struct
-from collections.abc import Callable, Mapping, Sequence
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
+from PIL import Image
 
 os.environ.setdefault("SVT_LOG", "1")  # else the AV1 encoder tells of itself at length
 
 BITS = 8
 RATE = 25
 TICKS = 12_800  # per second: of all time stamps given to encoders
+_NOBODY = 65534
 
 
 def draw_number(number: int, *, width: int = 64, height: int = 48) -> np.ndarray:
@@ -57,34 +62,53 @@ def write_video(
     options: Mapping[str, str] | None = None,
     noise: int = 0,
     muxer: Mapping[str, str] | None = None,
+    rate: int = RATE,
 ) -> Path:
     """Write frames 0, 1, ... by an encoder of PyAV's (``codec`` with its ``options``) to the container that the suffix
     of ``path`` says (with the muxer's options), and return the path.
 
-    ``seconds`` are the times of the frames, 25 a second if not given; ``noise`` is its amplitude in grey levels, which
-    makes a frame cost as much to decode as a filmed one.
+    ``seconds`` are the times of the frames, ``rate`` a second if not given; ``noise`` is its amplitude in grey levels,
+    which makes a frame cost as much to decode as a filmed one.
     """
     generator = np.random.default_rng(0)
-    with av.open(str(path), "w", options=dict(muxer or {})) as container:
-        stream = container.add_stream(codec, rate=RATE, options=dict(options or {}))
+    with path.open("wb") as file, av.open(file, "w", options=dict(muxer or {})) as container:
+        stream = container.add_stream(codec, rate=rate, options=dict(options or {}))
         stream.width, stream.height, stream.pix_fmt = width, height, pixels
         if seconds is not None:
             stream.codec_context.time_base = Fraction(1, TICKS)
         sound = container.add_stream("aac" if path.suffix != ".webm" else "libopus", rate=48_000) if audio else None
-        for number in range(frames):
-            picture = draw_number(number, width=width, height=height)
-            if noise:
-                picture = np.clip(picture + generator.integers(-noise, noise + 1, picture.shape), 0, 255)
-            frame = av.VideoFrame.from_ndarray(picture.astype(np.uint8), format="rgb24").reformat(format=pixels)
-            if seconds is None:
-                frame.pts, frame.time_base = number, Fraction(1, RATE)
-            else:
-                frame.pts, frame.time_base = round(seconds[number] * TICKS), Fraction(1, TICKS)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+        with _without_privileges():
+            for number in range(frames):
+                picture = draw_number(number, width=width, height=height)
+                if noise:
+                    picture = np.clip(picture + generator.integers(-noise, noise + 1, picture.shape), 0, 255)
+                frame = av.VideoFrame.from_ndarray(picture.astype(np.uint8), format="rgb24").reformat(format=pixels)
+                if seconds is None:
+                    frame.pts, frame.time_base = number, Fraction(1, rate)
+                else:
+                    frame.pts, frame.time_base = round(seconds[number] * TICKS), Fraction(1, TICKS)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
         if sound is not None:
-            _write_silence(container, sound, frames / RATE)
+            _write_silence(container, sound, frames / rate)
     return path
+
+
+@contextlib.contextmanager
+def _without_privileges() -> Iterator[None]:
+    """Inside, this process is not root.
+
+    As root SVT-AV1 makes its threads and ours those of real time, before which nothing else runs; two such processes
+    wait for each other for ever.
+    """
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(_NOBODY)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
 
 
 def remux(source: Path, path: Path, change: Callable[[int, av.Packet], bytes | None], *, later: int = 0) -> Path:
@@ -125,3 +149,23 @@ def _write_silence(container: av.container.OutputContainer, stream: av.AudioStre
         frame.sample_rate, frame.pts, frame.time_base = 48_000, start, Fraction(1, 48_000)
         container.mux(stream.encode(frame))
     container.mux(stream.encode())
+
+
+def write_frames(
+    folder: Path, numbers: Sequence[int] = range(12), *, name: str = "img_{:05d}.png", size: tuple[int, int] = (64, 48)
+) -> Path:
+    """Write a folder of frames, one picture for each number, which is drawn into it, and return the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        picture = draw_number(number % 2**BITS, width=size[0], height=size[1])
+        Image.fromarray(picture).save(folder / name.format(number))
+    return folder
+
+
+def pack_folder(folder: Path, path: Path, *, names: Sequence[str] | None = None, **options: Any) -> Path:
+    """Write the files below ``folder``, or those of these ``names``, to a tar at ``path``, and return that."""
+    found = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+    with tarfile.open(path, "w", **options) as tar:
+        for name in found if names is None else names:
+            tar.add(folder / name, name)
+    return path

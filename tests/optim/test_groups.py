@@ -88,6 +88,7 @@ def test_layers_of_our_networks_are_their_blocks_with_the_norms_after_them():
         ("torchvision/s3d", 13, "features.0.0.0", "classifier.1"),
         ("torchvision/mvit_v1_b", 19, "conv_proj", "head.1"),
         ("pytorchvideo/x3d_s", 6, "blocks.0.conv.conv_t", "blocks.5.proj"),
+        ("pytorchvideo/slowfast_r50", 6, "blocks.0.multipathway_blocks.0.conv", "blocks.6.proj"),
         ("pytorchvideo/mvit_base_16x4", 19, "patch_embed.patch_model", "head.proj"),
     ],
 )

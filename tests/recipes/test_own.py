@@ -13,7 +13,7 @@ from bsssl.config import load_config
 from bsssl.recipes.own.choosing import Device, choose
 from bsssl.recipes.own.looking import look
 from bsssl.recipes.own.writing import write_config
-from tests.data.videos import write_video
+from tests.data.videos import write_frames, write_video
 
 
 @pytest.fixture
@@ -252,3 +252,25 @@ def test_names_that_are_not_utf_8_and_pipes(bsssl, folder):
     assert outcome.errors == [
         f"error: the name {folder}/photos/labels/circle/\\udcff.png is not UTF-8; rename the file or folder"
     ]
+
+
+def test_folders_of_frames(bsssl, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place in range(8):
+        write_frames(tmp_path / "train" / ("cat", "dog")[place % 2] / f"v{place}", range(place, place + 10))
+        write_frames(tmp_path / "pool" / f"v{place}", range(20 + place, 32 + place))
+    as_pictures = bsssl("init", "train", "--pool", "pool", "--to", "pictures.yaml")
+    assert as_pictures.status == 0 and "pictures  in" in as_pictures.out
+    assert "train: the pictures in cat/v0 and other folders are numbered as the frames of videos" in as_pictures.err
+    outcome = bsssl("init", "train", "--pool", "pool", "--frames", 12.5)
+    assert outcome.status == 0, outcome.err
+    assert "numbered" not in outcome.err and "videos  in" in outcome.out
+    assert [row[:6] for row in rows(outcome.out.split("\n\n")[0])[1:]] == [
+        ["labels", "train", "8", "8", "8", "0"],
+        ["pool", "pool", "8", "0", "8", "0"],
+    ]
+    config = written()
+    assert (config.data.train.dataset, config.data.train.options) == ("frames", {"fps": 12.5})
+    assert [(source.dataset, source.options) for source in config.data.pool] == [("frames", {"fps": 12.5})]
+    assert bsssl("run", "--config", "mine.yaml", "--plan").status == 0
+    assert "fps is 0; give" in bsssl("init", "train", "--frames", 0, "--to", "other.yaml").err

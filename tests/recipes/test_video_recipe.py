@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+import transformers
 import yaml
 from sklearn.datasets import load_digits
 
@@ -85,6 +87,32 @@ def test_whole_recipe(bsssl, config, tmp_path):
     assert (alone.preprocessing.clips.frames, alone.preprocessing.clips.count) == (6, 3)
     card = (run / "finetune" / "README.md").read_text()
     assert "pipeline_tag: video-classification" in card and "| test | 16 |" in card and str(tmp_path) not in card
+
+
+def test_a_teacher_of_transformers_is_one_like_any_other(bsssl, config, videos, tmp_path):
+    """Its folder says how it sees frames, and how many; three of its classes are other ones."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    settings = transformers.VideoMAEConfig(image_size=32, patch_size=8, num_frames=4, num_labels=3, **sizes)
+    transformers.VideoMAEForVideoClassification(settings).save_pretrained(tmp_path / "net")
+    sees = {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 32}}
+    transformers.VideoMAEImageProcessor(**sees).save_pretrained(tmp_path / "net")
+    teacher = f"models.teacher={{name: 'transformers/local-dir:{tmp_path / 'net'}', stride: 3}}"
+    outcome = bsssl("run", "--config", config, teacher, "teacher.layer_decay=0.7", "system.channels_last=true")
+    assert outcome.status == 0, outcome.err
+    run = tmp_path / "run" / "seed-0"
+    header = selection.read_header(selection.score_path(str(run / "score"), 0))
+    assert header.preprocessing["transforms"]["size"] == 32 and header.preprocessing["transforms"]["resize"] == 36
+    assert (header.preprocessing["clips"]["frames"], header.preprocessing["clips"]["stride"]) == (4, 3)
+    theirs = transformers.AutoModelForVideoClassification.from_pretrained(run / "teacher").eval()
+    ours = load(run / "teacher")
+    assert ours.name == "transformers/VideoMAEForVideoClassification" and len(ours.classes) == 4
+    assert [*theirs.config.id2label.values()] == ours.classes
+    clips = torch.randn(1, 3, 4, 32, 32)
+    torch.testing.assert_close(ours.network(clips), theirs(clips.transpose(1, 2)).logits)
+    probed = [teacher, "teacher.mode=probe", f"output_dir={tmp_path / 'probed'}"]
+    assert bsssl("train", "--config", config, "stage=teacher", *probed).status == 0
+    [found] = load(tmp_path / "probed" / "seed-0" / "teacher").predict([next((videos / "test").rglob("*.mp4"))])
+    assert set(found.classes) < set(ours.classes)
 
 
 def test_by_the_clock_and_in_several_squares(bsssl, config, videos, tmp_path):

@@ -7,10 +7,11 @@ from typing import Literal
 import pyarrow.compute as pc
 
 from bsssl import storage
+from bsssl.data.datasets.frames import FrameFolders
 from bsssl.data.datasets.opening import open_source
 from bsssl.data.datasets.packed import holds_items
 from bsssl.data.datasets.sources import Folder, Source, Tars
-from bsssl.data.endings import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+from bsssl.data.endings import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, extension_of
 from bsssl.data.records import Records
 from bsssl.data.unpacking import COMPRESSED
 from bsssl.storage.tables import BATCH_ROWS, TABLES
@@ -23,7 +24,8 @@ def items_at(paths: Iterable[str], *, videos: bool) -> Iterator[Records]:
 
     What ends in .tar, .tar.gz and so on, and may then be a pattern, is tars; .csv, .tsv, .jsonl or .parquet is a
     manifest, but for Parquet with the items inside; a folder is walked; anything else is an item itself, called as it
-    is written. Every path may be a URL.
+    is written. Where videos are wanted, a folder of pictures is one, and the folders of such in a folder are. Every
+    path may be a URL.
 
     Args:
         paths: What the user points at.
@@ -63,13 +65,25 @@ def dataset_at(path: str) -> Literal["tars", "parquet", "manifest", "folder"] | 
 def _source(path: str, *, videos: bool) -> Source | None:
     """Return what lies at ``path``; None for a single item."""
     dataset = dataset_at(path)
-    return None if dataset is None else open_source(dataset, path=path, options={}, videos=videos)
+    if dataset is None:
+        return None
+    is_of_frames = videos and dataset == "folder" and _has_pictures(path)
+    return open_source("frames" if is_of_frames else dataset, path=path, options={}, videos=videos)
+
+
+def _has_pictures(folder: str) -> bool:
+    """Return whether there are pictures below a folder, and no video comes before the first of them."""
+    first = next((name for name in storage.walk(folder) if name.lower().endswith(_FILES)), "")
+    return extension_of(first) in IMAGE_EXTENSIONS and extension_of(first) not in VIDEO_EXTENSIONS
 
 
 def _named(path: str, source: Source) -> Iterator[Records]:
     """Yield the records of the source at ``path`` with keys that say where they are; a manifest has its own."""
     if isinstance(source, Folder):
         yield from (_below(path, records) for records in source.batches())
+    elif isinstance(source, FrameFolders):  # of which one may be that of a single video
+        top = {"pattern": source.path.rstrip("/"), "replacement": path.rstrip("/"), "max_replacements": 1}
+        yield from (records.with_keys(pc.replace_substring(records.files(), **top)) for records in source.batches())
     elif isinstance(source, Tars):
         for file, records in zip(source.files(), source.batches(), strict=True):
             yield _below(file.rpartition("/")[0], records)

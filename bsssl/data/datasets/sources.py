@@ -15,6 +15,7 @@ from bsssl.data.datasets.packed import holds_items
 from bsssl.data.datasets.patterns import files_at
 from bsssl.data.datasets.tars import index_tar, is_cut
 from bsssl.data.endings import Endings, LeftOut, is_hidden
+from bsssl.data.frames import Frames
 from bsssl.data.records import Records, tag_lists
 from bsssl.data.segments import with_segment
 from bsssl.data.unpacking import decompressed
@@ -32,6 +33,8 @@ class Source(ABC):
 
     makes_files = False
     """whether the files at its path are of its own making: they then say nothing about the data"""
+    levels = 1
+    """how many levels of folders below its path show by their times that there are other items"""
     left_out: Mapping[str, int] = {}
     """files that are no items, by extension, once all records have been read"""
 
@@ -72,7 +75,7 @@ class Folder(Source):
                 paths = [storage.join(self.path, name) for name in keys]
                 yield Records.from_columns(key=keys, path=paths, label=labels)
         self.left_out = left_out
-        _tell_what_is_left_out(self.path, self._endings, left_out, found)
+        tell_what_is_left_out(self.path, self._endings, left_out, found)
 
 
 @DATASETS.register("manifest")
@@ -83,7 +86,7 @@ class Manifest(Source):
     a segment of a video (seconds; null: the video's own), ``offset`` and ``size`` (a range of bytes inside ``path``)
     and ``key`` (default: the path as written, with ``@offset`` and ``#t=start,end`` if there are such). Relative paths
     are relative to ``root``, by default the manifest's folder. A ``*_column`` option names another column; one that is
-    named must exist.
+    named must exist. With ``fps`` the paths are those of folders of frames, so many pictures a second: see ``frames``.
     """
 
     def __init__(
@@ -96,9 +99,11 @@ class Manifest(Source):
         tags_column: str = "tags",
         start_column: str = "start",
         end_column: str = "end",
+        fps: float | None = None,
     ) -> None:
         self.path = storage.absolute(path)
         self._root = os.path.dirname(self.path) if root is None else root
+        self._frames = "" if fps is None else str(Frames(fps))
         self._columns = {"path": path_column, "label": label_column, "tags": tags_column}
         self._columns |= {"start": start_column, "end": end_column}
         self._types = {name: pa.string() for name in ("key", path_column, label_column, tags_column)}
@@ -129,7 +134,8 @@ class Manifest(Source):
             if "offset" in table.column_names:
                 key = pc.binary_join_element_wise(written, offset.cast(pa.string()), "@")
             key = self._with_segments(key, table, first_row)
-        paths = [self._resolve(name) for name in self._with_segments(written, table, first_row).to_pylist()]
+        files = pc.binary_join_element_wise(written, self._frames, "")
+        paths = [self._resolve(name) for name in self._with_segments(files, table, first_row).to_pylist()]
         return Records.from_columns(
             key=key,
             path=paths,
@@ -213,9 +219,9 @@ class Tars(Source):
         for file, (records, others) in zip(files, map_ahead(self._index, files, threads=_INDEX_THREADS), strict=True):
             left_out.update(others)
             found += len(records)
-            yield _name(file), records
+            yield tar_name(file), records
         self.left_out = left_out
-        _tell_what_is_left_out(self.path, self._endings, left_out, found)
+        tell_what_is_left_out(self.path, self._endings, left_out, found)
 
     def batches(self) -> Iterator[Records]:
         """See ``Source``; one batch per tar; UserError for a tar that is missing or cut short."""
@@ -225,14 +231,15 @@ class Tars(Source):
             yield records
 
     def _index(self, file: str) -> tuple[Records, LeftOut]:
-        return index_tar(self.readable(file), endings=self._endings, name=_name(file))
+        return index_tar(self.readable(file), endings=self._endings, name=tar_name(file))
 
 
-def _name(file: str) -> str:
+def tar_name(file: str) -> str:
+    """Return the name that a tar has in the keys of its items."""
     return storage.inner_path(file).rsplit("/", 1)[-1]
 
 
-def _tell_what_is_left_out(path: str, endings: Endings, left_out: LeftOut, found: int) -> None:
+def tell_what_is_left_out(path: str, endings: Endings, left_out: LeftOut, found: int) -> None:
     """Say which files of a source are no items.
 
     Raises:

@@ -8,13 +8,13 @@ from typing import IO, Any
 
 from bsssl import storage
 from bsssl.data.endings import Endings, LeftOut, extension_of, is_hidden
+from bsssl.data.members import TAR_DAMAGE
 from bsssl.data.records import Records
 from bsssl.errors import UserError
 from bsssl.runtime.console import logger
 
 CUT_KEY = "(end of the tar)"  # the member name of the record that stands for what a cut tar lacks
 _BLOCK = tarfile.BLOCKSIZE  # a whole tar ends in blocks of zeros
-_DAMAGE = (tarfile.TarError, ValueError, OverflowError, MemoryError)  # the last three of sizes that nothing has
 _SIDECARS = (".cls", ".json", ".txt")
 _SIDECAR_BYTES = 1 << 20
 
@@ -73,37 +73,60 @@ def is_cut(records: Records) -> bool:
     return len(records) > 0 and records[-1].key.endswith(f"/{CUT_KEY}")
 
 
+class TarScan:
+    """The files among the members of a tar, in order; hidden ones and those of systems are left out.
+
+    Args:
+        path: What to call the tar.
+        file: The tar, of which the headers are read.
+    """
+
+    missing_from: int | None = None
+    """where the tar is cut, once all members are taken; None if it is whole"""
+
+    def __init__(self, path: str, file: IO[bytes]) -> None:
+        self._path, self._file = path, file
+        self.length = file.seek(0, os.SEEK_END)
+
+    def __iter__(self) -> Iterator[tuple[str, tarfile.TarInfo]]:
+        """Yield the name and the header of each file; UserError when it is not a tar."""
+        self._file.seek(0)
+        if self.length == 0:
+            self.missing_from = 0
+            return
+        try:
+            tar = tarfile.open(fileobj=self._file, mode="r:")  # noqa: SIM115 - it holds nothing but our caller's file
+        except TAR_DAMAGE:
+            raise UserError(
+                f"{self._path} is not a tar; check it, and let its name say how it is compressed, if it is"
+            ) from None
+        for member in _members(tar, self.length):
+            name = member.name.removeprefix("./")
+            if member.isreg() and not is_hidden(name):
+                yield name, member
+        self._file.seek(min(max(tar.offset, 0), self.length))
+        self.missing_from = None if self._file.read(_BLOCK) == bytes(_BLOCK) else self.length
+
+
 def _scan(
     path: str, file: IO[bytes], endings: Endings, left_out: LeftOut
 ) -> tuple[dict[str, tuple[int, int]], dict[str, dict[str, Any]], int | None]:
     """Return the wanted members (offset, size), what sidecars say by stem, and the file's length if it is cut."""
-    length = file.seek(0, os.SEEK_END)
-    file.seek(0)
     places: dict[str, tuple[int, int]] = {}
     sidecars: dict[str, dict[str, Any]] = {}
     replaced = 0
-    if length == 0:
-        return places, sidecars, length
-    try:
-        tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - it holds nothing but the file of our caller
-    except _DAMAGE:
-        raise UserError(f"{path} is not a tar; check it, and let its name say how it is compressed, if it is") from None
-    for member in _members(tar, length):
-        name = member.name.removeprefix("./")
-        if not member.isreg() or is_hidden(name):
-            continue
+    scan = TarScan(path, file)
+    for name, member in scan:
         if name.lower().endswith(_SIDECARS) and member.size <= _SIDECAR_BYTES:
             _note(sidecars.setdefault(_stem(name), {}), name.lower(), _content(file, member))
         elif endings.match(name):
             replaced += places.pop(name, None) is not None
-            places[name] = (member.offset_data, min(member.size, length))
+            places[name] = (member.offset_data, min(member.size, scan.length))
         else:
             left_out.add([name])
     if replaced:
         logger.info("%s: %d members come again by the same name; of each name the last is taken", path, replaced)
-    file.seek(min(max(tar.offset, 0), length))
-    ended = file.read(_BLOCK) == bytes(_BLOCK)
-    return places, sidecars, None if ended else length
+    return places, sidecars, scan.missing_from
 
 
 def _items(names: list[str], endings: Endings, left_out: LeftOut) -> Iterator[str]:
@@ -126,7 +149,7 @@ def _members(tar: tarfile.TarFile, length: int) -> Iterator[tarfile.TarInfo]:
         while tar.offset <= length and (member := tar.next()) is not None and member.size >= 0:
             yield member
             tar.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
-    except _DAMAGE:
+    except TAR_DAMAGE:
         pass  # cut inside a member's data, or sizes that none has: no end mark follows, which the caller looks for
 
 

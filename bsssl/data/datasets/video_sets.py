@@ -76,13 +76,7 @@ class Kinetics(Source):
                     yield records
         if not rows:
             raise UserError(f"{self.path} has no rows; it needs one per video")
-        if not found:
-            raise UserError(
-                f"none of the {rows} videos of {self.path} is in {self._root}; the first one looked for was "
-                f"{storage.join(self._root, str(first))}; check root and file"
-            )
-        if found < rows:
-            logger.warning("%s: %d of %d videos are not in %s, left out", self.path, rows - found, rows, self._root)
+        tell_what_is_missing(self.path, root=self._root, first=str(first), found=found, total=rows)
 
     def _to_records(self, table: pa.Table, first_row: int) -> tuple[list[str], Records]:
         """Return the videos' paths in ``root``, and the records."""
@@ -122,6 +116,28 @@ class Kinetics(Source):
             start=int(start) if start.is_integer() else start,
             end=int(end) if end.is_integer() else end,
         )
+
+
+def tell_what_is_missing(path: str, *, root: str, first: str, found: int, total: int) -> None:
+    """Say how many of the videos that a list has are not there.
+
+    Args:
+        path: The list.
+        root: The folder of the videos.
+        first: The first of them that was looked for.
+        found: How many are there.
+        total: How many the list has.
+
+    Raises:
+        UserError: None is there.
+    """
+    if not found:
+        raise UserError(
+            f"none of the {total} videos of {path} is in {root}; the first one looked for was "
+            f"{storage.join(root, first)}; check root and file"
+        )
+    if found < total:
+        logger.warning("%s: %d of %d videos are not in %s, left out", path, total - found, total, root)
 
 
 def _fields(file: str) -> set[str]:

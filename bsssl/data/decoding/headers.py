@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bsssl.data.decoding.pictures import MAX_PIXELS, decode_image, read_header
+from bsssl.data.decoding.readers import open_pictures
 from bsssl.data.decoding.readers.base import Clock
 from bsssl.data.decoding.readers.pyav import PyavReader
 
@@ -55,7 +56,9 @@ def video_header(
         DecodeError: It is no video that can be used.
         UserError: PyAV is not installed.
     """
-    with PyavReader(content, Clock(deadline), max_pixels=max_pixels) as video:
+    clock = Clock(deadline)
+    pictures = open_pictures(content, clock, max_pixels=max_pixels)
+    with PyavReader(content, clock, max_pixels=max_pixels) if pictures is None else pictures as video:
         times = video.seconds()
         if decode:
             video.get(range(video.num_frames), each=lambda pictures: pictures[:, :1, :1])

@@ -12,12 +12,11 @@ from torch.utils.data import Dataset, default_collate
 
 from bsssl.data.decoding.pictures import DecodeError
 from bsssl.data.loading.targets import StoredViews, Targets
-from bsssl.data.records import Records, read_bytes
+from bsssl.data.records import Records, read_bytes, whole_file
 from bsssl.data.segments import split_segment
 from bsssl.data.views.looks import look
 from bsssl.data.views.views import Views
 from bsssl.runtime.threads import map_ahead
-from bsssl.storage import is_remote
 
 HASH_BYTES = 16
 Item = int | tuple[int, int]  # a row, or (row, draw)
@@ -96,8 +95,9 @@ class ItemDataset(Dataset[list[dict[str, Any] | Failure]]):
     def _read(self, item: Item) -> bytes | str | OSError:
         """Return the item's bytes, or the path of a local file that holds it alone, if the views read files."""
         path, offset, size = self._place(item[0] if isinstance(item, tuple) else item)
-        if self._views.reads_files and not self._hash_content and not offset and size < 0 and not is_remote(path):
-            return split_segment(path)[0]
+        reads_files = self._views.reads_files and not self._hash_content
+        if reads_files and (file := whole_file(path, offset, size)):
+            return file
         try:
             return read_bytes(path, offset=offset, size=size)
         except OSError as error:

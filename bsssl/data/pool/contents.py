@@ -1,7 +1,8 @@
 """What the bytes of items are: a hash of each, or why it cannot be read; a file for each part of many items."""
 
+import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -66,27 +67,44 @@ def read_contents(records: Records, *, check: Check | None) -> Iterator[pa.Table
 
 
 def _contents(records: Records, check: Check | None) -> pa.Table:
-    hashes, reasons = zip(*(_content(record, check) for record in records), strict=True)
+    groups = itertools.groupby(records, key=_place)  # segments of one video are read at one go
+    found = itertools.chain.from_iterable(_of_one_file(list(group), check) for _, group in groups)
+    hashes, reasons = zip(*found, strict=True)
     return pa.table([pa.array(hashes, SCHEMA.types[0]), pa.array(reasons, SCHEMA.types[1])], schema=SCHEMA)
 
 
-def _content(record: Record, check: Check | None) -> tuple[bytes | None, str | None]:
+def _place(record: Record) -> tuple[str, int, int]:
+    """Return where the bytes of an item are."""
+    return split_segment(record.path)[0], record.offset, record.size
+
+
+def _of_one_file(records: Sequence[Record], check: Check | None) -> Iterator[tuple[bytes | None, str | None]]:
+    """Yield hash and reason of items with the same bytes."""
     try:
-        content = record.read()
+        content = records[0].read()
     except OSError as error:
-        return None, str(error)
-    reason = None if content else f"{record.path}: empty file"
-    try:
-        if content and check is not None:
-            check(content, split_segment(record.path)[1:])
-    except DecodeError as error:
-        reason = f"{record.path}@{record.offset}: {error}" if record.size >= 0 else f"{record.path}: {error}"
-    return _hash(content, record.path), reason
-
-
-def _hash(content: bytes, path: str) -> bytes:
-    """Return the hash of the content of an item; two segments of one file, which ``path`` names, are not the same."""
+        yield from [(None, str(error))] * len(records)
+        return
     digest = xxhash.xxh3_128(content)
+    for record in records:
+        yield _hash(digest, record.path), _reason(record, content, check)
+
+
+def _reason(record: Record, content: bytes, check: Check | None) -> str | None:
+    """Return why an item with this content cannot be used; None if it can."""
+    if not content:
+        return f"{record.path}: empty file"
+    try:
+        if check is not None:
+            check(record, content)
+    except DecodeError as error:
+        return f"{record.path}@{record.offset}: {error}" if record.size >= 0 else f"{record.path}: {error}"
+    return None
+
+
+def _hash(content: xxhash.xxh3_128, path: str) -> bytes:
+    """Return the hash of an item by that of its bytes; two segments of one file, which ``path`` names, differ."""
+    digest = content.copy()
     digest.update(path[len(split_segment(path)[0]) :].encode())
     return digest.digest()
 

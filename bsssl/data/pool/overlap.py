@@ -1,11 +1,14 @@
 """Labeled and test items must not be in the pool: told by where they lie, and by their content."""
 
+import itertools
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow.compute as pc
 
+from bsssl.data.frames import split_frames
 from bsssl.data.loading.dataset import content_hash
 from bsssl.data.records import Record, Records
 from bsssl.data.segments import split_segment
@@ -21,9 +24,10 @@ class Places:
 
     def __init__(self, records: Records) -> None:
         self._files = pc.unique(records.files())
-        self._places: dict[tuple[str, int], list[tuple[float, float]]] = {}
+        segments: dict[tuple[str, int], list[tuple[float, float]]] = {}
         for place, seconds in _places(records):
-            self._places.setdefault(place, []).append(seconds)
+            segments.setdefault(place, []).append(seconds)
+        self._places = {place: _Segments(some) for place, some in segments.items()}
 
     def mask(self, records: Records) -> np.ndarray:
         """Which of ``records`` lie at one of the places, or overlap it in time: bool (rows,)."""
@@ -31,16 +35,29 @@ class Places:
         rows = np.flatnonzero(mask)  # few, unless the pool is a split of the very tars that the labels are in
         if len(rows):
             mask[rows] = [
-                any(start < held_end and held_start < end for held_start, held_end in self._places.get(place, ()))
-                for place, (start, end) in _places(records.take(rows))
+                place in self._places and self._places[place].overlap(*seconds)
+                for place, seconds in _places(records.take(rows))
             ]
         return mask
 
 
+class _Segments:
+    """Some segments of one video, of which there may be very many."""
+
+    def __init__(self, segments: list[tuple[float, float]]) -> None:
+        self._starts, ends = zip(*sorted(segments), strict=True)
+        self._last_ends = [*itertools.accumulate(ends, max)]
+
+    def overlap(self, start: float, end: float) -> bool:
+        """Return whether one of them has a time in common with that from ``start`` to ``end``."""
+        begun = bisect_left(self._starts, end)
+        return begun > 0 and self._last_ends[begun - 1] > start
+
+
 def _places(records: Records) -> Iterator[tuple[tuple[str, int], tuple[float, float]]]:
     for path, offset in zip(records.path.to_pylist(), records.offset.to_pylist(), strict=True):
-        file, start, end = split_segment(path)
-        yield (file, offset), (start or 0.0, math.inf if end is None else end)
+        part, start, end = split_segment(path)
+        yield (split_frames(part)[0], offset), (start or 0.0, math.inf if end is None else end)
 
 
 def find_overlap(shards: Iterable[Records], held: Records) -> Records:

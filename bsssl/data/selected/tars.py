@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bsssl import storage
+from bsssl.data.frames import FRAMES_EXTENSION, holds_pictures
 from bsssl.data.members import add_member
 from bsssl.data.records import Record, Records
 from bsssl.data.segments import split_segment, with_segment
@@ -91,7 +92,7 @@ def write_tar(plan: TarPlan, number: int, *, folder: str, identity: str) -> None
         for sample, record, content in zip(numbers, records, contents, strict=True):
             name = f"{sample:09d}"
             add_member(tar, f"{name}.json", json.dumps({"key": record.key, **notes[sample]}).encode())
-            ending = os.path.splitext(_file_name(record))[1].lower()
+            ending = _ending(record, content)
             offsets.append(add_member(tar, f"{name}{ending or '.bin'}", content))
             sizes.append(len(content))
     index = pa.table({"offset": pa.array(offsets, pa.int64()), "size": pa.array(sizes, pa.int64())})
@@ -134,10 +135,13 @@ def _content(record: Record) -> bytes:
         ) from None
 
 
-def _file_name(record: Record) -> str:
-    """Return what tells the kind of file: of a member of a tar its name, which ends its key."""
+def _ending(record: Record, content: bytes) -> str:
+    """Return how the name of an item ends, which tells the kind of file; that of a member of a tar ends its key."""
+    if holds_pictures(content):
+        return f".{FRAMES_EXTENSION}"
     path = split_segment(record.path)[0]
-    return split_segment(record.key)[0] if path.endswith(".tar") else path
+    name = split_segment(record.key)[0] if path.endswith(".tar") else path
+    return os.path.splitext(name)[1].lower()
 
 
 def _index_path(folder: str, number: int) -> str:

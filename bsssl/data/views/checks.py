@@ -7,10 +7,13 @@ import numpy as np
 
 from bsssl.data.decoding.pictures import decode_image, read_header
 from bsssl.data.decoding.readers import open_video
-from bsssl.data.views.views import Segment, frame_range
+from bsssl.data.frames import holds_pictures
+from bsssl.data.records import Record, whole_file
+from bsssl.data.segments import split_segment
+from bsssl.data.views.views import frame_range
 
-Check = Callable[[bytes, Segment], object]
-"""Called with the content of an item and its segment; DecodeError, with the reason, for what cannot be used."""
+Check = Callable[[Record, bytes], object]
+"""Called with an item and its content; DecodeError, with the reason, for what cannot be used."""
 
 
 def make_check(verify: str, *, max_pixels: int, reading: Mapping[str, Any] | None) -> Check | None:
@@ -26,12 +29,15 @@ def make_check(verify: str, *, max_pixels: int, reading: Mapping[str, Any] | Non
     if reading is not None:
         return _video_check(reading, max_pixels=max_pixels, whole=verify == "decode")
     check: Callable[..., object] = decode_image if verify == "decode" else read_header
-    return lambda content, segment: check(content, max_pixels=max_pixels)
+    return lambda _, content: check(content, max_pixels=max_pixels)
 
 
 def _video_check(reading: Mapping[str, Any], *, max_pixels: int, whole: bool) -> Check:
-    def check(content: bytes, segment: Segment) -> None:
-        with open_video(content, max_pixels=max_pixels, **reading) as video:
+    def check(record: Record, content: bytes) -> None:
+        segment = split_segment(record.path)[1:]
+        # Of a long file the frames need not be listed again for each segment; of a folder the content has all pictures.
+        file = None if holds_pictures(content) else whole_file(record.path, record.offset, record.size)
+        with open_video(file or content, max_pixels=max_pixels, **reading) as video:
             first, end = frame_range(video.seconds(), segment) if segment != (None, None) else (0, video.num_frames)
             if whole:
                 video.get(range(first, end), _first_pixel)

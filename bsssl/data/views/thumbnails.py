@@ -11,11 +11,10 @@ from PIL import Image
 
 from bsssl.data.decoding.pictures import DecodeError, open_image, to_tensor
 from bsssl.data.decoding.readers import open_video
-from bsssl.data.records import Record
+from bsssl.data.records import Record, whole_file
 from bsssl.data.segments import split_segment
 from bsssl.data.views.views import frame_range
 from bsssl.errors import UserError
-from bsssl.storage import is_remote
 
 _QUALITY = 55
 _TINY = 32  # pixels: smaller pictures are kept without loss
@@ -40,9 +39,7 @@ def reading() -> Iterator[None]:
 
 def video_of(record: Record) -> str | bytes:
     """Return what ``open_video`` opens of an item: its file if it is a whole one of this machine, else its bytes."""
-    path = split_segment(record.path)[0]
-    is_file = not is_remote(path) and not record.offset and record.size < 0
-    return path if is_file else record.read()
+    return whole_file(record.path, record.offset, record.size) or record.read()
 
 
 @dataclass(frozen=True)

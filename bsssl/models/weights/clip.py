@@ -16,10 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bsssl import storage
 from bsssl.errors import UserError, choices
 from bsssl.models.weights.files import FILES, local_copy, weights_file
-from bsssl.models.weights.hosted import HUB, HUB_FILES, LOCAL, Named, described, fetching, mending
+from bsssl.models.weights.hosted import (
+    HUB,
+    HUB_FILES,
+    LOCAL,
+    Named,
+    described,
+    fetching,
+    folder_path,
+    mending,
+    read_description,
+)
 from bsssl.models.zoo.clip import UNNAMED, import_open_clip
 
 OPEN_CLIP = "open_clip/"
@@ -43,7 +52,7 @@ def clip_weights(name: str) -> Named:
 
 def local_clip_weights(name: str) -> str | None:
     """Return the file on this machine that the weights called ``name``, without ``open_clip/``, are read from."""
-    return weights_file(_path(name), _FILES) if name.startswith(LOCAL) else None
+    return weights_file(folder_path(name), _FILES) if name.startswith(LOCAL) else None
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,7 @@ def _folder(name: str) -> Named:
     full = f"{OPEN_CLIP}{name}"
     if name.startswith(LOCAL):
         with mending(f"{full}: cannot read {_CONFIG}", "give a folder that open_clip wrote"):
-            content = _read_json(os.path.join(_path(name), _CONFIG))
+            content = read_description(os.path.join(folder_path(name), _CONFIG))
     else:
         content = _hub_config(name.removeprefix(HUB))
     with mending(f"{full}: its {_CONFIG} describes no network", "give a folder that open_clip wrote"):
@@ -119,7 +128,7 @@ def _hub_config(repository: str) -> Any:
     from huggingface_hub import hf_hub_download
 
     with fetching(f"{OPEN_CLIP}{HUB}{repository}", _hub_remedy(repository)):
-        return _read_json(hf_hub_download(repository, _CONFIG))
+        return read_description(hf_hub_download(repository, _CONFIG))
 
 
 def _named(
@@ -191,7 +200,7 @@ def _source(weights: str, network: str) -> tuple[str, str | None]:
     if name == weights:
         return network.removeprefix(OPEN_CLIP), local_copy(weights_file(weights))
     if name.startswith(LOCAL):
-        return f"{LOCAL}{_path(name)}", None
+        return f"{LOCAL}{folder_path(name)}", None
     open_clip = import_open_clip()
     if name.startswith(HUB):
         repository = name.removeprefix(HUB)
@@ -214,12 +223,3 @@ def _remedy(hosted: Mapping[str, Any]) -> str:
 def _hub_remedy(repository: str) -> str:
     url = HUB_FILES.format(repository, _CONFIG)
     return f"fetch {url} and {_FILES[0]} beside it into a folder, and name that {OPEN_CLIP}{LOCAL}FOLDER"
-
-
-def _path(name: str) -> str:
-    return os.path.expanduser(name.removeprefix(LOCAL))
-
-
-def _read_json(path: str) -> Any:
-    with open(path, encoding="utf-8") as file:
-        return storage.parse_json(file.read())

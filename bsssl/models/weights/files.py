@@ -7,6 +7,7 @@ Layouts that are read, local or remote, as safetensors or as PyTorch's own forma
 - the original release of semi-supervised and semi-weakly supervised ImageNet models, torchvision's names throughout;
 - R(2+1)D as the PyTorch port of VMZ saves it, and IG-65M's weights converted to that: torchvision's names, the paper's
   planes;
+- SlowOnly and I3D of mmaction2, and C2D, I3D, Slow and SlowFast of PySlowFast, for PyTorchVideo's networks;
 - any of these inside what a training script keeps: wrappers, averaged weights beside the last ones, a network as a part
   of a larger module (Lightning, MoCo, VISSL, OpenMMLab), see ``find_part``.
 """
@@ -42,6 +43,8 @@ class Checkpoint:
     """tensors on the CPU by name, of what lies deeper in a file by the keys on the way to it, joined by dots"""
     metadata: dict[str, Any] = field(default_factory=dict)
     """``model``, ``classes`` and the other facts that ``save_model`` wrote; empty for files of other tools"""
+    configuration: str = ""
+    """what PySlowFast notes of a training beside its weights, YAML"""
 
 
 def save_model(path: str, state_dict: Mapping[str, Tensor], *, name: str, classes: list[str], **facts: Any) -> None:
@@ -132,7 +135,9 @@ def read_checkpoint(path: str) -> Checkpoint:
         raise UserError(f"cannot read {path}: {error.strerror or error}; give the path of a file of weights") from None
     if _is_safetensors(start):
         return _read_safetensors(local, path)
-    return Checkpoint(flatten(_read_torch(local, path), path))
+    content = _read_torch(local, path)
+    noted = content.get("cfg") if isinstance(content, Mapping) else None
+    return Checkpoint(flatten(content, path), configuration=noted if isinstance(noted, str) else "")
 
 
 def flatten(content: Any, origin: str) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """The description of a trained network: ``config.json`` beside its weights, in the layout of timm.
 
-With it the folder is usable alone: a network of timm's by ``timm.create_model("local-dir:FOLDER")`` too, any network by
-``local-dir:FOLDER`` in a config.
+With it the folder is usable alone: a network of timm's by ``timm.create_model("local-dir:FOLDER")`` too, one of
+transformers by its ``from_pretrained``, any network by ``local-dir:FOLDER`` in a config.
 """
 
 import math
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bsssl.models.zoo.frames import PER_FRAME
+from bsssl.models.zoo.transformers import transformers_config
 
 CARD = "README.md"
 """the model card, in the same folder"""
@@ -62,6 +63,8 @@ def describe(
             "num_classes": len(classes),
         },
     }
+    if library == "transformers":
+        described |= transformers_config(architecture, options, classes)
     further = {"clips": clips, TESTING: testing}
     described |= {PER_FRAME: True} if options.get(PER_FRAME) else {}
     return described | {key: dict(value) for key, value in further.items() if value is not None}

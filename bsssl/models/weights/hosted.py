@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import os
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor
 
+from bsssl import storage
 from bsssl.errors import UserError
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
@@ -82,6 +84,17 @@ def class_names(number: int) -> list[str]:
         return [f"LABEL_{index}" for index in range(number)]
     info = ImageNetInfo(subset)
     return [info.index_to_description(index) for index in range(number)]
+
+
+def folder_path(name: str) -> str:
+    """Return the path of the folder that ``name``, with or without ``local-dir:``, stands for."""
+    return os.path.expanduser(name.removeprefix(LOCAL))
+
+
+def read_description(path: str) -> Any:
+    """Return the value in a JSON file on this machine; OSError or ValueError where there is none."""
+    with open(path, encoding="utf-8") as file:
+        return storage.parse_json(file.read())
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +15,18 @@ from bsssl.models.heads import classifier
 from bsssl.models.weights.files import FILES, Checkpoint, file_and_key, flatten, read_checkpoint
 from bsssl.models.weights.hosted import LOCAL
 from bsssl.models.weights.named import CONFIG, named_weights
-from bsssl.models.weights.names import find_part
+from bsssl.models.weights.names import MMACTION, PYSLOWFAST, Part, find_part
+from bsssl.models.zoo.video import SlowFast
 from bsssl.runtime.console import logger
 
 _TWO_ORDERS = 11  # names of classes that are numbers: as text, 10 comes before 2
 # Batch normalisation counts its batches; old files lack the counters, and nothing depends on them.
 _COUNTER = ".num_batches_tracked"
+# Networks of other libraries that no network here is, by a part of a name of theirs.
+_NOT_HERE = {
+    ".conv_s.weight": "mmaction2's R(2+1)D, which has 83 planes in its stem and a pool behind it",
+    "slow_path.": "mmaction2's SlowFast, whose pathways join without normalisation",
+}
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,7 @@ def load_weights(
     file_model = checkpoint.metadata.get("model") or _recognise(state)
     _check_architecture(origin, state, expected, absent, head=head, file_model=file_model)
     _check_types(origin, state, expected)
+    _check_strides(origin, model, part, checkpoint.configuration)
     model.load_state_dict(state, strict=False)
     matched = tuple(name for name in expected if name in state)
     counters = sum(name.endswith(_COUNTER) for name in missing)
@@ -166,6 +174,8 @@ def _check_architecture(
     extra = [name for name in state if name not in expected]
     if not (misshapen or extra or absent):
         return
+    if other := next((what for mark, what in _NOT_HERE.items() if any(mark in name for name in state)), None):
+        raise UserError(f"{origin} is of {other}: no network here is the same; give another file")
     if not (extra or absent) and all(name.startswith(f"{head}.") for name in misshapen):
         raise UserError(
             f"{origin} has {len(state[misshapen[0]])} classes and the network {len(expected[misshapen[0]])}; "
@@ -193,6 +203,37 @@ def _check_types(origin: str, state: Mapping[str, Tensor], expected: Mapping[str
             raise UserError(
                 f"{origin}: '{name}' holds whole numbers ({kind}), as of a quantised network; give the weights from "
                 "before they were quantised"
+            )
+
+
+def _check_strides(origin: str, model: nn.Module, part: Part, configuration: str) -> None:
+    """Refuse the weights of a network with the tensors of ``model`` but other strides, as far as these are known.
+
+    Args:
+        origin: What messages call the file.
+        model: The network.
+        part: Its tensors in the file.
+        configuration: See ``Checkpoint.configuration``.
+    """
+    if part.library == MMACTION:
+        stem: Any = model.get_submodule("blocks.0")
+        # SlowOnly sees all frames; I3D, which alone has a kernel in time here, one of 2 and of these one of 2.
+        expected = 1 if part.state["blocks.0.conv.weight"].shape[2] == 1 else 2
+        if (stem.conv.stride[0], stem.pool.stride[0]) != (expected, expected):
+            raise UserError(
+                f"{origin}: the stem of mmaction2's network has strides of {expected} in time; set the options of the "
+                f"network to {{stem_conv_stride: [{expected}, 2, 2], stem_pool_stride: [{expected}, 2, 2]}}"
+            )
+    elif part.library == PYSLOWFAST and not configuration:
+        logger.info(f"{origin}: strides and pools, which it does not tell, are taken for the network's")
+    elif part.library == PYSLOWFAST:
+        if re.search(r"^ +ARCH: \w+_nopool$", configuration, re.MULTILINE):
+            raise UserError(f"{origin} lacks a pool that the network has (its ARCH ends in _nopool); give another file")
+        ratio = re.search(r"^ +ALPHA: (\d+)$", configuration, re.MULTILINE)
+        if isinstance(model, SlowFast) and ratio and int(ratio[1]) != model.ratio:
+            raise UserError(
+                f"{origin}: its slow pathway sees one frame of {ratio[1]}, the network's one of {model.ratio}; set the "
+                f"options of the network to {{slowfast_fusion_conv_stride: [{ratio[1]}, 1, 1]}}"
             )
 
 

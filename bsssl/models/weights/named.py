@@ -7,6 +7,7 @@ A name is one of
 - ``torchvision/<Network>_Weights.<member>``, as torchvision calls its weights, with or without ``torchvision/``;
 - ``pytorchvideo/<network of its hub>``, trained on Kinetics-400;
 - ``open_clip/<architecture>.<tag>``, or a folder of open_clip's, see ``bsssl.models.weights.clip``;
+- ``transformers/`` and a folder of that library's, see ``bsssl.models.weights.transformers``;
 - ``local-dir:<folder>``, with ``config.json`` and ``model.safetensors``, as timm and this project write them;
 - ``hf-hub:<user>/<repository>``, such a folder on the Hugging Face Hub.
 """
@@ -22,13 +23,14 @@ import torch
 import torchvision
 from torch import Tensor
 
-from bsssl import storage
 from bsssl.errors import UserError, choices
 from bsssl.models.weights.clip import OPEN_CLIP, clip_weights, local_clip_weights, means_weights
 from bsssl.models.weights.files import file_and_key, read_checkpoint, weights_file
 from bsssl.models.weights.folder import TESTING
-from bsssl.models.weights.hosted import HUB, HUB_FILES, LOCAL, Named, described, fetching
+from bsssl.models.weights.hosted import HUB, HUB_FILES, LOCAL, Named, described, fetching, folder_path, read_description
+from bsssl.models.weights.transformers import TRANSFORMERS, local_transformers_weights, transformers_weights
 from bsssl.models.zoo.frames import PER_FRAME
+from bsssl.models.zoo.transformers import KINDS
 from bsssl.models.zoo.video import load_pytorchvideo
 from bsssl.runtime.console import logger
 
@@ -61,7 +63,8 @@ def named_weights(name: str) -> Named:
     if name in RELEASED:
         return _timm(name)
     finders: dict[str, Callable[[str], Named]]
-    finders = {"timm/": _timm, "pytorchvideo/": _pytorchvideo, OPEN_CLIP: clip_weights, LOCAL: _local, HUB: _hub}
+    finders = {"timm/": _timm, "pytorchvideo/": _pytorchvideo, LOCAL: _local, HUB: _hub}
+    finders |= {OPEN_CLIP: clip_weights, TRANSFORMERS: transformers_weights}
     for prefix, find in finders.items():
         if name.startswith(prefix):
             return find(name.removeprefix(prefix))
@@ -70,30 +73,32 @@ def named_weights(name: str) -> Named:
     raise UserError(
         f"unknown weights '{name}': {choices(name, RELEASED)}; or give timm/ARCHITECTURE.TAG, "
         "torchvision/NETWORK_Weights.MEMBER, pytorchvideo/NETWORK, open_clip/ARCHITECTURE.TAG, local-dir:FOLDER, "
-        "hf-hub:USER/REPOSITORY or the path of a file"
+        "hf-hub:USER/REPOSITORY, transformers/ and one of the last two, or the path of a file"
     )
 
 
 def is_named(name: str) -> bool:
     """Return whether ``name`` has the form of a name of weights; else it is the path of a file."""
-    prefixes = ("timm/", "torchvision/", "pytorchvideo/", OPEN_CLIP, LOCAL, HUB)
+    prefixes = ("timm/", "torchvision/", "pytorchvideo/", OPEN_CLIP, TRANSFORMERS, LOCAL, HUB)
     return name in RELEASED or name.startswith(prefixes) or bool(_TORCHVISION.fullmatch(name))
 
 
 def local_weights(name: str) -> str | None:
     """Return the file on this machine, or the URL, that the weights called ``name`` are read from, if it is known."""
     if name.startswith(LOCAL):
-        return weights_file(os.path.expanduser(name.removeprefix(LOCAL)))
+        return weights_file(folder_path(name))
     if name.startswith(OPEN_CLIP):
         return local_clip_weights(name.removeprefix(OPEN_CLIP))
+    if name.startswith(TRANSFORMERS):
+        return local_transformers_weights(name.removeprefix(TRANSFORMERS))
     return None if is_named(name) else file_and_key(name)[0]
 
 
 def implied_weights(network: str, *, pretrained: bool) -> str | None:
     """Return the name of the weights that the name of a network means.
 
-    That is so for names of timm and of open_clip with a tag, and for folders. ``pretrained`` asks for the library's
-    default weights.
+    That is so for names of timm and of open_clip with a tag, and for folders, of transformers too. ``pretrained`` asks
+    for the library's default weights.
 
     Raises:
         UserError: ``pretrained`` is asked for and there are no weights of the network.
@@ -102,6 +107,8 @@ def implied_weights(network: str, *, pretrained: bool) -> str | None:
     if network.startswith((LOCAL, HUB)) or (library == "timm" and "." in architecture):
         return network
     if network.startswith(OPEN_CLIP) and means_weights(architecture):
+        return network
+    if network.startswith(TRANSFORMERS) and architecture.startswith((LOCAL, HUB)):
         return network
     if not pretrained:
         return None
@@ -223,6 +230,9 @@ _PYTORCHVIDEO = {
     "mvit_base_32x3": (32, 3, 224, 256),
     "r2plus1d_r50": (16, 4, 256, 256),
     "slow_r50": (8, 8, 256, 256),
+    "slowfast_16x8_r101_50_50": (64, 2, 256, 256),
+    "slowfast_r101": (32, 2, 256, 256),
+    "slowfast_r50": (32, 2, 256, 256),
     "x3d_l": (16, 5, 312, 356),
     "x3d_m": (16, 5, 224, 256),
     "x3d_s": (13, 6, 160, 182),
@@ -258,10 +268,9 @@ def _load_pytorchvideo(name: str, options: Mapping[str, Any]) -> Mapping[str, Te
 
 
 def _local(folder: str) -> Named:
-    path = os.path.join(os.path.expanduser(folder), CONFIG)
+    path = os.path.join(folder_path(folder), CONFIG)
     try:
-        with open(path, encoding="utf-8") as file:
-            content = storage.parse_json(file.read())
+        content = read_description(path)
     except OSError:
         raise UserError(
             f"{LOCAL}{folder}: there is no {path}; give a folder that timm or this project wrote, or name the network "
@@ -269,7 +278,7 @@ def _local(folder: str) -> Named:
         ) from None
     except ValueError as error:
         raise UserError(f"{LOCAL}{folder}: {path} is not JSON ({error}); write the folder again") from None
-    return _folder(f"{LOCAL}{folder}", content, fetch=lambda: weights_file(os.path.expanduser(folder)))
+    return _folder(f"{LOCAL}{folder}", content, fetch=lambda: weights_file(folder_path(folder)))
 
 
 @functools.lru_cache
@@ -281,8 +290,8 @@ def _hub(repository: str) -> Named:
         f"fetch {HUB_FILES.format(repository, CONFIG)} and model.safetensors beside it into a folder, and name that "
         f"{LOCAL}FOLDER"
     )
-    with fetching(name, remedy), open(hf_hub_download(repository, CONFIG), encoding="utf-8") as file:
-        content = storage.parse_json(file.read())
+    with fetching(name, remedy):
+        content = read_description(hf_hub_download(repository, CONFIG))
 
     def fetch() -> str:
         with fetching(name, remedy):
@@ -295,6 +304,8 @@ def _hub(repository: str) -> Named:
 def _folder(name: str, content: Any, *, fetch: Callable[[], str]) -> Named:
     """Return what a folder holds whose ``config.json`` has this ``content``; ``fetch`` returns its file of weights."""
     if not isinstance(content, dict) or not isinstance(content.get("architecture"), str):
+        if isinstance(content, dict) and content.get("model_type") in KINDS.values():
+            raise UserError(f"{name} is a network of transformers: call it {TRANSFORMERS}{name}")
         raise UserError(
             f"{name}: its {CONFIG} names no architecture; give a folder that timm or this project wrote, or name the "
             "network and give the file of weights as weights"

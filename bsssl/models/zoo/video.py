@@ -5,7 +5,7 @@ PyTorchVideo takes seconds to import: nothing here imports it before a video net
 
 import importlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -170,6 +170,7 @@ _RESNET = ("model_num_class", {"head_activation": None, "head_pool": nn.Adaptive
 _X3D = ("model_num_class", {"head_activation": None})
 _EFFICIENT_X3D = ("num_classes", {"head_act": "identity"})
 _MVIT = ("head_num_classes", {"head_activation": None})
+_SLOWFAST = ("model_num_class", {"head_pool": nn.AdaptiveAvgPool3d})
 _HUB: dict[str, tuple[str, Mapping[str, Any]]] = {
     "c2d_r50": _RESNET,
     "csn_r101": _RESNET,
@@ -181,23 +182,53 @@ _HUB: dict[str, tuple[str, Mapping[str, Any]]] = {
     "mvit_base_32x3": _MVIT,
     "r2plus1d_r50": _RESNET,
     "slow_r50": _RESNET,
+    "slowfast_16x8_r101_50_50": _SLOWFAST,
+    "slowfast_r101": _SLOWFAST,
+    "slowfast_r50": _SLOWFAST,
     "x3d_l": _X3D,
     "x3d_m": _X3D,
     "x3d_s": _X3D,
     "x3d_xs": _X3D,
 }
-_NOT_FROM_ONE_CLIP = {
-    "slow_r50_detection": "boxes besides the clip",
-    "slowfast_16x8_r101_50_50": "two clips, a slow and a fast one",
-    "slowfast_r101": "two clips, a slow and a fast one",
-    "slowfast_r50": "two clips, a slow and a fast one",
-    "slowfast_r50_detection": "two clips and boxes",
-}
+_WITH_BOXES = ("slow_r50_detection", "slowfast_r50_detection")
+
+
+class SlowFast(nn.Module):
+    """A network of two pathways (Feichtenhofer et al. 2019, arXiv 1812.03982), from one clip to logits.
+
+    The fast pathway sees all frames, the slow one as many fewer, evenly spread, as the convolutions that join them
+    stride over. The names of its tensors are those of PyTorchVideo's own network.
+    """
+
+    def __init__(self, blocks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        fusion: Any = self.blocks[0].get_submodule("multipathway_fusion.conv_fast_to_slow")
+        self.ratio: int = fusion.stride[0]
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Return the logits (B, num_classes) of clips (B, 3, T, H, W)."""
+        frames = clips.shape[2]
+        if frames % self.ratio:
+            raise ValueError(
+                f"of {frames} frames the slow pathway cannot see one of {self.ratio} of them: give a multiple of "
+                f"{self.ratio}"
+            )
+        seen: Any = [clips[:, :, _spread(frames, frames // self.ratio)], clips]
+        for block in self.blocks:
+            seen = block(seen)
+        logits: Tensor = seen
+        return logits
+
+
+def _spread(frames: int, count: int) -> list[int]:
+    """Return the numbers of ``count`` of the frames, evenly spread from the first to the last, rounded down."""
+    return [number * (frames - 1) // max(count - 1, 1) for number in range(count)]
 
 
 def pytorchvideo_names() -> list[str]:
     """Return the builders of ``pytorchvideo.models.hub``, those that ``create_pytorchvideo`` refuses included."""
-    return sorted([*_HUB, *_NOT_FROM_ONE_CLIP])
+    return sorted([*_HUB, *_WITH_BOXES])
 
 
 def create_pytorchvideo(name: str, *, num_classes: int, **options: Any) -> nn.Module:
@@ -209,12 +240,11 @@ def create_pytorchvideo(name: str, *, num_classes: int, **options: Any) -> nn.Mo
         **options: What the builder takes.
 
     Raises:
-        UserError: The network takes more than one clip.
+        UserError: The network takes more than clips.
     """
-    if name in _NOT_FROM_ONE_CLIP:
+    if name in _WITH_BOXES:
         raise UserError(
-            f"model 'pytorchvideo/{name}' takes {_NOT_FROM_ONE_CLIP[name]}; "
-            f"choose one that takes a clip: {', '.join(_HUB)}"
+            f"model 'pytorchvideo/{name}' takes boxes besides the clip; choose one that takes a clip: {', '.join(_HUB)}"
         )
     build = getattr(_pytorchvideo("models.hub"), name)
     classes, logits = _HUB[name]
@@ -222,6 +252,8 @@ def create_pytorchvideo(name: str, *, num_classes: int, **options: Any) -> nn.Mo
     device = torch.get_default_device()
     with torch.device("cpu" if _HUB[name] is _MVIT else device):
         model: nn.Module = build(pretrained=False, **{classes: num_classes}, **logits, **options)
+        if _HUB[name] is _SLOWFAST:
+            model = SlowFast(model.get_submodule("blocks").children())
     return model.to(device)
 
 

@@ -10,16 +10,21 @@ import pyarrow.compute as pc
 
 from bsssl import data, storage
 from bsssl.config import Source
+from bsssl.data.frames import Frames
 from bsssl.data.labels import ordered
 from bsssl.errors import UserError
-from bsssl.runtime.console import progress
+from bsssl.runtime.console import logger, progress
 from bsssl.stages.doubts import are_captions, of_captions
 from bsssl.stages.sources import open_source
 
 _OPENED = {"pictures": 100, "videos": 20}
 """how many items of each source are decoded"""
+_LEAST_FRAMES = 8
+"""how many pictures a folder must have to be taken for the frames of a video"""
 _LISTED = 10_000
 """how many files of a source say whether it has pictures or videos"""
+_OF_FRAMES = {"folder": "frames", "tars": "frame_tars"}
+"""datasets of pictures, and those of videos whose frames the pictures are"""
 _NO_CLASSES = {
     "": ("train", "training", "labels", "labeled"),
     "--pool ": ("pool", "unlabeled"),
@@ -77,19 +82,26 @@ class Findings:
         return self.train.unlabeled + sum(part.total for part in self.pool)
 
 
-def look(train: str, *, pool: Sequence[str], test: str | None) -> Findings:
+def look(train: str, *, pool: Sequence[str], test: str | None, frames: float | None = None) -> Findings:
     """Return what is seen at these paths, each a folder, a table of files or tars.
 
     Args:
         train: Labeled items; those without a label are a part of the pool.
         pool: Items without labels.
         test: Labeled items for the test.
+        frames: The rate of the videos whose frames the pictures in each folder are; None where they are none.
 
     Raises:
         UserError: There is nothing to read somewhere, or the labeled items have less than two classes.
     """
-    videos = _are_videos(train)
-    sources = {path: _source(path) for path in (train, *pool, *([] if test is None else [test]))}
+    videos = frames is not None or _are_videos(train)
+    if not videos and (folder := _numbered_folder(train)):
+        logger.warning(
+            "%s: the pictures in %s and other folders are numbered as the frames of videos are, and taken for single "
+            "ones; if each folder is a video, give --frames and its rate, such as --frames 25",
+            *(train, folder),
+        )
+    sources = {path: _source(path, frames) for path in (train, *pool, *([] if test is None else [test]))}
     held = [path for path in (train, test) if path is not None]
     places = data.Places(data.Records.concat(records for path in held for records in _records(sources[path], videos)))
     findings = Findings(
@@ -102,12 +114,14 @@ def look(train: str, *, pool: Sequence[str], test: str | None) -> Findings:
     return findings
 
 
-def _source(path: str) -> Source:
+def _source(path: str, frames: float | None = None) -> Source:
     dataset = data.dataset_at(path)
     if dataset is None:
         raise UserError(
             f"{path} is neither a folder nor a table of files (.csv, .jsonl, .parquet) nor tars; give one of these"
         )
+    if frames is not None and dataset in _OF_FRAMES:
+        return Source(dataset=_OF_FRAMES[dataset], path=path, options={"fps": frames})
     return Source(dataset=dataset, path=path)
 
 
@@ -126,6 +140,32 @@ def _are_videos(path: str) -> bool:
         has = f"its files ({common}) are neither pictures nor videos" if names else "it has no files"
         raise UserError(f"there is nothing to learn from in {path}: {has}; check the path")
     return videos > pictures
+
+
+def _numbered_folder(path: str) -> str | None:
+    """Return a folder with pictures if all have such as frames of videos are: numbered, in several folders of a class.
+
+    A class with one folder of numbered pictures is a usual way to keep single ones.
+    """
+    if _source(path).dataset != "folder":
+        return None
+    names = itertools.islice(storage.walk(path), _LISTED)
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.rpartition("/")[0], []).append(name)
+    classes = {folder.split("/")[0] for folder in groups}
+    if len(groups) <= len(classes) or not all(map(_are_frames, groups.values())):
+        return None
+    return next(iter(groups))
+
+
+def _are_frames(names: Sequence[str]) -> bool:
+    if len(names) < _LEAST_FRAMES:
+        return False
+    try:
+        return bool(Frames().ordered(name.rpartition("/")[2] for name in names))
+    except OSError:
+        return False
 
 
 def _records(source: Source, videos: bool) -> Iterator[data.Records]:

@@ -103,7 +103,7 @@ def _stages(choices: Choices) -> Iterator[str]:
 
 
 def _plain(source: Source) -> dict[str, Any]:
-    return {"dataset": source.dataset, "path": source.path}
+    return {"dataset": source.dataset, "path": source.path} | ({"options": source.options} if source.options else {})
 
 
 def _flow(value: Any) -> str:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import xxhash
 
+from bsssl.data import records
 from bsssl.data.datasets.tars import index_tar
 from bsssl.data.endings import Endings
 from bsssl.data.pool.contents import Part, failures, has_contents, numbered_hashes, read_contents, write_contents
@@ -13,9 +14,9 @@ from bsssl.errors import UserError
 from tests.data.videos import write_video
 
 
-def contents(records, verify="headers", reading=None):
+def contents(items, verify="headers", reading=None):
     """Hash and reason of each item."""
-    tables = list(read_contents(records, check=make_check(verify, max_pixels=10_000, reading=reading)))
+    tables = list(read_contents(items, check=make_check(verify, max_pixels=10_000, reading=reading)))
     return [(row["hash"], row["reason"]) for table in tables for row in table.to_pylist()]
 
 
@@ -94,3 +95,13 @@ def test_the_file_of_a_part(tmp_path, files):
     assert not has_contents(path, about={"records": "1"})
     with pytest.raises(UserError, match=r"0\.contents is damaged"):
         failures(path)
+
+
+def test_a_file_is_read_once_for_all_its_segments(tmp_path, monkeypatch):
+    video = write_video(tmp_path / "v.mp4", frames=50)
+    reads, read = [], records.read_bytes
+    monkeypatch.setattr(records, "read_bytes", lambda *args, **options: reads.append(args) or read(*args, **options))
+    paths = [f"{video}#t={start / 25:g},{start / 25 + 0.2:g}" for start in range(40)]
+    found = contents(Records.from_columns(key=paths, path=paths), reading={"deadline": 60.0})
+    assert len(reads) == 1
+    assert len({content for content, _ in found}) == 40 and {reason for _, reason in found} == {None}

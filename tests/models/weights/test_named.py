@@ -126,6 +126,8 @@ def test_video_weights_say_their_clips(torch_home: Path) -> None:
     assert weights.transforms["size"] == 112 and weights.transforms["test_resize"] == 128
     assert weights.clips == {"frames": 16, "stride": 2} and weights.num_classes == 400
     assert named_weights("pytorchvideo/slow_r50").clips == {"frames": 8, "stride": 8}
+    two = named_weights("pytorchvideo/slowfast_16x8_r101_50_50")
+    assert two.clips == {"frames": 64, "stride": 2} and two.transforms["mean"] == (0.45, 0.45, 0.45)
     theirs = build_model("pytorchvideo/x3d_xs", num_classes=400)
     torch.save({"model_state": theirs.state_dict()}, torch_home / "X3D_XS.pyth")
     ours = build_model("pytorchvideo/x3d_xs", num_classes=3)

@@ -21,6 +21,8 @@ from bsssl.models import Profile, build_model, classifier, has_classes, load_wei
 from tests.processes import run_to_end
 
 SMALL = {"width": 4, "blocks": [1, 1]}
+NARROW = {"stem_dim_outs": [16, 2]}
+"""options of SlowFast"""
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +193,7 @@ def test_pytorchvideo_is_imported_when_needed_and_in_silence() -> None:
         ("pytorchvideo/c2d_r50", {"dropout_rate": 0.1}, (4, 32, 32), "blocks.6.proj"),
         ("pytorchvideo/x3d_xs", {}, (4, 160, 160), "blocks.5.proj"),
         ("pytorchvideo/efficient_x3d_xs", {}, (4, 160, 160), "projection.model"),
+        ("pytorchvideo/slowfast_r50", NARROW, (8, 32, 32), "blocks.6.proj"),
         (
             "pytorchvideo/mvit_base_16x4",
             {"spatial_size": 32, "temporal_size": 4, "depth": 4, "droppath_rate_block": 0.1}
@@ -216,7 +219,12 @@ def test_networks_are_measured_and_their_classifier_is_found(
 
 @pytest.mark.parametrize(
     ("name", "side"),
-    [("torchvision/r3d_18", 16), ("pytorchvideo/x3d_xs", 160), ("pytorchvideo/r2plus1d_r50", 32)],
+    [
+        ("torchvision/r3d_18", 16),
+        ("pytorchvideo/x3d_xs", 160),
+        ("pytorchvideo/r2plus1d_r50", 32),
+        ("pytorchvideo/slowfast_r50", 32),
+    ],
 )
 def test_they_end_in_logits(name: str, side: int) -> None:
     torch.manual_seed(0)
@@ -243,8 +251,8 @@ def test_they_end_in_logits(name: str, side: int) -> None:
         ("pytorchvideo/slow_r50", {"wdith": 2}, "cannot be made with options {'wdith': 2}: .*wdith"),
         ("pytorchvideo/slow_r50", {"pretrained": True}, "cannot be made with options .*'pretrained'"),
         ("pytorchvideo/x3d_s", {"head_activation": "softmax"}, "cannot be made with options .*'head_activation'"),
-        ("pytorchvideo/slowfast_r50", {}, "takes two clips, a slow and a fast one; choose .*: c2d_r50, .*x3d_xs"),
-        ("pytorchvideo/slow_r50_detection", {}, "takes boxes besides the clip; choose"),
+        ("pytorchvideo/slow_r50_detection", {}, "takes boxes besides the clip; choose .*: c2d_r50, .*x3d_xs"),
+        ("pytorchvideo/slowfast_r50_detection", {}, "takes boxes besides the clip; choose"),
     ],
 )
 def test_bad_names_and_options_are_one_clear_line(name: str, options: dict[str, Any], message: str) -> None:
@@ -261,6 +269,7 @@ def test_bad_names_and_options_are_one_clear_line(name: str, options: dict[str, 
         ("torchvision/mvit_v2_s", (3, 16, 112, 112)),
         ("torchvision/swin3d_t", (3, 112, 112)),
         ("pytorchvideo/x3d_xs", (3, 4, 112, 112)),
+        ("pytorchvideo/slowfast_r50", (3, 6, 32, 32)),
     ],
 )
 def test_profile_refuses_an_impossible_clip(name: str, shape: tuple[int, ...]) -> None:
@@ -272,6 +281,47 @@ def test_profile_refuses_an_impossible_clip(name: str, shape: tuple[int, ...]) -
     with pytest.raises(UserError, match=f"{name}' cannot take inputs of 3x.*; {remedy}$") as caught:
         profile(name, num_classes=10, input_shape=shape)
     assert "\n" not in str(caught.value)
+
+
+# Two pathways
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "millions", "giga"),
+    [
+        ("slowfast_r50", 32, 34.57, 65.71),
+        ("slowfast_r101", 32, 62.83, 125.91),
+        ("slowfast_16x8_r101_50_50", 64, 53.77, 213.02),
+    ],
+)
+def test_slowfast_measures_what_pytorchvideo_says(name: str, frames: int, millions: float, giga: float) -> None:
+    """PyTorchVideo's model zoo has the same millions, and 65.71, 127.20 and 215.61 G, which count more than we do."""
+    measured = profile(f"pytorchvideo/{name}", num_classes=400, input_shape=(3, frames, 256, 256))
+    assert round(measured.parameters / 1e6, 2) == millions
+    assert round(measured.multiply_adds / 1e9, 2) == giga
+
+
+@pytest.mark.parametrize(("frames", "ratio"), [(32, 4), (4, 4), (16, 8)])
+def test_one_clip_is_packed_as_pytorchvideo_does(frames: int, ratio: int) -> None:
+    """Its ``PackPathway``, of the tutorial, takes ``linspace(0, T - 1, T // alpha)`` for the slow pathway."""
+    options = {**NARROW, "slowfast_fusion_conv_stride": [ratio, 1, 1]}
+    ours = randomised(build_model("pytorchvideo/slowfast_r50", num_classes=5, **options))
+    from pytorchvideo.models.hub import slowfast_r50  # which warns unless it has been imported
+
+    theirs = slowfast_r50(model_num_class=5, head_pool=nn.AdaptiveAvgPool3d, **options)
+    theirs.load_state_dict(ours.state_dict())
+    clips = torch.randn(2, 3, frames, 32, 32)
+    slow = clips.index_select(2, torch.linspace(0, frames - 1, frames // ratio).long())
+    expected = theirs.eval()([slow, clips])
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(ours(clips), expected)
+    twins = (pickle.loads(pickle.dumps(ours)), copy.deepcopy(ours))
+    assert all(torch.equal(twin(clips), ours(clips)) for twin in twins)
+
+
+def test_frames_that_do_not_divide_are_one_clear_line() -> None:
+    with pytest.raises(UserError, match=r"of 6 frames .* one of 4 of them: give a multiple of 4\); set another"):
+        profile("pytorchvideo/slowfast_r50", num_classes=2, input_shape=(3, 6, 64, 64))
 
 
 # Weights of others

@@ -12,7 +12,10 @@ import re
 import signal
 import struct
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -21,7 +24,9 @@ LENGTH = struct.Struct("<Q")
 _SECONDS_TO_START = 300.0  # importing PyTorch from a slow disk
 _AT_A_TIME = 32  # frames that are held here
 _SOURCE = re.compile(r"\[[\d:]+\] \S+:\d+: |^\w+, \S+:\d+, ")  # "[12:19:04] /src/reader.cc:151: ", "scan, /a.cpp:2, "
-_TOLERANCE = 1e-4  # seconds, between two ways of computing the same time
+_COMPLAINT = re.compile(r"^\[[\w:, ]+ @ 0x[0-9a-f]+\] ")  # "[h264 @ 0x55d295484b80] ", as FFmpeg says where it is
+_COMPLAINTS_READ = 1 << 16  # bytes
+_SECONDS_APART, _SHARE_APART = 1e-4, 2e-7  # between two ways of computing the same time, one of them in float32
 _PADDED = "from_size == to_size"  # in decord's error, see ``_unpadded``
 
 
@@ -29,42 +34,72 @@ class Unusable(Exception):
     """The library does not work; the message says why."""
 
 
-class Decord:
-    """A video by decord's ``VideoReader``."""
+class Wrong(Exception):
+    """Frames came that are damaged, or others than those asked for."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Some frames of a video."""
+
+    pictures: np.ndarray
+    """uint8 (n, height, width, 3)"""
+    times: np.ndarray | None
+    """when each is shown, from the first of the video on: float64 (n,), seconds; None where they were counted"""
+
+    def at(self, places: np.ndarray) -> "Frames":
+        """Return those at ``places``, int64 (m,)."""
+        return Frames(self.pictures[places], None if self.times is None else self.times[places])
+
+    def are_shown_at(self, times: Sequence[float]) -> bool:
+        """Return whether these are the frames that are shown at ``times``, as far as can be said."""
+        return self.times is None or np.allclose(self.times, times, atol=_SECONDS_APART, rtol=_SHARE_APART)
+
+
+class Video(ABC):
+    """A video as a library opens it."""
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._open()
-        self.num_frames = len(self._video)
+        self.num_frames = self.open()
 
-    def _open(self) -> None:
+    @abstractmethod
+    def open(self) -> int:
+        """Open the file, anew if it is open, and return how many frames it has."""
+
+    @abstractmethod
+    def sought(self, indices: list[int]) -> Frames | None:
+        """Return the frames with these ascending numbers; None if the library cannot seek in such a video."""
+
+    @abstractmethod
+    def next(self, count: int) -> Frames:
+        """Return the next frames, ``count`` at most, of a file just opened."""
+
+
+class Decord(Video):
+    """A video by decord's ``VideoReader``."""
+
+    def open(self) -> int:
+        """See ``Video``."""
         import decord
 
         # Unless told otherwise decord repeats the last good frame in the place of one that does not come.
         self._video = decord.VideoReader(self._path, num_threads=1, fault_tol=1e-9)
+        return len(self._video)
 
-    def pictures(self, indices: list[int], times: list[float] | None, seek: bool) -> Iterator[np.ndarray]:
-        """Yield the frames with these ascending numbers.
+    def sought(self, indices: list[int]) -> Frames | None:
+        """See ``Video``; the times are those of decord's own list, by which it finds frames."""
+        first, *times = self._video.get_frame_timestamp([0, *indices])[:, 0]
+        try:
+            return Frames(self._video.get_batch(indices).asnumpy(), np.array(times) - first)
+        except Exception as error:
+            if _PADDED in str(error):
+                return None
+            raise
 
-        Without ``seek`` all that precede the last are decoded for them.
-        """
-        if seek:
-            try:
-                for start in range(0, len(indices), _AT_A_TIME):
-                    yield self._video.get_batch(indices[start : start + _AT_A_TIME]).asnumpy()
-                return
-            except Exception as error:
-                if _PADDED not in str(error):
-                    raise
-        yield from self._in_order(indices)
-
-    def _in_order(self, indices: list[int]) -> Iterator[np.ndarray]:
-        self._open()
-        wanted = set(indices)
-        for index in range(indices[-1] + 1):
-            picture = self._video.next()  # ``skip_frames`` would seek
-            if index in wanted:
-                yield _unpadded(picture.asnumpy())[None]
+    def next(self, count: int) -> Frames:
+        """See ``Video``."""
+        return Frames(_unpadded(self._video.next().asnumpy())[None], None)  # ``skip_frames`` would seek
 
 
 def _unpadded(picture: np.ndarray) -> np.ndarray:
@@ -77,32 +112,94 @@ def _unpadded(picture: np.ndarray) -> np.ndarray:
     return picture.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)
 
 
-class Torchcodec:
+class Torchcodec(Video):
     """A video by torchcodec's ``VideoDecoder``; "exact" lists the frames first, which it otherwise guesses."""
 
-    def __init__(self, path: str) -> None:
+    def open(self) -> int:
+        """See ``Video``."""
         from torchcodec.decoders import VideoDecoder
 
-        self._video = VideoDecoder(path, seek_mode="exact", dimension_order="NHWC", num_ffmpeg_threads=1)
-        self.num_frames = len(self._video)
+        self._video = VideoDecoder(self._path, seek_mode="exact", dimension_order="NHWC", num_ffmpeg_threads=1)
+        self._place = 0
+        return len(self._video)
 
-    def pictures(self, indices: list[int], times: list[float] | None, seek: bool) -> Iterator[np.ndarray]:
-        """Yield the frames with these ascending numbers, which are shown at these times."""
-        assert times is not None
-        for start in range(0, len(indices), _AT_A_TIME):
-            part = slice(start, start + _AT_A_TIME)
-            frames = self._video.get_frames_at(indices[part])
-            if np.abs(frames.pts_seconds.numpy() - times[part]).max() > _TOLERANCE:
-                raise RuntimeError("other frames came than those asked for; the reader av may do better")
-            yield frames.data.numpy()
+    def sought(self, indices: list[int]) -> Frames | None:
+        """See ``Video``."""
+        return self._frames(self._video.get_frames_at(indices))
+
+    def next(self, count: int) -> Frames:
+        """See ``Video``; the library does not seek for frames that follow those before."""
+        start, self._place = self._place, min(self._place + count, self.num_frames)
+        return self._frames(self._video.get_frames_in_range(start, self._place))
+
+    def _frames(self, batch: Any) -> Frames:
+        first = self._video.metadata.begin_stream_seconds_from_content or 0.0
+        return Frames(batch.data.numpy(), batch.pts_seconds.numpy() - first)
 
 
-def load(backend: str) -> Callable[[str], Decord | Torchcodec]:
+class Complaints:
+    """What FFmpeg says of errors while it decodes: where it does, what it returns is guessed in part.
+
+    The libraries do not say so themselves. FFmpeg writes to standard error, here a file.
+    """
+
+    def __init__(self) -> None:
+        with tempfile.TemporaryFile("a+b", buffering=0) as file:
+            os.dup2(file.fileno(), 2)
+
+    def forget(self) -> None:
+        """Start anew."""
+        os.ftruncate(2, 0)
+
+    def first(self) -> str:
+        """Return the first, without where in FFmpeg it comes from; nothing if there is none."""
+        lines = os.pread(2, _COMPLAINTS_READ, 0).decode(errors="replace").splitlines()
+        return next((_COMPLAINT.sub("", line) for line in lines if _COMPLAINT.match(line)), "")
+
+
+def get(
+    video: Video, indices: list[int], times: list[float], seek: bool, complaints: Complaints
+) -> Iterator[np.ndarray]:
+    """Yield the frames with these ascending numbers, which are shown at these times, some at a time.
+
+    With ``seek`` they are sought. Where others come, or the decoder complains, as it may where frames refer to what
+    precedes the place sought, the file is decoded from its start instead.
+
+    Raises:
+        Wrong: Others come, or the decoder complains, even so.
+    """
+    while seek and indices:
+        complaints.forget()
+        found = video.sought(indices[:_AT_A_TIME])
+        if found is None or not found.are_shown_at(times[:_AT_A_TIME]) or complaints.first():
+            break
+        yield found.pictures
+        indices, times = indices[_AT_A_TIME:], times[_AT_A_TIME:]
+    if not indices:
+        return
+    video.open()
+    complaints.forget()
+    place = 0
+    while indices:
+        some = video.next(_AT_A_TIME)
+        start, place = place, place + len(some.pictures)
+        if complaint := complaints.first():
+            raise Wrong(f"damaged before frame {place} ({complaint})")
+        count = sum(index < place for index in indices)
+        if count:
+            wanted = some.at(np.array(indices[:count]) - start)
+            if not wanted.are_shown_at(times[:count]):
+                raise Wrong("other frames came than those asked for; the reader av may do better")
+            yield wanted.pictures
+        indices, times = indices[count:], times[count:]
+
+
+def load(backend: str) -> Callable[[str], Video]:
     """Import a library; ImportError when it is not installed, ``Unusable`` when it does not work."""
     if backend == "decord":
         import decord
 
-        decord.logging.set_level(decord.logging.QUIET)
+        decord.logging.set_level(decord.logging.ERROR)
         return Decord
     import torchcodec.decoders
 
@@ -114,7 +211,7 @@ def load(backend: str) -> Callable[[str], Decord | Torchcodec]:
     return Torchcodec
 
 
-def serve(backend: str, requests: BinaryIO, answers: BinaryIO) -> None:
+def serve(backend: str, requests: BinaryIO, answers: BinaryIO, complaints: Complaints) -> None:
     """Answer requests until there are no more.
 
     ``{"open": path}`` is answered by ``{"num_frames"}``; ``{"get": indices, "times", "seek"}`` by any number of
@@ -146,7 +243,7 @@ def serve(backend: str, requests: BinaryIO, answers: BinaryIO) -> None:
                 video = library(request["open"])
                 answer(num_frames=video.num_frames)
             elif video is not None and "get" in request:
-                for pictures in video.pictures(request["get"], request["times"], request["seek"]):
+                for pictures in get(video, request["get"], request["times"], request["seek"], complaints):
                     answer(done=False, shape=pictures.shape)
                     answers.write(np.ascontiguousarray(pictures).data)
                 answer()
@@ -172,10 +269,10 @@ def main() -> None:
     # Ctrl-C, and what Slurm sends to every process of a job, is the parent's affair.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    # What libraries print must not get among the answers.
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    serve(sys.argv[1], sys.stdin.buffer, answers)
+    complaints = Complaints()
+    os.dup2(2, 1)  # what libraries print must not get among the answers
+    serve(sys.argv[1], sys.stdin.buffer, answers, complaints)
 
 
 if __name__ == "__main__":

@@ -40,13 +40,11 @@ _SECONDS_TO_CLOSE = 10.0
 class HelperReader(VideoReader):
     """A video, a path or its bytes, decoded by another library in a helper process.
 
-    PyAV lists the frames first, because neither library is right on all files. Where decord seeks it takes one frame
-    for another in AVI and in videos whose groups of pictures are open, as those of most HEVC: these are read from
-    their start for every ``get``. With MPEG-TS it hangs or miscounts. torchcodec returns other frames than those asked
-    for in MPEG-TS, MPEG-PS and AVI with B-frames; its frames are told by their times. Where a library cannot be right,
-    or finds another number of frames than PyAV, that is a DecodeError.
-
-    A file that PyAV cannot read is refused. What a decoder guessed where a file is damaged is returned by both.
+    PyAV lists the frames first, because neither library is right on all files, and refuses what it cannot read. A frame
+    whose time is not that of the list, or at which FFmpeg complains, is decoded again from the start of the file, where
+    decord counts; what goes wrong even so is a DecodeError, as another number of frames is. decord is not asked to seek
+    in videos whose groups of pictures are open, as those of most HEVC, where it takes one frame for another without a
+    sign of it, and is not given MPEG-TS, with which it hangs. torchcodec has nothing to tell frames without times by.
     """
 
     def __init__(self, source: str | bytes, backend: str, clock: Clock, *, max_pixels: int = MAX_PIXELS) -> None:
@@ -54,10 +52,11 @@ class HelperReader(VideoReader):
         self._helper: _Helper | None = None
         self._file: IO[bytes] | None = None
         with PyavReader(source, clock, max_pixels=max_pixels) as listed:
-            self.num_frames, self._seconds, self._times = listed.num_frames, listed.seconds(), listed.times
-            self._seek, kind = listed.is_plain and listed.kind != "avi", listed.kind
-        if (backend == "decord" and kind == "mpegts") or (backend == "torchcodec" and self._times is None):
+            index, kind = listed.index, listed.kind
+        self.num_frames, self._index = len(index.seconds), index
+        if (backend == "decord" and kind == "mpegts") or (backend == "torchcodec" and index.is_counted):
             raise DecodeError(f"{backend} takes one frame for another in such files ({kind}); the reader av does not")
+        self._seek = backend == "torchcodec" or index.is_plain
         try:
             self._helper = _Helper.take(backend)
             with clock:
@@ -82,11 +81,11 @@ class HelperReader(VideoReader):
 
     @override
     def seconds(self) -> np.ndarray:
-        return self._seconds
+        return self._index.seconds
 
     def _pictures(self, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]:
         assert self._helper is not None, "the reader is closed"
-        times = None if self._times is None else self._times[indices].tolist()
+        times = self._index.seconds[indices].tolist()
         with self._clock:
             answer = self._helper.ask(self._clock, get=indices, times=times, seek=self._seek)
             count, *shape = answer["shape"]
@@ -129,7 +128,7 @@ class _Helper:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "TORCHCODEC_FFMPEG_LOG_LEVEL": "ERROR"},
         )
         assert self._process.stdin is not None and self._process.stdout is not None
         self._requests, self._answers = self._process.stdin, self._process.stdout

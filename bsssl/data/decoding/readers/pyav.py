@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from bsssl.data.decoding.pictures import MAX_ASPECT, MAX_PIXELS, DecodeError, check_size
 from bsssl.data.decoding.readers.base import Clock, VideoReader
+from bsssl.data.decoding.readers.index import FrameIndex, keep_index, read_index
 from bsssl.data.decoding.readers.matroska import broken_at, stated_size
 from bsssl.errors import UserError
 from bsssl.storage import open_file
@@ -45,6 +46,8 @@ def require_av() -> None:
 class PyavReader(VideoReader):
     """Opens a video, a path or its bytes, and lists its frames, for which all packets are read but none is decoded.
 
+    The list of a long file is kept in the user's cache for the next time that it is opened.
+
     A frame is known by its time stamp. The decoder starts at the keyframe before the first wanted frame, and again
     where a later keyframe saves work; frames that no other needs are decoded only if wanted. Where a frame does not
     come out (the keyframe was none, or the seek went astray), the keyframe before is tried, and last the whole video.
@@ -65,12 +68,19 @@ class PyavReader(VideoReader):
         require_av()
         self._source, self._clock, self._max_pixels = source, clock, max_pixels
         with clock, self._reasons("not a video, or damaged"):
+            known = None if isinstance(source, bytes) else read_index(source)
+            if known is None:
+                with _content(source) as content:
+                    _refuse_unwhole(content)
             self._open()
             try:
-                self._list_frames()
+                self.index = known or self._list_frames()
             except BaseException:
                 self.close()
                 raise
+        if known is None and isinstance(source, str):
+            keep_index(source, self.index)
+        self.num_frames = len(self.index.seconds)
 
     @property
     def kind(self) -> str:
@@ -82,23 +92,10 @@ class PyavReader(VideoReader):
         """Width and height as the file states them, before any turning."""
         return self._size
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether every keyframe is shown in the place where it is stored, and all that follow are shown after it."""
-        return not self._counted and bool(
-            (np.searchsorted(self._stamps, self._key_stamps) == self._key_positions).all()
-            and len(self._stamps) == self._packets_in_all
-        )
-
-    @property
-    def times(self) -> np.ndarray | None:
-        """When each frame is shown by the file's own clock: float64 (num_frames,), in seconds; None if made up."""
-        return None if self._counted else self._stamps * float(self._stream.time_base)
-
     @override
     def seconds(self) -> np.ndarray:
         # Counted frames without times are evenly spaced.
-        return np.asarray(self._seconds)
+        return self.index.seconds
 
     @override
     def close(self) -> None:
@@ -122,8 +119,6 @@ class PyavReader(VideoReader):
         import av
         from av.video.reformatter import VideoReformatter
 
-        with _content(self._source) as content:
-            _refuse_unwhole(content)
         # A path with a colon would be taken for an address.
         file = io.BytesIO(self._source) if isinstance(self._source, bytes) else f"file:{self._source}"
         version = int(av.__version__.split(".")[0])
@@ -165,7 +160,7 @@ class PyavReader(VideoReader):
             elif packet.dts is None:  # PyAV's mark of the end; else the place of a frame that was dropped
                 return
 
-    def _list_frames(self) -> None:
+    def _list_frames(self) -> FrameIndex:
         stamps: list[int] = []
         positions: list[int] = []
         keys: list[tuple[int, int, int]] = []  # time stamp, position, where to seek
@@ -186,41 +181,42 @@ class PyavReader(VideoReader):
             raise DecodeError(f"cut short after {position} frames")
         if not stamps and not without:
             raise DecodeError("no frames in it")
-        self._counted = bool(without or not keys or len(set(stamps)) < len(stamps)) or self._are_made_up(stamps)
-        if self._counted:
-            self._count_frames(stamps)
-            return
+        packets = position + 1
+        if without or not keys or len(set(stamps)) < len(stamps) or self._are_made_up(stamps):
+            return self._count_frames(stamps, packets)
         # Without the first keyframe nothing can be decoded: neither what precedes it nor what leads up to it.
         start, first, _ = min(keys, key=lambda key: key[1])
         shown = [(s, p) for s, p in zip(stamps, positions, strict=True) if s >= start and p >= first]
         if not shown:
             raise DecodeError("no frame in it can be decoded")
-        self._stamps, self._positions = np.array(sorted(shown), np.int64).T
-        self._key_stamps, self._key_positions, self._seeks = np.array(sorted(keys), np.int64).T
-        self._packets_in_all = position + 1
-        self.num_frames = len(shown)
-        self._seconds = (self._stamps - self._stamps[0]) * float(self._stream.time_base)
+        by_time, places = np.array(sorted(shown), np.int64).T
+        seconds = (by_time - by_time[0]) * float(self._stream.time_base)
+        return FrameIndex(seconds, by_time, places, np.array(sorted(keys), np.int64), np.array(packets))
 
     def _are_made_up(self, stamps: list[int]) -> bool:
         """Whether time stamps in the order of packets say nothing of the order of frames.
 
-        AVI has no time stamps. FFmpeg makes them right for MPEG-4; for what else has B-frames it counts packets.
+        AVI has no time stamps. FFmpeg makes them right for MPEG-4; for what else has B-frames it counts packets, and so
+        it does for H.264 in MXF.
         """
-        return self.kind == "avi" and self._codec.reorder_depth > 0 and stamps == sorted(stamps)
+        return self.kind in ("avi", "mxf") and self._codec.reorder_depth > 0 and stamps == sorted(stamps)
 
-    def _count_frames(self, stamps: list[int]) -> None:
-        self.num_frames = sum(1 for _ in self._all_frames())
-        if not self.num_frames:
+    def _count_frames(self, stamps: list[int], packets: int) -> FrameIndex:
+        """Return the list of what can only be counted, ``stamps`` being the time stamps that there are."""
+        frames = sum(1 for _ in self._all_frames())
+        if not frames:
             raise DecodeError("no frame in it can be decoded")
         times = np.unique(stamps)
-        if len(times) == self.num_frames:  # made up for the packets, but they are those of the frames
-            self._seconds = (times - times[0]) * float(self._stream.time_base)
+        if len(times) == frames:  # made up for the packets, but they are those of the frames
+            seconds = (times - times[0]) * float(self._stream.time_base)
         else:
-            self._seconds = np.arange(self.num_frames) / float(self._stream.average_rate or _ASSUMED_RATE)
+            seconds = np.arange(frames) / float(self._stream.guessed_rate or _ASSUMED_RATE)
+        nothing = np.empty(0, np.int64)
+        return FrameIndex(seconds, nothing, nothing, np.empty((0, 3), np.int64), np.array(packets))
 
     def _pictures(self, indices: list[int]) -> Iterator[tuple[int, np.ndarray]]:
         with self._clock, self._reasons("damaged"):
-            if self._counted:
+            if self.index.is_counted:
                 yield from self._by_count(indices)
                 return
             for keyframe, wanted in self._stretches(indices):
@@ -240,12 +236,12 @@ class PyavReader(VideoReader):
         """Return what to decode without a break: a keyframe, and the wanted frames by their time stamps."""
         stretches: list[tuple[int, dict[int, int]]] = []
         end = -1  # position of the last packet of the last stretch
-        keyframes = np.searchsorted(self._key_stamps, self._stamps[indices], "right") - 1
+        keyframes = np.searchsorted(self.index.keys[:, 0], self.index.stamps[indices], "right") - 1
         for index, keyframe in zip(indices, keyframes.tolist(), strict=True):
-            if not stretches or self._key_positions[keyframe] > end + _WORTH_A_SEEK:
+            if not stretches or self.index.keys[keyframe, 1] > end + _WORTH_A_SEEK:
                 stretches.append((keyframe, {}))
-            stretches[-1][1][int(self._stamps[index])] = index
-            end = max(end, self._positions[index])
+            stretches[-1][1][int(self.index.stamps[index])] = index
+            end = max(end, self.index.positions[index])
         return stretches
 
     def _by_stamp(self, keyframe: int, wanted: dict[int, int]) -> Iterator[tuple[int, np.ndarray]]:
@@ -255,7 +251,7 @@ class PyavReader(VideoReader):
         for start in dict.fromkeys((keyframe, max(keyframe - 1, 0))):
             with contextlib.suppress(FFmpegError, _Guessed):
                 for frame in self._from_keyframe(start, wanted):
-                    if frame.pts is None or frame.pts < self._key_stamps[start]:
+                    if frame.pts is None or frame.pts < self.index.keys[start, 0]:
                         continue  # what leads up to a keyframe may lack what it refers to
                     _refuse_guesses(self._number(frame.pts), frame)
                     if frame.pts in wanted:
@@ -265,8 +261,8 @@ class PyavReader(VideoReader):
         yield from self._from_the_start(wanted)
 
     def _from_keyframe(self, keyframe: int, wanted: dict[int, int]) -> "Iterator[VideoFrame]":
-        start = int(self._key_stamps[keyframe])
-        self._container.seek(int(self._seeks[keyframe]), stream=self._stream)
+        start, _, place = self.index.keys[keyframe].tolist()
+        self._container.seek(place, stream=self._stream)
         unsent, begun = set(wanted), False
         for packet in self._packets():
             begun = begun or (packet.is_keyframe and packet.pts == start)
@@ -308,7 +304,7 @@ class PyavReader(VideoReader):
         yield from self._codec.decode(None)
 
     def _number(self, stamp: int) -> int:
-        return int(np.searchsorted(self._stamps, stamp))
+        return int(np.searchsorted(self.index.stamps, stamp))
 
     def _picture(self, frame: "VideoFrame") -> np.ndarray:
         """uint8 (height, width, 3), upright."""
