@@ -56,9 +56,11 @@ class Frames:
             UserError: There is no such rate or pattern.
         """
         if not (math.isfinite(self.fps) and self.fps > 0):
-            raise UserError(f"fps is {self.fps:g}; give the frames per second, a number above 0")
+            raise UserError(f"options.fps is {self.fps:g}; give the frames per second, a number above 0")
         if not self.names or re.search("[#&/]", self.names):
-            raise UserError(f"names is '{self.names}'; give a pattern of file names without #, & and /, such as img_*")
+            raise UserError(
+                f"options.names is '{self.names}'; give a pattern of file names without #, & and /, such as img_*"
+            )
 
     def __str__(self) -> str:
         """Return the fragment that says so."""

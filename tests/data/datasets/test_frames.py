@@ -105,13 +105,13 @@ def test_folders_in_a_folder_of_frames(frames):
 @pytest.mark.parametrize("fps", [0, -25, float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["frames", "frame_tars"])
 def test_rates_that_are_none(name, fps):
-    with pytest.raises(UserError, match=rf"^fps is {fps:g}; give the frames per second, a number above 0"):
+    with pytest.raises(UserError, match=rf"^options\.fps is {fps:g}; give the frames per second, a number above 0"):
         data.open_source(name, path="x", options={"fps": fps}, videos=True)
 
 
 def test_other_wrong_options(tmp_path):
     assert FrameFolders(path=str(tmp_path), fps=1000)
-    with pytest.raises(UserError, match="names is 'a/b'; give a pattern of file names"):
+    with pytest.raises(UserError, match=r"options\.names is 'a/b'; give a pattern of file names"):
         FrameFolders(path=str(tmp_path), names="a/b")
     with pytest.raises(UserError, match="no such folder"):
         FrameFolders(path=str(tmp_path / "none")).records()
