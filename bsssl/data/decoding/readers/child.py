@@ -170,10 +170,10 @@ def get(
     """
     while seek and indices:
         complaints.forget()
-        found = video.sought(indices[:_AT_A_TIME])
-        if found is None or not found.are_shown_at(times[:_AT_A_TIME]) or complaints.first():
+        frames = video.sought(indices[:_AT_A_TIME])
+        if frames is None or not frames.are_shown_at(times[:_AT_A_TIME]) or complaints.first():
             break
-        yield found.pictures
+        yield frames.pictures
         indices, times = indices[_AT_A_TIME:], times[_AT_A_TIME:]
     if not indices:
         return
@@ -181,13 +181,13 @@ def get(
     complaints.forget()
     place = 0
     while indices:
-        some = video.next(_AT_A_TIME)
-        start, place = place, place + len(some.pictures)
+        decoded = video.next(_AT_A_TIME)
+        start, place = place, place + len(decoded.pictures)
         if complaint := complaints.first():
             raise Wrong(f"damaged before frame {place} ({complaint})")
         count = sum(index < place for index in indices)
         if count:
-            wanted = some.at(np.array(indices[:count]) - start)
+            wanted = decoded.at(np.array(indices[:count]) - start)
             if not wanted.are_shown_at(times[:count]):
                 raise Wrong("other frames came than those asked for; the reader av may do better")
             yield wanted.pictures
