@@ -32,7 +32,7 @@ FPS = 25.0
 """frames a second of what does not say it"""
 FRAMES_EXTENSION = "frames"
 """how the name of a file ends that is the content of such a video"""
-_FRAGMENT = re.compile(r"#fps=([0-9]+(?:\.[0-9]+)?)(?:&frames=([0-9]+))?(?:&names=([^#&/]+))?\Z")
+_FRAGMENT = re.compile(r"#fps=([0-9]+(?:\.[0-9]+)?)(?:&frames=([0-9]{1,9}))?(?:&names=([^#&/]+))?\Z")
 _ENDS = tuple(f".{extension}" for extension in IMAGE_EXTENSIONS)
 _FACTS = "frames.json"
 _NUMBERED = re.compile(r"(.*?)([0-9]+)([^0-9]*)", re.DOTALL)

@@ -34,12 +34,12 @@ class _FrameAverage:
 
 
 @functools.cache
-def _class(kind: type[nn.Module]) -> type[nn.Module]:
+def _class(kind: Any) -> type[nn.Module]:
     """Return the class of the networks that are of ``kind`` otherwise."""
     return type(f"PerFrame{kind.__name__}", (_FrameAverage, kind), {})
 
 
-def _empty(kind: type[nn.Module]) -> nn.Module:
+def _empty(kind: Any) -> nn.Module:
     """Return such a network, which lacks what pickle is to put into it."""
     derived = _class(kind)
     return derived.__new__(derived)
@@ -51,5 +51,6 @@ def average_frames(network: nn.Module) -> nn.Module:
     It stays what it is otherwise: its class is derived from what it was, and the names of its parts, and so its files
     of weights, are those of the network for images.
     """
-    network.__class__ = _class(type(network))
+    kind: Any = type(network)  # to mypy classes of modules are not hashable
+    network.__class__ = _class(kind)
     return network
