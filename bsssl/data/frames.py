@@ -4,7 +4,8 @@ The path of such a video is that of its folder with a fragment, ``cat/v1#fps=25`
 how many there are, and ``&names=img_*``, which files are frames.
 
 The content of such a video is a tar: ``frames.json``, which has the rate, and the pictures by their numbers from 0. It
-is the same wherever the pictures lie, in a folder or among the members of a tar, and whatever they are called there.
+is the same wherever the pictures lie, in a folder or among the members of a tar, and whatever they are called there,
+but for the endings.
 """
 
 import errno
@@ -31,7 +32,7 @@ FPS = 25.0
 """frames a second of what does not say it"""
 FRAMES_EXTENSION = "frames"
 """how the name of a file ends that is the content of such a video"""
-_FRAGMENT = re.compile(r"#fps=([0-9]+(?:\.[0-9]+)?)(?:&frames=([0-9]+))?(?:&names=([^#&/]+))?\Z")
+_FRAGMENT = re.compile(r"#fps=([0-9]+(?:\.[0-9]+)?)(?:&frames=([0-9]{1,9}))?(?:&names=([^#&/]+))?\Z")
 _ENDS = tuple(f".{extension}" for extension in IMAGE_EXTENSIONS)
 _FACTS = "frames.json"
 _NUMBERED = re.compile(r"(.*?)([0-9]+)([^0-9]*)", re.DOTALL)
@@ -176,9 +177,13 @@ def _pictures_in(folder: str, frames: Frames) -> Pictures:
 
 def _pictures_among(members: bytes, frames: Frames) -> Pictures:
     """Return the pictures in the folder of the first of some members of a tar."""
-    found = dict(members_in(members))
-    folder = next(iter(found), "").rpartition("/")[0]
-    files = {name.rpartition("/")[2]: content for name, content in found.items() if name.rpartition("/")[0] == folder}
+    files: dict[str, bytes] = {}
+    first: str | None = None
+    for name, content in members_in(members):
+        folder, _, base = name.rpartition("/")
+        first = folder if first is None else first
+        if folder == first:
+            files[base] = content
     return Pictures(frames.fps, frames.ordered(files), files.__getitem__)
 
 

@@ -297,9 +297,9 @@ def read_bytes(path: str, *, offset: int = 0, size: int = -1) -> bytes:
 
 def _read_local(path: str, offset: int, size: int) -> bytes:
     # Tars and other containers stay open. os.pread has no file position, so forks and threads can share a descriptor.
-    there = os.stat(path)
-    file = _opened(path, (there.st_dev, there.st_ino))
-    left = max(there.st_size - offset, 0)
+    facts = os.stat(path)
+    file = _opened(path, (facts.st_dev, facts.st_ino))
+    left = max(facts.st_size - offset, 0)
     size = left if size == -1 else min(size, left)  # not what a damaged list says, for which room would be made
     data = os.pread(file.descriptor, size, offset)
     while len(data) < size and (more := os.pread(file.descriptor, size - len(data), offset + len(data))):
@@ -310,7 +310,9 @@ def _read_local(path: str, offset: int, size: int) -> bytes:
 class _OpenFile:
     """An open file that closes when the cache below lets go of it and no thread is reading from it.
 
-    Its number tells it from a file that has taken its place.
+    Args:
+        path: The file.
+        number: Its device and inode, by which the cache tells it from a file that has taken its place.
     """
 
     def __init__(self, path: str, number: tuple[int, int]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from bsssl.config import LabeledData, Model, NetworkTransforms, validated
 from bsssl.errors import UserError
 from bsssl.models import HUB, LOCAL, OPEN_CLIP, TRANSFORMERS, Named, implied_weights, is_named, named_weights
+from bsssl.models.zoo.frames import PER_FRAME
 
 
 def resolved(key: str, model: Model, data: LabeledData, *, data_first: bool = False) -> Model:
@@ -29,9 +30,9 @@ def resolved(key: str, model: Model, data: LabeledData, *, data_first: bool = Fa
         return _fitting(key, model, data)
     name, options = model.name, model.options
     if implied is not None and name.startswith((LOCAL, HUB, OPEN_CLIP, TRANSFORMERS)):
-        name, options = implied.network, {**implied.options, **options}
+        name, options = implied.network, {**_options(implied, data), **options}
     elif weights.network == name:
-        options = {**weights.options, **options}
+        options = {**_options(weights, data), **options}
     update = {"name": name, "options": options, "pretrained": False, "weights": model.weights or weights.name}
     found = seeing(
         key,
@@ -49,6 +50,11 @@ def resolved(key: str, model: Model, data: LabeledData, *, data_first: bool = Fa
             f"{key}.transforms.size={side}, or {key}.options.img_size={size} too"
         )
     return found
+
+
+def _options(weights: Named, data: LabeledData) -> dict[str, Any]:
+    """Return the options of the network that weights are of; where there are no clips, it sees single pictures."""
+    return {name: value for name, value in weights.options.items() if name != PER_FRAME or data.clips is not None}
 
 
 def seeing(

@@ -1,6 +1,7 @@
 """Paths of local files and URLs alike."""
 
 import os
+import tempfile
 from urllib.parse import urlsplit
 
 from bsssl.storage.remote import is_remote, remote_filesystem
@@ -29,6 +30,11 @@ def absolute(path: str) -> str:
 
 
 def cache_folder() -> str:
-    """Return the folder in which this user keeps what can be made again, see ``XDG_CACHE_HOME``; it need not exist."""
-    caches = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
-    return os.path.abspath(os.path.expanduser(os.path.join(caches, "bsssl")))
+    """Return the folder in which this user keeps what can be made again, see ``XDG_CACHE_HOME``; it need not exist.
+
+    Of a user who has no folder, as in some containers, it is one for temporary files.
+    """
+    caches = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache"))
+    if caches.startswith("~"):
+        return os.path.join(tempfile.gettempdir(), f"bsssl-{os.getuid()}")
+    return os.path.abspath(os.path.join(caches, "bsssl"))

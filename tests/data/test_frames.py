@@ -22,7 +22,17 @@ def test_named_and_found_again(frames, fragment):
 
 @pytest.mark.parametrize(
     "path",
-    ["v1", "v1#fps=0", "v1#fps=-1", "v1#fps=", "v1#fps=1e3", "v1#fps=25&names=", "v#fps=25/1", f"v#fps={'9' * 400}"],
+    [
+        "v1",
+        f"v1#fps=25&frames={'9' * 5000}",
+        "v1#fps=0",
+        "v1#fps=-1",
+        "v1#fps=",
+        "v1#fps=1e3",
+        "v1#fps=25&names=",
+        "v#fps=25/1",
+        f"v#fps={'9' * 400}",
+    ],
 )
 def test_names_without_frames(path):
     assert split_frames(path) == (path, None)

@@ -143,6 +143,14 @@ def test_a_trained_network_for_images_is_a_teacher_of_videos(bsssl, config, reci
     assert done.status == 0 and str(file) in done.out, done.err
 
 
+def test_a_network_that_saw_frames_sees_pictures(bsssl, config, recipe, tmp_path):
+    assert bsssl("train", "--config", config, "stage=teacher").status == 0
+    folder = f"local-dir:{tmp_path / 'run' / 'seed-0' / 'teacher'}"
+    for network in ({"name": folder}, {**IMAGES, "options": {"width": 4, "blocks": [1]}, "weights": folder}):
+        done = bsssl("run", "--config", recipe.config, f"models.teacher={json.dumps(network)}", "--plan")
+        assert done.status == 0, done.err
+
+
 def test_names_of_classes_are_enough(bsssl, config, shapes, clip, tmp_path):
     """A CLIP labels videos that it never saw, without one label; the student learns from clips."""
     values = yaml.safe_load(config.read_text())

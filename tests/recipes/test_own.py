@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from bsssl.config import load_config
+from bsssl.recipes.own import looking
 from bsssl.recipes.own.choosing import Device, choose
 from bsssl.recipes.own.looking import look
 from bsssl.recipes.own.writing import write_config
@@ -252,6 +253,15 @@ def test_names_that_are_not_utf_8_and_pipes(bsssl, folder):
     assert outcome.errors == [
         f"error: the name {folder}/photos/labels/circle/\\udcff.png is not UTF-8; rename the file or folder"
     ]
+
+
+def test_folders_of_frames_of_which_the_last_is_listed_in_part(bsssl, tmp_path, monkeypatch):
+    """In the order of texts, 1, 10, 11, 2, the first names of a folder have gaps between their numbers."""
+    monkeypatch.chdir(tmp_path)
+    for video in ("cat/v0", "cat/v1", "dog/v2"):
+        write_frames(tmp_path / "train" / video, range(1, 31), name="{}.png")
+    monkeypatch.setattr(looking, "_LISTED", 75)
+    assert "pictures in cat/v0 and other folders are numbered" in bsssl("init", "train").err
 
 
 def test_folders_of_frames(bsssl, tmp_path, monkeypatch):

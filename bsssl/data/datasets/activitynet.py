@@ -59,12 +59,12 @@ class ActivityNet(Source):
         videos = self._videos()
         names = {video: self._file.replace("{id}", video) for video in videos}
         present = {*storage.walk(self._root)} if self._skip else {*names.values()}
-        there = {video: name for video, name in names.items() if name in present}
+        files = {video: name for video, name in names.items() if name in present}
         tell_what_is_missing(
-            self.path, root=self._root, first=next(iter(names.values())), found=len(there), total=len(names)
+            self.path, root=self._root, first=next(iter(names.values())), found=len(files), total=len(names)
         )
         keys, labels, reversed_ones = list[str](), list[str | None](), list[str]()
-        for video, name in there.items():
+        for video, name in files.items():
             annotations = videos[video].get("annotations") or []
             if not annotations:
                 keys.append(name)
@@ -90,7 +90,7 @@ class ActivityNet(Source):
         with storage.open_read(self.path) as file:
             try:
                 videos = storage.parse_json(file.read())["database"]
-                subsets = {video: said.get("subset") for video, said in videos.items()}
+                subsets = {video: facts.get("subset") for video, facts in videos.items()}
             except (ValueError, TypeError, LookupError, AttributeError):
                 raise UserError(f"{self.path} is not like {_LIKE}; check the path") from None
         counts = Counter(map(str, subsets.values()))
@@ -98,7 +98,7 @@ class ActivityNet(Source):
             raise UserError(f"{self.path} has several subsets ({', '.join(counts)}); choose one by options.subset")
         if self._subset is not None and self._subset not in counts:
             raise UserError(f"{self.path} has no subset '{self._subset}': {choices(self._subset, counts)}")
-        chosen = {video: said for video, said in videos.items() if self._subset in (None, str(subsets[video]))}
+        chosen = {video: facts for video, facts in videos.items() if self._subset in (None, str(subsets[video]))}
         if not chosen:
             raise UserError(f"{self.path} has no videos; check the path")
         return chosen

@@ -63,17 +63,17 @@ class FrameFolders(Source):
         """
         if not storage.exists(self.path):
             raise UserError(f"no such folder: {self.path}; check the path")
-        left_out, found = LeftOut(), 0
+        left_out, total = LeftOut(), 0
         videos = self._videos(left_out)
         while chunk := list(itertools.islice(videos, BATCH_ROWS)):
-            found += len(chunk)
+            total += len(chunk)
             yield Records.from_columns(
                 key=[folder or os.path.basename(self.path) for folder, _ in chunk],
                 path=[self._path(folder, count) for folder, count in chunk],
                 label=[folder.split("/", 1)[0] if "/" in folder else None for folder, _ in chunk],
             )
         self.left_out = left_out
-        tell_what_is_left_out(self.path, self._wanted, left_out, found)
+        tell_what_is_left_out(self.path, self._wanted, left_out, total)
 
     def _path(self, folder: str, count: int) -> str:
         return f"{storage.join(self.path, folder) if folder else self.path}{self._wanted.frames.of(count)}"

@@ -68,8 +68,8 @@ def read_contents(records: Records, *, check: Check | None) -> Iterator[pa.Table
 
 def _contents(records: Records, check: Check | None) -> pa.Table:
     groups = itertools.groupby(records, key=_place)  # segments of one video are read at one go
-    found = itertools.chain.from_iterable(_of_one_file(list(group), check) for _, group in groups)
-    hashes, reasons = zip(*found, strict=True)
+    contents = itertools.chain.from_iterable(_of_one_file(list(group), check) for _, group in groups)
+    hashes, reasons = zip(*contents, strict=True)
     return pa.table([pa.array(hashes, SCHEMA.types[0]), pa.array(reasons, SCHEMA.types[1])], schema=SCHEMA)
 
 

@@ -27,7 +27,7 @@ class Places:
         segments: dict[tuple[str, int], list[tuple[float, float]]] = {}
         for place, seconds in _places(records):
             segments.setdefault(place, []).append(seconds)
-        self._places = {place: _Segments(some) for place, some in segments.items()}
+        self._places = {place: _Segments(seconds) for place, seconds in segments.items()}
 
     def mask(self, records: Records) -> np.ndarray:
         """Which of ``records`` lie at one of the places, or overlap it in time: bool (rows,)."""

@@ -136,12 +136,12 @@ def find_part(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], head:
         state = {name: value for name, value in state.items() if f".{place}." in f".{name}"}
     vocabulary = next((one for one in _VOCABULARIES if _is_spoken(one, state, expected)), None)
     translated = state if vocabulary is None else _translated(state, vocabulary.table(expected))
-    found = _places(list(translated), expected)
-    inside = {name.removeprefix(found[0]): value for name, value in translated.items() if name.startswith(found[0])}
+    places = _places(list(translated), expected)
+    inside = {name.removeprefix(places[0]): value for name, value in translated.items() if name.startswith(places[0])}
     if any(name.startswith("visual.") for name in expected):
         inside = {name: value for name, value in inside.items() if not _TEXTS.match(name)}
     library = None if vocabulary is None else vocabulary.library
-    return Part(_with_head(inside, translated, expected, head), found[0], tuple(found[1:]), library)
+    return Part(_with_head(inside, translated, expected, head), places[0], tuple(places[1:]), library)
 
 
 def _is_spoken(vocabulary: _Vocabulary, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:

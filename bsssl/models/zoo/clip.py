@@ -5,7 +5,7 @@ open_clip is an extra, and takes a while to import: nothing here imports it befo
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,20 +13,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bsssl.errors import UserError
+from bsssl.models.zoo.layered import Layered
 
 UNNAMED = "CLIP"
 """the architecture whose options say everything, for weights whose own architecture has no name"""
 _NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 1}
-_BLOCK = re.compile(r"visual\.(?:transformer\.resblocks\.|layer|trunk\.(?:blocks|stages)\.)(\d+)\.")
-_TOP = re.compile(r"head|visual\.(?:ln_post|proj|attn_?pool|head|trunk\.(?:norm|head|attn_pool))")
 
 
-class ClipClassifier(nn.Module):
+class ClipClassifier(Layered):
     """A tower of CLIP that sees pictures and a linear classifier, from (B, 3, H, W) float to logits (B, num_classes).
 
     The classifier is given features of one length, as CLIP compares them; their mean square is 1, so that it can be
     trained as that of any network.
     """
+
+    block_names = re.compile(r"visual\.(?:transformer\.resblocks\.|layer|trunk\.(?:blocks|stages)\.)(\d+)\.")
+    top_names = re.compile(r"head|visual\.(?:ln_post|proj|attn_?pool|head|trunk\.(?:norm|head|attn_pool))")
 
     def __init__(self, visual: nn.Module, *, features: int, num_classes: int) -> None:
         super().__init__()
@@ -58,18 +60,6 @@ class ClipClassifier(nn.Module):
         """Return the names of the parameters that are not to decay, as timm's networks do."""
         find = getattr(self.visual, "no_weight_decay", set)
         return {f"visual.{name}" for name in find()}
-
-    def group_matcher(self, coarse: bool = False) -> Callable[[str], float]:
-        """Return the number of the layer of a parameter by its name, as timm's networks do."""
-        return _layer_of
-
-
-def _layer_of(name: str) -> float:
-    """Return the number of a parameter's layer: 0 for what comes before the blocks, the last for what comes after."""
-    if _TOP.match(name):
-        return math.inf
-    block = _BLOCK.match(name)
-    return 1 + int(block[1]) if block else 0
 
 
 def import_open_clip() -> Any:

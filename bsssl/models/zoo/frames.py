@@ -1,6 +1,8 @@
 """Networks for images that see videos: one frame of a clip after the other, whose scores are averaged."""
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -25,6 +27,23 @@ class _FrameAverage:
         mean: Tensor = (logits - energies).logsumexp(1) - math.log(frames) + energies.mean(1)
         return mean
 
+    def __reduce__(self) -> tuple[Callable[..., nn.Module], tuple[type[nn.Module]], dict[str, Any]]:
+        """Return what copies are made of, here or in another process, where its class is yet to be derived."""
+        _, kind = type(self).__bases__
+        return _empty, (kind,), self.__dict__
+
+
+@functools.cache
+def _class(kind: Any) -> type[nn.Module]:
+    """Return the class of the networks that are of ``kind`` otherwise."""
+    return type(f"PerFrame{kind.__name__}", (_FrameAverage, kind), {})
+
+
+def _empty(kind: Any) -> nn.Module:
+    """Return such a network, which lacks what pickle is to put into it."""
+    derived = _class(kind)
+    return derived.__new__(derived)
+
 
 def average_frames(network: nn.Module) -> nn.Module:
     """Return the ``network`` for images, which from now on sees clips, see ``_FrameAverage``.
@@ -32,6 +51,6 @@ def average_frames(network: nn.Module) -> nn.Module:
     It stays what it is otherwise: its class is derived from what it was, and the names of its parts, and so its files
     of weights, are those of the network for images.
     """
-    kind = type(network)
-    network.__class__ = type(f"PerFrame{kind.__name__}", (_FrameAverage, kind), {})
+    kind: Any = type(network)  # to mypy classes of modules are not hashable
+    network.__class__ = _class(kind)
     return network

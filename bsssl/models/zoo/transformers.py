@@ -4,14 +4,14 @@ transformers is an extra, and takes a while to import: nothing here imports it b
 """
 
 import functools
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from bsssl.errors import UserError, choices
+from bsssl.models.zoo.layered import Layered
 
 KINDS = {
     "TimesformerForVideoClassification": "timesformer",
@@ -19,17 +19,17 @@ KINDS = {
     "VivitForVideoClassification": "vivit",
 }
 """the architectures, and the ``model_type`` of each in a ``config.json``"""
-_BLOCK = re.compile(r"\w+\.(?:encoder\.)?layers?\.(\d+)\.")
-_TOP = re.compile(r"classifier\.|fc_norm\.|\w+\.layernorm\.")
 _UNDECAYED = ("cls_token", "position_embeddings", "time_embeddings")
 
 
-class VideoClassifier(nn.Module):
+class VideoClassifier(Layered):
     """A network of transformers, whose class is the other base, from (B, 3, T, H, W) float to logits (B, num_classes).
 
     The names of its tensors are those of transformers.
     """
 
+    block_names = re.compile(r"\w+\.(?:encoder\.)?layers?\.(\d+)\.")
+    top_names = re.compile(r"classifier\.|fc_norm\.|\w+\.layernorm\.")
     classifier: nn.Linear
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -44,18 +44,6 @@ class VideoClassifier(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Return the names of the parameters that are not to decay, as timm's networks do."""
         return {name for name, _ in self.named_parameters() if name.endswith(_UNDECAYED)}
-
-    def group_matcher(self, coarse: bool = False) -> Callable[[str], float]:
-        """Return the number of the layer of a parameter by its name, as timm's networks do."""
-        return _layer_of
-
-
-def _layer_of(name: str) -> float:
-    """Return the number of a parameter's layer: 0 for what comes before the blocks, the last for what comes after."""
-    if _TOP.match(name):
-        return math.inf
-    block = _BLOCK.match(name)
-    return 1 + int(block[1]) if block else 0
 
 
 def import_transformers() -> Any:

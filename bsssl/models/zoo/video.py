@@ -196,8 +196,8 @@ _WITH_BOXES = ("slow_r50_detection", "slowfast_r50_detection")
 class SlowFast(nn.Module):
     """A network of two pathways (Feichtenhofer et al. 2019, arXiv 1812.03982), from one clip to logits.
 
-    The fast pathway sees all frames, the slow one as many fewer, evenly spread, as the convolutions that join them
-    stride over. The names of its tensors are those of PyTorchVideo's own network.
+    The fast pathway sees all frames. The slow one sees one of ``ratio``, evenly spread: that is the stride of the
+    convolutions that join the two. The names of its tensors are those of PyTorchVideo's own network.
     """
 
     def __init__(self, blocks: Iterable[nn.Module]) -> None:
@@ -211,8 +211,8 @@ class SlowFast(nn.Module):
         frames = clips.shape[2]
         if frames % self.ratio:
             raise ValueError(
-                f"of {frames} frames the slow pathway cannot see one of {self.ratio} of them: give a multiple of "
-                f"{self.ratio}"
+                f"the slow pathway sees one frame of {self.ratio}, and {frames} is not a multiple of that: give "
+                "another number of frames"
             )
         seen: Any = [clips[:, :, _spread(frames, frames // self.ratio)], clips]
         for block in self.blocks:

@@ -149,10 +149,12 @@ def _numbered_folder(path: str) -> str | None:
     """
     if _source(path).dataset != "folder":
         return None
-    names = itertools.islice(storage.walk(path), _LISTED)
+    names = list(itertools.islice(storage.walk(path), _LISTED))
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(name.rpartition("/")[0], []).append(name)
+    if len(names) == _LISTED and len(groups) > 1:
+        groups.popitem()  # of the last folder not all names may be listed
     classes = {folder.split("/")[0] for folder in groups}
     if len(groups) <= len(classes) or not all(map(_are_frames, groups.values())):
         return None

@@ -265,4 +265,4 @@ def test_a_long_video_is_not_read_for_a_clip(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "read_whole", lambda path: read.append(path) or open(path, "rb").read())  # noqa: SIM115
     with open_video(f"{folder}#fps=25") as video:
         assert read_numbers(video.get(np.arange(20, 28).tolist())) == [*range(20, 28)]
-    assert len(read) <= 9
+    assert 8 <= len(read) <= 9

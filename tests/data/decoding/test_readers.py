@@ -776,12 +776,36 @@ def test_the_frames_of_a_long_video_are_listed_once(video, backend, tmp_path, mo
 
     assert [shown() for _ in range(3)] == [(numbers, 1)] * 3
     (kept,) = (tmp_path / "cache").rglob("*.npz")
-    for damaged in (kept.read_bytes()[:-30], b"", b"PK\3\4 none", b"\x93NUMPY\1\0none"):
+    content = kept.read_bytes()
+    overwritten = [content[:place] + bytes(20) + content[place + 20 :] for place in range(0, len(content) - 20, 20)]
+    for damaged in (content[:-30], b"", b"PK\3\4 none", b"\x93NUMPY\1\0none"):
         lists.clear()
         kept.write_bytes(damaged)
         assert shown() == (numbers, 1)
+    for damaged in overwritten:
+        kept.write_bytes(damaged)
+        index.read_index(str(kept))  # nothing is raised
     path.write_bytes(video("vp8").read_bytes())  # the file is another one now
     assert shown() == (numbers, 2)
+
+
+def test_a_file_that_changes_while_its_frames_are_listed(video, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(index, "_WORTH_KEEPING", 1)
+    path = write_video(tmp_path / "changing.mkv", frames=12)
+    listed = PyavReader._list_frames
+
+    def list_and_change(reader):
+        frames = listed(reader)
+        path.write_bytes(video("mkv").read_bytes())
+        return frames
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PyavReader, "_list_frames", list_and_change)
+        with open_video(str(path)) as reader:
+            assert reader.num_frames == 12
+    with open_video(str(path)) as reader:
+        assert reader.num_frames == FRAMES
 
 
 def test_where_no_list_can_be_kept(video, tmp_path, monkeypatch):

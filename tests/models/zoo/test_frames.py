@@ -1,4 +1,5 @@
 import copy
+import pickle
 
 import pytest
 import timm
@@ -76,9 +77,16 @@ def test_the_parts_are_those_of_the_network_for_images():
         for network in both("timm/test_vit")
     ]
     assert scales[0] == scales[1] and len(scales[0]) > 3
-    copied, batch = copy.deepcopy(clips), torch.randn(1, 3, 2, 32, 32)
-    torch.testing.assert_close(copied(batch), clips(batch))
     assert isinstance(clips, timm.models.VisionTransformer)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_goes_to_another_process_and_is_copied(name):
+    _, clips = both(name)
+    batch = torch.randn(1, 3, 2, 32, 32)
+    for twin in (pickle.loads(pickle.dumps(clips)), copy.deepcopy(clips)):
+        assert type(twin) is type(clips) and torch.equal(twin(batch), clips(batch))
+        assert not {id(one) for one in twin.parameters()} & {id(one) for one in clips.parameters()}
 
 
 def test_what_it_costs_and_what_it_does_not_take():

@@ -320,7 +320,9 @@ def test_one_clip_is_packed_as_pytorchvideo_does(frames: int, ratio: int) -> Non
 
 
 def test_frames_that_do_not_divide_are_one_clear_line() -> None:
-    with pytest.raises(UserError, match=r"of 6 frames .* one of 4 of them: give a multiple of 4\); set another"):
+    with pytest.raises(
+        UserError, match=r"one frame of 4, and 6 is not a multiple of that: give another number .*; set another"
+    ):
         profile("pytorchvideo/slowfast_r50", num_classes=2, input_shape=(3, 6, 64, 64))
 
 

@@ -35,11 +35,11 @@ class Unusable(Exception):
 
 
 class Wrong(Exception):
-    """Frames came that are damaged, or others than those asked for."""
+    """Decoded came that are damaged, or others than those asked for."""
 
 
 @dataclass(frozen=True)
-class Frames:
+class Decoded:
     """Some frames of a video."""
 
     pictures: np.ndarray
@@ -47,9 +47,9 @@ class Frames:
     times: np.ndarray | None
     """when each is shown, from the first of the video on: float64 (n,), seconds; None where they were counted"""
 
-    def at(self, places: np.ndarray) -> "Frames":
+    def at(self, places: np.ndarray) -> "Decoded":
         """Return those at ``places``, int64 (m,)."""
-        return Frames(self.pictures[places], None if self.times is None else self.times[places])
+        return Decoded(self.pictures[places], None if self.times is None else self.times[places])
 
     def are_shown_at(self, times: Sequence[float]) -> bool:
         """Return whether these are the frames that are shown at ``times``, as far as can be said."""
@@ -68,11 +68,11 @@ class Video(ABC):
         """Open the file, anew if it is open, and return how many frames it has."""
 
     @abstractmethod
-    def sought(self, indices: list[int]) -> Frames | None:
+    def sought(self, indices: list[int]) -> Decoded | None:
         """Return the frames with these ascending numbers; None if the library cannot seek in such a video."""
 
     @abstractmethod
-    def next(self, count: int) -> Frames:
+    def next(self, count: int) -> Decoded:
         """Return the next frames, ``count`` at most, of a file just opened."""
 
 
@@ -87,19 +87,19 @@ class Decord(Video):
         self._video = decord.VideoReader(self._path, num_threads=1, fault_tol=1e-9)
         return len(self._video)
 
-    def sought(self, indices: list[int]) -> Frames | None:
+    def sought(self, indices: list[int]) -> Decoded | None:
         """See ``Video``; the times are those of decord's own list, by which it finds frames."""
         first, *times = self._video.get_frame_timestamp([0, *indices])[:, 0]
         try:
-            return Frames(self._video.get_batch(indices).asnumpy(), np.array(times) - first)
+            return Decoded(self._video.get_batch(indices).asnumpy(), np.array(times) - first)
         except Exception as error:
             if _PADDED in str(error):
                 return None
             raise
 
-    def next(self, count: int) -> Frames:
+    def next(self, count: int) -> Decoded:
         """See ``Video``."""
-        return Frames(_unpadded(self._video.next().asnumpy())[None], None)  # ``skip_frames`` would seek
+        return Decoded(_unpadded(self._video.next().asnumpy())[None], None)  # ``skip_frames`` would seek
 
 
 def _unpadded(picture: np.ndarray) -> np.ndarray:
@@ -123,18 +123,18 @@ class Torchcodec(Video):
         self._place = 0
         return len(self._video)
 
-    def sought(self, indices: list[int]) -> Frames | None:
+    def sought(self, indices: list[int]) -> Decoded | None:
         """See ``Video``."""
         return self._frames(self._video.get_frames_at(indices))
 
-    def next(self, count: int) -> Frames:
+    def next(self, count: int) -> Decoded:
         """See ``Video``; the library does not seek for frames that follow those before."""
         start, self._place = self._place, min(self._place + count, self.num_frames)
         return self._frames(self._video.get_frames_in_range(start, self._place))
 
-    def _frames(self, batch: Any) -> Frames:
+    def _frames(self, batch: Any) -> Decoded:
         first = self._video.metadata.begin_stream_seconds_from_content or 0.0
-        return Frames(batch.data.numpy(), batch.pts_seconds.numpy() - first)
+        return Decoded(batch.data.numpy(), batch.pts_seconds.numpy() - first)
 
 
 class Complaints:
@@ -170,10 +170,10 @@ def get(
     """
     while seek and indices:
         complaints.forget()
-        found = video.sought(indices[:_AT_A_TIME])
-        if found is None or not found.are_shown_at(times[:_AT_A_TIME]) or complaints.first():
+        frames = video.sought(indices[:_AT_A_TIME])
+        if frames is None or not frames.are_shown_at(times[:_AT_A_TIME]) or complaints.first():
             break
-        yield found.pictures
+        yield frames.pictures
         indices, times = indices[_AT_A_TIME:], times[_AT_A_TIME:]
     if not indices:
         return
@@ -181,13 +181,13 @@ def get(
     complaints.forget()
     place = 0
     while indices:
-        some = video.next(_AT_A_TIME)
-        start, place = place, place + len(some.pictures)
+        decoded = video.next(_AT_A_TIME)
+        start, place = place, place + len(decoded.pictures)
         if complaint := complaints.first():
             raise Wrong(f"damaged before frame {place} ({complaint})")
         count = sum(index < place for index in indices)
         if count:
-            wanted = some.at(np.array(indices[:count]) - start)
+            wanted = decoded.at(np.array(indices[:count]) - start)
             if not wanted.are_shown_at(times[:count]):
                 raise Wrong("other frames came than those asked for; the reader av may do better")
             yield wanted.pictures

@@ -60,9 +60,9 @@ class HelperReader(VideoReader):
         try:
             self._helper = _Helper.take(backend)
             with clock:
-                found = self._helper.ask(clock, open=self._path(source))["num_frames"]
-            if found != self.num_frames:
-                raise DecodeError(f"{backend} finds {found} frames, the reader av {self.num_frames}")
+                count = self._helper.ask(clock, open=self._path(source))["num_frames"]
+            if count != self.num_frames:
+                raise DecodeError(f"{backend} finds {count} frames, the reader av {self.num_frames}")
         except BaseException:
             self.close()
             raise

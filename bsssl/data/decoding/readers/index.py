@@ -4,7 +4,6 @@ Segments of one long video are items of their own, each of which opens it.
 """
 
 import os
-import zipfile
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -44,28 +43,33 @@ class FrameIndex:
         return bool((np.searchsorted(self.stamps, self.keys[:, 0]) == self.keys[:, 1]).all())
 
 
-def read_index(path: str) -> FrameIndex | None:
-    """Return the list that was kept of a file; None if there is none, or the file has changed since."""
+def index_place(video: str) -> str | None:
+    """Return where the list of a file is kept, by what the file is now and who lists it; None if it is not there."""
+    import av
+
     try:
-        with np.load(_place(path), allow_pickle=False) as kept:
-            return FrameIndex(**{field.name: kept[field.name] for field in fields(FrameIndex)})
-    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile):  # of a damaged one almost anything
+        facts = os.stat(video)
+    except OSError:
+        return None
+    known_by = [os.path.abspath(video), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, av.__version__, _VERSION]
+    return os.path.join(storage.cache_folder(), "frames", f"{storage.fingerprint(known_by)}.npz")
+
+
+def read_index(place: str) -> FrameIndex | None:
+    """Return the list that is kept at ``place``; None if there is none, or it is damaged."""
+    try:
+        with np.load(place, allow_pickle=False) as arrays:
+            return FrameIndex(**{field.name: arrays[field.name] for field in fields(FrameIndex)})
+    except Exception:  # zipfile, zlib and NumPy raise almost anything on damaged files
         return None
 
 
-def keep_index(path: str, index: FrameIndex) -> None:
+def keep_index(place: str, index: FrameIndex) -> None:
     """Keep the list of a file, if it is a long one, for whoever opens the file next."""
     if index.packets < _WORTH_KEEPING:
         return
     try:
-        with storage.atomic_write(_place(path)) as file:
+        with storage.atomic_write(place) as file:
             np.savez_compressed(file, **vars(index))
     except (UserError, OSError):
         pass  # it saves time, no more: on some machines there is no place for it
-
-
-def _place(path: str) -> str:
-    """Return where the list of a file is kept, by what the file is now."""
-    facts = os.stat(path)
-    known_by = [os.path.abspath(path), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, _VERSION]
-    return os.path.join(storage.cache_folder(), "frames", f"{storage.fingerprint(known_by)}.npz")

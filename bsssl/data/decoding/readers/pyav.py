@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from bsssl.data.decoding.pictures import MAX_ASPECT, MAX_PIXELS, DecodeError, check_size
 from bsssl.data.decoding.readers.base import Clock, VideoReader
-from bsssl.data.decoding.readers.index import FrameIndex, keep_index, read_index
+from bsssl.data.decoding.readers.index import FrameIndex, index_place, keep_index, read_index
 from bsssl.data.decoding.readers.matroska import broken_at, stated_size
 from bsssl.errors import UserError
 from bsssl.storage import open_file
@@ -68,7 +68,9 @@ class PyavReader(VideoReader):
         require_av()
         self._source, self._clock, self._max_pixels = source, clock, max_pixels
         with clock, self._reasons("not a video, or damaged"):
-            known = None if isinstance(source, bytes) else read_index(source)
+            # Where the list is kept is said by what the file is before it is read: it may change meanwhile.
+            place = None if isinstance(source, bytes) else index_place(source)
+            known = None if place is None else read_index(place)
             if known is None:
                 with _content(source) as content:
                     _refuse_unwhole(content)
@@ -78,8 +80,8 @@ class PyavReader(VideoReader):
             except BaseException:
                 self.close()
                 raise
-        if known is None and isinstance(source, str):
-            keep_index(source, self.index)
+        if known is None and place is not None:
+            keep_index(place, self.index)
         self.num_frames = len(self.index.seconds)
 
     @property
