@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bsssl.errors import UserError
 from bsssl.models.zoo.clip import create_open_clip, has_open_clip, open_clip_names
-from bsssl.models.zoo.frames import PER_FRAME, average_frames
+from bsssl.models.zoo.per_frame import PER_FRAME, average_frames
 from bsssl.models.zoo.transformers import KINDS, create_transformers
 from bsssl.models.zoo.video import create_pytorchvideo, pytorchvideo_names
 from bsssl.registry import MODELS

@@ -6,7 +6,7 @@ from typing import Any
 from bsssl.config import LabeledData, Model, NetworkTransforms, validated
 from bsssl.errors import UserError
 from bsssl.models import HUB, LOCAL, OPEN_CLIP, TRANSFORMERS, Named, implied_weights, is_named, named_weights
-from bsssl.models.zoo.frames import PER_FRAME
+from bsssl.models.zoo.per_frame import PER_FRAME
 
 
 def resolved(key: str, model: Model, data: LabeledData, *, data_first: bool = False) -> Model:

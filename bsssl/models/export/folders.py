@@ -18,7 +18,7 @@ from bsssl.models.weights.files import WEIGHTS, save_model
 from bsssl.models.weights.folder import CARD, describe
 from bsssl.models.weights.hosted import LOCAL, mending
 from bsssl.models.weights.named import CONFIG, named_weights
-from bsssl.models.zoo.frames import PER_FRAME, average_frames
+from bsssl.models.zoo.per_frame import PER_FRAME, average_frames
 from bsssl.registry import EXPORTERS
 
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")

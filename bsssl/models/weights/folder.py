@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bsssl.models.zoo.frames import PER_FRAME
+from bsssl.models.zoo.per_frame import PER_FRAME
 from bsssl.models.zoo.transformers import transformers_config
 
 CARD = "README.md"

@@ -29,7 +29,7 @@ from bsssl.models.weights.files import file_and_key, read_checkpoint, weights_fi
 from bsssl.models.weights.folder import TESTING
 from bsssl.models.weights.hosted import HUB, HUB_FILES, LOCAL, Named, described, fetching, folder_path, read_description
 from bsssl.models.weights.transformers import TRANSFORMERS, local_transformers_weights, transformers_weights
-from bsssl.models.zoo.frames import PER_FRAME
+from bsssl.models.zoo.per_frame import PER_FRAME
 from bsssl.models.zoo.transformers import KINDS
 from bsssl.models.zoo.video import load_pytorchvideo
 from bsssl.runtime.console import logger
