@@ -146,6 +146,8 @@ def ledger_of(to: str) -> str:
 
 def _check(paths: Sequence[str], to: str | None, task: "Task | None") -> None:
     """Refuse what can be seen to be wrong before anything is loaded."""
+    from bsssl.data.frames import split_frames
+
     if to is not None:
         storage.table_format(to)
         if to in paths:
@@ -154,7 +156,7 @@ def _check(paths: Sequence[str], to: str | None, task: "Task | None") -> None:
         raise UserError("a task writes a table of its own; name it with --to")
     for path in paths:
         if "#t=" not in path:  # which begins the times of a segment
-            storage.require(path)
+            storage.require(split_frames(path)[0])
 
 
 def _chunks(paths: Sequence[str], task: "Task | None", *, videos: bool) -> "Iterator[Records]":

@@ -138,6 +138,8 @@ def profile(name: str, *, num_classes: int, input_shape: Sequence[int], **option
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             logits = model(batch)
+    except (ArithmeticError, LookupError, TypeError) as error:  # strides of 0, or of what is no number
+        raise _cannot_be_made(name, options, error) from None
     except (RuntimeError, AssertionError, ValueError) as error:
         shape = "x".join(map(str, input_shape))
         remedy = "set another transforms.size" + (" or number of frames" if len(input_shape) == 4 else "")

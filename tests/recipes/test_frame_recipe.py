@@ -92,6 +92,10 @@ def test_from_folders_and_tars_to_predictions(bsssl, config, frames, monkeypatch
     with (frames / "said.csv").open() as file:
         paths = [row["path"] for row in csv.DictReader(file)]
     assert paths == ["test/cat/v0", "test/cat/v2", "test/dog/v1", "test/dog/v3", "train/cat/v0"]
+    by_fragment = bsssl("predict", "run", "train/cat/v0#fps=10", "train/cat/v0#fps=10&names=img_*")
+    assert by_fragment.status == 0 and "train/cat/v0#fps=10&names=img_*" in by_fragment.out, by_fragment.err
+    missing = bsssl("predict", "run", "train/cat/nosuch#fps=10")
+    assert missing.status == 1 and missing.errors == ["error: no such file or folder: train/cat/nosuch; check the path"]
 
 
 def test_frames_that_are_added_are_noticed(bsssl, config, frames):

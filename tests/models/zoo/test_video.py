@@ -262,6 +262,20 @@ def test_bad_names_and_options_are_one_clear_line(name: str, options: dict[str, 
 
 
 @pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("slowfast_r50", {"slowfast_fusion_conv_stride": [0, 1, 1]}),
+        ("slowfast_r50", {"slowfast_fusion_conv_stride": ["a", 1, 1]}),
+        ("i3d_r50", {"stem_conv_stride": [0, 2, 2]}),
+    ],
+)
+def test_profile_refuses_strides_that_are_none(name: str, options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"pytorchvideo/{name}' cannot be made with options {{'s") as caught:
+        profile(f"pytorchvideo/{name}", num_classes=10, input_shape=(3, 8, 32, 32), **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("name", "shape"),
     [
         ("r2plus1d_18", (3, 112, 112)),
@@ -274,7 +288,8 @@ def test_bad_names_and_options_are_one_clear_line(name: str, options: dict[str, 
 )
 def test_profile_refuses_an_impossible_clip(name: str, shape: tuple[int, ...]) -> None:
     remedy = (
-        "set another transforms.size or number of frames; if it is a network for images, leave out data.clips"
+        "set another transforms.size or number of frames; if it is a network for images, set options.per_frame=true, "
+        "which averages the scores of frames, or leave out data.clips"
         if len(shape) == 4
         else "set another transforms.size; if it is a network for videos, set data.clips"
     )
