@@ -490,6 +490,17 @@ def test_damaged_frames_are_refused_and_others_are_not(video, backend, kind):
             assert read_numbers(reader.get([0, 5, 40])) == [0, 5, 40]
 
 
+@pytest.mark.parametrize("kind", ["h264", "h264, one keyframe", "mkv", "h264 avi"])
+def test_a_first_keyframe_that_is_none_is_damage_not_a_shorter_video(video, backend, kind):
+    content = bytearray(video(kind).read_bytes())
+    with av.open(str(video(kind))) as container:
+        first = next(packet for packet in container.demux(video=0) if packet.size)
+        start = content.index(bytes(first)[-40:], first.pos) + 40 - first.size
+    content[start : start + first.size] = bytes(first.size)
+    with pytest.raises(DecodeError), open_video(bytes(content), backend=backend) as reader:
+        reader.get([0])
+
+
 # Backends
 
 

@@ -167,9 +167,11 @@ class PyavReader(VideoReader):
         positions: list[int] = []
         keys: list[tuple[int, int, int]] = []  # time stamp, position, where to seek
         position, without, cut = -1, 0, False
+        opening: tuple[int | None, ...] = ()  # the times of the first packet
         by_dts = self.kind in ("mpegts", "mpeg")  # containers that are searched by decoding times
         for position, packet in enumerate(self._packets()):
             stamp, cut = packet.pts, packet.is_corrupt
+            opening = opening or (packet.dts, packet.pts)
             if packet.is_keyframe and stamp is not None:
                 keys.append((stamp, position, packet.dts if by_dts and packet.dts is not None else stamp))
             if cut or packet.is_discard:  # what an edit list hides
@@ -188,12 +190,22 @@ class PyavReader(VideoReader):
             return self._count_frames(stamps, packets)
         # Without the first keyframe nothing can be decoded: neither what precedes it nor what leads up to it.
         start, first, _ = min(keys, key=lambda key: key[1])
+        if first and self._has_keyframe_at(opening):
+            raise DecodeError("damaged at frame 0")
         shown = [(s, p) for s, p in zip(stamps, positions, strict=True) if s >= start and p >= first]
         if not shown:
             raise DecodeError("no frame in it can be decoded")
         by_time, places = np.array(sorted(shown), np.int64).T
         seconds = (by_time - by_time[0]) * float(self._stream.time_base)
         return FrameIndex(seconds, by_time, places, np.array(sorted(keys), np.int64), np.array(packets))
+
+    def _has_keyframe_at(self, times: tuple[int | None, ...]) -> bool:
+        """Return whether by the file's own account, not its packets', its first keyframe is at one of ``times``.
+
+        Older versions of PyAV do not tell that account.
+        """
+        account = getattr(self._stream, "index_entries", ())
+        return len(account) > 0 and account[0].is_keyframe and account[0].timestamp in times
 
     def _are_made_up(self, stamps: list[int]) -> bool:
         """Whether time stamps in the order of packets say nothing of the order of frames.
