@@ -391,6 +391,15 @@ def test_matroska_cut_anywhere(video, kind, tmp_path):
         assert reader.num_frames == FRAMES
 
 
+def test_a_gif_cut_anywhere(tmp_path):
+    content = write_video(tmp_path / "a.gif", codec="gif", pixels="rgb8", frames=12).read_bytes()
+    for size in random.Random(3).sample(range(len(content)), 20):
+        with pytest.raises(DecodeError, match=r"^cut short: |^empty file$|^not a video"):
+            open_video(content[:size])
+    with open_video(content + bytes(100)) as reader:
+        assert reader.num_frames == 12
+
+
 @pytest.mark.parametrize("kind", ["vp8", "vp9"])
 def test_webm_damaged_anywhere_has_all_frames_or_is_refused(video, kind, tmp_path):
     content, path, refused = video(kind).read_bytes(), tmp_path / "damaged.webm", 0

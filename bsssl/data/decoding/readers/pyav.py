@@ -204,7 +204,7 @@ class PyavReader(VideoReader):
 
         Older versions of PyAV do not tell that account.
         """
-        account = getattr(self._stream, "index_entries", ())
+        account: Any = getattr(self._stream, "index_entries", ())
         return len(account) > 0 and account[0].is_keyframe and account[0].timestamp in times
 
     def _are_made_up(self, stamps: list[int]) -> bool:
@@ -344,10 +344,18 @@ def _refuse_unwhole(file: IO[bytes]) -> None:
     size = file.seek(0, os.SEEK_END)
     if size == 0:
         raise DecodeError("empty file")
+    if start.startswith(b"GIF8") and not _ends_as_gif(file, size):
+        raise DecodeError("cut short: the GIF lacks its end")
     if size < (stated := stated_size(start)):
         raise DecodeError(f"cut short: {size} of {stated} bytes are there")
     if place := broken_at(file):
         raise DecodeError(f"damaged at byte {place}")
+
+
+def _ends_as_gif(file: IO[bytes], size: int) -> bool:
+    """Return whether the last block of a GIF is the one that says so; zeros may fill the file up."""
+    file.seek(max(size - _START, 0))
+    return file.read().rstrip(bytes(1)).endswith(b";")
 
 
 class _Guessed(DecodeError):
