@@ -81,10 +81,19 @@ def create_transformers(
     settings = _by_its_names(options if img_size is None else {**options, "img_size": img_size})
     try:
         config = import_transformers().AutoConfig.for_model(KINDS[architecture], **settings, num_labels=num_classes)
+        _refuse_unseen_frames(config)
         model: VideoClassifier = _class(architecture)(config)
     except Exception as error:  # the package has exceptions of its own
         raise ValueError(str(error)) from None
     return model
+
+
+def _refuse_unseen_frames(config: Any) -> None:
+    """Refuse frames that fill no whole patch in time, as the network would leave them out."""
+    tubelet = getattr(config, "tubelet_size", 1)  # ViViT has one for each dimension
+    length = tubelet if isinstance(tubelet, int) else tubelet[0]
+    if config.num_frames % length:
+        raise ValueError(f"num_frames is {config.num_frames}, no multiple of the {length} frames of a patch")
 
 
 def default_options(architecture: str) -> dict[str, Any]:

@@ -210,6 +210,7 @@ def test_transformers_reads_a_trained_network(kind: str, tmp_path: Path) -> None
         ({"num_labels": 8}, "has no option 'num_labels'"),
         ({"num_attention_heads": 7}, "cannot be made with options .*num_attention_heads"),
         ({"hidden_size": "wide"}, "cannot be made with options .*hidden_size"),
+        ({"num_frames": 5}, "num_frames is 5, no multiple of the 2 frames of a patch"),
     ],
 )
 def test_bad_options_are_one_clear_line(options: dict[str, Any], message: str) -> None:
