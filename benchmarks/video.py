@@ -86,6 +86,16 @@ def _write_video(
         container.mux(stream.encode())
 
 
+def _remux(path: Path, other: Path) -> None:
+    """Copy a video into another container, as it is."""
+    with av.open(str(path)) as old, av.open(str(other), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                new.mux(packet)
+
+
 def write_frames(videos: str, folder: str) -> None:
     """Write the frames of each video of ``videos`` to ``folder``, as JPEGs."""
     for path in sorted(Path(videos).rglob("*.mp4")):
@@ -249,11 +259,10 @@ def main() -> None:
         rates |= alternate(sides, rounds=args.rounds, device=torch.device("cpu"), unit="clips")
         used = memory(our_clips(short, frames=8, test=False), args.memory_videos)
         size, length = {"height": LONG_HEIGHT, "width": LONG_WIDTH}, {"frames": 60 * RATE * args.minutes}
-        took = {}
-        for ending in ("mp4", "mkv"):
-            path = Path(folder, f"long.{ending}")
-            _write_video(path, seed=0, keyint=args.keyint, **size, **length)
-            took[ending] = segments(path, f"{folder}/caches")
+        long, other = Path(folder, "long.mp4"), Path(folder, "long.mkv")
+        _write_video(long, seed=0, keyint=args.keyint, **size, **length)
+        _remux(long, other)
+        took = {path.suffix[1:]: segments(path, f"{folder}/caches") for path in (long, other)}
     summarise(rates, list(cases), settings_of=list(sides), memory_mib=used, segment_ms=took, settings=vars(args))
 
 
