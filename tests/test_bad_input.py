@@ -106,7 +106,7 @@ def test_a_warm_up_that_turns_out_too_long(refused, tmp_path):
         ),
         (
             "data.pool=[{dataset: foldr, path: x}]",
-            "unknown dataset 'foldr': did you mean 'folder'? valid: cub, digits, ",
+            "unknown dataset 'foldr': did you mean 'folder'? valid: activitynet, cub, digits, ",
         ),
         (
             "pretrain={loss: symmetric_kl, loss_options: {epsilon: 0}}",

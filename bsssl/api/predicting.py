@@ -29,6 +29,8 @@ Unreadable = list[tuple[str, str]]
 """items, by name, with the reason why each cannot be read"""
 _SHOWN = 20
 """how many of them are listed on the terminal"""
+_FRAGMENTS = ("#t=", "#fps=")
+"""what begins those of the paths of segments, and of folders of frames"""
 
 
 @dataclass(frozen=True)
@@ -146,8 +148,6 @@ def ledger_of(to: str) -> str:
 
 def _check(paths: Sequence[str], to: str | None, task: "Task | None") -> None:
     """Refuse what can be seen to be wrong before anything is loaded."""
-    from bsssl.data.frames import split_frames
-
     if to is not None:
         storage.table_format(to)
         if to in paths:
@@ -155,8 +155,8 @@ def _check(paths: Sequence[str], to: str | None, task: "Task | None") -> None:
     elif task is not None:
         raise UserError("a task writes a table of its own; name it with --to")
     for path in paths:
-        if "#t=" not in path:  # which begins the times of a segment
-            storage.require(split_frames(path)[0])
+        if not any(mark in path for mark in _FRAGMENTS):  # of such paths the data room knows what is the file
+            storage.require(path)
 
 
 def _chunks(paths: Sequence[str], task: "Task | None", *, videos: bool) -> "Iterator[Records]":
