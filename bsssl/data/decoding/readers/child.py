@@ -35,7 +35,7 @@ class Unusable(Exception):
 
 
 class Wrong(Exception):
-    """Decoded came that are damaged, or others than those asked for."""
+    """Frames came that are damaged, or others than those asked for."""
 
 
 @dataclass(frozen=True)
