@@ -1,4 +1,5 @@
 import io
+import logging
 import tarfile
 from collections.abc import Callable
 
@@ -6,6 +7,8 @@ import fsspec
 import numpy as np
 import pytest
 from PIL import Image
+
+from bsssl.runtime.console import logger
 
 
 def _encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -59,3 +62,12 @@ def picture_folder(tmp_path, smooth):
             place = folder / "deep" if number == 0 else folder
             Image.fromarray(np.roll(smooth, number * 7 + count, axis=1)).save(place / f"{number}.jpg", quality=95)
     return tmp_path / "pictures"
+
+
+@pytest.fixture
+def said(caplog):
+    """What was logged: a function that returns the lines."""
+    logger.propagate = True
+    with caplog.at_level(logging.INFO, logger=logger.name):
+        yield lambda: [record.getMessage() for record in caplog.records]
+    logger.propagate = False

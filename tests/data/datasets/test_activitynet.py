@@ -1,6 +1,5 @@
 import csv
 import json
-import logging
 import subprocess
 from pathlib import Path
 
@@ -10,7 +9,6 @@ from bsssl import data
 from bsssl.data.datasets.activitynet import ActivityNet
 from bsssl.errors import UserError
 from bsssl.registry import DATASETS
-from bsssl.runtime.console import logger
 from tests.data.videos import read_numbers, write_video
 
 DATABASE = {
@@ -37,14 +35,6 @@ def source(tmp_path):
         return ActivityNet(path=str(tmp_path / "lists" / "net.json"), root=str(tmp_path / "videos"), **options)
 
     return make
-
-
-@pytest.fixture
-def said(caplog):
-    logger.propagate = True
-    with caplog.at_level(logging.INFO, logger=logger.name):
-        yield lambda: [record.getMessage() for record in caplog.records]
-    logger.propagate = False
 
 
 def _clips(records):

@@ -1,4 +1,3 @@
-import logging
 import tarfile
 
 import numpy as np
@@ -12,17 +11,7 @@ from bsssl.data.pool.contents import read_contents
 from bsssl.data.views.checks import make_check
 from bsssl.errors import UserError
 from bsssl.registry import DATASETS
-from bsssl.runtime.console import logger
 from tests.data.videos import pack_folder, read_numbers, write_frames
-
-
-@pytest.fixture
-def said(caplog):
-    """What was logged."""
-    logger.propagate = True
-    with caplog.at_level(logging.INFO, logger=logger.name):
-        yield lambda: [record.getMessage() for record in caplog.records]
-    logger.propagate = False
 
 
 @pytest.fixture

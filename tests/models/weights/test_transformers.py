@@ -1,10 +1,10 @@
 """Networks of transformers for videos, and their weights by name."""
 
-import builtins
 import copy
 import json
 import pickle
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -303,14 +303,7 @@ def test_a_repository_of_the_hub_is_such_a_folder(tmp_path: Path, monkeypatch: p
 
 def test_the_extra_that_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     saved("VideoMAE", tmp_path)
-    real = builtins.__import__
-
-    def without(name: str, *arguments: Any, **more: Any) -> Any:
-        if name == "transformers":
-            raise ImportError(name)
-        return real(name, *arguments, **more)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "transformers", None)
     for look in (
         lambda: build_model("transformers/VivitForVideoClassification", num_classes=3),
         lambda: named_weights(f"transformers/local-dir:{tmp_path}"),

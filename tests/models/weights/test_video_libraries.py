@@ -13,6 +13,7 @@ from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, R2Plus1dSte
 
 from bsssl.errors import UserError
 from bsssl.models import build_model, has_classes, load_weights
+from tests.models.networks import randomised
 
 DEPTHS = (3, 4, 6, 3)
 WIDTH = 8
@@ -220,14 +221,6 @@ def ig65m() -> nn.Module:
         if isinstance(module, nn.BatchNorm3d):
             module.eps = 1e-3
     return model
-
-
-def randomised(model: nn.Module) -> nn.Module:
-    """``model`` with running statistics and scales unlike those of a fresh one, ready to be compared by its outputs."""
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and tensor.dim() == 1:
-            tensor.copy_(torch.rand_like(tensor) * 0.1 + (0.5 if "var" in name or "weight" in name else 0))
-    return model.eval()
 
 
 HALVING = {"stem_conv_stride": [2, 2, 2], "stem_pool_stride": [2, 2, 2]}

@@ -18,6 +18,7 @@ from torchvision.models.video.resnet import Conv2Plus1D as TorchvisionConv
 
 from bsssl.errors import UserError
 from bsssl.models import Profile, build_model, classifier, has_classes, load_weights, profile
+from tests.models.networks import randomised
 from tests.processes import run_to_end
 
 SMALL = {"width": 4, "blocks": [1, 1]}
@@ -359,14 +360,6 @@ def vmz(*, layers: list[int], num_classes: int = 5) -> nn.Module:
         if isinstance(module, nn.BatchNorm3d):
             module.eps = 1e-3
     return model
-
-
-def randomised(model: nn.Module) -> nn.Module:
-    """``model`` with running statistics and scales unlike those of a fresh one, ready to be compared by its outputs."""
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and tensor.dim() == 1:
-            tensor.copy_(torch.rand_like(tensor) * 0.1 + (0.5 if "var" in name or "weight" in name else 0))
-    return model.eval()
 
 
 @functools.cache
