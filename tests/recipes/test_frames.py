@@ -233,6 +233,7 @@ def test_the_project_for_actions_on_a_few_videos(bsssl, shapes, tmp_path, monkey
     done = bsssl(
         *(*common, "data.labels_per_class=1", "teacher.probe.c_values=[1]", "score.top_p=3", *sections),
         *(f"models.teacher={json.dumps(IMAGES)}", "teacher.mode=scratch", "teacher.length=3 steps"),
+        *("teacher.warmup=0 steps", "teacher.batch_size=4"),
         *(f"models.student={json.dumps(small)}", "data.transforms.size=24", "data.transforms.test_resize=24"),
         *("data.transforms.short_side=[24, 28]", "system.workers=0", "system.device=cpu", "data.near_duplicates=off"),
     )
